@@ -1,0 +1,60 @@
+"""What several processes share: rows gathered with their gradient, and objects gathered without one.
+
+Every function is the identity on one process, so callers need no branch.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    """True when this process is one of several that talk to each other."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+class _GatherRows(torch.autograd.Function):
+    """all_gather whose backward sums what every process sent back for this process's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous()
+        dist.all_reduce(gradient)
+        return gradient.chunk(world_size())[rank()]
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """(n, …) on each of W processes → (W·n, …) on all of them, in the order of the ranks, with gradient.
+
+    Every process then computes the loss of the global batch, so the gradient that reaches the local rows is W times
+    the one-process gradient; DistributedDataParallel averages over W, which makes it the one-process gradient exactly.
+    All processes must pass the same n (training drops the last incomplete batch).
+    """
+    return _GatherRows.apply(rows) if is_distributed() else rows
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """One picklable object a process → the list of all of them, in the order of the ranks, on every process."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -1,0 +1,121 @@
+"""Configuration of CACSE: the two towers' and the constraint model's own configs, and the cascade's settings."""
+
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+CONSTRAINT_ATTENTIONS = ("batch", "sample")
+
+
+def as_config(config: PretrainedConfig | dict[str, Any] | None) -> PretrainedConfig:
+    """A sub-config from whatever ``config.json`` or a caller holds; BERT-base when nothing is given."""
+    if isinstance(config, PretrainedConfig):
+        return config
+    fields = dict(config or {"model_type": "bert"})
+    return AutoConfig.for_model(fields.pop("model_type"), **fields)
+
+
+class CacseConfig(PretrainedConfig):
+    """Configuration of `CacseBertModel` and `CacseRobertaModel`.
+
+    Args:
+        tower_a_config, tower_b_config: the towers' configs (or their dicts); dropout is kept there.
+        constraint_config: config of the model whose last layers constrain the cascade.
+        cascade_start_layer: k0, 1-based encoder layer at which the cascade starts (paper: BERT 7, RoBERTa 11); the
+            layers below it are frozen.
+        constraint_layers: m, how many of the constraint model's last layers are used (paper: BERT 4, RoBERTa 1).
+        cascade_heads: accepted for the reference's sake, without effect: attention over one token has weight 1.
+        cascade_loss_weight: λ in ``L_A + L_B + λ·L_C``; at 0 the cascade does not run in training.
+        contrastive_temperature: τ.
+        cascade_dropout: dropout of the cascade's blocks.
+        constraint_attention: ``batch`` (reference: across the batch) or ``sample``.
+        freeze_embeddings: also freeze the towers' embeddings; then the frozen prefix builds no graph.
+
+    Raises:
+        ValueError: the towers do not fit each other or a setting is out of range; the message gives the values.
+    """
+
+    model_type = "cacse"
+    sub_configs = {"tower_a_config": AutoConfig, "tower_b_config": AutoConfig, "constraint_config": AutoConfig}  # noqa: RUF012 - read by transformers as a class attribute
+
+    def __init__(
+        self,
+        tower_a_config: PretrainedConfig | dict[str, Any] | None = None,
+        tower_b_config: PretrainedConfig | dict[str, Any] | None = None,
+        constraint_config: PretrainedConfig | dict[str, Any] | None = None,
+        cascade_start_layer: int = 7,
+        constraint_layers: int = 4,
+        cascade_heads: int = 6,
+        cascade_loss_weight: float = 1.0,
+        contrastive_temperature: float = 0.05,
+        cascade_dropout: float = 0.2,
+        constraint_attention: str = "batch",
+        freeze_embeddings: bool = False,
+        **kwargs: Any,
+    ):
+        self.tower_a_config = as_config(tower_a_config)
+        self.tower_b_config = as_config(tower_b_config)
+        self.constraint_config = as_config(constraint_config)
+        self.cascade_start_layer = cascade_start_layer
+        self.constraint_layers = constraint_layers
+        self.cascade_heads = cascade_heads
+        self.cascade_loss_weight = cascade_loss_weight
+        self.contrastive_temperature = contrastive_temperature
+        self.cascade_dropout = cascade_dropout
+        self.constraint_attention = constraint_attention
+        self.freeze_embeddings = freeze_embeddings
+        self._check()
+        super().__init__(**kwargs)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the embedding, asked for by sentence-transformers and others."""
+        return self.tower_a_config.hidden_size
+
+    @property
+    def max_position_embeddings(self) -> int:
+        """The towers' position table, asked for by sentence-transformers for the length limit."""
+        return self.tower_a_config.max_position_embeddings
+
+    @property
+    def vocab_size(self) -> int:
+        """The towers' vocabulary."""
+        return self.tower_a_config.vocab_size
+
+    def _check(self) -> None:
+        a, b, constraint = self.tower_a_config, self.tower_b_config, self.constraint_config
+        for what, name in (
+            ("kind", "model_type"),
+            ("depth", "num_hidden_layers"),
+            ("width", "hidden_size"),
+            ("vocabulary", "vocab_size"),
+        ):
+            if getattr(a, name) != getattr(b, name):
+                raise ValueError(
+                    f"the towers must agree in {what} ({name}): tower_a has {getattr(a, name)}, "
+                    f"tower_b has {getattr(b, name)}"
+                )
+        for what, name in (("kind", "model_type"), ("width", "hidden_size")):
+            if getattr(a, name) != getattr(constraint, name):
+                raise ValueError(
+                    f"the constraint model must agree with the towers in {what} ({name}): the towers have "
+                    f"{getattr(a, name)}, the constraint model has {getattr(constraint, name)}"
+                )
+        if not 1 <= self.cascade_start_layer <= a.num_hidden_layers:
+            raise ValueError(
+                f"cascade_start_layer={self.cascade_start_layer} is out of range: the towers have "
+                f"{a.num_hidden_layers} layers, so it must be within 1..{a.num_hidden_layers}"
+            )
+        if not 0 <= self.constraint_layers <= constraint.num_hidden_layers:
+            raise ValueError(
+                f"constraint_layers={self.constraint_layers} is out of range: the constraint model has "
+                f"{constraint.num_hidden_layers} layers, so it must be within 0..{constraint.num_hidden_layers}"
+            )
+        if self.constraint_attention not in CONSTRAINT_ATTENTIONS:
+            raise ValueError(
+                f"constraint_attention={self.constraint_attention!r} is unknown; choose one of {CONSTRAINT_ATTENTIONS}"
+            )
+        if not self.contrastive_temperature > 0:
+            raise ValueError(f"contrastive_temperature must be positive, got {self.contrastive_temperature}")
+        if not 0 <= self.cascade_dropout < 1:
+            raise ValueError(f"cascade_dropout must be within [0, 1), got {self.cascade_dropout}")

@@ -1,0 +1,302 @@
+"""CACSE: two encoder towers trained jointly, each by its own contrastive loss and both by the cascade's.
+
+``L = L_A + L_B + λ·L_C``, each an NT-Xent over the two views of B sentences. Inference: h_A + h_B at the first token;
+the cascade is not used. Backbones come from `AutoModel`; `CacseBertModel` and `CacseRobertaModel` are two names of one family.
+
+Source: the CACSE release, and the later papers of its authors, TNCSE (AAAI 2025) and JTCSE (arXiv 2505.02366).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.models.bert.modeling_bert import BertLayer
+from transformers.models.roberta.modeling_roberta import RobertaLayer
+
+from cacse_trainer.distributed import gather_rows
+from cacse_trainer.losses import nt_xent
+from cacse_trainer.models.bucketing import encode_in_buckets
+from cacse_trainer.models.cascade import Cascade, CascadeLinear
+from cacse_trainer.models.configuration_cacse import CacseConfig
+from cacse_trainer.models.constraint import load_constraint_layers
+from cacse_trainer.models.outputs import CacseOutput
+
+LAYER_CLASSES = {"bert": BertLayer, "roberta": RobertaLayer}
+
+
+def set_dropout(config: Any, dropout: float | None) -> None:
+    """Set every dropout of a BERT-like sub-config; None leaves it as the checkpoint has it."""
+    if dropout is not None:
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be within [0, 1), got {dropout}")
+        config.hidden_dropout_prob = dropout
+        config.attention_probs_dropout_prob = dropout
+
+
+class CacsePreTrainedModel(PreTrainedModel):
+    """What both CACSE models share: config class, attention support, the cascade's own initialisation."""
+
+    config_class = CacseConfig
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _no_split_modules = ["BertLayer", "RobertaLayer", "CascadeBlock"]  # noqa: RUF012 - transformers' convention
+    tower_kind = "bert"
+    length_buckets = 1
+    """Groups of rows of similar length that the towers run over, one after the other; 1 is one padded pass."""
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, CascadeLinear):
+            module.draw()
+        else:
+            super()._init_weights(module)
+
+
+class CacseModel(CacsePreTrainedModel):
+    """The family behind `CacseBertModel` and `CacseRobertaModel`; use those.
+
+    Args:
+        config: a `CacseConfig` whose towers are of this class's kind.
+        tower_a, tower_b: loaded towers; built with random weights from the config when not given.
+        constraint_layers: loaded constraint layers; likewise.
+
+    Raises:
+        ValueError: the towers are of another kind than the class.
+    """
+
+    def __init__(
+        self,
+        config: CacseConfig,
+        tower_a: PreTrainedModel | None = None,
+        tower_b: PreTrainedModel | None = None,
+        constraint_layers: nn.ModuleList | None = None,
+    ):
+        kind = config.tower_a_config.model_type
+        if kind != self.tower_kind:
+            raise ValueError(f"{type(self).__name__} is made of {self.tower_kind} towers, got {kind} towers")
+        super().__init__(config)
+        # The towers resolve their own; bare layers read their config's.
+        config.constraint_config._attn_implementation = config._attn_implementation
+        for given in (tower_a, tower_b, constraint_layers):
+            if given is not None:  # keeps post_init from drawing loaded weights anew
+                for module in given.modules():
+                    module._is_hf_initialized = True
+        self.tower_a = tower_a if tower_a is not None else AutoModel.from_config(config.tower_a_config)
+        self.tower_b = tower_b if tower_b is not None else AutoModel.from_config(config.tower_b_config)
+        if constraint_layers is None:
+            layer_class = LAYER_CLASSES[kind]
+            constraint_layers = nn.ModuleList(
+                layer_class(config.constraint_config, layer_idx=i) for i in range(config.constraint_layers)
+            )
+        self.cascade = Cascade(
+            blocks=config.tower_a_config.num_hidden_layers - config.cascade_start_layer + 1,
+            hidden_size=config.hidden_size,
+            dropout=config.cascade_dropout,
+            constraint_layers=constraint_layers,
+            constraint_attention=config.constraint_attention,
+        )
+        self.post_init()
+        self.freeze()
+
+    @classmethod
+    def from_towers(
+        cls,
+        tower_a: str,
+        tower_b: str,
+        constraint: str | None = None,
+        *,
+        cascade_start_layer: int = 7,
+        constraint_layers: int = 4,
+        cascade_heads: int = 6,
+        cascade_loss_weight: float = 1.0,
+        contrastive_temperature: float = 0.05,
+        tower_dropout: list[float] | None = None,
+        cascade_dropout: float = 0.2,
+        constraint_dropout: float | None = 0.1,
+        constraint_attention: str = "batch",
+        freeze_embeddings: bool = False,
+        attn_implementation: str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "CacseModel":
+        """Two pretrained towers, the last layers of a third model, and a fresh cascade.
+
+        Args:
+            tower_a, tower_b: folder or hub id of two encoders of this class's kind, equal in depth, width and vocabulary.
+            constraint: folder or hub id of the model that gives the constraint layers; only those are read. Default:
+                tower A.
+            tower_dropout: dropout of tower A and tower B; None keeps what their configs say (paper: BERT
+                ``[0.15, 0.15]``, RoBERTa ``[0.10, 0.15]``).
+            constraint_dropout: dropout of the constraint layers; None keeps what their config says.
+            attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; default: transformers' choice.
+            dtype: of the weights; float32 for training.
+
+        The other arguments are those of `CacseConfig`.
+
+        Raises:
+            ValueError: what does not fit, with the values.
+            OSError: a folder or hub id cannot be read.
+        """
+        constraint = constraint if constraint is not None else tower_a
+        if tower_dropout is not None and len(tower_dropout) != 2:
+            raise ValueError(f"tower_dropout takes two numbers, for tower A and tower B, got {tower_dropout}")
+        dropout_a, dropout_b = tower_dropout if tower_dropout is not None else (None, None)
+        tower_configs = [AutoConfig.from_pretrained(tower_a), AutoConfig.from_pretrained(tower_b)]
+        constraint_config = AutoConfig.from_pretrained(constraint)
+        for config, dropout in zip((*tower_configs, constraint_config), (dropout_a, dropout_b, constraint_dropout), strict=True):
+            set_dropout(config, dropout)
+        config = CacseConfig(
+            *tower_configs,
+            constraint_config,
+            cascade_start_layer=cascade_start_layer,
+            constraint_layers=constraint_layers,
+            cascade_heads=cascade_heads,
+            cascade_loss_weight=cascade_loss_weight,
+            contrastive_temperature=contrastive_temperature,
+            cascade_dropout=cascade_dropout,
+            constraint_attention=constraint_attention,
+            freeze_embeddings=freeze_embeddings,
+            dtype=dtype,
+        )
+        if config.tower_a_config.model_type != cls.tower_kind:
+            raise ValueError(
+                f"{cls.__name__} is made of {cls.tower_kind} towers, got {config.tower_a_config.model_type} towers"
+            )
+        towers = [
+            AutoModel.from_pretrained(path, config=tower_config, dtype=dtype, attn_implementation=attn_implementation)
+            for path, tower_config in zip((tower_a, tower_b), tower_configs, strict=True)
+        ]
+        layers = load_constraint_layers(constraint, constraint_config, constraint_layers, LAYER_CLASSES[cls.tower_kind], dtype)
+        config._attn_implementation = towers[0].config._attn_implementation
+        return cls(config, *towers, constraint_layers=layers)
+
+    def freeze(self) -> None:
+        """Freeze the encoder layers below k0, the unused poolers and, if asked for, the embeddings.
+
+        Frozen layers keep their dropout, as in the reference. Poolers never get a gradient; frozen, they spare DDP the
+        search for unused parameters.
+        """
+        for tower in (self.tower_a, self.tower_b):
+            frozen: list[nn.Module] = list(tower.encoder.layer[: self.config.cascade_start_layer])
+            if tower.pooler is not None:
+                frozen.append(tower.pooler)
+            if self.config.freeze_embeddings:
+                frozen.append(tower.embeddings)
+            for module in frozen:
+                module.requires_grad_(False)
+        if self.config.cascade_loss_weight == 0:
+            self.cascade.requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel.from_pretrained`; the frozen parts are frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
+        return loaded
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Tower A's word embeddings; both towers share the vocabulary."""
+        return self.tower_a.get_input_embeddings()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> CacseOutput | tuple[Tensor, ...]:
+        """(B, 2, L) → the losses and the embeddings they compare; (N, L) → the sentence embedding.
+
+        Args:
+            input_ids: (B, 2, L), the two views of each sentence, or (N, L).
+            attention_mask: of the same shape, 1 for tokens, 0 for padding; default: all ones.
+            token_type_ids: of the same shape, for BERT.
+            return_dict: False gives a tuple, as everywhere in transformers.
+
+        Raises:
+            ValueError: another number of dimensions or views.
+        """
+        if input_ids.dim() == 3:
+            output = self._losses(input_ids, attention_mask, token_type_ids)
+        elif input_ids.dim() == 2:
+            inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+            hidden = self.tower_a(**inputs).last_hidden_state + self.tower_b(**inputs).last_hidden_state  # (N, L, H)
+            output = CacseOutput(last_hidden_state=hidden, sentence_embedding=hidden[:, 0])
+        else:
+            raise ValueError(f"input_ids must be (batch, 2, length) or (rows, length), got {tuple(input_ids.shape)}")
+        return output if return_dict is not False else output.to_tuple()
+
+    def embed(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """(N, L) → (N, H), h_A + h_B at the first token."""
+        return self(input_ids, attention_mask, token_type_ids).sentence_embedding
+
+    def _cls_states(self, tower: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+        """CLS states of the layers k0..last: (N, L) inputs → (N, K, H)."""
+
+        def encode(**bucket: Tensor) -> Tensor:
+            hidden = tower(**bucket, output_hidden_states=True).hidden_states
+            return torch.stack([states[:, 0] for states in hidden[self.config.cascade_start_layer :]], dim=1)
+
+        return encode_in_buckets(encode, inputs, self.length_buckets)
+
+    def _losses(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> CacseOutput:
+        batch, views, length = input_ids.shape
+        if views != 2:
+            raise ValueError(f"CACSE compares two views of each row, got {views}: give one text column, or two")
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        inputs = {name: tensor.reshape(batch * views, length) for name, tensor in given.items() if tensor is not None}
+        states_a = self._cls_states(self.tower_a, inputs).unflatten(0, (batch, views))  # (B, 2, K, H)
+        states_b = self._cls_states(self.tower_b, inputs).unflatten(0, (batch, views))
+        vectors_a, vectors_b = states_a[:, :, -1], states_b[:, :, -1]  # (B, 2, H)
+
+        # Every process sees the whole global batch, the cascade's constraint layers included: they attend across it.
+        all_a, all_b = gather_rows(vectors_a), gather_rows(vectors_b)
+        temperature = self.config.contrastive_temperature
+        loss_a = nt_xent(all_a[:, 0], all_a[:, 1], temperature)
+        loss_b = nt_xent(all_b[:, 0], all_b[:, 1], temperature)
+        loss = loss_a + loss_b
+        losses = {"tower_a": loss_a.detach(), "tower_b": loss_b.detach()}
+        cascaded = None
+        if self.config.cascade_loss_weight != 0 or not self.training:
+            cascaded = self.cascade(gather_rows(states_a + states_b))  # (global B, 2, H)
+            loss_c = nt_xent(cascaded[:, 0], cascaded[:, 1], temperature)
+            loss = loss + self.config.cascade_loss_weight * loss_c
+            losses["cascade"] = loss_c.detach()
+        return CacseOutput(
+            loss=loss,
+            losses=losses,
+            tower_a_embeddings=vectors_a,
+            tower_b_embeddings=vectors_b,
+            cascade_embeddings=cascaded,
+        )
+
+
+class CacseBertModel(CacseModel):
+    """CACSE with two BERT towers; see `CacseModel`."""
+
+    tower_kind = "bert"
+
+
+class CacseRobertaModel(CacseModel):
+    """CACSE with two RoBERTa towers; see `CacseModel`."""
+
+    tower_kind = "roberta"
+
+
+def cacse_class(config: Any) -> type[CacseModel]:
+    """The CACSE class for towers of this config's kind.
+
+    Raises:
+        ValueError: no CACSE class has such towers.
+    """
+    classes = {"bert": CacseBertModel, "roberta": CacseRobertaModel}
+    if config.model_type not in classes:
+        raise ValueError(f"CACSE towers are of kind {sorted(classes)}, got {config.model_type!r}")
+    return classes[config.model_type]
+
+
+AutoConfig.register("cacse", CacseConfig)
+# One registration for both: a second one would replace the first, and a saved CacseBertModel would come back as RoBERTa.
+AutoModel.register(CacseConfig, (CacseBertModel, CacseRobertaModel))

