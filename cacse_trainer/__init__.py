@@ -1,0 +1,19 @@
+"""cacse-trainer: sentence encoders from raw text, on the Hugging Face Trainer."""
+
+from cacse_trainer.data import load_pairs, load_sentences
+from cacse_trainer.export.reference_checkpoints import load_reference_checkpoint
+from cacse_trainer.models import CacseBertModel, CacseConfig, CacseRobertaModel, EnsembleModel
+from cacse_trainer.trainer import CacseTrainer
+from cacse_trainer.version import __version__
+
+__all__ = [
+    "CacseBertModel",
+    "CacseConfig",
+    "CacseRobertaModel",
+    "CacseTrainer",
+    "EnsembleModel",
+    "__version__",
+    "load_pairs",
+    "load_reference_checkpoint",
+    "load_sentences",
+]

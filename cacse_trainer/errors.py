@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """Wrong input, told in one line: what is wrong, where, and how to mend it. The command line ends with exit code 2."""
+    """Wrong input, told in one line: what is wrong, where, how to mend it. The command line then exits with code 2."""

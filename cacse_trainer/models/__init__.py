@@ -1,0 +1,23 @@
+"""The models; importing this package registers them with transformers' Auto classes."""
+
+from cacse_trainer.models.configuration_cacse import CacseConfig
+from cacse_trainer.models.configuration_diffcse import DiffcseConfig
+from cacse_trainer.models.configuration_ensemble import EnsembleConfig
+from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
+from cacse_trainer.models.modeling_cacse import CacseBertModel, CacseModel, CacseRobertaModel
+from cacse_trainer.models.modeling_diffcse import DiffcseModel
+from cacse_trainer.models.modeling_ensemble import EnsembleModel
+from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
+
+__all__ = [
+    "CacseBertModel",
+    "CacseConfig",
+    "CacseModel",
+    "CacseRobertaModel",
+    "DiffcseConfig",
+    "DiffcseModel",
+    "EnsembleConfig",
+    "EnsembleModel",
+    "SentenceEmbeddingConfig",
+    "SentenceEmbeddingModel",
+]

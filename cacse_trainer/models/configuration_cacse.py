@@ -30,6 +30,8 @@ class CacseConfig(PretrainedConfig):
         cascade_dropout: dropout of the cascade's blocks.
         constraint_attention: ``batch`` (reference: across the batch) or ``sample``.
         freeze_embeddings: also freeze the towers' embeddings; then the frozen prefix builds no graph.
+        original_dropout: ``{"tower_a": [hidden, attention], "tower_b": …}``, what the towers had before training; exports
+            get it back.
 
     Raises:
         ValueError: the towers do not fit each other or a setting is out of range; the message gives the values.
@@ -51,6 +53,7 @@ class CacseConfig(PretrainedConfig):
         cascade_dropout: float = 0.2,
         constraint_attention: str = "batch",
         freeze_embeddings: bool = False,
+        original_dropout: dict[str, list[float]] | None = None,
         **kwargs: Any,
     ):
         self.tower_a_config = as_config(tower_a_config)
@@ -64,6 +67,7 @@ class CacseConfig(PretrainedConfig):
         self.cascade_dropout = cascade_dropout
         self.constraint_attention = constraint_attention
         self.freeze_embeddings = freeze_embeddings
+        self.original_dropout = dict(original_dropout or {})
         self._check()
         super().__init__(**kwargs)
 

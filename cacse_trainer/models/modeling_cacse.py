@@ -143,7 +143,12 @@ class CacseModel(CacsePreTrainedModel):
         dropout_a, dropout_b = tower_dropout if tower_dropout is not None else (None, None)
         tower_configs = [AutoConfig.from_pretrained(tower_a), AutoConfig.from_pretrained(tower_b)]
         constraint_config = AutoConfig.from_pretrained(constraint)
-        for config, dropout in zip((*tower_configs, constraint_config), (dropout_a, dropout_b, constraint_dropout), strict=True):
+        original_dropout = {
+            name: [config.hidden_dropout_prob, config.attention_probs_dropout_prob]
+            for name, config in zip(("tower_a", "tower_b"), tower_configs, strict=True)
+        }
+        dropouts = (dropout_a, dropout_b, constraint_dropout)
+        for config, dropout in zip((*tower_configs, constraint_config), dropouts, strict=True):
             set_dropout(config, dropout)
         config = CacseConfig(
             *tower_configs,
@@ -156,6 +161,7 @@ class CacseModel(CacsePreTrainedModel):
             cascade_dropout=cascade_dropout,
             constraint_attention=constraint_attention,
             freeze_embeddings=freeze_embeddings,
+            original_dropout=original_dropout,
             dtype=dtype,
         )
         if config.tower_a_config.model_type != cls.tower_kind:
@@ -231,6 +237,11 @@ class CacseModel(CacsePreTrainedModel):
     ) -> Tensor:
         """(N, L) → (N, H), h_A + h_B at the first token."""
         return self(input_ids, attention_mask, token_type_ids).sentence_embedding
+
+    @staticmethod
+    def effective_negatives(batch_size: int) -> int:
+        """Negatives of each view in a global batch: every other view but its partner."""
+        return 2 * batch_size - 2
 
     def _cls_states(self, tower: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         """CLS states of the layers k0..last: (N, L) inputs → (N, K, H)."""

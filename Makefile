@@ -1,0 +1,31 @@
+# The whole contributor interface. Each target works in a fresh clone: the environment is made when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-dev
+
+.PHONY: check test test-all bench clean
+
+$(STAMP): setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+check: $(STAMP)  ## ruff, format, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_imports.py
+
+test: $(STAMP)  ## the default tests, under 10 minutes on 2 cores
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP)  ## the slow ones too, as CI runs them
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+bench: $(STAMP)  ## speed and memory, ratios to a peer in the same run
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

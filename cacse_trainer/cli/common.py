@@ -1,0 +1,77 @@
+"""What the commands share: exit codes, quiet logs, loading dev sets."""
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+import transformers
+from datasets import Dataset
+
+from cacse_trainer.data import load_pairs
+from cacse_trainer.errors import UserError
+from cacse_trainer.recipes import resolve_resource
+
+STSB_ON_THE_HUB = "sentence-transformers/stsb"
+
+
+def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 done, 2 the user's input is wrong (one line), 1 anything else."""
+    set_up_logging()
+    try:
+        command(list(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as error:  # argparse's --help
+        return int(error.code or 0)
+    except Exception as error:
+        if os.environ.get("CACSE_TRACEBACK", "1") != "0":
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def set_up_logging() -> None:
+    """Our own messages on standard error, one line each; the libraries' routine chatter left out."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("cacse_trainer").setLevel(logging.INFO)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()  # of loading and saving weights; training keeps its own
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
+@contextlib.contextmanager
+def user_errors(what: str) -> Iterator[None]:
+    """Turn what a library raises on wrong settings or missing files into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, OSError) as error:
+        raise UserError(f"{what}: {' '.join(str(error).split())}") from error
+
+
+def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, Dataset]:
+    """``name=path`` each → graded pairs by name; STS-B from the hub when none is given.
+
+    Raises:
+        UserError: an entry without a name, a name given twice, a file that is wrong.
+    """
+    sets: dict[str, Dataset] = {}
+    for entry in dev_files or [f"stsb={STSB_ON_THE_HUB}"]:
+        name, separator, path = entry.partition("=")
+        if not separator or not name.isidentifier():
+            raise UserError(f"dev_file {entry!r}: give name=path, the name of letters and digits, such as stsb={entry}")
+        if name in sets:
+            raise UserError(f"dev_file: the name {name} is given twice")
+        sets[name] = load_pairs(resolve_resource(path))
+    return sets

@@ -1,0 +1,55 @@
+"""``cacse-trainer import``: a checkpoint of the CACSE release → a Cacse model folder."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cacse_trainer.cli.build import load_tokenizer
+from cacse_trainer.cli.common import run, user_errors
+from cacse_trainer.errors import UserError
+from cacse_trainer.export.encoders import clean_tokenizer
+from cacse_trainer.export.reference_checkpoints import convert_reference_checkpoint
+from cacse_trainer.recipes import resolve_resource
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with these arguments."""
+    parser = argparse.ArgumentParser(
+        prog="cacse-trainer import",
+        description="Turn the CACSE release's pytorch_model.bin into a model folder; cacse-trainer export goes on from there.",
+    )
+    parser.add_argument("--checkpoint", required=True, help="pytorch_model.bin or .safetensors with the release's key names")
+    parser.add_argument("--tower_a", required=True, help="folder or hub id whose config and tokenizer tower A has")
+    parser.add_argument("--tower_b", help="the same for tower B; default: tower A's")
+    parser.add_argument("--constraint", help="the same for the constraint model; default: tower A's")
+    parser.add_argument("--cascade_start_layer", type=int, default=7, help="k0: BERT 7, RoBERTa 11")
+    parser.add_argument("--constraint_layers", type=int, default=4, help="m: BERT 4, RoBERTa 1")
+    parser.add_argument("--cascade_heads", type=int, default=6, help="without effect, kept in the config")
+    parser.add_argument("--output_dir", required=True, help="folder of the model")
+    settings = parser.parse_args(arguments)
+    tower_a = resolve_resource(settings.tower_a)
+    with user_errors(f"checkpoint {settings.checkpoint}"):
+        model, report = convert_reference_checkpoint(
+            settings.checkpoint,
+            tower_a,
+            resolve_resource(settings.tower_b or settings.tower_a),
+            resolve_resource(settings.constraint or settings.tower_a),
+            cascade_start_layer=settings.cascade_start_layer,
+            constraint_layers=settings.constraint_layers,
+            cascade_heads=settings.cascade_heads,
+        )
+    for what, names in (("skipped", report.skipped), ("left over", report.left_over), ("missing", report.missing)):
+        print(f"{what}: {len(names)}", *names, sep="\n  ")
+    if report.missing or report.left_over:
+        raise UserError(
+            f"checkpoint {settings.checkpoint} does not fit: {len(report.missing)} weights missing, "
+            f"{len(report.left_over)} left over; check cascade_start_layer and constraint_layers"
+        )
+    model.save_pretrained(settings.output_dir)
+    clean_tokenizer(load_tokenizer(tower_a)).save_pretrained(settings.output_dir)
+    print(f"wrote {Path(settings.output_dir)}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

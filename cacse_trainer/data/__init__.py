@@ -1,0 +1,16 @@
+"""Raw text in, batches out: sources of training text, dev sets with gold scores, and the collator that tokenises."""
+
+from cacse_trainer.data.collator import ContrastiveCollator
+from cacse_trainer.data.masking import MaskingCollator, mask_tokens
+from cacse_trainer.data.pairs import load_pairs
+from cacse_trainer.data.sentences import SourceStats, load_sentences, load_sentences_with_stats
+
+__all__ = [
+    "ContrastiveCollator",
+    "MaskingCollator",
+    "SourceStats",
+    "load_pairs",
+    "load_sentences",
+    "load_sentences_with_stats",
+    "mask_tokens",
+]

@@ -1,0 +1,125 @@
+"""Raw batches of a source to tables of text: blank rows dropped and counted, what cannot be trained on refused."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cacse_trainer.data.readers import Batch
+from cacse_trainer.data.sources import Source
+from cacse_trainer.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# The names under which one, two or three source columns reach the collator.
+OUTPUT_COLUMNS = {1: ("text",), 2: ("anchor", "positive"), 3: ("anchor", "positive", "hard_negative")}
+LONG_SENTENCE = 1_000_000
+NAN_WORDS = ("NaN", "nan")
+
+
+class CleanText:
+    """One pass over some columns of a source: iterate over its tables, then read what was counted.
+
+    Attributes:
+        rows: rows read so far.
+        blank: rows dropped, since one of the columns was blank, None or NaN.
+        kept: rows handed on.
+    """
+
+    def __init__(self, source: Source, columns: tuple[str, ...], max_rows: int | None = None) -> None:
+        if max_rows is not None and max_rows < 2:
+            raise UserError(
+                f"max_rows {max_rows}: a single sentence has no negatives; give at least 2, or leave it out"
+            )
+        self.source = source
+        self.columns = columns
+        self.max_rows = max_rows
+        self.names = OUTPUT_COLUMNS[len(columns)]
+        self.rows = self.blank = self.kept = 0
+        self._first: dict[str, str] = {}
+        self._all_same = True
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        for batch in self.source.batches(list(self.columns)):
+            table = self._clean(batch)
+            if self.max_rows is not None:
+                table = table.slice(0, self.max_rows - self.kept)
+            self._compare(table)
+            self.kept += table.num_rows
+            yield table
+            if self.kept == self.max_rows:
+                break
+        self._finish()
+
+    def _clean(self, batch: Batch) -> pa.Table:
+        table = pa.table([_strings(batch, column) for column in self.columns], names=list(self.names))
+        lengths = [pc.utf8_length(pc.utf8_trim_whitespace(column)) for column in table.columns]
+        for length in lengths:
+            if (pc.max(length).as_py() or 0) > LONG_SENTENCE:
+                index = pc.index(length, pc.max(length)).as_py()
+                logger.warning(
+                    "%s: a sentence of %d characters; only its beginning is used, is this one sentence a line?",
+                    batch.where(index),
+                    length[index].as_py(),
+                )
+        shortest = pc.min_element_wise(*lengths, skip_nulls=False)
+        kept = table.filter(pc.greater(pc.fill_null(shortest, 0), 0))
+        self.rows += table.num_rows
+        self.blank += table.num_rows - kept.num_rows
+        return kept
+
+    def _compare(self, table: pa.Table) -> None:
+        if table.num_rows and not self._first:
+            self._first = table.slice(0, 1).to_pylist()[0]
+        if self._all_same:
+            same = [pc.all(pc.equal(table.column(name), text), min_count=0) for name, text in self._first.items()]
+            self._all_same = all(scalar.as_py() for scalar in same)
+
+    def _finish(self) -> None:
+        name, first = self.source.name, next(iter(self._first.values()), "")
+        if self.blank:
+            logger.info("%s: dropped %d blank rows of %d", name, self.blank, self.rows)
+        if self.kept == 0:
+            what = f"all {self.rows} rows are blank" if self.rows else "is empty"
+            raise UserError(f"{name}: {what}; give at least two different sentences")
+        if self.kept == 1:
+            mend = "its lines end in a lone CR, convert them to LF" if "\r" in first else "give at least two"
+            raise UserError(f"{name}: only one row with text; a single sentence has no negatives, {mend}")
+        if self._all_same:
+            raise UserError(
+                f"{name}: all {self.kept} rows are the same ({first[:40]!r}); a sentence cannot be its own negative, "
+                "give different ones"
+            )
+
+
+def _strings(batch: Batch, column: str) -> pa.Array:
+    """One column as Arrow strings, its missing values as nulls."""
+    values = batch.columns[column]
+    if isinstance(values, pa.Array):
+        kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+        if kind not in (pa.string(), pa.large_string(), pa.string_view(), pa.null()):
+            raise UserError(f"{batch.name}: column {column!r} holds {values.type}, not text; name a column of strings")
+        return values.cast(pa.string())
+    try:
+        strings = pa.array(values, pa.string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError):
+        strings = pa.array([_string(batch, index, column) for index in range(len(values))], pa.string())
+    if batch.nan_is_text:
+        strings = pc.if_else(pc.is_in(strings, pa.array(NAN_WORDS)), pa.scalar(None, pa.string()), strings)
+    return strings
+
+
+def _string(batch: Batch, index: int, column: str) -> str | None:
+    value: Any = batch.columns[column][index]
+    if value is None or value != value:  # NaN is the value that differs from itself
+        return None
+    if not isinstance(value, str):
+        where, shown = batch.where(index), repr(value)[:40]
+        raise UserError(f"{where}: {column!r} is {shown}, not a string; write it in quotes or drop the row")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{batch.where(index)}: {column!r} is no valid text ({error.reason}); mend the row") from error
+    return value

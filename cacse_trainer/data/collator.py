@@ -1,0 +1,97 @@
+"""Raw-text rows to the tensors of a contrastive batch, tokenised when the batch is made.
+
+No token is stored before it is needed, so a text of any size is ready at once, and each batch is only as long as its
+own longest row.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from cacse_trainer.errors import UserError
+
+# The columns of a row, in the order of its views. One column is the same sentence seen twice.
+VIEWS = (("text",), ("anchor", "positive"), ("anchor", "positive", "hard_negative"))
+_KNOWN = ("text", "anchor", "positive", "hard_negative")
+
+
+class ContrastiveCollator:
+    """Rows of raw text to ``(batch, views, length)`` tensors.
+
+    A row is ``text`` (two equal views, told apart by dropout), ``anchor`` and ``positive`` (two views), or these with
+    ``hard_negative`` (three). Other columns are ignored.
+
+    Args:
+        tokenizer: any Hugging Face tokenizer that has a padding token.
+        max_seq_length: longer sentences are cut to so many tokens, special tokens included.
+        pad_to_multiple_of: round the length up to a multiple, for tensor cores.
+
+    Returns:
+        On a call with B rows: ``input_ids``, ``attention_mask`` and, where the tokenizer's models read them,
+        ``token_type_ids``, each of shape (B, V, L), L being the longest row of this batch.
+
+    Raises:
+        UserError: rows without a known set of columns, of several kinds, or with a value that is no string.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int = 64, pad_to_multiple_of: int | None = None
+    ) -> None:
+        special = tokenizer.num_special_tokens_to_add()
+        if max_seq_length <= special:
+            raise UserError(
+                f"max_seq_length {max_seq_length} leaves no room for text beside {special} special tokens; "
+                f"give at least {special + 1}"
+            )
+        if tokenizer.pad_token is None:
+            raise UserError(
+                f"{type(tokenizer).__name__} has no padding token; set one: tokenizer.pad_token = tokenizer.eos_token"
+            )
+        self.tokenizer = tokenizer
+        self.max_seq_length = max_seq_length
+        self.pad_to_multiple_of = pad_to_multiple_of
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        columns = _columns_of(rows)
+        sentences = [row[column] for row in rows for column in columns]  # B·C, the views of a row side by side
+        _check_strings(sentences, columns)
+        encoded = self.tokenizer(
+            sentences,
+            truncation=True,
+            max_length=self.max_seq_length,
+            padding="longest",
+            pad_to_multiple_of=self.pad_to_multiple_of,
+            return_tensors="pt",
+        )
+        batch = {}
+        for name in self.tokenizer.model_input_names:
+            tensor = encoded[name].view(len(rows), len(columns), -1)  # (B, C, L)
+            batch[name] = tensor.repeat(1, 2, 1) if len(columns) == 1 else tensor  # (B, V, L)
+        return batch
+
+
+def _columns_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    columns = tuple(name for name in _KNOWN if name in rows[0])
+    if columns not in VIEWS:
+        raise UserError(
+            f"a row has the columns {', '.join(rows[0]) or '(none)'}; needed: text, or anchor and positive "
+            "(and hard_negative); rename yours with dataset.rename_column"
+        )
+    for number, row in enumerate(rows):
+        if tuple(name for name in _KNOWN if name in row) != columns:
+            raise UserError(
+                f"rows of several kinds in one batch: the first has {', '.join(columns)}, "
+                f"row {number} has {', '.join(row) or '(none)'}; give all rows the same columns"
+            )
+    return columns
+
+
+def _check_strings(sentences: list[Any], columns: tuple[str, ...]) -> None:
+    for number, sentence in enumerate(sentences):
+        if not isinstance(sentence, str):
+            row, column = divmod(number, len(columns))
+            raise UserError(
+                f"row {row} of a batch: {columns[column]} is {sentence!r}, not a string; drop the row or convert it"
+            )

@@ -1,0 +1,143 @@
+"""Dev sets: sentence pairs with a gold score, in the layouts that STS data come in."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+
+from cacse_trainer.data import readers
+from cacse_trainer.data.sources import FileSource, Source, open_source
+from cacse_trainer.errors import UserError
+
+# Headers that are understood: first sentence, second sentence, score.
+SENTENCE_COLUMNS = (("sentence1", "sentence2"), ("sentence_A", "sentence_B"))
+SCORE_COLUMNS = ("score", "similarity_score", "relatedness_score", "label")
+# SentEval's sts-{train,dev,test}.csv: tabs, no header, no quoting, 7 fields or 9 with the licence's.
+_STS_FIELDS = (7, 9)
+_STS_PICK = (5, 6, 4)
+
+Row = tuple[str, Any, Any, Any]  # where it stands, first sentence, second sentence, score
+
+
+def load_pairs(
+    path_or_name: str | Path, split: str = "validation", score_range: tuple[float, float] = (0.0, 5.0)
+) -> datasets.Dataset:
+    """Load graded sentence pairs as `sentence1`, `sentence2` (strings) and `score` (float), scores as they stand.
+
+    Understood are: csv, tsv, txt, jsonl, json and parquet files with named columns (`SENTENCE_COLUMNS`,
+    `SCORE_COLUMNS`; SICK's files are of this kind); SentEval's ``sts-dev.csv`` layout, with tabs, no quoting and no
+    header; and Hugging Face data sets, ``owner/name[:config][@split]``, e.g. ``sentence-transformers/stsb``. Whether a
+    csv, tsv or txt file is separated by tabs (then quote marks are text) or commas is seen from its first line.
+
+    Args:
+        path_or_name: the file or the data set.
+        split: the split of a Hugging Face data set, unless the name says one.
+        score_range: lowest and highest score accepted. Only the order counts for Spearman, so 0 to 1 and 0 to 5 both
+            do; a value outside is most likely a wrong column.
+
+    Raises:
+        UserError: missing columns; a blank sentence; a score that is no number or out of range; fewer than two rows;
+            scores that are all equal, for which Spearman's correlation is not defined.
+    """
+    source = open_source(path_or_name, split)
+    rows = _delimited(source.name) if _is_delimited(source) else _named(source)
+    columns: dict[str, list[Any]] = {"sentence1": [], "sentence2": [], "score": []}
+    for where, first, second, score in rows:
+        columns["sentence1"].append(_sentence(where, first))
+        columns["sentence2"].append(_sentence(where, second))
+        columns["score"].append(_score(where, score, score_range))
+    count = len(columns["score"])
+    if count < 2:
+        found = "only one pair" if count else "no pairs"
+        raise UserError(f"{source.name}: {found}; a correlation needs at least two")
+    if len(set(columns["score"])) == 1:
+        raise UserError(
+            f"{source.name}: all {count} scores are {columns['score'][0]:g}; the correlation is not defined, "
+            "give pairs with different scores"
+        )
+    return datasets.Dataset.from_dict(
+        columns,
+        features=datasets.Features(
+            {
+                "sentence1": datasets.Value("string"),
+                "sentence2": datasets.Value("string"),
+                "score": datasets.Value("float64"),
+            }
+        ),
+    )
+
+
+def _is_delimited(source: Source) -> bool:
+    return isinstance(source, FileSource) and source.kind in ("txt", "csv", "tsv")
+
+
+def _named(source: Source) -> Iterator[Row]:
+    columns = list(_pair_columns(source.name, source.columns()))
+    for batch in source.batches(columns):
+        values = [batch.columns[column] for column in columns]
+        lists = [value.to_pylist() if isinstance(value, (pa.Array, pa.ChunkedArray)) else value for value in values]
+        for index, (first, second, score) in enumerate(zip(*lists, strict=True)):
+            yield batch.where(index), first, second, score
+
+
+def _delimited(path: str) -> Iterator[Row]:
+    first_line = next((text.lstrip("\r\n").split("\n", 1)[0] for _, text in readers.read_blocks(path)), "")
+    delimiter, quoted = ("\t", False) if "\t" in first_line else (",", True)
+    rows = ((line, fields) for line, fields in readers.delimited_rows(path, delimiter, quoted) if fields)
+    line, head = next(rows, (1, []))
+    if not head:
+        raise UserError(f"{path}: is empty; give pairs with scores")
+    if delimiter == "\t" and len(head) in _STS_FIELDS and _is_number(head[_STS_PICK[2]]):
+        yield _picked(path, line, head, _STS_PICK)
+        for line, fields in rows:
+            if len(fields) not in _STS_FIELDS:
+                raise UserError(f"{path}, line {line}: {len(fields)} fields, the STS layout has 7 or 9; mend the tabs")
+            yield _picked(path, line, fields, _STS_PICK)
+        return
+    first, second, score = (head.index(column) for column in _pair_columns(path, head))
+    for line, fields in rows:
+        if len(fields) != len(head):
+            raise UserError(f"{path}, line {line}: {len(fields)} fields, but the header has {len(head)}; mend the row")
+        yield _picked(path, line, fields, (first, second, score))
+
+
+def _picked(path: str, line: int, fields: list[str], pick: tuple[int, int, int]) -> Row:
+    first, second, score = (fields[index] for index in pick)
+    return f"{path}, line {line}", first, second, score
+
+
+def _pair_columns(name: str, found: list[str]) -> tuple[str, str, str]:
+    sentences = next((pair for pair in SENTENCE_COLUMNS if set(pair) <= set(found)), None)
+    score = next((column for column in SCORE_COLUMNS if column in found), None)
+    if sentences is None or score is None:
+        raise UserError(
+            f"{name}: no columns sentence1, sentence2 and score (or {', '.join(SCORE_COLUMNS[1:])}); "
+            f"found {', '.join(column[:40] for column in found) or 'none'}; rename them"
+        )
+    return sentences[0], sentences[1], score
+
+
+def _sentence(where: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or value.strip() in ("NaN", "nan"):
+        raise UserError(f"{where}: the sentence is {value!r}; give both sentences of a pair, or drop the row")
+    return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _score(where: str, value: Any, score_range: tuple[float, float]) -> float:
+    low, high = score_range
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not _is_number(str(value)):
+        raise UserError(f"{where}: the score is {value!r}; give a number from {low:g} to {high:g}, or drop the row")
+    score = float(value)
+    if not low <= score <= high:
+        raise UserError(f"{where}: the score {score:g} is out of range; rescale the scores to {low:g} to {high:g}")
+    return score

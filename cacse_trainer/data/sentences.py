@@ -1,0 +1,190 @@
+"""Training text: any source to a data set of named raw-text columns.
+
+The rows of a file are written, as they are read, to a private temporary Arrow file that the data set maps into memory:
+a million lines are ready in seconds, memory stays flat, and a changed file is always read anew. The temporary file goes
+when the process ends; nothing is written beside the user's file.
+"""
+
+import atexit
+import difflib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal, overload
+
+import datasets
+import pyarrow as pa
+
+from cacse_trainer.data.cleaning import OUTPUT_COLUMNS, CleanText
+from cacse_trainer.data.sources import Source, open_source
+from cacse_trainer.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Source columns taken without being asked for, in this order.
+KNOWN_COLUMNS = (
+    ("anchor", "positive", "hard_negative"),
+    ("anchor", "positive", "negative"),
+    ("sent0", "sent1", "hard_neg"),
+    ("anchor", "positive"),
+    ("sent0", "sent1"),
+    ("text",),
+    ("sentence",),
+)
+_DUPLICATE_SAMPLE = 100_000
+
+
+@dataclass(frozen=True)
+class SourceStats:
+    """What was found in a source, for the log and the training report.
+
+    Attributes:
+        source: the path or name.
+        columns: the source's own names of the columns used.
+        rows: rows read.
+        blank: rows dropped because a needed cell was blank, None or NaN.
+        kept: rows of the data set.
+        sampled: how many of the first rows were searched for duplicates.
+        sampled_duplicates: how many of those repeat an earlier row's first column.
+    """
+
+    source: str
+    columns: tuple[str, ...]
+    rows: int
+    blank: int
+    kept: int
+    sampled: int
+    sampled_duplicates: int
+
+
+@overload
+def load_sentences(
+    path_or_name: str | Path,
+    text_columns: Sequence[str] | str | None = None,
+    *,
+    streaming: Literal[False] = False,
+    split: str = "train",
+    max_rows: int | None = None,
+) -> datasets.Dataset: ...
+@overload
+def load_sentences(
+    path_or_name: str | Path,
+    text_columns: Sequence[str] | str | None = None,
+    *,
+    streaming: Literal[True],
+    split: str = "train",
+    max_rows: int | None = None,
+) -> datasets.IterableDataset: ...
+def load_sentences(
+    path_or_name: str | Path,
+    text_columns: Sequence[str] | str | None = None,
+    *,
+    streaming: bool = False,
+    split: str = "train",
+    max_rows: int | None = None,
+) -> datasets.Dataset | datasets.IterableDataset:
+    """Load training text as raw-text columns.
+
+    One source column becomes ``text`` (a sentence that is its own positive), two become ``anchor`` and ``positive``,
+    three ``anchor``, ``positive`` and ``hard_negative``. Rows with a blank, None or NaN cell are dropped and counted.
+
+    Args:
+        path_or_name: a txt (one sentence a line), csv (quoted as usual), tsv (never quoted), jsonl, json or parquet
+            file, text files also as .gz, .bz2, .zst or .lz4; a file of unknown ending is read as txt. Otherwise a
+            Hugging Face data set, ``owner/name[:config][@split]``.
+        text_columns: the source columns to use, in the order anchor, positive, hard negative. Default: the first of
+            `KNOWN_COLUMNS` that the source has, else its only column.
+        streaming: read lazily, anew on each pass. The same rows; errors in the text come when they are reached.
+        split: the split of a Hugging Face data set.
+        max_rows: stop after so many kept rows.
+
+    Raises:
+        UserError: wrong input, in one line that names the file, the line and the mend.
+    """
+    if not streaming:
+        return load_sentences_with_stats(path_or_name, text_columns, split=split, max_rows=max_rows)[0]
+    source = open_source(path_or_name, split, streaming=True)
+    columns = choose_columns(source, text_columns)
+    names = OUTPUT_COLUMNS[len(columns)]
+    return datasets.IterableDataset.from_generator(
+        _stream_rows,
+        features=datasets.Features({name: datasets.Value("string") for name in names}),
+        gen_kwargs={"source": source, "columns": columns, "max_rows": max_rows},
+    )
+
+
+def load_sentences_with_stats(
+    path_or_name: str | Path,
+    text_columns: Sequence[str] | str | None = None,
+    *,
+    split: str = "train",
+    max_rows: int | None = None,
+) -> tuple[datasets.Dataset, SourceStats]:
+    """`load_sentences`, and what was counted on the way."""
+    source = open_source(path_or_name, split)
+    columns = choose_columns(source, text_columns)
+    text = CleanText(source, columns, max_rows)
+    schema = pa.schema([(name, pa.string()) for name in text.names])
+    handle, arrow_path = tempfile.mkstemp(suffix=".arrow", dir=_workspace())
+    with os.fdopen(handle, "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        for table in text:
+            writer.write_table(table)
+    dataset = datasets.Dataset.from_file(arrow_path)
+    first = dataset.data.column(0).slice(0, _DUPLICATE_SAMPLE)
+    duplicates = len(first) - len(first.unique())
+    stats = SourceStats(source.name, columns, text.rows, text.blank, text.kept, len(first), duplicates)
+    return dataset, stats
+
+
+def choose_columns(source: Source, wanted: Sequence[str] | str | None) -> tuple[str, ...]:
+    """The source columns to read: those wanted, or known by their names, or the only one there is."""
+    found = source.columns()
+    if not found:
+        raise UserError(f"{source.name}: is empty; give at least two different sentences")
+    columns = _known_columns(source.name, found) if wanted is None else (wanted,) if isinstance(wanted, str) else wanted
+    listed = ", ".join(found)
+    if len(columns) not in OUTPUT_COLUMNS or len(set(columns)) < len(columns):
+        raise UserError(f"text_columns {list(columns)}: name one, two or three different columns of {listed}")
+    for column in columns:
+        if column not in found:
+            near = difflib.get_close_matches(column, found, n=1)
+            mend = f"did you mean {near[0]!r}?" if near else "name one of these with text_columns"
+            raise UserError(f"{source.name}: no column {column!r}, it has {listed}; {mend}")
+        if found.count(column) > 1:
+            raise UserError(f"{source.name}: {found.count(column)} columns are called {column!r}; rename one")
+    logger.info("%s: %s from %s", source.name, ", ".join(OUTPUT_COLUMNS[len(columns)]), ", ".join(columns))
+    return tuple(columns)
+
+
+def _known_columns(name: str, found: list[str]) -> Sequence[str]:
+    for known in KNOWN_COLUMNS:
+        if set(known) <= set(found):
+            return known
+    if len(found) > 1:
+        raise UserError(f"{name}: which of its columns ({', '.join(found)})? name one to three with text_columns")
+    if "\t" in found[0]:
+        raise UserError(f"{name}: its first line {found[0][:60]!r} holds tabs; name the file .tsv")
+    return found
+
+
+def _stream_rows(source: Source, columns: tuple[str, ...], max_rows: int | None) -> Iterator[dict[str, str]]:
+    for table in CleanText(source, columns, max_rows):
+        yield from table.to_pylist()
+
+
+@cache
+def _workspace() -> str:
+    """This process's private temporary folder, removed when the process ends (not when a fork of it does)."""
+    folder, owner = tempfile.mkdtemp(prefix="cacse-trainer-"), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder

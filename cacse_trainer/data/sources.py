@@ -1,0 +1,130 @@
+"""Where sentences come from: a file or a Hugging Face data set, behind one small interface.
+
+A source says which columns it has and yields batches of raw values of the columns asked for, with their places.
+Files are named by their ending; anything else that could be a data set's name (``owner/name``, ``name``, with
+``:config`` and ``@split``) is asked of the hub.
+"""
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import datasets
+
+from cacse_trainer.data import readers
+from cacse_trainer.data.readers import Batch
+from cacse_trainer.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<split>[\w.\[\]:%+-]+))?")
+
+
+class Source(Protocol):
+    """Raw rows of one data set. `name` is what messages call it."""
+
+    @property
+    def name(self) -> str: ...
+
+    def columns(self) -> list[str]:
+        """The names of the columns, in order."""
+        ...
+
+    def batches(self, columns: list[str]) -> Iterator[Batch]:
+        """The values of these columns, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A local file of one of the known kinds."""
+
+    name: str
+    kind: str
+
+    def columns(self) -> list[str]:
+        if self.kind == "txt":
+            return ["text"]
+        if self.kind == "json":
+            records = readers.json_records(self.name)
+            return list(
+                dict.fromkeys(key for _, _, record in islice(records, readers.JSON_HEAD_RECORDS) for key in record)
+            )
+        if self.kind == "parquet":
+            with readers.open_parquet(self.name) as file:
+                return list(file.schema_arrow.names)
+        return readers.delimited_header(self.name, *self._dialect)
+
+    def batches(self, columns: list[str]) -> Iterator[Batch]:
+        if self.kind == "txt":
+            return readers.text_batches(self.name)
+        if self.kind == "json":
+            return readers.json_batches(self.name, columns)
+        if self.kind == "parquet":
+            return readers.parquet_batches(self.name, columns)
+        return readers.delimited_batches(self.name, columns, *self._dialect)
+
+    @property
+    def _dialect(self) -> tuple[str, bool]:
+        return (",", True) if self.kind == "csv" else ("\t", False)
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A split of a Hugging Face data set, downloaded once into its cache, or streamed."""
+
+    name: str
+    dataset: str
+    config: str | None
+    split: str
+    streaming: bool
+
+    def columns(self) -> list[str]:
+        data = self._load()
+        names = data.column_names
+        return list(names) if names is not None else list(next(iter(data), {}))
+
+    def batches(self, columns: list[str]) -> Iterator[Batch]:
+        first = 1
+        data = self._load().select_columns(columns).with_format("arrow")
+        for table in data.iter(batch_size=readers.BATCH_ROWS):
+            values = {column: table.column(column).combine_chunks() for column in columns}
+            yield Batch(self.name, values, range(first, first + table.num_rows), unit="row")
+            first += table.num_rows
+
+    def _load(self) -> datasets.Dataset | datasets.IterableDataset:
+        try:
+            return datasets.load_dataset(self.dataset, self.config, split=self.split, streaming=self.streaming)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{self.name}: neither a file here nor a data set that can be reached ({reason}); "
+                "check the path, or write owner/name[:config][@split]"
+            ) from error
+
+
+def open_source(path_or_name: str | Path, split: str, streaming: bool = False) -> FileSource | HubSource:
+    """Find out what a path or name means.
+
+    Raises:
+        UserError: a folder, or a missing file.
+    """
+    text = str(path_or_name)
+    path = Path(text).expanduser()
+    known = ", ".join(readers.KINDS)
+    if path.is_dir():
+        raise UserError(f"{text}: is a folder; name one file ({known}) or a data set of the hub")
+    if path.exists():
+        kind = readers.kind_of(text)
+        if kind is None:
+            logger.info("%s: unknown ending, read as text with one sentence a line (known: %s)", text, known)
+        return FileSource(str(path), kind or "txt")
+    hub_name = _HUB_NAME.fullmatch(text)
+    if hub_name is None or text.startswith(("./", "../")) or readers.kind_of(text) is not None:
+        raise UserError(f"{text}: no such file; check the path (files: {known}; data sets: owner/name)")
+    dataset, config = hub_name["name"], hub_name["config"]
+    return HubSource(text, dataset, config, hub_name["split"] or split, streaming)

@@ -1,0 +1,132 @@
+"""Sentences to vectors: each distinct sentence once, sorted by length, in batches of a token budget.
+
+This is the one road on which anything is encoded outside of training: dev sets, exports, the evaluation suites, the
+encoder tool. It sees a model only through a function of input tensors. On several processes the batches are dealt
+out and the vectors gathered, so that every process returns the same.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from cacse_trainer.distributed import gather_objects, rank, world_size
+
+logger = logging.getLogger(__name__)
+
+Embed = Callable[..., Tensor]
+"""``embed(input_ids, attention_mask[, token_type_ids]) → (n, dim)``."""
+
+TOKENS_PER_BATCH = 8192
+TOKENISE_AT_ONCE = 16384  # sentences; bounds the memory of the tokenizer's own objects
+
+
+def length_limit(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
+    """The longest input in tokens that both the tokenizer and the model's position table allow."""
+    limit = tokenizer.model_max_length
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and positions > 0:
+        # RoBERTa numbers its positions from padding_idx + 1, which costs that many of the table's rows.
+        offset = (config.pad_token_id or 0) + 1 if _counts_from_padding(config) else 0
+        limit = min(limit, positions - offset)
+    return int(min(limit, 1_000_000))
+
+
+def _counts_from_padding(config: Any) -> bool:
+    kind = getattr(getattr(config, "tower_a_config", config), "model_type", "")
+    return kind in {"roberta", "xlm-roberta", "camembert", "mpnet", "roformer", "data2vec-text"}
+
+
+def tokenise(
+    tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], max_seq_length: int
+) -> list[dict[str, list[int]]]:
+    """One dict of id lists a sentence, truncated and not padded."""
+    rows: list[dict[str, list[int]]] = []
+    for start in range(0, len(sentences), TOKENISE_AT_ONCE):
+        encoded = tokenizer(list(sentences[start : start + TOKENISE_AT_ONCE]), truncation=True, max_length=max_seq_length)
+        names = list(encoded.keys())
+        rows.extend(dict(zip(names, values, strict=True)) for values in zip(*encoded.values(), strict=True))
+    return rows
+
+
+def pad_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
+    """Id lists → (n, L) tensors padded to the longest row, on the tokenizer's own side."""
+    longest = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+    padded = {}
+    for name in rows[0]:
+        table = np.full((len(rows), longest), fill.get(name, 0), dtype=np.int64)
+        for i, row in enumerate(rows):
+            ids = row[name]
+            if tokenizer.padding_side == "left":
+                table[i, longest - len(ids) :] = ids
+            else:
+                table[i, : len(ids)] = ids
+        padded[name] = torch.from_numpy(table)
+    return padded
+
+
+def token_budget_batches(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[np.ndarray]:
+    """Indices in batches of at most ``tokens_per_batch`` padded tokens, longest rows first (memory peaks at once)."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    start = 0
+    while start < len(order):
+        rows = max(1, tokens_per_batch // max(1, lengths[order[start]]))
+        yield order[start : start + rows]
+        start += rows
+
+
+def embed_sentences(
+    embed: Embed,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    *,
+    max_seq_length: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    show_progress_bar: bool = False,
+    description: str = "Encoding",
+) -> np.ndarray:
+    """Encode sentences.
+
+    Args:
+        embed: function of input tensors; a model's ``embed``.
+        tokenizer: its tokenizer.
+        sentences: any number, repeated ones are encoded once; ``""`` is fine.
+        max_seq_length: longer ones are truncated to so many tokens.
+        device: where the model is.
+        dtype: autocast to this dtype (``torch.bfloat16``); None computes in the weights' own.
+        tokens_per_batch: padded tokens a batch.
+        show_progress_bar: a bar on standard error, on the first process.
+
+    Returns:
+        (len(sentences), dim) float32, in the order of the sentences, the same on every process.
+    """
+    distinct = list(dict.fromkeys(sentences))
+    rows = tokenise(tokenizer, distinct, max_seq_length)
+    batches = list(token_budget_batches([len(row["input_ids"]) for row in rows], tokens_per_batch))
+    mine = range(rank(), len(batches), world_size())
+    device = torch.device(device)
+    autocast = torch.autocast(device.type, dtype=dtype) if dtype is not None else nullcontext()
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    bar = tqdm(total=len(distinct), desc=description, unit=" sentences", disable=not show_progress_bar or rank() > 0)
+    with torch.inference_mode(), autocast, bar:
+        for i in mine:
+            inputs = {name: ids.to(device) for name, ids in pad_rows(tokenizer, [rows[j] for j in batches[i]]).items()}
+            found.append((batches[i], embed(**inputs).float().cpu().numpy()))
+            bar.update(min(len(batches[i]) * world_size(), len(distinct) - bar.n))
+    vectors = np.empty((0, 0), dtype=np.float32)
+    for part in gather_objects(found):
+        for indices, values in part:
+            if vectors.size == 0:
+                vectors = np.empty((len(distinct), values.shape[1]), dtype=np.float32)
+            vectors[indices] = values
+    position = {sentence: i for i, sentence in enumerate(distinct)}
+    return vectors[[position[sentence] for sentence in sentences]]

@@ -1,0 +1,101 @@
+"""Semantic textual similarity on a set of graded pairs: the score by which checkpoints are chosen."""
+
+import warnings
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+import torch
+from scipy import stats
+from transformers import PreTrainedTokenizerBase
+
+from cacse_trainer.evaluation.embed import Embed, embed_sentences
+from cacse_trainer.evaluation.health import alignment, average_cosine, dead_dimensions, uniformity, unit
+
+POSITIVE_SHARE = 0.8
+"""Pairs that score at least this share of the highest gold score count as positive for the alignment (4 of 5)."""
+
+
+class SpearmanMetric(evaluate.Metric):
+    """Spearman's and Pearson's correlation by scipy, as an `evaluate.Metric` that needs no hub.
+
+    ``compute(predictions=…, references=…)`` → ``{"spearman", "pearson"}`` in [-1, 1]; NaN where one side is constant.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        numbers = datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("float64")})
+        return evaluate.MetricInfo(
+            description="Rank and linear correlation of predicted and gold similarity.",
+            citation="Spearman 1904; Pearson 1895",
+            inputs_description="predictions, references: one number a pair",
+            features=numbers,
+        )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        predictions, references = np.asarray(predictions), np.asarray(references)
+        finite = np.isfinite(predictions).all() and np.isfinite(references).all()
+        if not finite or len(predictions) < 2 or np.ptp(predictions) == 0 or np.ptp(references) == 0:
+            return {"spearman": float("nan"), "pearson": float("nan")}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.NearConstantInputWarning)
+            return {
+                "spearman": float(stats.spearmanr(predictions, references).statistic),
+                "pearson": float(stats.pearsonr(predictions, references).statistic),
+            }
+
+
+def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Cosine of each row pair in float64: (n, H), (n, H) → (n,)."""
+    return (unit(first) * unit(second)).sum(axis=1)
+
+
+def score_pairs(
+    embed: Embed,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: datasets.Dataset,
+    *,
+    max_seq_length: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    show_progress_bar: bool = False,
+) -> dict[str, float]:
+    """Scores of a model on graded pairs.
+
+    Args:
+        embed: a model's ``embed``.
+        tokenizer: its tokenizer.
+        pairs: columns sentence1, sentence2, score.
+        max_seq_length: truncation, in tokens.
+        device, dtype, show_progress_bar: as for `embed_sentences`.
+
+    Returns:
+        ``spearman`` and ``pearson`` of the cosine with the gold score, ×100, and of the embedding space:
+        ``alignment`` (pairs scored at least 80 % of the highest), ``uniformity``, ``average_cosine``, ``dead_dimensions``.
+    """
+    first_sentences, second_sentences = list(pairs["sentence1"]), list(pairs["sentence2"])
+    gold = np.asarray(pairs["score"], dtype=np.float64)
+    both = embed_sentences(
+        embed,
+        tokenizer,
+        first_sentences + second_sentences,
+        max_seq_length=max_seq_length,
+        device=device,
+        dtype=dtype,
+        show_progress_bar=show_progress_bar,
+        description="Scoring pairs",
+    )
+    first, second = both[: len(gold)], both[len(gold) :]
+    # In memory: the default writes a lock and a file into a cache folder that several processes share.
+    correlations = SpearmanMetric(keep_in_memory=True).compute(predictions=cosines(first, second), references=gold)
+    assert correlations is not None  # for the type checker: compute returns None only on other processes
+    distinct = both[np.unique(np.array(first_sentences + second_sentences), return_index=True)[1]]
+    positive = gold >= POSITIVE_SHARE * gold.max()
+    return {
+        "spearman": 100 * correlations["spearman"],
+        "pearson": 100 * correlations["pearson"],
+        "alignment": alignment(first[positive], second[positive]),
+        "uniformity": uniformity(distinct),
+        "average_cosine": average_cosine(distinct),
+        "dead_dimensions": dead_dimensions(distinct),
+    }

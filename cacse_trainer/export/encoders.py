@@ -1,0 +1,249 @@
+"""Trained models to plain encoder folders that transformers and sentence-transformers load.
+
+Each folder is written under a temporary name, loaded again, its vectors compared with the trained model's, scored, and
+only then renamed into place.
+"""
+
+import copy
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.embed import Embed, embed_sentences, length_limit
+from cacse_trainer.export.model_card import CardFacts, render_card
+from cacse_trainer.export.sentence_transformers import POOLING_FLAGS, read_dense, read_pooling, write_modules
+from cacse_trainer.models.modeling_cacse import CacseModel
+from cacse_trainer.models.modeling_ensemble import EnsembleModel
+from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel, known_inputs
+from cacse_trainer.models.pooling import POOLINGS, pool
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-5
+PROBES = [
+    "A man is playing a guitar.",
+    "The committee postponed its decision until the end of the quarter.",
+    "Rain!",
+    "",
+    "Although the trains were late again, nobody on the platform complained, because the evening was warm and the "
+    "musicians under the clock had started another song.",
+]
+
+Score = Callable[[Embed, PreTrainedTokenizerBase, int], dict[str, float]]
+"""``score(embed, tokenizer, max_seq_length) → Spearman ×100 by dev set``; how a folder is scored for its card."""
+
+
+class ExportError(RuntimeError):
+    """The exported folder does not give the trained model's vectors."""
+
+
+@dataclass
+class Encoder:
+    """One encoder to export.
+
+    Args:
+        name: of the folder.
+        model: what AutoModel shall load from it.
+        embed: how the trained model computes the vectors that it must give.
+        facts: for its card; the scores are filled in.
+        pooling: for sentence-transformers.
+        dense: a layer above the pooling, followed by tanh.
+    """
+
+    name: str
+    model: PreTrainedModel
+    embed: Embed
+    facts: CardFacts
+    pooling: str = "cls"
+    dense: nn.Linear | None = None
+
+
+def clean_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy without the truncation and padding that training calls leave in a fast tokenizer's saved file."""
+    tokenizer = copy.deepcopy(tokenizer)
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
+
+
+def restore_dropout(config, values: list[float] | None) -> None:
+    """Put a BERT-like config's dropout back to what its checkpoint had before training."""
+    if values is not None:
+        config.hidden_dropout_prob, config.attention_probs_dropout_prob = values
+
+
+def cacse_encoders(model: CacseModel, facts: CardFacts) -> list[Encoder]:
+    """``tower_a``, ``tower_b`` and ``ensemble`` (their sum, without the cascade) of a trained CACSE model."""
+    towers = []
+    for name, tower in (("tower_a", model.tower_a), ("tower_b", model.tower_b)):
+        exported = copy.copy(tower)
+        exported.config = copy.deepcopy(tower.config)
+        restore_dropout(exported.config, model.config.original_dropout.get(name))
+        towers.append(exported)
+    ensemble = EnsembleModel.from_encoders(towers)
+    model_name = facts.title
+
+    def cls_of(tower: PreTrainedModel) -> Embed:
+        return lambda **inputs: tower(**inputs).last_hidden_state[:, 0]
+
+    texts = (
+        ("tower_a", towers[0], cls_of(model.tower_a), f"Tower A of {model_name}: a plain encoder.", False),
+        ("tower_b", towers[1], cls_of(model.tower_b), f"Tower B of {model_name}: a plain encoder.", False),
+        ("ensemble", ensemble, model.embed, f"Both towers of {model_name}: the sum of their vectors.", True),
+    )
+    return [
+        Encoder(name, part, embed, replace(facts, title=f"{model_name} {name}", what=what, ensemble=ensembled))
+        for name, part, embed, what, ensembled in texts
+    ]
+
+
+def export_encoder(
+    encoder: Encoder, tokenizer: PreTrainedTokenizerBase, output_dir: Path, score: Score | None = None
+) -> dict[str, float]:
+    """Write one encoder to ``output_dir/name``, check it and score it.
+
+    Args:
+        encoder: what to write.
+        tokenizer: saved beside it, with its own length limit.
+        output_dir: parent folder; an older export of that name is replaced when the new one is whole.
+        score: how the folder is scored for its card.
+
+    Returns:
+        The scores, ×100 by dev set.
+
+    Raises:
+        ExportError: the reloaded folder's vectors differ by more than 1e-5.
+    """
+    final = output_dir / encoder.name
+    staged = output_dir / f".{encoder.name}.partial"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    limit = length_limit(tokenizer, encoder.model.config)
+    encoder.model.save_pretrained(staged)
+    clean_tokenizer(tokenizer).save_pretrained(staged)
+    write_modules(
+        staged,
+        pooling=encoder.pooling,
+        hidden_size=encoder.model.config.hidden_size,
+        max_seq_length=limit,
+        dense=encoder.dense,
+    )
+
+    device = encoder.model.device
+    reloaded = AutoModel.from_pretrained(staged, dtype=torch.float32).eval().to(device)
+    reloaded_tokenizer = AutoTokenizer.from_pretrained(staged)
+
+    pooling, dense = read_pooling(staged), read_dense(staged)
+    dense = dense.to(device) if dense is not None else None
+
+    def embed(**inputs: torch.Tensor) -> torch.Tensor:
+        vectors = pool(
+            pooling, reloaded(**known_inputs(reloaded, inputs)).last_hidden_state, attention_mask=inputs["attention_mask"]
+        )
+        return vectors if dense is None else torch.tanh(dense(vectors))
+
+    trained = embed_sentences(encoder.embed, tokenizer, PROBES, max_seq_length=limit, device=device)
+    exported = embed_sentences(embed, reloaded_tokenizer, PROBES, max_seq_length=limit, device=device)
+    difference = float(np.abs(trained - exported).max())
+    if not difference <= TOLERANCE:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise ExportError(f"{final}: the reloaded vectors differ from the trained ones by {difference:.2e} > {TOLERANCE}")
+    scores = score(embed, reloaded_tokenizer, limit) if score is not None else {}
+    (staged / "README.md").write_text(
+        render_card(replace(encoder.facts, pooling=encoder.pooling, scores=scores)), encoding="utf-8"
+    )
+    replace_folder(staged, final)
+    logger.info("exported %s (largest difference from the trained vectors %.1e)", final, difference)
+    return scores
+
+
+def replace_folder(staged: Path, final: Path) -> None:
+    """Rename ``staged`` to ``final``; an older ``final`` is only removed once the new one is in its place."""
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(staged, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def export_cacse(
+    model: CacseModel,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: str | Path,
+    facts: CardFacts,
+    score: Score | None = None,
+) -> dict[str, dict[str, float]]:
+    """Export the two towers and their sum; see `export_encoder`. Returns the scores by folder."""
+    model.eval()
+    return {
+        encoder.name: export_encoder(encoder, tokenizer, Path(output_dir), score) for encoder in cacse_encoders(model, facts)
+    }
+
+
+# What sentence-transformers calls the poolings of a single tower.
+PLAIN_POOLINGS = {"cls": "cls", "cls_before_pooler": "cls", "mean": "mean", "avg": "mean"}
+PLAIN_POOLINGS.update({name: name for name in POOLING_FLAGS if name in POOLINGS and name not in PLAIN_POOLINGS})
+
+
+def check_exportable(model: SentenceEmbeddingModel) -> None:
+    """Refuse a single tower whose vectors no plain encoder folder can give.
+
+    Raises:
+        UserError: it pools several layers, or keeps a batch norm at inference.
+    """
+    config = model.config
+    if config.pooling not in PLAIN_POOLINGS:
+        raise UserError(
+            f"pooling {config.pooling} has no form that sentence-transformers loads; choose one of {', '.join(PLAIN_POOLINGS)}"
+        )
+    if config.projects_at_inference and config.projection != "tanh":
+        raise UserError(
+            f"projection {config.projection} cannot be part of an exported encoder: set mlp_only_train, or projection tanh"
+        )
+
+
+def plain_encoder(model: SentenceEmbeddingModel) -> PreTrainedModel:
+    """A single tower's encoder as it is exported: dropout as before training; a head kept at inference is its pooler too."""
+    exported = copy.copy(model.encoder)
+    exported.config = copy.deepcopy(model.encoder.config)
+    for name, value in model.config.original_dropout.items():
+        setattr(exported.config, name, value)
+    if model.config.projects_at_inference:
+        head = model.projection_head.state_dict()
+        for name, pooler in model.encoder.named_children():
+            if name == "pooler" and pooler.state_dict().keys() == head.keys():
+                pooler.load_state_dict(head)
+    return exported
+
+
+def export_single_tower(
+    model: SentenceEmbeddingModel,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: str | Path,
+    facts: CardFacts,
+    score: Score | None = None,
+) -> dict[str, dict[str, float]]:
+    """Export the encoder of SimCSE or DiffCSE to ``output_dir/encoder``; see `export_encoder`. Returns its scores by name."""
+    check_exportable(model)
+    model.eval()
+    head = "; a dense layer and tanh follow the pooling" if model.config.projects_at_inference else ""
+    encoder = Encoder(
+        "encoder",
+        plain_encoder(model),
+        model.embed,
+        replace(facts, what=f"The encoder of {facts.title}, a plain encoder{head}."),
+        pooling=PLAIN_POOLINGS[model.config.pooling],
+        dense=model.projection_head.dense if model.config.projects_at_inference else None,
+    )
+    return {encoder.name: export_encoder(encoder, tokenizer, Path(output_dir), score)}

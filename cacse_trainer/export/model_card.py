@@ -1,0 +1,115 @@
+"""The README.md of an exported folder: what it is, how to load it, how it was made, what it scored."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+CARD = """---
+{metadata}---
+
+# {title}
+
+{what}
+
+## Use
+
+```python
+{usage}
+```
+
+Pooling: **{pooling}**{pooling_note}. Vectors are not normalised; compare them by cosine.
+
+## Scores
+
+Measured on this very folder, Spearman's ρ of the cosine ×100.
+
+{scores}
+
+## Training
+
+{training}
+"""
+
+PLAIN_USAGE = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{path}")
+vectors = model.encode(["A man is playing a guitar.", "Someone plays an instrument."])"""
+
+# The ensemble is a model class of this package, which the import registers with AutoModel.
+ENSEMBLE_USAGE = "import cacse_trainer  # registers the model class\n" + PLAIN_USAGE
+
+
+@dataclass
+class CardFacts:
+    """What a card says.
+
+    Args:
+        title: heading.
+        what: one sentence.
+        pooling: how tokens become a vector.
+        base_models: hub ids or folder names of what training started from.
+        scores: Spearman ×100 by dev set.
+        settings: training settings worth repeating.
+        data: the training text, in words.
+        ensemble: whether loading needs this package.
+        license: licence id, when known.
+    """
+
+    title: str
+    what: str
+    pooling: str = "cls"
+    base_models: list[str] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    data: str = ""
+    ensemble: bool = False
+    license: str | None = None
+
+
+def table(rows: dict[str, Any], head: tuple[str, str]) -> str:
+    """A two-column Markdown table."""
+    lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
+    lines += [f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows.items()]
+    return "\n".join(lines)
+
+
+def render_card(facts: CardFacts) -> str:
+    """The text of README.md with its metadata."""
+    metadata: dict[str, Any] = {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "tags": ["sentence-transformers", "sentence-similarity", "feature-extraction", "cacse-trainer"],
+    }
+    hub_ids = [name for name in facts.base_models if "/" in name.strip("/") and not name.startswith((".", "/"))]
+    if hub_ids:
+        metadata["base_model"] = hub_ids
+    if facts.license:
+        metadata["license"] = facts.license
+    if facts.scores:
+        metadata["model-index"] = [
+            {
+                "name": facts.title,
+                "results": [
+                    {
+                        "task": {"type": "semantic-similarity", "name": "Semantic Similarity"},
+                        "dataset": {"name": name, "type": name},
+                        "metrics": [{"type": "spearman_cosine", "value": round(score / 100, 6)}],
+                    }
+                    for name, score in facts.scores.items()
+                ],
+            }
+        ]
+    usage = (ENSEMBLE_USAGE if facts.ensemble else PLAIN_USAGE).format(path="path/to/this/folder")
+    scores = {name: f"{score:.2f}" for name, score in facts.scores.items()}
+    training = {"started from": ", ".join(facts.base_models), "training text": facts.data, **facts.settings}
+    return CARD.format(
+        metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True),
+        title=facts.title,
+        what=facts.what,
+        usage=usage,
+        pooling=facts.pooling,
+        pooling_note=" (the vector of the first token, no dense layer)" if facts.pooling == "cls" else "",
+        scores=table(scores, ("dev set", "ρ ×100")) if scores else "No dev set was given.",
+        training=table({name: value for name, value in training.items() if value not in ("", None)}, ("setting", "value")),
+    )

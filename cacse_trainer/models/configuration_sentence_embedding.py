@@ -1,0 +1,125 @@
+"""Configuration of the single-tower sentence embedding model."""
+
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+from cacse_trainer.models.configuration_cacse import as_config
+from cacse_trainer.models.heads import PROJECTIONS
+from cacse_trainer.models.objectives import OBJECTIVES
+from cacse_trainer.models.pooling import check_pooling
+
+# What the kinds of encoder call their dropouts; dropouts of classifiers are not among them.
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
+
+
+def set_encoder_dropout(config: PretrainedConfig, dropout: float | None) -> dict[str, float]:
+    """Set every dropout that this kind of encoder has; None leaves them as the checkpoint has them.
+
+    Returns:
+        What they were, by their names.
+
+    Raises:
+        ValueError: the dropout is out of range.
+    """
+    fields = config.to_dict()
+    original = {name: fields[name] for name in DROPOUTS if name in fields}
+    if dropout is not None:
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be within [0, 1), got {dropout}")
+        for name in original:
+            setattr(config, name, dropout)
+    return original
+
+
+class SentenceEmbeddingConfig(PretrainedConfig):
+    """Configuration of `SentenceEmbeddingModel`.
+
+    Args:
+        encoder_config: the encoder's config (or its dict); dropout is kept there.
+        pooling: one of `POOLINGS`. ``cls`` has the projection on top, ``cls_before_pooler`` is the raw CLS state.
+        projection: ``tanh`` (SimCSE) or ``batch_norm`` (DiffCSE); used with pooling ``cls`` only.
+        mlp_only_train: drop the projection at inference (SimCSE's unsupervised models).
+        objective: one of `OBJECTIVES`.
+        contrastive_temperature: τ.
+        hard_negative_weight: a logit added to each anchor's own hard negative.
+        mlm_weight: weight of the auxiliary masked language model loss (SimCSE: 0.1); 0 is none, and no head for it.
+        original_dropout: the encoder's dropouts before training, by name; an export gets them back.
+
+    Raises:
+        ValueError: a setting is unknown or out of range; the message gives the choices.
+    """
+
+    model_type = "sentence_embedding"
+    sub_configs = {"encoder_config": AutoConfig}  # noqa: RUF012 - read by transformers as a class attribute
+
+    def __init__(
+        self,
+        encoder_config: PretrainedConfig | dict[str, Any] | None = None,
+        pooling: str = "cls",
+        projection: str = "tanh",
+        mlp_only_train: bool = False,
+        objective: str = "info_nce",
+        contrastive_temperature: float = 0.05,
+        hard_negative_weight: float = 0.0,
+        mlm_weight: float = 0.0,
+        original_dropout: dict[str, float] | None = None,
+        **kwargs: Any,
+    ):
+        self.encoder_config = as_config(encoder_config)
+        self.pooling = pooling
+        self.projection = projection
+        self.mlp_only_train = mlp_only_train
+        self.objective = objective
+        self.contrastive_temperature = contrastive_temperature
+        self.hard_negative_weight = hard_negative_weight
+        self.mlm_weight = mlm_weight
+        self.original_dropout = dict(original_dropout or {})
+        check_pooling(pooling)
+        for name, value, choices in (("projection", projection, PROJECTIONS), ("objective", objective, OBJECTIVES)):
+            if value not in choices:
+                raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
+        if not contrastive_temperature > 0:
+            raise ValueError(f"contrastive_temperature must be positive, got {contrastive_temperature}")
+        if not mlm_weight >= 0:
+            raise ValueError(f"mlm_weight must not be negative, got {mlm_weight}")
+        # The base class writes its choice into the sub-configs; an encoder that already runs keeps its own.
+        kwargs.setdefault("attn_implementation", self.encoder_config._attn_implementation)
+        super().__init__(**kwargs)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the embedding, asked for by sentence-transformers and others."""
+        return self.encoder_config.hidden_size
+
+    @property
+    def max_position_embeddings(self) -> int:
+        """The encoder's position table, asked for by sentence-transformers for the length limit."""
+        return self.encoder_config.max_position_embeddings
+
+    @property
+    def vocab_size(self) -> int:
+        """The encoder's vocabulary."""
+        return self.encoder_config.vocab_size
+
+    @property
+    def initializer_range(self) -> float:
+        """Standard deviation with which new linear layers are drawn, as the encoder's own were."""
+        return self.encoder_config.initializer_range
+
+    @property
+    def has_projection(self) -> bool:
+        """Whether the vectors that the loss compares pass a projection."""
+        return self.pooling == "cls"
+
+    @property
+    def projects_at_inference(self) -> bool:
+        """Whether the sentence embedding passes the projection: the pooling is then ``cls`` with the head on top."""
+        return self.has_projection and not self.mlp_only_train

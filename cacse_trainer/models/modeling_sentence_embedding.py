@@ -1,0 +1,274 @@
+"""One encoder trained contrastively: SimCSE, and whatever else is an objective over the views of a batch.
+
+``L = objective(z; τ) + mlm_weight·L_MLM`` with z = projection(pool(encoder(x))). The encoder is any that `AutoModel`
+knows. Several processes compute the objective of the global batch, so that training with them is training with one;
+the SimCSE release gathers the negatives too, but lets the gradient of the own rows alone pass.
+
+Source: Gao et al. 2021 (arXiv 2104.08821), and the SimCSE release.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
+
+from cacse_trainer.distributed import gather_rows, rank, world_size
+from cacse_trainer.losses.contrastive import full_precision
+from cacse_trainer.models.bucketing import encode_in_buckets
+from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig, set_encoder_dropout
+from cacse_trainer.models.heads import PROJECTIONS, DetectionHead, MaskedLmHead, empty_masked_lm_head
+from cacse_trainer.models.objectives import OBJECTIVES
+from cacse_trainer.models.outputs import EmbeddingOutput
+from cacse_trainer.models.pooling import LAYER_POOLINGS, pool
+
+IGNORED_LABEL = -100
+
+
+def mark_loaded(module: nn.Module) -> None:
+    """Keep ``post_init`` from drawing weights anew that were loaded."""
+    for part in module.modules():
+        part._is_hf_initialized = True  # type: ignore[assignment]
+
+
+def freeze_pooler(encoder: nn.Module) -> None:
+    """Freeze the encoder's own pooler, which never runs: DDP need not search for its gradient."""
+    for name, module in encoder.named_children():
+        if name == "pooler":
+            module.requires_grad_(False)
+
+
+def known_inputs(encoder: nn.Module, inputs: dict[str, Tensor | None]) -> dict[str, Tensor]:
+    """The inputs that are given and that this kind of encoder reads (many know no ``token_type_ids``)."""
+    known = inspect.signature(encoder.forward).parameters
+    return {name: tensor for name, tensor in inputs.items() if tensor is not None and name in known}
+
+
+def global_mean(total: Tensor, count: Tensor) -> Tensor:
+    """Mean over all processes' items, scaled so that the average over the processes has the one-process gradient.
+
+    ``total`` is the scalar sum of this process's items, ``count`` how many they are; no items at all give 0.
+    """
+    return world_size() * total / gather_rows(count.reshape(1)).sum().clamp(min=1)
+
+
+class SentenceEmbeddingModel(PreTrainedModel):
+    """A sentence embedding model with a single tower.
+
+    Args:
+        config: a `SentenceEmbeddingConfig`.
+        encoder: a loaded encoder; built with random weights from the config when not given.
+        lm_head: a loaded masked language model head, for ``mlm_weight`` > 0; likewise.
+    """
+
+    config_class = SentenceEmbeddingConfig
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    length_buckets = 1
+    """Groups of rows of similar length that the encoder runs over, one after the other; 1 is one padded pass."""
+
+    def __init__(
+        self,
+        config: SentenceEmbeddingConfig,
+        encoder: PreTrainedModel | None = None,
+        lm_head: MaskedLmHead | None = None,
+    ):
+        if encoder is not None:  # the base class writes the attention's choice into the encoder's config
+            config._attn_implementation = encoder.config._attn_implementation
+        super().__init__(config)
+        for given in (encoder, lm_head):
+            if given is not None:
+                mark_loaded(given)
+        self.encoder = encoder if encoder is not None else AutoModel.from_config(config.encoder_config)
+        if config.has_projection:
+            self.projection_head = PROJECTIONS[config.projection](config.hidden_size)
+        if config.mlm_weight > 0:
+            self.lm_head = lm_head if lm_head is not None else empty_masked_lm_head(config.encoder_config)
+        self.post_init()
+        freeze_pooler(self.encoder)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, DetectionHead):
+            module.draw()
+        else:
+            super()._init_weights(module)
+
+    @classmethod
+    def from_encoder(
+        cls,
+        path: str,
+        *,
+        pooling: str = "cls",
+        projection: str = "tanh",
+        mlp_only_train: bool = False,
+        objective: str = "info_nce",
+        contrastive_temperature: float = 0.05,
+        hard_negative_weight: float = 0.0,
+        mlm_weight: float = 0.0,
+        dropout: float | None = None,
+        attn_implementation: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        trust_remote_code: bool = False,
+    ) -> "SentenceEmbeddingModel":
+        """A pretrained encoder with a fresh projection, ready to be trained.
+
+        Args:
+            path: folder or hub id of any encoder that `AutoModel` knows.
+            dropout: every dropout of the encoder; None keeps what its config says.
+            attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; default: transformers' choice.
+            dtype: of the weights; float32 for training.
+            trust_remote_code: run the model code that comes with the checkpoint.
+
+        The other arguments are those of `SentenceEmbeddingConfig`. With ``mlm_weight`` the checkpoint's masked language
+        model head is taken along.
+
+        Raises:
+            ValueError: a setting is unknown or out of range.
+            OSError: the folder or hub id cannot be read.
+        """
+        encoder_config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        original_dropout = set_encoder_dropout(encoder_config, dropout)
+        config = SentenceEmbeddingConfig(
+            encoder_config,
+            pooling=pooling,
+            projection=projection,
+            mlp_only_train=mlp_only_train,
+            objective=objective,
+            contrastive_temperature=contrastive_temperature,
+            hard_negative_weight=hard_negative_weight,
+            mlm_weight=mlm_weight,
+            original_dropout=original_dropout,
+            dtype=dtype,
+        )
+        loading = {"dtype": dtype, "attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
+        encoder = AutoModel.from_pretrained(path, config=encoder_config, **loading)
+        lm_head = None
+        if mlm_weight > 0:
+            lm_head = MaskedLmHead(AutoModelForMaskedLM.from_pretrained(path, dtype=dtype))
+        return cls(config, encoder, lm_head)
+
+    def freeze(self) -> None:
+        """Freeze what never gets a gradient."""
+        freeze_pooler(self.encoder)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel.from_pretrained`; the frozen parts are frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
+        return loaded
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The encoder's word embeddings."""
+        return self.encoder.get_input_embeddings()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        mlm_input_ids: Tensor | None = None,
+        mlm_labels: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> EmbeddingOutput | tuple[Any, ...]:
+        """(B, V, L) → the loss and the embeddings it compares; (N, L) → the sentence embedding.
+
+        Args:
+            input_ids: (B, V, L), the views of each row (anchor, positive[, hard negative]), or (N, L).
+            attention_mask: of the same shape, 1 for tokens, 0 for padding; default: all ones.
+            token_type_ids: of the same shape; dropped where the encoder reads none.
+            mlm_input_ids: of the same shape, masked copies, for (B, V, L) inputs.
+            mlm_labels: of the same shape, the original ids where masked, else -100.
+            return_dict: False gives a tuple, as everywhere in transformers.
+
+        Raises:
+            ValueError: another number of dimensions or views, or no masked copies where the loss needs them.
+        """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        if input_ids.dim() == 3:
+            output = self._losses(inputs, mlm_input_ids, mlm_labels)
+        elif input_ids.dim() == 2:
+            states, vectors = self._encode(known_inputs(self.encoder, inputs))
+            if self.config.projects_at_inference:
+                vectors = self.projection_head(vectors)
+            output = EmbeddingOutput(last_hidden_state=states, sentence_embedding=vectors)
+        else:
+            raise ValueError(f"input_ids must be (batch, views, length) or (rows, length), got {tuple(input_ids.shape)}")
+        return output if return_dict is not False else output.to_tuple()
+
+    def embed(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """(N, L) → (N, H), the sentence embedding."""
+        return self(input_ids, attention_mask, token_type_ids).sentence_embedding
+
+    @property
+    def needs_masked_copies(self) -> bool:
+        """Whether the loss reads ``mlm_input_ids``: the batches must then come from `MaskingCollator`."""
+        return self.config.mlm_weight > 0
+
+    def effective_negatives(self, batch_size: int) -> int:
+        """In-batch negatives of each view in a global batch (hard negatives come on top)."""
+        return OBJECTIVES[self.config.objective].negatives(batch_size)
+
+    def _encode(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(N, L) inputs → last hidden state (N, L, H) and pooled states (N, H), before the projection."""
+        output = self.encoder(**inputs, output_hidden_states=self.config.pooling in LAYER_POOLINGS)
+        states = output.last_hidden_state
+        return states, pool(self.config.pooling, states, output.hidden_states, inputs.get("attention_mask"))
+
+    def _losses(
+        self, given: dict[str, Tensor | None], mlm_input_ids: Tensor | None, mlm_labels: Tensor | None
+    ) -> EmbeddingOutput:
+        given = {**given, "mlm_input_ids": mlm_input_ids, "mlm_labels": mlm_labels}
+        rows = {name: tensor.flatten(0, 1) for name, tensor in given.items() if tensor is not None}  # (B·V, L)
+        batch, views, _ = given["input_ids"].shape  # type: ignore[union-attr]
+        pooled = encode_in_buckets(
+            lambda **bucket: self._encode(bucket)[1], known_inputs(self.encoder, dict(rows)), self.length_buckets
+        ).unflatten(0, (batch, views))  # (B, V, H)
+
+        # Every process sees the rows of all: as negatives, and in the projection's batch statistics.
+        everywhere = gather_rows(pooled)
+        if self.config.has_projection:
+            everywhere = self.projection_head(everywhere)
+        loss = OBJECTIVES[self.config.objective].loss(everywhere, self.config)
+        vectors = everywhere[rank() * batch : (rank() + 1) * batch]  # (B, V, H), this process's own
+        losses = {"contrastive": loss.detach()}
+        auxiliary, parts = self._auxiliary_loss(rows, pooled.flatten(0, 1), vectors.flatten(0, 1))
+        if auxiliary is not None:
+            loss = loss + auxiliary
+        return EmbeddingOutput(loss=loss, losses={**losses, **parts}, embeddings=vectors)
+
+    def _auxiliary_loss(
+        self, rows: dict[str, Tensor], pooled: Tensor, vectors: Tensor
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """What is added to the contrastive loss, weighted, and its parts for the log.
+
+        ``rows`` are the inputs by name, (N, L) each; ``pooled`` and ``vectors`` (N, H) are before and after the projection.
+        """
+        if self.config.mlm_weight == 0 or ("mlm_input_ids" not in rows and not self.training):
+            return None, {}
+        if "mlm_input_ids" not in rows or "mlm_labels" not in rows:
+            raise ValueError("mlm_weight is set, but the batch has no mlm_input_ids and mlm_labels: use MaskingCollator")
+        masked = {**rows, "input_ids": rows["mlm_input_ids"]}
+
+        def score(mlm_labels: Tensor, **bucket: Tensor) -> Tensor:
+            """(n, l) → (n, 2): sum of the cross-entropies of each row's masked tokens, and their number."""
+            chosen = mlm_labels != IGNORED_LABEL
+            logits = full_precision(self.lm_head(self.encoder(**bucket).last_hidden_state[chosen]))  # (m, vocabulary)
+            entropies = F.cross_entropy(logits, mlm_labels[chosen], reduction="none")
+            per_row = entropies.new_zeros(len(chosen)).index_add(0, chosen.nonzero()[:, 0], entropies)
+            return torch.stack([per_row, chosen.sum(dim=1).to(per_row.dtype)], dim=1)
+
+        inputs = {**known_inputs(self.encoder, dict(masked)), "mlm_labels": rows["mlm_labels"]}
+        total, count = encode_in_buckets(score, inputs, self.length_buckets).sum(dim=0).unbind()
+        mlm = global_mean(total, count.detach())
+        return self.config.mlm_weight * mlm, {"mlm": mlm.detach()}
+
+
+AutoConfig.register("sentence_embedding", SentenceEmbeddingConfig)
+AutoModel.register(SentenceEmbeddingConfig, SentenceEmbeddingModel)

@@ -1,0 +1,197 @@
+"""Recipes: a YAML file and the command line's flags become the argument dataclasses; flags win.
+
+A recipe holds any field of the dataclasses, flat. Unknown keys and flags are errors that name the nearest known one.
+Values go through the same conversion as flags (YAML reads ``3e-5`` as a string).
+"""
+
+import difflib
+import importlib.util
+from argparse import SUPPRESS, Action, ArgumentParser
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from cacse_trainer.errors import UserError
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SAMPLE = "sample:"
+PACKAGE = "package:"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """``; did you mean X?`` or nothing."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+class RecipeParser(HfArgumentParser):
+    """`HfArgumentParser` whose errors are one line, and which takes no abbreviations."""
+
+    def __init__(self, dataclass_types: Any, **kwargs: Any):
+        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the whole usage."""
+        raise UserError(f"command line: {message}")
+
+
+def recipe_folders() -> list[Path]:
+    """Where named recipes are looked for: the checkout's ``configs``, then the installed package's."""
+    folders = [CHECKOUT / "configs"]
+    if importlib.util.find_spec("cacse_trainer.configs") is not None:
+        folders.append(Path(str(resources.files("cacse_trainer.configs"))))
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ``--config`` takes, such as ``cacse/bert_base``."""
+    names = {
+        path.relative_to(folder).with_suffix("").as_posix() for folder in recipe_folders() for path in folder.rglob("*.yaml")
+    }
+    return sorted(name for name in names if not name.startswith("accelerate/"))
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe given by path or by name.
+
+    Raises:
+        UserError: neither exists.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    for folder in recipe_folders():
+        candidate = folder / f"{name.removesuffix('.yaml')}.yaml"
+        if candidate.is_file():
+            return candidate
+    known = recipe_names()
+    raise UserError(f"no recipe {name!r}: neither a file nor one of {', '.join(known)}{nearest(name, known)}")
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The fields of a recipe file.
+
+    Raises:
+        UserError: the file is no YAML mapping.
+    """
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"recipe {path}: {' '.join(str(error).split())}") from error
+    if fields is None:
+        return {}
+    if not isinstance(fields, dict):
+        raise UserError(f"recipe {path}: must be a mapping of field: value, got {type(fields).__name__}")
+    return {str(name): value for name, value in fields.items()}
+
+
+def resolve_resource(value: str) -> str:
+    """``sample:FILE`` and ``package:NAME/FOLDER`` → a path; anything else as it is.
+
+    The package is looked up, not imported: none of its code runs.
+
+    Raises:
+        UserError: the package or the file is not there.
+    """
+    if value.startswith(SAMPLE):
+        name = value.removeprefix(SAMPLE)
+        for folder in (CHECKOUT / "examples" / "sample", Path(__file__).parent / "sample"):
+            if (folder / name).is_file():
+                return str(folder / name)
+        raise UserError(f"{value}: the shipped sample has no file {name}")
+    if value.startswith(PACKAGE):
+        package, _, folder = value.removeprefix(PACKAGE).partition("/")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(f"{value}: the package {package} is not installed; pip install {package.replace('_', '-')}")
+        path = Path(spec.submodule_search_locations[0]) / folder
+        if not path.exists():
+            raise UserError(f"{value}: the package {package} has no {folder}")
+        return str(path)
+    return value
+
+
+def _converted(value: Any, action: Action, where: str) -> Any:
+    """A YAML value, converted as the flag would be."""
+    if value is None:
+        return None
+    is_list = action.nargs in ("+", "*")
+    if isinstance(value, list) != is_list and not (is_list and not isinstance(value, dict)):
+        raise UserError(f"{where}: takes {'a list' if is_list else 'one value'}, got {value!r}")
+    if isinstance(value, dict):
+        return value
+
+    def one(item: Any) -> Any:
+        if isinstance(item, (list, dict)):
+            raise UserError(f"{where}: takes plain values, got {item!r}")
+        if isinstance(item, float) and item.is_integer() and action.type is int:
+            item = int(item)
+        try:
+            converted = action.type(str(item)) if callable(action.type) else str(item)
+        except (ValueError, TypeError) as error:
+            kind = getattr(action.type, "__name__", "value")
+            raise UserError(f"{where}: {item!r} is no {kind}") from error
+        except Exception as error:  # argparse.ArgumentTypeError of transformers' boolean reader
+            raise UserError(f"{where}: {error}") from error
+        if action.choices is not None and converted not in action.choices:
+            raise UserError(f"{where}: {item!r} is none of {', '.join(map(str, action.choices))}")
+        return converted
+
+    if is_list:
+        return [one(item) for item in (value if isinstance(value, list) else [value])]
+    return one(value)
+
+
+def parse_run(
+    dataclass_types: Sequence[type], arguments: Sequence[str], *, prog: str, description: str, epilog: str = ""
+) -> tuple[Any, ...]:
+    """``--config RECIPE`` and flags → one instance of each dataclass, and the recipe's name last.
+
+    Args:
+        dataclass_types: the dataclasses whose fields are the keys of the recipe and the flags.
+        arguments: the command line after the command's name.
+        prog, description, epilog: for ``--help``.
+
+    Raises:
+        UserError: an unknown key or flag, a value of the wrong type, or a combination that a dataclass refuses.
+    """
+    parser = RecipeParser(list(dataclass_types), prog=prog, description=description, epilog=epilog)
+    _config_flag(parser)
+    known_actions = {action.dest: action for action in parser._actions}
+    config_parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    _config_flag(config_parser)
+    config = config_parser.parse_known_args(list(arguments))[0].config
+    if config is not None and not {"-h", "--help"} & set(arguments):
+        path = find_recipe(config)
+        defaults = {}
+        for name, value in read_recipe(path).items():
+            if name not in known_actions or name in ("config", "help"):
+                raise UserError(f"recipe {path}: unknown key {name!r}{nearest(name, list(known_actions))}")
+            defaults[name] = _converted(value, known_actions[name], f"recipe {path}: {name}")
+            known_actions[name].required = False
+        parser.set_defaults(**defaults)
+    try:
+        *parsed, rest, unknown = parser.parse_args_into_dataclasses(
+            args=list(arguments), return_remaining_strings=True, look_for_args_file=False
+        )
+    except UserError:
+        raise
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"settings: {' '.join(str(error).split())}") from error
+    if unknown:
+        flags = [f"--{name}" for name in known_actions]
+        raise UserError(f"command line: unknown argument {unknown[0]!r}{nearest(unknown[0], flags)}")
+    return (*parsed, rest.config)
+
+
+def _config_flag(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        default=None,
+        help=f"recipe: a YAML file, or one of {', '.join(recipe_names())}"
+        if isinstance(parser, RecipeParser)
+        else SUPPRESS,
+    )
