@@ -2,7 +2,14 @@
 
 from cacse_trainer.data import load_pairs, load_sentences
 from cacse_trainer.export.reference_checkpoints import load_reference_checkpoint
-from cacse_trainer.models import CacseBertModel, CacseConfig, CacseRobertaModel, EnsembleModel
+from cacse_trainer.models import (
+    CacseBertModel,
+    CacseConfig,
+    CacseRobertaModel,
+    DiffcseModel,
+    EnsembleModel,
+    SentenceEmbeddingModel,
+)
 from cacse_trainer.trainer import CacseTrainer
 from cacse_trainer.version import __version__
 
@@ -11,7 +18,9 @@ __all__ = [
     "CacseConfig",
     "CacseRobertaModel",
     "CacseTrainer",
+    "DiffcseModel",
     "EnsembleModel",
+    "SentenceEmbeddingModel",
     "__version__",
     "load_pairs",
     "load_reference_checkpoint",

@@ -168,6 +168,7 @@ class CacseTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay false: the collator reads raw text columns."}
     )
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
     dataloader_drop_last: bool = field(
         default=True, metadata={"help": "Drop the last incomplete batch: it has fewer negatives."}
     )

@@ -315,6 +315,7 @@ class CacseTrainer(Trainer):
             if os.path.exists(final):
                 shutil.rmtree(final)
             os.replace(staged, final)
+            os.rmdir(os.path.dirname(staged))
             rotate_checkpoints(final_folder, limit, self.state.best_model_checkpoint)
         _barrier()
 

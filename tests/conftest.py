@@ -56,7 +56,7 @@ def tiny_tokenizer(tmp_path_factory) -> BertTokenizerFast:
     """A WordPiece tokenizer over a few words."""
     vocabulary = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
-    return BertTokenizerFast(vocab_file=str(vocabulary), model_max_length=64)
+    return BertTokenizerFast(vocab=str(vocabulary), model_max_length=64)
 
 
 @pytest.fixture(scope="session")

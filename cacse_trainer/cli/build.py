@@ -62,7 +62,9 @@ def build_single_tower(
             model = SentenceEmbeddingModel.from_encoder(path, mlm_weight=settings.mlm_weight, **common)
         else:
             if settings.mlm_weight != 0:
-                raise UserError("mlm_weight is SimCSE's auxiliary loss and has no effect with a generator (DiffCSE); drop one")
+                raise UserError(
+                    "mlm_weight is SimCSE's auxiliary loss and has no effect with a generator (DiffCSE); drop one"
+                )
             model = DiffcseModel.from_pretrained_parts(
                 path,
                 resolve_resource(settings.generator),
@@ -75,7 +77,9 @@ def build_single_tower(
     if settings.generator is not None:
         other = load_tokenizer(resolve_resource(settings.generator))
         if tokenizer.get_vocab() != other.get_vocab():
-            raise UserError(f"the tokenizers of {encoder} and of its generator {settings.generator} differ; both read the same tokens")
+            raise UserError(
+                f"the tokenizers of {encoder} and of its generator {settings.generator} differ; both read the same tokens"
+            )
     return model, tokenizer
 
 
@@ -92,7 +96,7 @@ def build_cacse(settings: ModelArguments, tower_a: str, tower_b: str) -> tuple[C
     """Two towers and a fresh cascade."""
     path_a, path_b = resolve_resource(tower_a), resolve_resource(tower_b)
     constraint = resolve_resource(settings.constraint) if settings.constraint is not None else None
-    with user_errors("towers"):
+    with user_errors(f"towers {tower_a}, {tower_b}"):
         model = cacse_class(AutoConfig.from_pretrained(path_a)).from_towers(
             path_a,
             path_b,
@@ -145,7 +149,9 @@ def export_model(
 
 def base_models(settings: ModelArguments) -> list[str]:
     """Names of what training starts from, without a machine's folders."""
-    return list(dict.fromkeys(public_name(name) for name in (settings.model, settings.tower_a, settings.tower_b) if name))
+    return list(
+        dict.fromkeys(public_name(name) for name in (settings.model, settings.tower_a, settings.tower_b) if name)
+    )
 
 
 def public_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""``cacse-trainer import``: a checkpoint of the CACSE release → a Cacse model folder."""
+"""``cacse-trainer import``: a checkpoint of the CACSE release → a Cacse model folder; one of SimCSE or DiffCSE → an encoder."""
 
 import argparse
 import sys
@@ -8,8 +8,10 @@ from pathlib import Path
 from cacse_trainer.cli.build import load_tokenizer
 from cacse_trainer.cli.common import run, user_errors
 from cacse_trainer.errors import UserError
-from cacse_trainer.export.encoders import clean_tokenizer
+from cacse_trainer.export.encoders import clean_tokenizer, export_single_tower
+from cacse_trainer.export.model_card import CardFacts
 from cacse_trainer.export.reference_checkpoints import convert_reference_checkpoint
+from cacse_trainer.export.simcse_checkpoints import load_simcse_checkpoint
 from cacse_trainer.recipes import resolve_resource
 
 
@@ -17,17 +19,31 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     parser = argparse.ArgumentParser(
         prog="cacse-trainer import",
-        description="Turn the CACSE release's pytorch_model.bin into a model folder; cacse-trainer export goes on from there.",
+        description="Turn the CACSE release's pytorch_model.bin into a model folder (cacse-trainer export goes on from there), "
+        "or, with --head, a training checkpoint or released model of SimCSE or DiffCSE into a plain encoder folder.",
     )
-    parser.add_argument("--checkpoint", required=True, help="pytorch_model.bin or .safetensors with the release's key names")
-    parser.add_argument("--tower_a", required=True, help="folder or hub id whose config and tokenizer tower A has")
+    parser.add_argument(
+        "--checkpoint", required=True, help="pytorch_model.bin or .safetensors with the release's key names"
+    )
+    parser.add_argument("--tower_a", help="folder or hub id whose config and tokenizer tower A has")
     parser.add_argument("--tower_b", help="the same for tower B; default: tower A's")
     parser.add_argument("--constraint", help="the same for the constraint model; default: tower A's")
     parser.add_argument("--cascade_start_layer", type=int, default=7, help="k0: BERT 7, RoBERTa 11")
     parser.add_argument("--constraint_layers", type=int, default=4, help="m: BERT 4, RoBERTa 1")
     parser.add_argument("--cascade_heads", type=int, default=6, help="without effect, kept in the config")
+    parser.add_argument(
+        "--head",
+        choices=("use", "drop"),
+        help="SimCSE, DiffCSE: whether the head is used at inference. use: supervised SimCSE; drop: the raw CLS state, for "
+        "unsupervised SimCSE and DiffCSE (the file does not say which it is)",
+    )
     parser.add_argument("--output_dir", required=True, help="folder of the model")
     settings = parser.parse_args(arguments)
+    if settings.head is not None:
+        import_single_tower(settings.checkpoint, Path(settings.output_dir), use_head=settings.head == "use")
+        return
+    if settings.tower_a is None:
+        raise UserError("give --tower_a for a checkpoint of the CACSE release, or --head for one of SimCSE or DiffCSE")
     tower_a = resolve_resource(settings.tower_a)
     with user_errors(f"checkpoint {settings.checkpoint}"):
         model, report = convert_reference_checkpoint(
@@ -49,6 +65,16 @@ def main(arguments: Sequence[str]) -> None:
     model.save_pretrained(settings.output_dir)
     clean_tokenizer(load_tokenizer(tower_a)).save_pretrained(settings.output_dir)
     print(f"wrote {Path(settings.output_dir)}")
+
+
+def import_single_tower(checkpoint: str, output_dir: Path, *, use_head: bool) -> None:
+    """A folder of SimCSE or DiffCSE → ``output_dir``, a plain encoder with the right pooling, its vectors compared."""
+    folder = resolve_resource(checkpoint)
+    with user_errors(f"checkpoint {checkpoint}"):
+        model = load_simcse_checkpoint(folder, use_head=use_head)
+    facts = CardFacts(title=output_dir.resolve().name, what="", base_models=[Path(folder).name])
+    export_single_tower(model, load_tokenizer(folder), output_dir.parent, facts, name=output_dir.name)
+    print(f"wrote {output_dir}")
 
 
 if __name__ == "__main__":

@@ -34,13 +34,15 @@ def mask_tokens(
     Returns:
         The masked ids, and the labels: the original id where chosen, -100 elsewhere. ``input_ids`` is left as it is.
 
-    Source: Devlin et al. 2019 (arXiv 1810.04805), section 3.1; the draws come in the order of transformers' collator, so
-    that a seed gives the batches it gives there.
+    Source: Devlin et al. 2019 (arXiv 1810.04805), section 3.1; the draws come in the order of transformers' collator,
+    so that a seed gives the batches it gives there.
     """
     chances = torch.full(input_ids.shape, probability).masked_fill(special_tokens_mask.bool(), 0.0)
     chosen = torch.bernoulli(chances, generator=generator).bool()
     hidden = torch.bernoulli(torch.full(input_ids.shape, 0.8), generator=generator).bool()
-    altered = torch.bernoulli(torch.full(input_ids.shape, 0.5), generator=generator).bool()  # half of the remaining 20 %
+    altered = torch.bernoulli(
+        torch.full(input_ids.shape, 0.5), generator=generator
+    ).bool()  # half of the remaining 20 %
     words = torch.randint(vocab_size, input_ids.shape, generator=generator)
     masked = torch.where(chosen & hidden, mask_token_id, input_ids)
     masked = torch.where(chosen & ~hidden & altered, words, masked)

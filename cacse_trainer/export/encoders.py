@@ -148,7 +148,9 @@ def export_encoder(
 
     def embed(**inputs: torch.Tensor) -> torch.Tensor:
         vectors = pool(
-            pooling, reloaded(**known_inputs(reloaded, inputs)).last_hidden_state, attention_mask=inputs["attention_mask"]
+            pooling,
+            reloaded(**known_inputs(reloaded, inputs)).last_hidden_state,
+            attention_mask=inputs["attention_mask"],
         )
         return vectors if dense is None else torch.tanh(dense(vectors))
 
@@ -157,7 +159,9 @@ def export_encoder(
     difference = float(np.abs(trained - exported).max())
     if not difference <= TOLERANCE:
         shutil.rmtree(staged, ignore_errors=True)
-        raise ExportError(f"{final}: the reloaded vectors differ from the trained ones by {difference:.2e} > {TOLERANCE}")
+        raise ExportError(
+            f"{final}: the reloaded vectors differ from the trained ones by {difference:.2e} > {TOLERANCE}"
+        )
     scores = score(embed, reloaded_tokenizer, limit) if score is not None else {}
     (staged / "README.md").write_text(
         render_card(replace(encoder.facts, pooling=encoder.pooling, scores=scores)), encoding="utf-8"
@@ -187,7 +191,8 @@ def export_cacse(
     """Export the two towers and their sum; see `export_encoder`. Returns the scores by folder."""
     model.eval()
     return {
-        encoder.name: export_encoder(encoder, tokenizer, Path(output_dir), score) for encoder in cacse_encoders(model, facts)
+        encoder.name: export_encoder(encoder, tokenizer, Path(output_dir), score)
+        for encoder in cacse_encoders(model, facts)
     }
 
 
@@ -233,13 +238,14 @@ def export_single_tower(
     output_dir: str | Path,
     facts: CardFacts,
     score: Score | None = None,
+    name: str = "encoder",
 ) -> dict[str, dict[str, float]]:
-    """Export the encoder of SimCSE or DiffCSE to ``output_dir/encoder``; see `export_encoder`. Returns its scores by name."""
+    """Export the encoder of SimCSE or DiffCSE to ``output_dir/name``; see `export_encoder`. Returns its scores by name."""
     check_exportable(model)
     model.eval()
     head = "; a dense layer and tanh follow the pooling" if model.config.projects_at_inference else ""
     encoder = Encoder(
-        "encoder",
+        name,
         plain_encoder(model),
         model.embed,
         replace(facts, what=f"The encoder of {facts.title}, a plain encoder{head}."),

@@ -1,7 +1,7 @@
 """The files that make an encoder folder a sentence-transformers model with the right pooling.
 
-A folder without them loads in sentence-transformers with MEAN pooling, whatever it was trained with. The module paths are the
-older ones, which old and new versions of the library know.
+A folder without them loads in sentence-transformers with MEAN pooling, whatever it was trained with. The module paths
+are the older ones, which old and new versions of the library know.
 """
 
 import json
@@ -95,6 +95,8 @@ def read_pooling(folder: Path) -> str | None:
         return None
     stated = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(stated.get("pooling_mode"), str):  # the newer form
-        return {"lasttoken": "last_token", "weightedmean": "weighted_mean"}.get(stated["pooling_mode"], stated["pooling_mode"])
+        return {"lasttoken": "last_token", "weightedmean": "weighted_mean"}.get(
+            stated["pooling_mode"], stated["pooling_mode"]
+        )
     chosen = [name for name, flag in POOLING_FLAGS.items() if stated.get(flag)]
     return chosen[0] if len(chosen) == 1 else None

@@ -1,8 +1,9 @@
 """Checkpoints of SimCSE and DiffCSE, training ones and released ones, read under their own key names.
 
-A training checkpoint holds ``bert.*`` or ``roberta.*``, the head ``mlp.dense.*`` (DiffCSE with batch norm: ``mlp.net.<i>.*``),
-with the auxiliary loss ``lm_head.*``, and DiffCSE's ``generator.*``, ``discriminator.*`` and ``electra_head.*``. A released
-model is a plain encoder (``embeddings.*``, ``encoder.*``) with the head in the pooler's place.
+A training checkpoint holds ``bert.*`` or ``roberta.*``, the head ``mlp.dense.*`` (DiffCSE with batch norm:
+``mlp.net.<i>.*``), with the auxiliary loss ``lm_head.*``, and DiffCSE's ``generator.*``, ``discriminator.*`` and
+``electra_head.*``. A released model is a plain encoder (``embeddings.*``, ``encoder.*``) with the head in the pooler's
+place.
 """
 
 import logging
@@ -111,9 +112,7 @@ def load_simcse_checkpoint(path: str | Path, *, use_head: bool) -> SentenceEmbed
     return model.eval()
 
 
-def load_diffcse_training_state(
-    path: str | Path, config: DiffcseConfig
-) -> tuple[DiffcseModel, ReferenceReport]:
+def load_diffcse_training_state(path: str | Path, config: DiffcseConfig) -> tuple[DiffcseModel, ReferenceReport]:
     """A whole DiffCSE training checkpoint, generator and discriminator included, to train on or to compare with.
 
     Raises:

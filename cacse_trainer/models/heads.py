@@ -93,7 +93,12 @@ class MaskedLmHead(nn.Module):
 
 def _activation(config: PretrainedConfig) -> str:
     """The activation of a masked language model's head, under the name that its kind gives it."""
-    kinds = {"bert": "hidden_act", "distilbert": "activation", "deberta-v2": "hidden_act", "modernbert": "classifier_activation"}
+    kinds = {
+        "bert": "hidden_act",
+        "distilbert": "activation",
+        "deberta-v2": "hidden_act",
+        "modernbert": "classifier_activation",
+    }
     return getattr(config, kinds[config.model_type]) if config.model_type in kinds else "gelu"
 
 

@@ -197,7 +197,9 @@ class SentenceEmbeddingModel(PreTrainedModel):
                 vectors = self.projection_head(vectors)
             output = EmbeddingOutput(last_hidden_state=states, sentence_embedding=vectors)
         else:
-            raise ValueError(f"input_ids must be (batch, views, length) or (rows, length), got {tuple(input_ids.shape)}")
+            raise ValueError(
+                f"input_ids must be (batch, views, length) or (rows, length), got {tuple(input_ids.shape)}"
+            )
         return output if return_dict is not False else output.to_tuple()
 
     def embed(
@@ -248,12 +250,15 @@ class SentenceEmbeddingModel(PreTrainedModel):
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """What is added to the contrastive loss, weighted, and its parts for the log.
 
-        ``rows`` are the inputs by name, (N, L) each; ``pooled`` and ``vectors`` (N, H) are before and after the projection.
+        ``rows`` are the inputs by name, (N, L) each; ``pooled`` and ``vectors`` (N, H) are before and after the
+        projection.
         """
         if self.config.mlm_weight == 0 or ("mlm_input_ids" not in rows and not self.training):
             return None, {}
         if "mlm_input_ids" not in rows or "mlm_labels" not in rows:
-            raise ValueError("mlm_weight is set, but the batch has no mlm_input_ids and mlm_labels: use MaskingCollator")
+            raise ValueError(
+                "mlm_weight is set, but the batch has no mlm_input_ids and mlm_labels: use MaskingCollator"
+            )
         masked = {**rows, "input_ids": rows["mlm_input_ids"]}
 
         def score(mlm_labels: Tensor, **bucket: Tensor) -> Tensor:

@@ -1,0 +1,218 @@
+"""DiffCSE: SimCSE whose sentence vector must also tell what was changed in an edited copy of its sentence.
+
+A frozen masked language model, the generator, fills masked copies by its best guess at every position. The
+discriminator, a second encoder, reads the filled copy with the sentence vector z in the first token's place and says
+of each token
+whether it was replaced: ``L = L_contrastive + λ·CE(W·disc(filled, z) + b, filled ≠ original)``. The gradient of the
+second part reaches the encoder through z. At inference the encoder alone is left.
+
+The generator is in eval mode always (the release leaves it in train mode, with dropout), and first token and padding
+keep the ids they have in the input (the release writes the ids of BERT's vocabulary into RoBERTa's inputs).
+
+Source: Chuang et al. 2022 (arXiv 2204.10298), and the DiffCSE release.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
+
+from cacse_trainer.distributed import gather_rows
+from cacse_trainer.losses.contrastive import full_precision
+from cacse_trainer.models.bucketing import encode_in_buckets
+from cacse_trainer.models.conditioning import condition_on
+from cacse_trainer.models.configuration_diffcse import DiffcseConfig
+from cacse_trainer.models.configuration_sentence_embedding import set_encoder_dropout
+from cacse_trainer.models.heads import DetectionHead
+from cacse_trainer.models.modeling_sentence_embedding import (
+    SentenceEmbeddingModel,
+    freeze_pooler,
+    global_mean,
+    known_inputs,
+    mark_loaded,
+)
+from cacse_trainer.models.pooling import first_token
+
+
+class DiffcseModel(SentenceEmbeddingModel):
+    """A single tower trained with DiffCSE's loss.
+
+    Args:
+        config: a `DiffcseConfig`.
+        encoder, discriminator: loaded encoders of the same config; built with random weights when not given.
+        generator: a loaded masked language model; likewise.
+    """
+
+    config_class = DiffcseConfig
+
+    def __init__(
+        self,
+        config: DiffcseConfig,
+        encoder: PreTrainedModel | None = None,
+        discriminator: PreTrainedModel | None = None,
+        generator: PreTrainedModel | None = None,
+    ):
+        super().__init__(config, encoder)
+        for given in (discriminator, generator):
+            if given is not None:
+                mark_loaded(given)
+        self.discriminator = (
+            discriminator if discriminator is not None else AutoModel.from_config(config.encoder_config)
+        )
+        self.generator = (
+            generator if generator is not None else AutoModelForMaskedLM.from_config(config.generator_config)
+        )
+        self.rtd_head = DetectionHead(config.hidden_size)
+        self.post_init()
+        self.freeze()
+        self.generator.eval()
+
+    @classmethod
+    def from_pretrained_parts(
+        cls,
+        encoder: str,
+        generator: str,
+        *,
+        pooling: str = "cls",
+        projection: str = "batch_norm",
+        mlp_only_train: bool = True,
+        objective: str = "info_nce",
+        contrastive_temperature: float = 0.05,
+        hard_negative_weight: float = 0.0,
+        rtd_loss_weight: float = 0.005,
+        rtd_positions: str = "all",
+        condition: str = "projected",
+        reference_padding: bool = False,
+        dropout: float | None = None,
+        attn_implementation: str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "DiffcseModel":
+        """A pretrained encoder twice, as encoder and as discriminator, and a pretrained generator.
+
+        Args:
+            encoder: folder or hub id of an encoder that keeps its embeddings in a module called ``embeddings``.
+            generator: folder or hub id of a masked language model of the same vocabulary (the release:
+                ``distilbert-base-uncased``, ``distilroberta-base``).
+            dropout: every dropout of encoder and discriminator; None keeps what the config says.
+            attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; default: transformers' choice.
+            dtype: of the weights; float32 for training.
+
+        The other arguments are those of `DiffcseConfig`.
+
+        Raises:
+            ValueError: a setting is unknown or out of range, the vocabularies differ, or the generator's checkpoint has
+                no masked language model head.
+            OSError: a folder or hub id cannot be read.
+        """
+        encoder_config = AutoConfig.from_pretrained(encoder)
+        original_dropout = set_encoder_dropout(encoder_config, dropout)
+        config = DiffcseConfig(
+            encoder_config,
+            AutoConfig.from_pretrained(generator),
+            pooling=pooling,
+            projection=projection,
+            mlp_only_train=mlp_only_train,
+            objective=objective,
+            contrastive_temperature=contrastive_temperature,
+            hard_negative_weight=hard_negative_weight,
+            rtd_loss_weight=rtd_loss_weight,
+            rtd_positions=rtd_positions,
+            condition=condition,
+            reference_padding=reference_padding,
+            original_dropout=original_dropout,
+            dtype=dtype,
+        )
+        loading: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
+        towers = [AutoModel.from_pretrained(encoder, config=encoder_config, **loading) for _ in range(2)]
+        masked_lm, info = AutoModelForMaskedLM.from_pretrained(generator, **loading, output_loading_info=True)
+        if info["missing_keys"]:
+            raise ValueError(
+                f"generator {generator} lacks weights of a masked language model: {sorted(info['missing_keys'])}; choose "
+                "one that was trained to fill masks, such as distilbert-base-uncased"
+            )
+        return cls(config, *towers, masked_lm)
+
+    @property
+    def needs_masked_copies(self) -> bool:
+        """Whether the loss reads ``mlm_input_ids``: the batches must then come from `MaskingCollator`."""
+        return self.config.rtd_loss_weight > 0
+
+    def freeze(self) -> None:
+        """Freeze the generator and what never gets a gradient."""
+        super().freeze()
+        freeze_pooler(self.discriminator)
+        self.generator.requires_grad_(False)
+        if self.config.rtd_loss_weight == 0:
+            self.discriminator.requires_grad_(False)
+            self.rtd_head.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "DiffcseModel":
+        """As everywhere; the generator stays in eval mode."""
+        super().train(mode)
+        self.generator.eval()
+        return self
+
+    def _auxiliary_loss(
+        self, rows: dict[str, Tensor], pooled: Tensor, vectors: Tensor
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """λ·L_RTD; its parts are the loss and the accuracy on replaced and on kept tokens, over all processes."""
+        if self.config.rtd_loss_weight == 0 or ("mlm_input_ids" not in rows and not self.training):
+            return None, {}
+        if "mlm_input_ids" not in rows:
+            raise ValueError("DiffCSE edits masked copies, but the batch has no mlm_input_ids: use MaskingCollator")
+        mask = rows["attention_mask"] if "attention_mask" in rows else torch.ones_like(rows["input_ids"])
+        filled, replaced = self._edit({**rows, "attention_mask": mask})
+        condition = vectors if self.config.condition == "projected" else pooled
+
+        def detect(row: Tensor, replaced: Tensor, **bucket: Tensor) -> Tensor:
+            """(n, l) → (n, 6), of each row: cross-entropy, positions, replaced ones found, in all, kept ones found, in all."""
+            tokens = bucket["attention_mask"]
+            with condition_on(self.discriminator, condition[row[:, 0]], tokens):
+                logits = full_precision(self.rtd_head(self.discriminator(**bucket).last_hidden_state))  # (n, l, 2)
+            counted = tokens if self.config.rtd_positions == "tokens" else torch.ones_like(tokens)
+            entropy = F.cross_entropy(logits.transpose(1, 2), replaced, reduction="none") * counted  # (n, l)
+            right = logits.argmax(dim=-1) == replaced
+            kept = (tokens != 0) & (replaced == 0)
+            columns = [entropy, counted, right * replaced, replaced, right & kept, kept]
+            return torch.stack([column.sum(dim=1).to(entropy.dtype) for column in columns], dim=1)
+
+        inputs = {**rows, "input_ids": filled, "attention_mask": mask}
+        numbers = torch.arange(len(filled), device=filled.device)[:, None].expand_as(
+            filled
+        )  # cut with the row's tokens
+        inputs = {**known_inputs(self.discriminator, dict(inputs)), "row": numbers, "replaced": replaced}
+        buckets = self.length_buckets if self.config.rtd_positions == "tokens" else 1  # padding cut off is not counted
+        sums = encode_in_buckets(detect, inputs, buckets).sum(dim=0)  # (6,)
+        loss = global_mean(sums[0], sums[1].detach())
+        _, _, found, changed, confirmed, kept = gather_rows(sums.detach()[None]).sum(dim=0).unbind()
+        parts = {
+            "rtd": loss.detach(),
+            "rtd_accuracy_replaced": found / changed.clamp(min=1),
+            "rtd_accuracy_kept": confirmed / kept.clamp(min=1),
+        }
+        return self.config.rtd_loss_weight * loss, parts
+
+    @torch.no_grad()
+    def _edit(self, rows: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Fill the masked copies: → ids (N, L) and whether each differs from the original, 0 or 1, (N, L)."""
+        original, mask = rows["input_ids"], rows["attention_mask"]
+        length = original.shape[1]
+
+        def fill(**bucket: Tensor) -> Tensor:
+            best = self.generator(**bucket).logits.argmax(dim=-1)  # (n, l)
+            return F.pad(best, (0, length - best.shape[1]))  # (n, L)
+
+        masked = {"input_ids": rows["mlm_input_ids"], "attention_mask": mask}
+        best = encode_in_buckets(fill, masked, self.length_buckets)  # (N, L)
+        first = torch.arange(length, device=mask.device) == first_token(mask)[:, None]
+        filled = torch.where((mask != 0) & ~first, best, original)
+        replaced = (filled != original).long()
+        if self.config.reference_padding:
+            filled = filled * mask
+        return filled, replaced
+
+
+AutoConfig.register("diffcse", DiffcseConfig)
+AutoModel.register(DiffcseConfig, DiffcseModel)

@@ -1,0 +1,265 @@
+"""`cacse-trainer train` and `export` on tiny towers: what a run leaves behind, and what it says to wrong input."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from cacse_trainer.cli import export, import_reference, main, train
+from cacse_trainer.cli.common import run
+from tests.conftest import GOLDEN
+
+
+@pytest.fixture
+def command(tmp_path, tiny_towers, text_file, dev_file):
+    """The arguments of a small run; its output folder is tmp_path/run."""
+    a, b, constraint = tiny_towers("bert")
+    return [
+        *("--tower_a", a, "--tower_b", b, "--constraint", constraint, "--cascade_start_layer", "2"),
+        *("--constraint_layers", "1", "--tower_dropout", "0.1", "0.15", "--train_file", str(text_file)),
+        *("--dev_file", f"stsb={dev_file}", "--max_steps", "4", "--eval_strategy", "steps", "--eval_steps", "2"),
+        *("--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "1", "--load_best_model_at_end", "true"),
+        *("--metric_for_best_model", "stsb_spearman", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3"),
+        *("--logging_steps", "1", "--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true"),
+        *("--output_dir", str(tmp_path / "run")),
+    ]
+
+
+def failed(capsys, arguments, command=train.main) -> str:
+    """The one line of a run that must end with code 2."""
+    assert run(command, arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    message = [line for line in lines if line.startswith("error: ")]
+    assert len(message) == 1 and "Traceback" not in "\n".join(lines)
+    return message[0]
+
+
+def test_a_run_leaves_exports_report_and_plot(command, tmp_path, capsys):
+    assert run(train.main, command) == 0
+    said = capsys.readouterr().out
+    assert "baseline" in said and "export/tower_a" in said
+    folder = tmp_path / "run"
+    report = json.loads((folder / "training_report.json").read_text(), parse_constant=pytest.fail)
+    assert [point["step"] for point in report["curve"]] == [0, 2, 4]
+    assert report["best"] == max(point["value"] for point in report["curve"][1:])
+    assert report["baseline"] == report["curve"][0]["value"]
+    assert report["data"]["kept"] == 64 and report["run"]["effective_negatives"] == 14
+    assert report["settings"]["learning_rate"] == 1e-3 and report["peak_memory_gb"] > 0
+    assert (folder / "training_curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert type(AutoModel.from_pretrained(folder)).__name__ == "CacseBertModel"
+    assert {path.name for path in (folder / "export").iterdir()} == {"tower_a", "tower_b", "ensemble"}
+    for name, scores in report["exported"].items():
+        card = (folder / "export" / name / "README.md").read_text()
+        assert f"| stsb | {scores['stsb']:.2f} |" in card
+        assert "cls" in card and "sentence-similarity" in card
+    assert report["exported"]["ensemble"]["stsb"] == pytest.approx(report["best"], abs=1e-6)
+
+
+def test_exports_are_plain_and_equal_the_model(command, tmp_path):
+    assert run(train.main, command) == 0
+    folder = tmp_path / "run"
+    model = AutoModel.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "export" / "tower_a")
+    inputs = tokenizer(["a man is playing the guitar", "the dog"], padding=True, return_tensors="pt")
+    expected = {"tower_a": model.tower_a, "tower_b": model.tower_b, "ensemble": model}
+    for name, trained in expected.items():
+        exported = AutoModel.from_pretrained(folder / "export" / name).eval()
+        difference = exported(**inputs).last_hidden_state - trained(**inputs).last_hidden_state
+        assert difference.abs().max() <= 1e-5
+        pooling = json.loads((folder / "export" / name / "1_Pooling" / "config.json").read_text())
+        assert [key for key, value in pooling.items() if value is True] == ["pooling_mode_cls_token"]
+    tower = AutoModel.from_pretrained(folder / "export" / "tower_b")
+    assert type(tower).__name__ == "BertModel"
+    assert tower.config.hidden_dropout_prob == 0.0  # what it had before training with 0.15
+    assert model.tower_b.config.hidden_dropout_prob == 0.15
+    assert tokenizer.model_max_length == 64
+    assert json.loads((folder / "export" / "tower_a" / "tokenizer.json").read_text())["truncation"] is None
+    limit = json.loads((folder / "export" / "tower_a" / "sentence_bert_config.json").read_text())
+    assert limit["max_seq_length"] == 64
+
+
+def test_sentence_transformers_loads_the_exports(command, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    assert run(train.main, command) == 0
+    model = AutoModel.from_pretrained(tmp_path / "run").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run")
+    sentences = ["a man is playing the guitar", "the dog", "", "red"]
+    inputs = tokenizer(sentences, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = {
+            "tower_a": model.tower_a(**inputs).last_hidden_state[:, 0],
+            "tower_b": model.tower_b(**inputs).last_hidden_state[:, 0],
+            "ensemble": model.embed(**inputs),
+        }
+    for name, vectors in expected.items():
+        loaded = sentence_transformers.SentenceTransformer(str(tmp_path / "run" / "export" / name), device="cpu")
+        assert np.abs(loaded.encode(sentences) - vectors.numpy()).max() <= 1e-5, name
+
+
+def test_export_of_a_checkpoint(command, tmp_path, dev_file, capsys):
+    assert run(train.main, [*command, "--export", "false"]) == 0
+    checkpoint = next((tmp_path / "run").glob("checkpoint-*"))
+    out = tmp_path / "exported"
+    arguments = ["--checkpoint", str(checkpoint), "--output_dir", str(out), "--dev_file", f"stsb={dev_file}"]
+    assert run(export.main, arguments) == 0
+    assert {path.name for path in out.iterdir()} == {"tower_a", "tower_b", "ensemble"}
+    assert "stsb" in capsys.readouterr().out
+    assert "no config.json" in failed(
+        capsys, ["--checkpoint", str(tmp_path), "--output_dir", str(out)], command=export.main
+    )
+
+
+def test_finished_and_unfinished_folders(command, tmp_path, capsys):
+    assert run(train.main, command) == 0
+    assert "holds a finished run" in failed(capsys, command)
+    report = (tmp_path / "run" / "training_report.json").read_text()
+    (tmp_path / "run" / "training_report.json").unlink()
+    assert "holds an unfinished run (checkpoint-" in failed(capsys, command)
+    (tmp_path / "run" / "training_report.json").write_text(report)
+    assert run(train.main, [*command, "--overwrite_output_dir"]) == 0
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years of work")
+    foreign = [*command, "--overwrite_output_dir", "--output_dir", str(tmp_path / "precious")]
+    assert "no run of this program" in failed(capsys, foreign)
+    assert (tmp_path / "precious" / "thesis.txt").read_text() == "years of work"
+
+
+def test_resume_on_the_command_line(command, tmp_path, capsys):
+    assert run(train.main, [*command, "--save_total_limit", "9"]) == 0
+    whole = AutoModel.from_pretrained(tmp_path / "run").state_dict()
+    folder = tmp_path / "run"
+    for path in ("training_report.json", "model.safetensors"):
+        (folder / path).unlink()
+    import shutil
+
+    shutil.rmtree(folder / "checkpoint-4")
+    assert run(train.main, [*command, "--save_total_limit", "9", "--resume_from_checkpoint", "last"]) == 0
+    resumed = AutoModel.from_pretrained(folder).state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    report = json.loads((folder / "training_report.json").read_text())
+    assert [point["step"] for point in report["curve"]] == [0, 2, 4]
+    assert "nothing to resume" in failed(
+        capsys, [*command, "--output_dir", str(tmp_path / "new"), "--resume_from_checkpoint", "last"]
+    )
+
+
+def test_evaluation_none_exports_the_last_model(command, tmp_path):
+    cut = command.index("--dev_file")
+    arguments = [*command[:cut], *command[cut + 2 :], "--evaluation", "none"]
+    assert run(train.main, arguments) == 0
+    report = json.loads((tmp_path / "run" / "training_report.json").read_text())
+    assert "best" not in report and report["exported"]["ensemble"] == {}
+    assert (tmp_path / "run" / "export" / "ensemble" / "model.safetensors").is_file()
+
+
+def test_training_that_did_not_help_is_said(command, caplog):
+    with caplog.at_level(logging.WARNING, logger="cacse_trainer"):
+        assert run(train.main, [*command, "--learning_rate", "0"]) == 0
+    assert "TRAINING DID NOT HELP" in caplog.text
+
+
+def test_all_scores_undefined_exports_nothing(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "cacse_trainer.trainer.score_pairs", lambda *_a, **_k: {"spearman": float("nan"), "average_cosine": 0.5}
+    )
+    assert run(train.main, command) == 1
+    assert "nothing is exported" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "export").exists()
+
+
+def test_streaming_and_csv_pairs(command, tmp_path):
+    rows = tmp_path / "pairs.csv"
+    rows.write_text("en,back\n" + "".join(f"a man {w},the man {w}\n" for w in ("red blue big small not and dog cat " * 4).split()))
+    arguments = [*command, "--train_file", str(rows), "--text_columns", "en", "back", "--streaming", "true"]
+    assert run(train.main, arguments) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--learning_rat", "1"], "did you mean --learning_rate?"),
+        (["--config", "quickstrat"], "did you mean quickstart?"),
+        (["--train_file", "missing.txt"], "missing.txt"),
+        (["--dev_file", "dev.tsv"], "name=path"),
+        (["--dev_file", "stsb=missing.tsv"], "missing.tsv"),
+        (["--tower_b", "no/such-model"], "no/such-model"),
+        (["--cascade_start_layer", "9"], "cascade_start_layer=9 is out of range"),
+        (["--constraint_layers", "9"], "constraint_layers=9 is out of range"),
+        (["--tower_dropout", "0.1"], "two numbers"),
+        (["--per_device_train_batch_size", "100"], "fewer than one batch of 100"),
+        (["--max_seq_length", "100"], "beyond the model's 64 positions"),
+        (["--metric_for_best_model", "sts_spearman"], "the dev sets give stsb_spearman"),
+        (["--eval_steps", "3"], "multiple"),
+        (["--streaming", "true", "--max_steps", "-1"], "streaming needs max_steps"),
+        (["--evaluation", "mteb"], "must be sts or none"),
+        (["--tower_a", "package:no_such_package/model"], "not installed"),
+        (["--train_file", "sample:nothing.txt"], "no file nothing.txt"),
+        (["--resume_from_checkpoint", "nowhere"], "no such folder"),
+    ],
+)
+def test_wrong_input_is_one_line(command, capsys, tmp_path, change, words):
+    assert words in failed(capsys, [*command, *change])
+    assert not (tmp_path / "run" / "export").exists()
+
+
+def test_tokenizer_that_does_not_fit(command, tmp_path, tiny_tokenizer, capsys):
+    from transformers import BertModel
+
+    from tests.conftest import tiny_config
+
+    small = tmp_path / "small"
+    BertModel(tiny_config("bert", vocab_size=10)).save_pretrained(small)
+    tiny_tokenizer.save_pretrained(small)
+    arguments = [*command, "--tower_a", str(small), "--tower_b", str(small), "--constraint", str(small)]
+    assert "gives ids up to" in failed(capsys, arguments)
+
+
+def test_import_of_a_reference_checkpoint(tmp_path, tiny_tokenizer, capsys):
+    """The release's state dict as a .bin with DataParallel's prefix and the old position_ids buffers."""
+    from safetensors.torch import load_file
+
+    golden = GOLDEN / "cacse" / "bert_begin7_constraint4"
+    state = {f"module.{name}": tensor for name, tensor in load_file(golden / "reference_state_dict.safetensors").items()}
+    state["module.Submodel_1.embeddings.position_ids"] = torch.arange(80)[None]
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    tower = tmp_path / "tower"
+    tower.mkdir()
+    (tower / "config.json").write_text((golden / "submodel1" / "config.json").read_text())
+    tiny_tokenizer.save_pretrained(tower)
+    arguments = ["--checkpoint", str(tmp_path / "pytorch_model.bin"), "--tower_a", str(tower)]
+    out = ["--output_dir", str(tmp_path / "imported")]
+    assert run(import_reference.main, [*arguments, *out]) == 0
+    said = capsys.readouterr().out
+    assert "position_ids" in said and "missing: 0" in said and "left over: 0" in said
+    assert type(AutoModel.from_pretrained(tmp_path / "imported")).__name__ == "CacseBertModel"
+    wrong = failed(capsys, [*arguments, *out, "--constraint_layers", "3"], command=import_reference.main)
+    assert "left over" in wrong
+
+
+def test_refuses_a_pickle(tmp_path, capsys):
+    import pickle
+
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "touched",))
+
+    (tmp_path / "evil.bin").write_bytes(pickle.dumps(Payload()))
+    config = str(GOLDEN / "cacse" / "bert_begin7_constraint4" / "submodel1")
+    arguments = ["--checkpoint", str(tmp_path / "evil.bin"), "--tower_a", config, "--output_dir", str(tmp_path / "out")]
+    assert "no readable checkpoint" in failed(capsys, arguments, command=import_reference.main)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_help_and_unknown_commands(capsys):
+    assert main.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in main.COMMANDS)
+    assert main.main(["trian"]) == 2
+    assert "did you mean train?" in capsys.readouterr().err
+    for name in main.COMMANDS:
+        assert main.main([name, "--help"]) == 0
+        assert "--" in capsys.readouterr().out
