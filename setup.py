@@ -34,7 +34,7 @@ EXTRAS["dev"] = [
 setup(
     name="cacse-trainer",
     version=VERSION,
-    description="Train, evaluate and export sentence embeddings: CACSE, SimCSE, DiffCSE and their kin on the HF Trainer",
+    description="Train, evaluate and export sentence encoders (CACSE, SimCSE, DiffCSE) on the Hugging Face Trainer",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

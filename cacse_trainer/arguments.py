@@ -40,17 +40,20 @@ class ModelArguments:
 
     model: str | None = field(
         default=None,
-        metadata={"help": "SimCSE, DiffCSE: the encoder, any that AutoModel knows; a folder, a hub id, or package:NAME/FOLDER."},
+        metadata={
+            "help": "SimCSE, DiffCSE: the encoder, any that AutoModel knows: a folder, hub id or package:NAME/FOLDER."
+        },
     )
     pooling: str = field(
         default="cls",
         metadata={
-            "help": "SimCSE, DiffCSE: cls (with a projection), cls_before_pooler (raw), mean, avg_top2, avg_first_last, "
-            "max or last_token."
+            "help": "SimCSE, DiffCSE: cls (with a projection), cls_before_pooler (raw), mean, avg_top2, avg_first_last,"
+            " max or last_token."
         },
     )
     projection: str | None = field(
-        default=None, metadata={"help": "With pooling cls: tanh or batch_norm. Default: SimCSE tanh, DiffCSE batch_norm."}
+        default=None,
+        metadata={"help": "With pooling cls: tanh or batch_norm. Default: SimCSE tanh, DiffCSE batch_norm."},
     )
     mlp_only_train: bool | None = field(
         default=None, metadata={"help": "Drop the projection at inference. Default: SimCSE false, DiffCSE true."}
@@ -66,24 +69,31 @@ class ModelArguments:
         default=None, metadata={"help": "SimCSE, DiffCSE: every dropout of the encoder. Default: what its config says."}
     )
     generator: str | None = field(
-        default=None, metadata={"help": "DiffCSE: the masked language model that edits the sentences. Given, DiffCSE is trained."}
+        default=None,
+        metadata={"help": "DiffCSE: the masked language model that edits the sentences. Given, DiffCSE is trained."},
     )
     rtd_loss_weight: float = field(default=0.005, metadata={"help": "DiffCSE: λ of replaced token detection."})
     rtd_positions: str = field(
-        default="all", metadata={"help": "DiffCSE: all positions (the release: padding too) or tokens, in the detection loss."}
+        default="all",
+        metadata={"help": "DiffCSE: all positions (the release: padding too) or tokens, in the detection loss."},
     )
     tower_a: str | None = field(
         default=None,
-        metadata={"help": "CACSE: tower A, a folder, a hub id, or package:NAME/FOLDER (files of an installed package)."},
+        metadata={
+            "help": "CACSE: tower A, a folder, a hub id, or package:NAME/FOLDER (files of an installed package)."
+        },
     )
     tower_b: str | None = field(default=None, metadata={"help": "CACSE: tower B, of the same kind, depth and width."})
     constraint: str | None = field(
         default=None, metadata={"help": "CACSE: the model whose last layers constrain the cascade. Default: tower A."}
     )
     cascade_start_layer: int = field(
-        default=7, metadata={"help": "CACSE: k0, the first encoder layer (from 1) that the cascade reads; below it is frozen."}
+        default=7,
+        metadata={"help": "CACSE: k0, the first encoder layer (from 1) that the cascade reads; below it is frozen."},
     )
-    constraint_layers: int = field(default=4, metadata={"help": "CACSE: m, last layers taken from the constraint model."})
+    constraint_layers: int = field(
+        default=4, metadata={"help": "CACSE: m, last layers taken from the constraint model."}
+    )
     cascade_heads: int = field(
         default=6, metadata={"help": "CACSE: accepted for the reference's sake; attention over one token ignores it."}
     )
@@ -97,7 +107,8 @@ class ModelArguments:
         default=None, metadata={"help": "CACSE: dropout of tower A and tower B. Default: what their configs say."}
     )
     freeze_embeddings: bool = field(
-        default=False, metadata={"help": "CACSE: freeze the towers' embeddings too; faster, the frozen prefix needs no graph."}
+        default=False,
+        metadata={"help": "CACSE: freeze the towers' embeddings too; faster, the frozen prefix needs no graph."},
     )
     contrastive_temperature: float = field(default=0.05, metadata={"help": "τ of the contrastive losses."})
     attn_implementation: str | None = field(
@@ -114,32 +125,36 @@ class DataArguments:
     train_file: str | None = field(
         default=None,
         metadata={
-            "help": "Training text: a txt, csv, tsv, jsonl or parquet file, a Hugging Face dataset name, or sample:FILE "
-            "(the text shipped with the package)."
+            "help": "Training text: a txt, csv, tsv, jsonl or parquet file, a Hugging Face dataset name, or "
+            "sample:FILE (the text shipped with the package)."
         },
     )
     text_columns: list[str] | None = field(
-        default=None, metadata={"help": "Columns to read: one (seen twice), two (a positive pair) or three (and a hard negative)."}
+        default=None,
+        metadata={"help": "Columns to read: one (seen twice), two (a positive pair) or three (and a hard negative)."},
     )
     dev_file: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Dev sets of graded pairs, name=path each (sentence1, sentence2, score; or SentEval's sts-dev.csv). "
-            "Default: STS-B from the hub, named stsb."
+            "help": "Dev sets of graded pairs, name=path each (sentence1, sentence2, score; or SentEval's "
+            "sts-dev.csv). Default: STS-B from the hub, named stsb."
         },
     )
     evaluation: str = field(
-        default="sts", metadata={"help": "sts: score the dev sets and keep the best model; none: no dev set, keep the last."}
+        default="sts",
+        metadata={"help": "sts: score the dev sets and keep the best model; none: no dev set, keep the last."},
     )
     mask_probability: float = field(
-        default=0.15, metadata={"help": "Chance of a token to be masked: for mlm_weight (0.15) and DiffCSE (0.30, 0.15)."}
+        default=0.15,
+        metadata={"help": "Chance of a token to be masked: for mlm_weight (0.15) and DiffCSE (0.30, 0.15)."},
     )
     max_seq_length: int = field(default=64, metadata={"help": "Training sentences are cut to so many tokens."})
     eval_max_seq_length: int | None = field(
         default=None, metadata={"help": "The same for dev sentences. Default: the model's own limit."}
     )
     streaming: bool = field(
-        default=False, metadata={"help": "Read the training text while training (needs max_steps); for text beyond the disk."}
+        default=False,
+        metadata={"help": "Read the training text while training (needs max_steps); for text beyond the disk."},
     )
 
 
@@ -149,13 +164,17 @@ class CacseTrainingArguments(TrainingArguments):
 
     bf16: str = field(  # type: ignore[assignment]  # a wider type than the parent's: auto
         default="false",
-        metadata={"help": "true, false, or auto: on where the hardware has fast bfloat16.", "nargs": "?", "const": "true"},
+        metadata={
+            "help": "true, false, or auto: on where the hardware has fast bfloat16.",
+            "nargs": "?",
+            "const": "true",
+        },
     )
     length_buckets: str = field(
         default="auto",
         metadata={
-            "help": "Run the encoder over so many groups of rows of similar length; the loss still sees the whole batch. "
-            "auto: 4 on a CPU, 1 elsewhere."
+            "help": "Run the encoder over so many groups of rows of similar length; the loss still sees the whole "
+            "batch. auto: 4 on a CPU, 1 elsewhere."
         },
     )
     decay_all_parameters: bool = field(

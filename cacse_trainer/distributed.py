@@ -3,16 +3,31 @@
 Every function is the identity on one process, so callers need no branch.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_working_alone = False
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process counts as the only one: for work that the first process does while the others wait."""
+    global _working_alone
+    before, _working_alone = _working_alone, True
+    try:
+        yield
+    finally:
+        _working_alone = before
+
 
 def is_distributed() -> bool:
     """True when this process is one of several that talk to each other."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return not _working_alone and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def world_size() -> int:

@@ -50,7 +50,9 @@ def recipe_folders() -> list[Path]:
 def recipe_names() -> list[str]:
     """Names of the recipes that ``--config`` takes, such as ``cacse/bert_base``."""
     names = {
-        path.relative_to(folder).with_suffix("").as_posix() for folder in recipe_folders() for path in folder.rglob("*.yaml")
+        path.relative_to(folder).with_suffix("").as_posix()
+        for folder in recipe_folders()
+        for path in folder.rglob("*.yaml")
     }
     return sorted(name for name in names if not name.startswith("accelerate/"))
 
@@ -103,14 +105,14 @@ def resolve_resource(value: str) -> str:
                 return str(folder / name)
         raise UserError(f"{value}: the shipped sample has no file {name}")
     if value.startswith(PACKAGE):
-        package, _, folder = value.removeprefix(PACKAGE).partition("/")
+        package, _, inside = value.removeprefix(PACKAGE).partition("/")
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             raise UserError(f"{value}: the package {package} is not installed; pip install {package.replace('_', '-')}")
-        path = Path(spec.submodule_search_locations[0]) / folder
-        if not path.exists():
-            raise UserError(f"{value}: the package {package} has no {folder}")
-        return str(path)
+        found = Path(spec.submodule_search_locations[0]) / inside
+        if not found.exists():
+            raise UserError(f"{value}: the package {package} has no {inside}")
+        return str(found)
     return value
 
 

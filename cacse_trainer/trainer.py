@@ -1,8 +1,8 @@
 """`CacseTrainer`: transformers' Trainer for models that return their loss, chosen by a dev score.
 
 What it adds: raw-text columns through `ContrastiveCollator`, an `evaluate` that scores graded pairs by
-``model.embed``, a baseline before training and an evaluation at the last step, the loss's parts in the log, a stop when the
-loss is not finite, a warning of collapse, and checkpoints that are renamed into place when they are whole.
+``model.embed``, a baseline before training and an evaluation at the last step, the loss's parts in the log, a stop when
+the loss is not finite, a warning of collapse, and checkpoints that are renamed into place when they are whole.
 """
 
 import copy
@@ -63,8 +63,8 @@ class CacseTrainer(Trainer):
             incomplete batch dropped, and, where there is an evaluation, one before the first step.
         data_collator: default: `ContrastiveCollator` of the tokenizer.
         train_dataset: raw columns text | anchor, positive[, hard_negative]; a map-style or a streamed dataset.
-        eval_dataset: graded pairs (sentence1, sentence2, score), or a dict of them by name; the scores of the set ``stsb``
-            are logged as ``eval_stsb_spearman`` and so on.
+        eval_dataset: graded pairs (sentence1, sentence2, score), or a dict of them by name; the scores of the set
+            ``stsb`` are logged as ``eval_stsb_spearman`` and so on.
         processing_class: the tokenizer.
         max_seq_length: training sentences are cut to so many tokens.
         eval_max_seq_length: the same for dev sentences; default: the longest the model takes.
@@ -73,6 +73,10 @@ class CacseTrainer(Trainer):
     Raises:
         UserError: several GPUs in one process, no tokenizer, or a data set smaller than one batch.
     """
+
+    model: Any  # the parent's types admit None, and modules without our methods
+    train_dataset: Any
+    processing_class: Any
 
     def __init__(
         self,
@@ -93,9 +97,9 @@ class CacseTrainer(Trainer):
         args.eval_on_start = eval_dataset is not None and args.eval_strategy != "no"
         if args.n_gpu > 1:
             raise UserError(
-                f"one process sees {args.n_gpu} GPUs, and DataParallel would split the batch without sharing negatives; "
-                f"run accelerate launch --multi_gpu --num_processes {args.n_gpu} -m cacse_trainer.cli.train …, "
-                "or show it one GPU with CUDA_VISIBLE_DEVICES=0"
+                f"one process sees {args.n_gpu} GPUs, and DataParallel would split the batch without "
+                f"sharing negatives; run accelerate launch --multi_gpu --num_processes {args.n_gpu} "
+                "-m cacse_trainer.cli.train …, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
             )
         if processing_class is None:
             processing_class = getattr(data_collator, "tokenizer", None)
@@ -128,9 +132,9 @@ class CacseTrainer(Trainer):
         rows, batch = len(self.train_dataset), self.args.train_batch_size * world_size()
         if rows < batch:
             raise UserError(
-                f"the training data has {rows} rows, fewer than one batch of {batch}, and incomplete batches are dropped "
-                f"(a batch gives the negatives); give more text or a per_device_train_batch_size of at most "
-                f"{rows // world_size()}"
+                f"the training data has {rows} rows, fewer than one batch of {batch}, and incomplete "
+                f"batches are dropped (a batch gives the negatives); give more text or a per_device_train_batch_size "
+                f"of at most {rows // world_size()}"
             )
 
     def describe(self) -> dict[str, Any]:
@@ -186,7 +190,7 @@ class CacseTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; a resumed run keeps the baseline of its first start."""
         if self.args.should_save:
-            shutil.rmtree(os.path.join(self.args.output_dir, STAGING), ignore_errors=True)
+            shutil.rmtree(os.path.join(str(self.args.output_dir), STAGING), ignore_errors=True)
         if resume_from_checkpoint:
             self.args.eval_on_start = False
         if self.is_world_process_zero():
@@ -201,13 +205,15 @@ class CacseTrainer(Trainer):
 
     # ---- a step ----
 
-    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """The model's loss; its parts are summed for the log, and a loss that is not finite stops the run.
 
         Raises:
             NonFiniteLossError: with the step and the parts.
         """
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
         parts = outputs["losses"]
         if not torch.isfinite(loss):
             values = ", ".join(f"{name} {value.item():.4g}" for name, value in parts.items())
@@ -296,7 +302,7 @@ class CacseTrainer(Trainer):
         return os.path.join(folder, STAGING) if self._saving else folder
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write the checkpoint aside and rename it when it is whole, so that a kill at any moment leaves no half one."""
+        """Write the checkpoint aside and rename it when it is whole, so that a kill at any moment leaves no half."""
         final_folder = self._get_output_dir(trial)
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # rotate after the rename
         self._saving = True

@@ -13,7 +13,30 @@ torch.set_num_threads(min(2, torch.get_num_threads()))
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("CACSE_SHARED", ROOT.parent / "shared"))
 GOLDEN = Path(__file__).parent / "golden"
-WORDS = "a the man woman dog cat is are playing guitar flute running in park house red blue big small not and with".split()
+WORDS = [
+    "a",
+    "the",
+    "man",
+    "woman",
+    "dog",
+    "cat",
+    "is",
+    "are",
+    "playing",
+    "guitar",
+    "flute",
+    "running",
+    "in",
+    "park",
+    "house",
+    "red",
+    "blue",
+    "big",
+    "small",
+    "not",
+    "and",
+    "with",
+]
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,13 @@ def test_directions(path):
 def test_losses_and_distributed_know_torch_only(part):
     for path in MODULES:
         if part_of(path) == part:
-            outside = {name.split(".")[0] for name in imported(path)} - {"torch", "cacse_trainer", "typing", "collections"}
+            outside = {name.split(".")[0] for name in imported(path)} - {
+                "torch",
+                "cacse_trainer",
+                "typing",
+                "collections",
+                "contextlib",
+            }
             assert not outside, f"{path.name}: {outside}"
 
 

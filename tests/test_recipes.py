@@ -20,19 +20,21 @@ def training_recipes() -> list[str]:
 
 
 def test_the_list_of_recipes_is_the_folder():
-    files = {path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
+    files = {
+        path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in (ROOT / "configs").rglob("*.yaml")
+    }
     assert set(recipe_names()) == {name for name in files if not name.startswith("accelerate/")}
     assert {"quickstart", "cacse/bert_base", "cacse/roberta_base", "cacse/minilm"} <= set(recipe_names())
 
 
 @pytest.mark.parametrize("name", training_recipes())
 def test_every_recipe_parses_and_explains_itself(name, tmp_path):
-    model, data, training, recipe = parse("--config", name, "--output_dir", str(tmp_path), "--bf16", "false")
+    _model, data, training, recipe = parse("--config", name, "--output_dir", str(tmp_path), "--bf16", "false")
     assert recipe == name
     assert training.max_steps > 0 or training.num_train_epochs > 0
     assert data.max_seq_length > 0
     header = find_recipe(name).read_text().split("\n\n")[0]
-    assert header.startswith("# ") and "run_" in header or "cacse-trainer" in header
+    assert (header.startswith("# ") and "run_" in header) or "cacse-trainer" in header
 
 
 def test_published_cacse_settings():

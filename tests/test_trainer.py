@@ -110,7 +110,10 @@ def test_nan_and_negative_scores(make_trainer, monkeypatch, first):
 
 
 def test_several_dev_sets(make_trainer, tmp_path):
-    pairs = {"stsb": load_pairs(write_pairs(tmp_path / "a.tsv")), "mine": load_pairs(write_pairs(tmp_path / "b.tsv", 12))}
+    pairs = {
+        "stsb": load_pairs(write_pairs(tmp_path / "a.tsv")),
+        "mine": load_pairs(write_pairs(tmp_path / "b.tsv", 12)),
+    }
     metrics = make_trainer(pairs=pairs).evaluate()
     assert {"eval_stsb_spearman", "eval_mine_spearman", "eval_mine_uniformity"} <= metrics.keys()
     assert all(math.isfinite(value) for value in metrics.values())

@@ -9,9 +9,11 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from cacse_trainer.arguments import DataArguments, ModelArguments
 from cacse_trainer.cli.common import user_errors
 from cacse_trainer.data import ContrastiveCollator, MaskingCollator
+from cacse_trainer.distributed import alone
 from cacse_trainer.errors import UserError
-from cacse_trainer.export.encoders import Score, check_exportable, export_cacse, export_single_tower
+from cacse_trainer.export.encoders import Score, export_cacse
 from cacse_trainer.export.model_card import CardFacts
+from cacse_trainer.export.single_tower import check_exportable, export_single_tower
 from cacse_trainer.models.modeling_cacse import CacseModel, cacse_class
 from cacse_trainer.models.modeling_diffcse import DiffcseModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
@@ -72,13 +74,13 @@ def build_single_tower(
                 rtd_positions=settings.rtd_positions,
                 **common,
             )
-        check_exportable(model)
     tokenizer = load_tokenizer(path)
     if settings.generator is not None:
         other = load_tokenizer(resolve_resource(settings.generator))
         if tokenizer.get_vocab() != other.get_vocab():
             raise UserError(
-                f"the tokenizers of {encoder} and of its generator {settings.generator} differ; both read the same tokens"
+                f"the tokenizers of {encoder} and of its generator {settings.generator} differ; "
+                "both read the same tokens"
             )
     return model, tokenizer
 
@@ -136,14 +138,25 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_se
         raise UserError(f"max_seq_length={max_seq_length} is beyond the model's {positions} positions")
 
 
+def check_export(model: PreTrainedModel) -> None:
+    """Refuse, before training, a model that `export_model` will refuse.
+
+    Raises:
+        UserError: with what to change.
+    """
+    if isinstance(model, SentenceEmbeddingModel):
+        check_exportable(model)
+
+
 def export_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output_dir: Path, facts: CardFacts, score: Score | None
 ) -> dict[str, dict[str, float]]:
-    """Export whatever was trained as plain encoders; the scores by folder and dev set."""
-    if isinstance(model, CacseModel):
-        return export_cacse(model, tokenizer, output_dir, facts, score)
-    if isinstance(model, SentenceEmbeddingModel):
-        return export_single_tower(model, tokenizer, output_dir, facts, score)
+    """Export whatever was trained as plain encoders; the scores by folder and dev set. One process's work."""
+    with alone():
+        if isinstance(model, CacseModel):
+            return export_cacse(model, tokenizer, output_dir, facts, score)
+        if isinstance(model, SentenceEmbeddingModel):
+            return export_single_tower(model, tokenizer, output_dir, facts, score)
     raise UserError(f"no export for a {type(model).__name__}")
 
 

@@ -23,7 +23,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--checkpoint", required=True, help="folder of a checkpoint, or of a finished run")
     parser.add_argument("--output_dir", required=True, help="where tower_a/, tower_b/, ensemble/ are written")
     parser.add_argument(
-        "--dev_file", nargs="+", metavar="NAME=PATH", help="dev sets that the exported folders are scored on, for their cards"
+        "--dev_file",
+        nargs="+",
+        metavar="NAME=PATH",
+        help="dev sets that the exported folders are scored on, for their cards",
     )
     settings = parser.parse_args(arguments)
     checkpoint = Path(settings.checkpoint)

@@ -1,4 +1,4 @@
-"""``cacse-trainer import``: a checkpoint of the CACSE release → a Cacse model folder; one of SimCSE or DiffCSE → an encoder."""
+"""``cacse-trainer import``: a checkpoint of the CACSE release → a Cacse model; of SimCSE or DiffCSE → an encoder."""
 
 import argparse
 import sys
@@ -8,10 +8,11 @@ from pathlib import Path
 from cacse_trainer.cli.build import load_tokenizer
 from cacse_trainer.cli.common import run, user_errors
 from cacse_trainer.errors import UserError
-from cacse_trainer.export.encoders import clean_tokenizer, export_single_tower
+from cacse_trainer.export.encoders import clean_tokenizer
 from cacse_trainer.export.model_card import CardFacts
 from cacse_trainer.export.reference_checkpoints import convert_reference_checkpoint
 from cacse_trainer.export.simcse_checkpoints import load_simcse_checkpoint
+from cacse_trainer.export.single_tower import export_single_tower
 from cacse_trainer.recipes import resolve_resource
 
 
@@ -19,8 +20,8 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     parser = argparse.ArgumentParser(
         prog="cacse-trainer import",
-        description="Turn the CACSE release's pytorch_model.bin into a model folder (cacse-trainer export goes on from there), "
-        "or, with --head, a training checkpoint or released model of SimCSE or DiffCSE into a plain encoder folder.",
+        description="Turn the CACSE release's pytorch_model.bin into a model folder (cacse-trainer export goes on from "
+        "there), or, with --head, a training checkpoint or released model of SimCSE or DiffCSE into a plain encoder.",
     )
     parser.add_argument(
         "--checkpoint", required=True, help="pytorch_model.bin or .safetensors with the release's key names"
@@ -34,8 +35,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--head",
         choices=("use", "drop"),
-        help="SimCSE, DiffCSE: whether the head is used at inference. use: supervised SimCSE; drop: the raw CLS state, for "
-        "unsupervised SimCSE and DiffCSE (the file does not say which it is)",
+        help="SimCSE, DiffCSE: whether the head is used at inference. use: supervised SimCSE; drop: the raw CLS state, "
+        "for unsupervised SimCSE and DiffCSE (the file does not say which it is)",
     )
     parser.add_argument("--output_dir", required=True, help="folder of the model")
     settings = parser.parse_args(arguments)

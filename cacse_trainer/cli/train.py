@@ -1,7 +1,7 @@
 """``cacse-trainer train``: settings → data → model → trainer → train → export.
 
-    cacse-trainer train --config quickstart
-    cacse-trainer train --config cacse/bert_base --train_file wiki1m.txt --output_dir runs/cacse
+cacse-trainer train --config quickstart
+cacse-trainer train --config cacse/bert_base --train_file wiki1m.txt --output_dir runs/cacse
 """
 
 import logging
@@ -17,7 +17,16 @@ from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, ModelArguments
-from cacse_trainer.cli.build import base_models, build_collator, build_model, check_fit, dev_scores, export_model, public_name
+from cacse_trainer.cli.build import (
+    base_models,
+    build_collator,
+    build_model,
+    check_export,
+    check_fit,
+    dev_scores,
+    export_model,
+    public_name,
+)
 from cacse_trainer.cli.common import load_dev_sets, run, user_errors
 from cacse_trainer.data import load_sentences, load_sentences_with_stats
 from cacse_trainer.errors import UserError
@@ -56,6 +65,8 @@ def main(arguments: Sequence[str]) -> None:
     dev_sets = load_dev_sets(data_args.dev_file) if uses_dev_sets(data_args, args) else {}
     set_seed(args.seed)
     model, tokenizer = build_model(model_args)
+    if args.export:
+        check_export(model)
     check_fit(model, tokenizer, data_args.max_seq_length)
     check_metric(args, dev_sets)
 
@@ -106,7 +117,8 @@ def prepare_output_dir(args: CacseTrainingArguments) -> str | None:
         shutil.rmtree(folder)
     elif finished and not args.overwrite_output_dir:
         raise UserError(
-            f"output_dir {folder} holds a finished run ({REPORT}); choose another --output_dir, or --overwrite_output_dir"
+            f"output_dir {folder} holds a finished run ({REPORT}); "
+            "choose another --output_dir, or --overwrite_output_dir"
         )
     with user_errors(f"output_dir {folder} cannot be written"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +202,9 @@ def summarise(trainer: CacseTrainer, dev_sets: dict[str, Dataset]) -> dict[str, 
     trained = [point for point in points if point["step"] > 0]
     defined = [point for point in trained if point["value"] == point["value"]]
     if trained and not defined:
-        raise NothingLearnedError(f"every {metric} is undefined (NaN): nothing is exported; look at the loss in the log")
+        raise NothingLearnedError(
+            f"every {metric} is undefined (NaN): nothing is exported; look at the loss in the log"
+        )
     baseline = next((point["value"] for point in points if point["step"] == 0), None)
     chosen = max if trainer.args.greater_is_better is not False else min
     best = chosen(defined, key=lambda point: point["value"]) if defined else None
@@ -211,7 +225,9 @@ def summarise(trainer: CacseTrainer, dev_sets: dict[str, Dataset]) -> dict[str, 
     }
 
 
-def card_settings(model_args: ModelArguments, data_args: DataArguments, args: Any, recipe: str | None) -> dict[str, Any]:
+def card_settings(
+    model_args: ModelArguments, data_args: DataArguments, args: Any, recipe: str | None
+) -> dict[str, Any]:
     """What the model card repeats of the settings."""
     return {
         "recipe": Path(recipe).stem if recipe and Path(recipe).exists() else recipe,
@@ -239,7 +255,9 @@ def finish(
     """Write the report and the plot, and print what came out."""
     folder = Path(trainer.args.output_dir)
     history = trainer.state.log_history
-    dev_metrics = sorted({key for entry in history for key in entry if key.startswith("eval_") and key.endswith("_spearman")})
+    dev_metrics = sorted(
+        {key for entry in history for key in entry if key.startswith("eval_") and key.endswith("_spearman")}
+    )
     plot_run(folder / "training_curves.png", history, dev_metrics)
     settings = {**vars(model_args), **vars(data_args), **trainer.args.to_sanitized_dict(), "recipe": recipe}
     write_report(

@@ -28,19 +28,26 @@ TOKENISE_AT_ONCE = 16384  # sentences; bounds the memory of the tokenizer's own 
 
 
 def length_limit(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
-    """The longest input in tokens that both the tokenizer and the model's position table allow."""
+    """The longest input in tokens that the tokenizer and the position tables of all the model's encoders allow."""
     limit = tokenizer.model_max_length
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and positions > 0:
-        # RoBERTa numbers its positions from padding_idx + 1, which costs that many of the table's rows.
-        offset = (config.pad_token_id or 0) + 1 if _counts_from_padding(config) else 0
-        limit = min(limit, positions - offset)
+    for fields in _encoder_fields(config):
+        positions = fields.get("max_position_embeddings")
+        if positions is not None and positions > 0:
+            # RoBERTa numbers its positions from padding_idx + 1, which costs that many of the table's rows.
+            offset = (fields.get("pad_token_id") or 0) + 1 if fields.get("model_type") in _COUNT_FROM_PADDING else 0
+            limit = min(limit, positions - offset)
     return int(min(limit, 1_000_000))
 
 
-def _counts_from_padding(config: Any) -> bool:
-    kind = getattr(getattr(config, "tower_a_config", config), "model_type", "")
-    return kind in {"roberta", "xlm-roberta", "camembert", "mpnet", "roformer", "data2vec-text"}
+_COUNT_FROM_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "roformer", "data2vec-text"})
+
+
+def _encoder_fields(config: Any) -> list[dict[str, Any]]:
+    """The configurations of a model's encoders as dicts: its parts', or its own."""
+    fields = config.to_dict()
+    if "encoder_configs" in fields:
+        return fields["encoder_configs"]
+    return [fields.get("tower_a_config") or fields.get("encoder_config") or fields]
 
 
 def tokenise(
@@ -49,7 +56,9 @@ def tokenise(
     """One dict of id lists a sentence, truncated and not padded."""
     rows: list[dict[str, list[int]]] = []
     for start in range(0, len(sentences), TOKENISE_AT_ONCE):
-        encoded = tokenizer(list(sentences[start : start + TOKENISE_AT_ONCE]), truncation=True, max_length=max_seq_length)
+        encoded = tokenizer(
+            list(sentences[start : start + TOKENISE_AT_ONCE]), truncation=True, max_length=max_seq_length
+        )
         names = list(encoded.keys())
         rows.extend(dict(zip(names, values, strict=True)) for values in zip(*encoded.values(), strict=True))
     return rows
@@ -72,12 +81,17 @@ def pad_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, list[i
     return padded
 
 
-def token_budget_batches(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[np.ndarray]:
-    """Indices in batches of at most ``tokens_per_batch`` padded tokens, longest rows first (memory peaks at once)."""
+def token_budget_batches(
+    lengths: Sequence[int], tokens_per_batch: int, rows_per_batch: int | None = None
+) -> Iterator[np.ndarray]:
+    """Indices in batches of at most ``tokens_per_batch`` padded tokens, longest rows first (memory peaks at once).
+
+    With ``rows_per_batch`` a batch has so many rows, whatever their length.
+    """
     order = np.argsort(-np.asarray(lengths), kind="stable")
     start = 0
     while start < len(order):
-        rows = max(1, tokens_per_batch // max(1, lengths[order[start]]))
+        rows = rows_per_batch or max(1, tokens_per_batch // max(1, lengths[order[start]]))
         yield order[start : start + rows]
         start += rows
 
@@ -91,6 +105,7 @@ def embed_sentences(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
+    rows_per_batch: int | None = None,
     show_progress_bar: bool = False,
     description: str = "Encoding",
 ) -> np.ndarray:
@@ -104,6 +119,7 @@ def embed_sentences(
         device: where the model is.
         dtype: autocast to this dtype (``torch.bfloat16``); None computes in the weights' own.
         tokens_per_batch: padded tokens a batch.
+        rows_per_batch: rows a batch instead.
         show_progress_bar: a bar on standard error, on the first process.
 
     Returns:
@@ -111,7 +127,7 @@ def embed_sentences(
     """
     distinct = list(dict.fromkeys(sentences))
     rows = tokenise(tokenizer, distinct, max_seq_length)
-    batches = list(token_budget_batches([len(row["input_ids"]) for row in rows], tokens_per_batch))
+    batches = list(token_budget_batches([len(row["input_ids"]) for row in rows], tokens_per_batch, rows_per_batch))
     mine = range(rank(), len(batches), world_size())
     device = torch.device(device)
     autocast = torch.autocast(device.type, dtype=dtype) if dtype is not None else nullcontext()
@@ -128,5 +144,7 @@ def embed_sentences(
             if vectors.size == 0:
                 vectors = np.empty((len(distinct), values.shape[1]), dtype=np.float32)
             vectors[indices] = values
+    if len(distinct) == len(sentences):
+        return vectors
     position = {sentence: i for i, sentence in enumerate(distinct)}
     return vectors[[position[sentence] for sentence in sentences]]

@@ -49,7 +49,7 @@ def average_cosine(vectors: np.ndarray) -> float:
 
 
 def dead_dimensions(vectors: np.ndarray) -> int:
-    """Number of dimensions whose standard deviation is under 1 % of the average one (all of them, if nothing varies)."""
+    """Number of dimensions whose standard deviation is under 1 % of the average one (all, if nothing varies)."""
     deviations = vectors.astype(np.float64).std(axis=0)
     average = deviations.mean()
     if average == 0:

@@ -46,7 +46,9 @@ def plain(value: Any) -> Any:
 def write_report(path: Path, report: dict[str, Any]) -> None:
     """Write a report as strict JSON, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    partial.write_text(
+        json.dumps(plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
     partial.replace(path)
 
 

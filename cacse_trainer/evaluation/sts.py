@@ -71,7 +71,8 @@ def score_pairs(
 
     Returns:
         ``spearman`` and ``pearson`` of the cosine with the gold score, ×100, and of the embedding space:
-        ``alignment`` (pairs scored at least 80 % of the highest), ``uniformity``, ``average_cosine``, ``dead_dimensions``.
+        ``alignment`` (pairs scored at least 80 % of the highest), ``uniformity``, ``average_cosine`` and
+        ``dead_dimensions``.
     """
     first_sentences, second_sentences = list(pairs["sentence1"]), list(pairs["sentence2"])
     gold = np.asarray(pairs["score"], dtype=np.float64)

@@ -17,14 +17,13 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.embed import Embed, embed_sentences, length_limit
 from cacse_trainer.export.model_card import CardFacts, render_card
-from cacse_trainer.export.sentence_transformers import POOLING_FLAGS, read_dense, read_pooling, write_modules
+from cacse_trainer.export.sentence_transformers import read_dense, write_modules
+from cacse_trainer.models.encoder_tools import known_inputs
 from cacse_trainer.models.modeling_cacse import CacseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
-from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel, known_inputs
-from cacse_trainer.models.pooling import POOLINGS, pool
+from cacse_trainer.models.pooling import pool
 
 logger = logging.getLogger(__name__)
 
@@ -143,12 +142,12 @@ def export_encoder(
     reloaded = AutoModel.from_pretrained(staged, dtype=torch.float32).eval().to(device)
     reloaded_tokenizer = AutoTokenizer.from_pretrained(staged)
 
-    pooling, dense = read_pooling(staged), read_dense(staged)
+    dense = read_dense(staged)
     dense = dense.to(device) if dense is not None else None
 
     def embed(**inputs: torch.Tensor) -> torch.Tensor:
         vectors = pool(
-            pooling,
+            encoder.pooling,
             reloaded(**known_inputs(reloaded, inputs)).last_hidden_state,
             attention_mask=inputs["attention_mask"],
         )
@@ -194,62 +193,3 @@ def export_cacse(
         encoder.name: export_encoder(encoder, tokenizer, Path(output_dir), score)
         for encoder in cacse_encoders(model, facts)
     }
-
-
-# What sentence-transformers calls the poolings of a single tower.
-PLAIN_POOLINGS = {"cls": "cls", "cls_before_pooler": "cls", "mean": "mean", "avg": "mean"}
-PLAIN_POOLINGS.update({name: name for name in POOLING_FLAGS if name in POOLINGS and name not in PLAIN_POOLINGS})
-
-
-def check_exportable(model: SentenceEmbeddingModel) -> None:
-    """Refuse a single tower whose vectors no plain encoder folder can give.
-
-    Raises:
-        UserError: it pools several layers, or keeps a batch norm at inference.
-    """
-    config = model.config
-    if config.pooling not in PLAIN_POOLINGS:
-        raise UserError(
-            f"pooling {config.pooling} has no form that sentence-transformers loads; choose one of {', '.join(PLAIN_POOLINGS)}"
-        )
-    if config.projects_at_inference and config.projection != "tanh":
-        raise UserError(
-            f"projection {config.projection} cannot be part of an exported encoder: set mlp_only_train, or projection tanh"
-        )
-
-
-def plain_encoder(model: SentenceEmbeddingModel) -> PreTrainedModel:
-    """A single tower's encoder as it is exported: dropout as before training; a head kept at inference is its pooler too."""
-    exported = copy.copy(model.encoder)
-    exported.config = copy.deepcopy(model.encoder.config)
-    for name, value in model.config.original_dropout.items():
-        setattr(exported.config, name, value)
-    if model.config.projects_at_inference:
-        head = model.projection_head.state_dict()
-        for name, pooler in model.encoder.named_children():
-            if name == "pooler" and pooler.state_dict().keys() == head.keys():
-                pooler.load_state_dict(head)
-    return exported
-
-
-def export_single_tower(
-    model: SentenceEmbeddingModel,
-    tokenizer: PreTrainedTokenizerBase,
-    output_dir: str | Path,
-    facts: CardFacts,
-    score: Score | None = None,
-    name: str = "encoder",
-) -> dict[str, dict[str, float]]:
-    """Export the encoder of SimCSE or DiffCSE to ``output_dir/name``; see `export_encoder`. Returns its scores by name."""
-    check_exportable(model)
-    model.eval()
-    head = "; a dense layer and tanh follow the pooling" if model.config.projects_at_inference else ""
-    encoder = Encoder(
-        name,
-        plain_encoder(model),
-        model.embed,
-        replace(facts, what=f"The encoder of {facts.title}, a plain encoder{head}."),
-        pooling=PLAIN_POOLINGS[model.config.pooling],
-        dense=model.projection_head.dense if model.config.projects_at_inference else None,
-    )
-    return {encoder.name: export_encoder(encoder, tokenizer, Path(output_dir), score)}

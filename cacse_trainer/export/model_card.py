@@ -111,5 +111,7 @@ def render_card(facts: CardFacts) -> str:
         pooling=facts.pooling,
         pooling_note=" (the vector of the first token, no dense layer)" if facts.pooling == "cls" else "",
         scores=table(scores, ("dev set", "ρ ×100")) if scores else "No dev set was given.",
-        training=table({name: value for name, value in training.items() if value not in ("", None)}, ("setting", "value")),
+        training=table(
+            {name: value for name, value in training.items() if value not in ("", None)}, ("setting", "value")
+        ),
     )

@@ -1,10 +1,10 @@
 """Checkpoints of the reference implementations, read under their own key names.
 
-The CACSE release saves one state dict: ``Submodel_1.*`` and ``Submodel_2.*`` are the towers, ``cascade.first_layer.*`` and
-``cascade.Subsequentlayer.index<k>.*`` the cascade's blocks, each with ``_A`` and ``_B`` weights for the two views, and the
-whole constraint model under ``…Encoderlayers_Model`` with its last layers listed a second time as ``…constraint_layer.<i>``.
-Query and key rows of the cascade's attentions have no effect (see models/cascade.py) and are skipped, as are the parts
-of the constraint model that never run.
+The CACSE release saves one state dict: ``Submodel_1.*`` and ``Submodel_2.*`` are the towers,
+``cascade.first_layer.*`` and ``cascade.Subsequentlayer.index<k>.*`` the cascade's blocks, each with ``_A`` and ``_B``
+weights for the two views, and the whole constraint model under ``…Encoderlayers_Model`` with its last layers listed a
+second time as ``…constraint_layer.<i>``. Query and key rows of the cascade's attentions have no effect (see
+models/cascade.py) and are skipped, as are the parts of the constraint model that never run.
 """
 
 import logging
@@ -118,7 +118,9 @@ def convert_reference_checkpoint(
     renamed, report = rename_reference_keys(read_state_dict(path))
     model = cacse_class(configs[0])(
         CacseConfig(
-            *configs,
+            tower_a_config=configs[0],
+            tower_b_config=configs[1],
+            constraint_config=configs[2],
             cascade_start_layer=cascade_start_layer,
             constraint_layers=constraint_layers,
             cascade_heads=cascade_heads,
@@ -132,7 +134,8 @@ def convert_reference_checkpoint(
     for name, tensor in renamed.items():
         if tensor.shape != expected[name].shape:
             raise ValueError(
-                f"{path}: {name} has shape {tuple(tensor.shape)}, the configuration asks for {tuple(expected[name].shape)}"
+                f"{path}: {name} has shape {tuple(tensor.shape)}, "
+                f"the configuration asks for {tuple(expected[name].shape)}"
             )
     report.missing = sorted(expected.keys() - renamed.keys())
     model.load_state_dict(renamed, strict=False)
@@ -143,7 +146,7 @@ def load_reference_checkpoint(path: str | Path, tower_a: str, tower_b: str, cons
     """A checkpoint of the CACSE release as a `CacseBertModel` or `CacseRobertaModel`.
 
     Args:
-        path: ``pytorch_model.bin`` or ``.safetensors`` with the release's key names (old ``position_ids`` buffers are fine).
+        path: ``pytorch_model.bin`` or ``.safetensors`` with the release's key names (old ``position_ids`` are fine).
         tower_a, tower_b, constraint: folders or hub ids whose configs describe the parts; their weights are not read.
         settings: ``cascade_start_layer`` (7), ``constraint_layers`` (4), ``cascade_heads`` (6), and the dropouts
             ``tower_dropout``, ``cascade_dropout`` (0.2), ``constraint_dropout`` (0.1).
@@ -156,7 +159,8 @@ def load_reference_checkpoint(path: str | Path, tower_a: str, tower_b: str, cons
     if report.missing or report.left_over:
         raise ValueError(
             f"{path} does not fit this configuration (cascade_start_layer={model.config.cascade_start_layer}, "
-            f"constraint_layers={model.config.constraint_layers}); missing: {report.missing}; left over: {report.left_over}"
+            f"constraint_layers={model.config.constraint_layers}); "
+            f"missing: {report.missing}; left over: {report.left_over}"
         )
     logger.info("%s: %d keys skipped as without effect: %s", path, len(report.skipped), ", ".join(report.skipped))
     return model

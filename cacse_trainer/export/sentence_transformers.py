@@ -83,7 +83,8 @@ def read_dense(folder: Path) -> nn.Linear | None:
     if not path.is_file():
         return None
     weights = load_file(path)
-    dense = nn.Linear(*reversed(weights["linear.weight"].shape))
+    out_features, in_features = weights["linear.weight"].shape
+    dense = nn.Linear(in_features, out_features)
     dense.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in weights.items()})
     return dense.requires_grad_(False)
 

@@ -34,7 +34,8 @@ RENAMED = (
     (r"lm_head\.decoder\.weight$", "lm_head.decoder.weight"),
     (r"lm_head\.(?:decoder\.)?bias$", "lm_head.decoder.bias"),  # the same tensor under two names
     (r"electra_head\.", "rtd_head."),
-    (r"(generator|discriminator)\.", r"\1."),
+    (r"(?:discriminator|aux_bert)\.", "discriminator."),  # two revisions of the release
+    (r"generator\.", "generator."),
 )
 WITHOUT_EFFECT = re.compile(r".*\.position_ids$|cls\.")
 TRAINING_ONLY = ("lm_head.", "generator.", "discriminator.", "rtd_head.")
@@ -130,7 +131,8 @@ def load_diffcse_training_state(path: str | Path, config: DiffcseConfig) -> tupl
     report.left_over += loading.unexpected_keys
     if report.missing or report.left_over:
         raise ValueError(
-            f"{path} is no DiffCSE checkpoint of this configuration; missing: {report.missing}; left over: {report.left_over}"
+            f"{path} is no DiffCSE checkpoint of this configuration; missing: {report.missing}; "
+            f"left over: {report.left_over}"
         )
     return model, report
 

@@ -1,7 +1,16 @@
 """Pure loss functions of tensors; the models call them, and so may any other program."""
 
 from cacse_trainer.losses.contrastive import info_nce, nt_xent
-from cacse_trainer.losses.distillation import distillation_loss, interleave
+from cacse_trainer.losses.distillation import distillation_loss, distillation_parts, interleave, mix_parts
 from cacse_trainer.losses.ranking import angle_loss, cosent_loss
 
-__all__ = ["angle_loss", "cosent_loss", "distillation_loss", "info_nce", "interleave", "nt_xent"]
+__all__ = [
+    "angle_loss",
+    "cosent_loss",
+    "distillation_loss",
+    "distillation_parts",
+    "info_nce",
+    "interleave",
+    "mix_parts",
+    "nt_xent",
+]

@@ -11,6 +11,17 @@ def interleave(teacher: Tensor, student: Tensor) -> Tensor:
     return torch.stack([teacher, student], dim=1).flatten(0, 1)
 
 
+def distillation_parts(student: Tensor, teacher: Tensor, temperature: float = 0.05) -> tuple[Tensor, Tensor]:
+    """``NT-Xent(teacher, student; τ)`` and ``mean|student - teacher|``: (N, H), (N, H) → two scalars.
+
+    The teacher is detached here. Raises as `distillation_loss` does.
+    """
+    check_same_shape(student, teacher)
+    teacher = full_precision(teacher.detach())
+    student = full_precision(student)
+    return nt_xent(teacher, student, temperature), (student - teacher).abs().mean()
+
+
 def distillation_loss(
     student: Tensor, teacher: Tensor, temperature: float = 0.05, contrastive_weight: float = 0.01
 ) -> Tensor:
@@ -36,11 +47,15 @@ def distillation_loss(
     >>> round(distillation_loss(x, x, 1.0, contrastive_weight=0.5).item(), 4)     # half of nt_xent(x, x, 1)
     0.2757
     """
-    check_same_shape(student, teacher)
+    return mix_parts(*distillation_parts(student, teacher, temperature), contrastive_weight)
+
+
+def mix_parts(contrastive: Tensor, distance: Tensor, contrastive_weight: float) -> Tensor:
+    """``w·contrastive + (1-w)·distance``, two scalars to one.
+
+    Raises:
+        ValueError: the weight is outside [0, 1].
+    """
     if not 0 <= contrastive_weight <= 1:
         raise ValueError(f"contrastive_weight must be within [0, 1], got {contrastive_weight}")
-    teacher = full_precision(teacher.detach())
-    student = full_precision(student)
-    contrastive = nt_xent(teacher, student, temperature)
-    distance = (student - teacher).abs().mean()
     return contrastive_weight * contrastive + (1 - contrastive_weight) * distance

@@ -15,7 +15,7 @@ def encode_in_buckets(encode: Callable[..., Tensor], inputs: dict[str, Tensor], 
 
     Args:
         encode: (n, l) tensors by name → (n, …), row by row, blind to padding.
-        inputs: (N, L) tensors, among them ``attention_mask`` (without it, or with padding on the left, one pass is made).
+        inputs: (N, L) tensors, among them ``attention_mask`` (without it, or padded on the left, one pass is made).
         buckets: number of passes, at least 1.
 
     Returns:

@@ -81,7 +81,9 @@ class CascadeBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.first = first
 
-    def forward(self, state_x: Tensor, state_y: Tensor, previous_x: Tensor, previous_y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, state_x: Tensor, state_y: Tensor, previous_x: Tensor, previous_y: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """state, previous: (B, H) a view → both outputs, (B, H)."""
         u = self.view_x.attend(state_x, state_x if self.first else previous_x)
         v = self.view_y.attend(state_y, state_y if self.first else previous_y)
@@ -106,8 +108,8 @@ class Cascade(nn.Module):
         hidden_size: H.
         dropout: of the blocks.
         constraint_layers: encoder layers of a pretrained model, shared by both views, trainable.
-        constraint_attention: ``batch``: the constraint layers see the batch as one sequence of B tokens and attend across
-            it, as the reference does, so L_C depends on the batch's composition; ``sample``: each vector for itself.
+        constraint_attention: ``batch``: the constraint layers see the batch as one sequence of B tokens and attend
+            across it, as the reference does, so L_C depends on the batch's composition; ``sample``: each vector alone.
     """
 
     def __init__(

@@ -32,8 +32,8 @@ def condition_on(encoder: PreTrainedModel, vectors: Tensor, attention_mask: Tens
         length, width = output.shape[1:]
         if width != vectors.shape[-1]:
             raise ValueError(
-                f"{type(encoder).__name__} has embeddings of width {width}, a vector of width {vectors.shape[-1]} cannot "
-                "take their place; use an encoder whose embeddings are as wide as its layers"
+                f"{type(encoder).__name__} has embeddings of width {width}, a vector of width {vectors.shape[-1]} "
+                "cannot take their place; use an encoder whose embeddings are as wide as its layers"
             )
         if attention_mask is None:
             first = torch.zeros(len(output), dtype=torch.long, device=output.device)

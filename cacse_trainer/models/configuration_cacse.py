@@ -30,8 +30,8 @@ class CacseConfig(PretrainedConfig):
         cascade_dropout: dropout of the cascade's blocks.
         constraint_attention: ``batch`` (reference: across the batch) or ``sample``.
         freeze_embeddings: also freeze the towers' embeddings; then the frozen prefix builds no graph.
-        original_dropout: ``{"tower_a": [hidden, attention], "tower_b": …}``, what the towers had before training; exports
-            get it back.
+        original_dropout: ``{"tower_a": [hidden, attention], "tower_b": …}``, what the towers had before training;
+            exports get it back.
 
     Raises:
         ValueError: the towers do not fit each other or a setting is out of range; the message gives the values.

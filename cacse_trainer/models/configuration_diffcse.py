@@ -1,4 +1,4 @@
-"""Configuration of DiffCSE: that of the single tower, the generator's config, and the settings of replaced token detection."""
+"""Configuration of DiffCSE: that of the single tower, the generator's, and the settings of replaced token detection."""
 
 from typing import Any
 
@@ -75,6 +75,7 @@ class DiffcseConfig(SentenceEmbeddingConfig):
         )
         if self.encoder_config.vocab_size != self.generator_config.vocab_size:
             raise ValueError(
-                f"encoder and generator must share a vocabulary: the encoder has {self.encoder_config.vocab_size} words, "
-                f"the generator {self.generator_config.vocab_size}; choose a masked language model with the same tokenizer"
+                "encoder and generator must share a vocabulary: the encoder has "
+                f"{self.encoder_config.vocab_size} words, the generator {self.generator_config.vocab_size}; "
+                "choose a masked language model with the same tokenizer"
             )

@@ -6,6 +6,19 @@ from transformers import PretrainedConfig
 
 from cacse_trainer.models.configuration_cacse import as_config
 
+POOLING_NAMES = {
+    "cls": "cls",
+    "cls_before_pooler": "cls",
+    "mean": "mean",
+    "avg": "mean",
+    "max": "max",
+    "last_token": "last_token",
+}
+"""The poolings of an ensemble's encoders, each with the name it is stored under."""
+
+LINEAR_POOLINGS = frozenset({"cls", "mean", "last_token"})
+"""Those for which the pooled sum of token states is the sum of the pooled states."""
+
 
 class EnsembleConfig(PretrainedConfig):
     """Configuration of `EnsembleModel`.
@@ -13,9 +26,11 @@ class EnsembleConfig(PretrainedConfig):
     Args:
         encoder_configs: the encoders' configs, or their dicts; all of one width.
         weights: one number an encoder; default: 1 each, the plain sum.
+        poolings: one name an encoder, of `POOLING_NAMES`; default: cls each.
+        own_tokenizers: each encoder reads the tokens of a tokenizer of its own (see `TokenizerBundle`).
 
     Raises:
-        ValueError: the numbers of weights and encoders differ, or the widths do.
+        ValueError: the numbers of weights, poolings and encoders differ, the widths do, or a pooling is unknown.
     """
 
     model_type = "cacse_ensemble"
@@ -24,13 +39,27 @@ class EnsembleConfig(PretrainedConfig):
         self,
         encoder_configs: list[PretrainedConfig | dict[str, Any]] | None = None,
         weights: list[float] | None = None,
+        poolings: list[str] | None = None,
+        own_tokenizers: bool = False,
         **kwargs: Any,
     ):
-        configs = [as_config(config) for config in (encoder_configs if encoder_configs is not None else [{"model_type": "bert"}])]
+        given = encoder_configs if encoder_configs is not None else [{"model_type": "bert"}]
+        configs = [as_config(config) for config in given]
         self.encoder_configs = [config.to_dict() for config in configs]
         self.weights = list(weights) if weights is not None else [1.0] * len(configs)
-        if not configs or len(self.weights) != len(configs):
-            raise ValueError(f"an ensemble takes one weight an encoder, got {len(configs)} and {len(self.weights)} weights")
+        names = list(poolings) if poolings is not None else ["cls"] * len(configs)
+        self.own_tokenizers = own_tokenizers
+        for what, values in (("weight", self.weights), ("pooling", names)):
+            if not configs or len(values) != len(configs):
+                raise ValueError(
+                    f"an ensemble takes one {what} an encoder, got {len(configs)} encoders and {len(values)}"
+                )
+        for name in names:
+            if name not in POOLING_NAMES:
+                raise ValueError(
+                    f"pooling {name!r} is none that an ensemble knows; choose one of {', '.join(POOLING_NAMES)}"
+                )
+        self.poolings = [POOLING_NAMES[name] for name in names]
         widths = [config.hidden_size for config in configs]
         if len(set(widths)) > 1:
             raise ValueError(f"the encoders of an ensemble must be of one width, got {widths}")
@@ -40,6 +69,11 @@ class EnsembleConfig(PretrainedConfig):
         for derived in ("hidden_size", "vocab_size", "max_position_embeddings"):
             kwargs.pop(derived, None)
         super().__init__(**kwargs)
+
+    @property
+    def sums_tokens(self) -> bool:
+        """Whether the ensemble is a weighted sum at each token, pooled once: what standard modules can express."""
+        return not self.own_tokenizers and len(set(self.poolings)) == 1 and self.poolings[0] in LINEAR_POOLINGS
 
     def build_encoder_configs(self) -> list[PretrainedConfig]:
         """The encoders' configs as objects."""

@@ -34,9 +34,10 @@ def load_constraint_layers(
         return nn.ModuleList()
     first = config.num_hidden_layers - count
     renamed = {rf"^(.*\.)?encoder\.layer\.{first + i}\.": f"layers.{i}." for i in range(count)}
-    model, info = _LastLayers.from_pretrained(
+    loaded: Any = _LastLayers.from_pretrained(
         path, layer_class, count, config=config, dtype=dtype, key_mapping=renamed, output_loading_info=True
     )
+    model, info = loaded
     if info["missing_keys"]:
         raise ValueError(f"the constraint checkpoint {path} lacks weights: {sorted(info['missing_keys'])}")
     return model.layers

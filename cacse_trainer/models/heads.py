@@ -81,8 +81,8 @@ class MaskedLmHead(nn.Module):
         norms = [module for module in parts if isinstance(module, nn.LayerNorm)]
         if not len(decoders) == len(denses) == len(norms) == 1:
             raise ValueError(
-                f"the head of {type(model).__name__} is not dense, activation, norm, decoder: the masked language model "
-                "objective knows the heads of BERT, RoBERTa and their kin"
+                f"the head of {type(model).__name__} is not dense, activation, norm, decoder: the masked language "
+                "model objective knows the heads of BERT, RoBERTa and their kin"
             )
         self.dense, self.norm, self.decoder = copy.deepcopy((denses[0], norms[0], decoders[0]))
         self.activation = ACT2FN[_activation(model.config)]

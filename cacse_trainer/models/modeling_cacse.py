@@ -1,7 +1,8 @@
 """CACSE: two encoder towers trained jointly, each by its own contrastive loss and both by the cascade's.
 
 ``L = L_A + L_B + λ·L_C``, each an NT-Xent over the two views of B sentences. Inference: h_A + h_B at the first token;
-the cascade is not used. Backbones come from `AutoModel`; `CacseBertModel` and `CacseRobertaModel` are two names of one family.
+the cascade is not used. Backbones come from `AutoModel`; `CacseBertModel` and `CacseRobertaModel` are two names of one
+family.
 
 Source: the CACSE release, and the later papers of its authors, TNCSE (AAAI 2025) and JTCSE (arXiv 2505.02366).
 """
@@ -32,6 +33,12 @@ def set_dropout(config: Any, dropout: float | None) -> None:
             raise ValueError(f"dropout must be within [0, 1), got {dropout}")
         config.hidden_dropout_prob = dropout
         config.attention_probs_dropout_prob = dropout
+
+
+def mark_loaded(model: nn.Module) -> None:
+    """Keep ``post_init`` of a model that this one becomes a part of from drawing its weights anew."""
+    for module in model.modules():
+        module._is_hf_initialized = True  # type: ignore[assignment]  # transformers' own mark
 
 
 class CacsePreTrainedModel(PreTrainedModel):
@@ -80,10 +87,9 @@ class CacseModel(CacsePreTrainedModel):
         config.constraint_config._attn_implementation = config._attn_implementation
         for given in (tower_a, tower_b, constraint_layers):
             if given is not None:  # keeps post_init from drawing loaded weights anew
-                for module in given.modules():
-                    module._is_hf_initialized = True
-        self.tower_a = tower_a if tower_a is not None else AutoModel.from_config(config.tower_a_config)
-        self.tower_b = tower_b if tower_b is not None else AutoModel.from_config(config.tower_b_config)
+                mark_loaded(given)
+        self.tower_a: Any = tower_a if tower_a is not None else AutoModel.from_config(config.tower_a_config)
+        self.tower_b: Any = tower_b if tower_b is not None else AutoModel.from_config(config.tower_b_config)
         if constraint_layers is None:
             layer_class = LAYER_CLASSES[kind]
             constraint_layers = nn.ModuleList(
@@ -122,7 +128,7 @@ class CacseModel(CacsePreTrainedModel):
         """Two pretrained towers, the last layers of a third model, and a fresh cascade.
 
         Args:
-            tower_a, tower_b: folder or hub id of two encoders of this class's kind, equal in depth, width and vocabulary.
+            tower_a, tower_b: folder or hub id of two encoders of this class's kind, equal in depth, width, vocabulary.
             constraint: folder or hub id of the model that gives the constraint layers; only those are read. Default:
                 tower A.
             tower_dropout: dropout of tower A and tower B; None keeps what their configs say (paper: BERT
@@ -151,8 +157,9 @@ class CacseModel(CacsePreTrainedModel):
         for config, dropout in zip((*tower_configs, constraint_config), dropouts, strict=True):
             set_dropout(config, dropout)
         config = CacseConfig(
-            *tower_configs,
-            constraint_config,
+            tower_a_config=tower_configs[0],
+            tower_b_config=tower_configs[1],
+            constraint_config=constraint_config,
             cascade_start_layer=cascade_start_layer,
             constraint_layers=constraint_layers,
             cascade_heads=cascade_heads,
@@ -172,9 +179,11 @@ class CacseModel(CacsePreTrainedModel):
             AutoModel.from_pretrained(path, config=tower_config, dtype=dtype, attn_implementation=attn_implementation)
             for path, tower_config in zip((tower_a, tower_b), tower_configs, strict=True)
         ]
-        layers = load_constraint_layers(constraint, constraint_config, constraint_layers, LAYER_CLASSES[cls.tower_kind], dtype)
+        layers = load_constraint_layers(
+            constraint, constraint_config, constraint_layers, LAYER_CLASSES[cls.tower_kind], dtype
+        )
         config._attn_implementation = towers[0].config._attn_implementation
-        return cls(config, *towers, constraint_layers=layers)
+        return cls(config, tower_a=towers[0], tower_b=towers[1], constraint_layers=layers)
 
     def freeze(self) -> None:
         """Freeze the encoder layers below k0, the unused poolers and, if asked for, the embeddings.
@@ -309,5 +318,5 @@ def cacse_class(config: Any) -> type[CacseModel]:
 
 
 AutoConfig.register("cacse", CacseConfig)
-# One registration for both: a second one would replace the first, and a saved CacseBertModel would come back as RoBERTa.
+# One registration for both: a second would replace the first, and a saved CacseBertModel would come back as RoBERTa.
 AutoModel.register(CacseConfig, (CacseBertModel, CacseRobertaModel))

@@ -24,15 +24,10 @@ from cacse_trainer.losses.contrastive import full_precision
 from cacse_trainer.models.bucketing import encode_in_buckets
 from cacse_trainer.models.conditioning import condition_on
 from cacse_trainer.models.configuration_diffcse import DiffcseConfig
-from cacse_trainer.models.configuration_sentence_embedding import set_encoder_dropout
+from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig, set_encoder_dropout
+from cacse_trainer.models.encoder_tools import freeze_pooler, global_mean, known_inputs, mark_loaded
 from cacse_trainer.models.heads import DetectionHead
-from cacse_trainer.models.modeling_sentence_embedding import (
-    SentenceEmbeddingModel,
-    freeze_pooler,
-    global_mean,
-    known_inputs,
-    mark_loaded,
-)
+from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
 from cacse_trainer.models.pooling import first_token
 
 
@@ -45,7 +40,7 @@ class DiffcseModel(SentenceEmbeddingModel):
         generator: a loaded masked language model; likewise.
     """
 
-    config_class = DiffcseConfig
+    config_class: type[SentenceEmbeddingConfig] = DiffcseConfig
 
     def __init__(
         self,
@@ -129,10 +124,10 @@ class DiffcseModel(SentenceEmbeddingModel):
         masked_lm, info = AutoModelForMaskedLM.from_pretrained(generator, **loading, output_loading_info=True)
         if info["missing_keys"]:
             raise ValueError(
-                f"generator {generator} lacks weights of a masked language model: {sorted(info['missing_keys'])}; choose "
-                "one that was trained to fill masks, such as distilbert-base-uncased"
+                f"generator {generator} lacks weights of a masked language model: {sorted(info['missing_keys'])}; "
+                "choose one that was trained to fill masks, such as distilbert-base-uncased"
             )
-        return cls(config, *towers, masked_lm)
+        return cls(config, towers[0], towers[1], masked_lm)
 
     @property
     def needs_masked_copies(self) -> bool:
@@ -167,7 +162,7 @@ class DiffcseModel(SentenceEmbeddingModel):
         condition = vectors if self.config.condition == "projected" else pooled
 
         def detect(row: Tensor, replaced: Tensor, **bucket: Tensor) -> Tensor:
-            """(n, l) → (n, 6), of each row: cross-entropy, positions, replaced ones found, in all, kept ones found, in all."""
+            """(n, l) → (n, 6): a row's entropy, positions, replaced ones found, in all, kept ones found, in all."""
             tokens = bucket["attention_mask"]
             with condition_on(self.discriminator, condition[row[:, 0]], tokens):
                 logits = full_precision(self.rtd_head(self.discriminator(**bucket).last_hidden_state))  # (n, l, 2)
@@ -182,7 +177,7 @@ class DiffcseModel(SentenceEmbeddingModel):
         numbers = torch.arange(len(filled), device=filled.device)[:, None].expand_as(
             filled
         )  # cut with the row's tokens
-        inputs = {**known_inputs(self.discriminator, dict(inputs)), "row": numbers, "replaced": replaced}
+        inputs = {**known_inputs(self.discriminator, inputs), "row": numbers, "replaced": replaced}
         buckets = self.length_buckets if self.config.rtd_positions == "tokens" else 1  # padding cut off is not counted
         sums = encode_in_buckets(detect, inputs, buckets).sum(dim=0)  # (6,)
         loss = global_mean(sums[0], sums[1].detach())

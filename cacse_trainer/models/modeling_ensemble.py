@@ -1,18 +1,48 @@
-"""Several encoders as one: the weighted sum of their hidden states. A trained CACSE pair is exported as one."""
+"""Several encoders as one: the weighted sum of their sentence embeddings.
+
+A trained CACSE pair is exported as one (the plain sum), and so is CACSE+UC, ``α·(h_A + h_B) + (1-α)·h_UC``, whose third
+encoder may have a tokenizer of its own.
+"""
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from cacse_trainer.models.configuration_ensemble import EnsembleConfig
+from cacse_trainer.models.encoder_tools import known_inputs, mark_loaded
 from cacse_trainer.models.outputs import EmbeddingOutput
+from cacse_trainer.models.pooling import pool
+
+
+def select_tokens(input_ids: Tensor, chosen: Tensor, pad_token_id: int) -> dict[str, Tensor]:
+    """The chosen tokens of each row, moved to its left end and padded on the right.
+
+    Args:
+        input_ids: (N, L).
+        chosen: (N, L), true where a token is taken.
+        pad_token_id: fills the shorter rows.
+
+    Returns:
+        ``input_ids`` and ``attention_mask``, (N, l), l being the largest number of chosen tokens in a row.
+
+    >>> select_tokens(torch.tensor([[7, 8, 9]]), torch.tensor([[False, True, True]]), 0)["input_ids"]
+    tensor([[8, 9]])
+    """
+    lengths = chosen.sum(dim=1)  # (N,)
+    longest = int(lengths.max())
+    order = torch.argsort((~chosen).int(), dim=1, stable=True)[:, :longest]  # (N, l)
+    mask = torch.arange(longest, device=chosen.device) < lengths[:, None]
+    ids = input_ids.gather(1, order).masked_fill(~mask, pad_token_id)
+    return {"input_ids": ids, "attention_mask": mask.long()}
 
 
 class EnsembleModel(PreTrainedModel):
-    """``h = Σ_i w_i · h_i`` at each token; the sentence embedding is h at the first token.
+    """``embedding = Σ_i w_i · pool_i(h_i)`` over the encoders i.
 
-    The encoders read the same tokens, so they share a vocabulary.
+    Encoders with one tokenizer read the same tokens. With tokenizers of their own, a row holds the tokens of all of
+    them side by side, and ``encoder_ids`` says whose each token is; `TokenizerBundle` makes such rows.
 
     Args:
         config: an `EnsembleConfig`.
@@ -32,16 +62,23 @@ class EnsembleModel(PreTrainedModel):
                 built.append(AutoModel.from_config(encoder_config))
         else:
             built = list(encoders)
-            for encoder in built:  # keeps post_init from drawing loaded weights anew
-                for module in encoder.modules():
-                    module._is_hf_initialized = True
+            for encoder in built:
+                mark_loaded(encoder)
         self.encoders = nn.ModuleList(built)
         self.post_init()
 
     @classmethod
-    def from_encoders(cls, encoders: Sequence[PreTrainedModel], weights: list[float] | None = None) -> "EnsembleModel":
-        """An ensemble of models in memory; default weights 1, the sum."""
-        config = EnsembleConfig([encoder.config for encoder in encoders], weights, dtype=encoders[0].dtype)
+    def from_encoders(
+        cls,
+        encoders: Sequence[PreTrainedModel],
+        weights: list[float] | None = None,
+        poolings: list[str] | None = None,
+        own_tokenizers: bool = False,
+    ) -> "EnsembleModel":
+        """An ensemble of models in memory; default weights 1 and pooling cls. See `EnsembleConfig`."""
+        config = EnsembleConfig(
+            [encoder.config for encoder in encoders], weights, poolings, own_tokenizers, dtype=encoders[0].dtype
+        )
         return cls(config, encoders)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -53,22 +90,54 @@ class EnsembleModel(PreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        encoder_ids: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> EmbeddingOutput | tuple[Tensor, ...]:
-        """(N, L) → ``last_hidden_state`` (N, L, H) and ``sentence_embedding`` (N, H)."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        hidden = sum(
-            weight * encoder(**inputs).last_hidden_state
-            for weight, encoder in zip(self.config.weights, self.encoders, strict=True)
-        )
-        output = EmbeddingOutput(last_hidden_state=hidden, sentence_embedding=hidden[:, 0])
+        """(N, L) → ``sentence_embedding`` (N, H), and ``last_hidden_state`` (N, L, H) where ``config.sums_tokens``.
+
+        Args:
+            input_ids: (N, L).
+            attention_mask: (N, L), 1 for tokens, 0 for padding; default: all ones.
+            token_type_ids: (N, L); unused with tokenizers of their own.
+            encoder_ids: (N, L), the number of the encoder that reads each token; with tokenizers of their own only.
+            return_dict: False gives a tuple, as everywhere in transformers.
+
+        Raises:
+            ValueError: ``encoder_ids`` are missing, or given where the tokenizer is shared.
+        """
+        if self.config.own_tokenizers != (encoder_ids is not None):
+            raise ValueError(
+                "encoder_ids are needed: the encoders have tokenizers of their own, tokenise with TokenizerBundle"
+                if self.config.own_tokenizers
+                else "encoder_ids were given to an ensemble with one tokenizer"
+            )
+        shared = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        tokens = attention_mask.bool() if attention_mask is not None else torch.ones_like(input_ids, dtype=torch.bool)
+        vectors, hidden = None, None
+        for i, (encoder, weight, pooling) in enumerate(
+            zip(self.encoders, self.config.weights, self.config.poolings, strict=True)
+        ):
+            inputs: dict[str, Tensor | None] = dict(shared)
+            if encoder_ids is not None:
+                inputs.update(select_tokens(input_ids, tokens & (encoder_ids == i), encoder.config.pad_token_id or 0))
+                inputs["token_type_ids"] = None
+            states = encoder(**known_inputs(encoder, inputs)).last_hidden_state  # (N, l, H)
+            part = weight * pool(pooling, states, attention_mask=inputs["attention_mask"])  # (N, H)
+            vectors = part if vectors is None else vectors + part
+            if self.config.sums_tokens:
+                hidden = weight * states if hidden is None else hidden + weight * states
+        output = EmbeddingOutput(last_hidden_state=hidden, sentence_embedding=vectors)
         return output if return_dict is not False else output.to_tuple()
 
     def embed(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        encoder_ids: Tensor | None = None,
     ) -> Tensor:
         """(N, L) → (N, H)."""
-        return self(input_ids, attention_mask, token_type_ids).sentence_embedding
+        return self(input_ids, attention_mask, token_type_ids, encoder_ids).sentence_embedding
 
 
 AutoConfig.register("cacse_ensemble", EnsembleConfig)

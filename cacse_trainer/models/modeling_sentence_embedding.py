@@ -7,7 +7,6 @@ the SimCSE release gathers the negatives too, but lets the gradient of the own r
 Source: Gao et al. 2021 (arXiv 2104.08821), and the SimCSE release.
 """
 
-import inspect
 from typing import Any
 
 import torch
@@ -15,43 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
-from cacse_trainer.distributed import gather_rows, rank, world_size
+from cacse_trainer.distributed import gather_rows, rank
 from cacse_trainer.losses.contrastive import full_precision
 from cacse_trainer.models.bucketing import encode_in_buckets
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig, set_encoder_dropout
+from cacse_trainer.models.encoder_tools import freeze_pooler, global_mean, known_inputs, mark_loaded
 from cacse_trainer.models.heads import PROJECTIONS, DetectionHead, MaskedLmHead, empty_masked_lm_head
 from cacse_trainer.models.objectives import OBJECTIVES
 from cacse_trainer.models.outputs import EmbeddingOutput
 from cacse_trainer.models.pooling import LAYER_POOLINGS, pool
 
 IGNORED_LABEL = -100
-
-
-def mark_loaded(module: nn.Module) -> None:
-    """Keep ``post_init`` from drawing weights anew that were loaded."""
-    for part in module.modules():
-        part._is_hf_initialized = True  # type: ignore[assignment]
-
-
-def freeze_pooler(encoder: nn.Module) -> None:
-    """Freeze the encoder's own pooler, which never runs: DDP need not search for its gradient."""
-    for name, module in encoder.named_children():
-        if name == "pooler":
-            module.requires_grad_(False)
-
-
-def known_inputs(encoder: nn.Module, inputs: dict[str, Tensor | None]) -> dict[str, Tensor]:
-    """The inputs that are given and that this kind of encoder reads (many know no ``token_type_ids``)."""
-    known = inspect.signature(encoder.forward).parameters
-    return {name: tensor for name, tensor in inputs.items() if tensor is not None and name in known}
-
-
-def global_mean(total: Tensor, count: Tensor) -> Tensor:
-    """Mean over all processes' items, scaled so that the average over the processes has the one-process gradient.
-
-    ``total`` is the scalar sum of this process's items, ``count`` how many they are; no items at all give 0.
-    """
-    return world_size() * total / gather_rows(count.reshape(1)).sum().clamp(min=1)
 
 
 class SentenceEmbeddingModel(PreTrainedModel):
@@ -148,7 +121,7 @@ class SentenceEmbeddingModel(PreTrainedModel):
         encoder = AutoModel.from_pretrained(path, config=encoder_config, **loading)
         lm_head = None
         if mlm_weight > 0:
-            lm_head = MaskedLmHead(AutoModelForMaskedLM.from_pretrained(path, dtype=dtype))
+            lm_head = MaskedLmHead(AutoModelForMaskedLM.from_pretrained(path, **loading))
         return cls(config, encoder, lm_head)
 
     def freeze(self) -> None:
@@ -230,7 +203,7 @@ class SentenceEmbeddingModel(PreTrainedModel):
         rows = {name: tensor.flatten(0, 1) for name, tensor in given.items() if tensor is not None}  # (B·V, L)
         batch, views, _ = given["input_ids"].shape  # type: ignore[union-attr]
         pooled = encode_in_buckets(
-            lambda **bucket: self._encode(bucket)[1], known_inputs(self.encoder, dict(rows)), self.length_buckets
+            lambda **bucket: self._encode(bucket)[1], known_inputs(self.encoder, rows), self.length_buckets
         ).unflatten(0, (batch, views))  # (B, V, H)
 
         # Every process sees the rows of all: as negatives, and in the projection's batch statistics.
@@ -239,11 +212,9 @@ class SentenceEmbeddingModel(PreTrainedModel):
             everywhere = self.projection_head(everywhere)
         loss = OBJECTIVES[self.config.objective].loss(everywhere, self.config)
         vectors = everywhere[rank() * batch : (rank() + 1) * batch]  # (B, V, H), this process's own
-        losses = {"contrastive": loss.detach()}
         auxiliary, parts = self._auxiliary_loss(rows, pooled.flatten(0, 1), vectors.flatten(0, 1))
-        if auxiliary is not None:
-            loss = loss + auxiliary
-        return EmbeddingOutput(loss=loss, losses={**losses, **parts}, embeddings=vectors)
+        losses = {"contrastive": loss.detach(), **parts}
+        return EmbeddingOutput(loss=loss if auxiliary is None else loss + auxiliary, losses=losses, embeddings=vectors)
 
     def _auxiliary_loss(
         self, rows: dict[str, Tensor], pooled: Tensor, vectors: Tensor
@@ -269,7 +240,7 @@ class SentenceEmbeddingModel(PreTrainedModel):
             per_row = entropies.new_zeros(len(chosen)).index_add(0, chosen.nonzero()[:, 0], entropies)
             return torch.stack([per_row, chosen.sum(dim=1).to(per_row.dtype)], dim=1)
 
-        inputs = {**known_inputs(self.encoder, dict(masked)), "mlm_labels": rows["mlm_labels"]}
+        inputs = {**known_inputs(self.encoder, masked), "mlm_labels": rows["mlm_labels"]}
         total, count = encode_in_buckets(score, inputs, self.length_buckets).sum(dim=0).unbind()
         mlm = global_mean(total, count.detach())
         return self.config.mlm_weight * mlm, {"mlm": mlm.detach()}

@@ -8,19 +8,21 @@ from torch import Tensor
 from cacse_trainer.losses import info_nce, nt_xent
 
 
-def _views(vectors: Tensor, name: str, allowed: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """(B, V, H) → V tensors of (B, H); refuses a number of views that the objective does not know."""
+def _check_views(vectors: Tensor, name: str, allowed: tuple[int, ...]) -> None:
+    """Refuse a number of views V of (B, V, H) that the objective does not know."""
     if vectors.shape[1] not in allowed:
         raise ValueError(
             f"objective {name} compares {' or '.join(map(str, allowed))} views of each row, got {vectors.shape[1]}"
         )
-    return vectors.unbind(dim=1)
 
 
 def info_nce_objective(vectors: Tensor, config: Any) -> Tensor:
     """SimCSE: anchors and positives, and hard negatives where there is a third view. (B, 2 or 3, H) → scalar."""
+    _check_views(vectors, "info_nce", (2, 3))
     return info_nce(
-        *_views(vectors, "info_nce", (2, 3)),
+        anchors=vectors[:, 0],
+        positives=vectors[:, 1],
+        hard_negatives=vectors[:, 2] if vectors.shape[1] == 3 else None,
         temperature=config.contrastive_temperature,
         hard_negative_weight=config.hard_negative_weight,
     )
@@ -28,7 +30,8 @@ def info_nce_objective(vectors: Tensor, config: Any) -> Tensor:
 
 def nt_xent_objective(vectors: Tensor, config: Any) -> Tensor:
     """CACSE's towers: every other view is a negative, in both directions. (B, 2, H) → scalar."""
-    return nt_xent(*_views(vectors, "nt_xent", (2,)), temperature=config.contrastive_temperature)
+    _check_views(vectors, "nt_xent", (2,))
+    return nt_xent(vectors[:, 0], vectors[:, 1], config.contrastive_temperature)
 
 
 class Objective(NamedTuple):

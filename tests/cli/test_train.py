@@ -22,7 +22,16 @@ def command(tmp_path, tiny_towers, text_file, dev_file):
         *("--tower_a", a, "--tower_b", b, "--constraint", constraint, "--cascade_start_layer", "2"),
         *("--constraint_layers", "1", "--tower_dropout", "0.1", "0.15", "--train_file", str(text_file)),
         *("--dev_file", f"stsb={dev_file}", "--max_steps", "4", "--eval_strategy", "steps", "--eval_steps", "2"),
-        *("--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "1", "--load_best_model_at_end", "true"),
+        *(
+            "--save_strategy",
+            "steps",
+            "--save_steps",
+            "2",
+            "--save_total_limit",
+            "1",
+            "--load_best_model_at_end",
+            "true",
+        ),
         *("--metric_for_best_model", "stsb_spearman", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3"),
         *("--logging_steps", "1", "--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true"),
         *("--output_dir", str(tmp_path / "run")),
@@ -173,7 +182,9 @@ def test_all_scores_undefined_exports_nothing(command, tmp_path, monkeypatch, ca
 
 def test_streaming_and_csv_pairs(command, tmp_path):
     rows = tmp_path / "pairs.csv"
-    rows.write_text("en,back\n" + "".join(f"a man {w},the man {w}\n" for w in ("red blue big small not and dog cat " * 4).split()))
+    rows.write_text(
+        "en,back\n" + "".join(f"a man {w},the man {w}\n" for w in ("red blue big small not and dog cat " * 4).split())
+    )
     arguments = [*command, "--train_file", str(rows), "--text_columns", "en", "back", "--streaming", "true"]
     assert run(train.main, arguments) == 0
 
@@ -223,7 +234,9 @@ def test_import_of_a_reference_checkpoint(tmp_path, tiny_tokenizer, capsys):
     from safetensors.torch import load_file
 
     golden = GOLDEN / "cacse" / "bert_begin7_constraint4"
-    state = {f"module.{name}": tensor for name, tensor in load_file(golden / "reference_state_dict.safetensors").items()}
+    state = {
+        f"module.{name}": tensor for name, tensor in load_file(golden / "reference_state_dict.safetensors").items()
+    }
     state["module.Submodel_1.embeddings.position_ids"] = torch.arange(80)[None]
     torch.save(state, tmp_path / "pytorch_model.bin")
     tower = tmp_path / "tower"

@@ -69,7 +69,9 @@ def test_length_limits(tiny_towers, tiny_tokenizer):
 def test_metric_without_the_hub():
     metric = SpearmanMetric(keep_in_memory=True)
     assert metric.compute(predictions=[1, 2, 3, 4], references=[1, 2, 4, 3])["spearman"] == pytest.approx(0.8)
-    assert math.isnan(SpearmanMetric(keep_in_memory=True).compute(predictions=[1, 1, 1], references=[1, 2, 3])["spearman"])
+    assert math.isnan(
+        SpearmanMetric(keep_in_memory=True).compute(predictions=[1, 1, 1], references=[1, 2, 3])["spearman"]
+    )
     undefined = SpearmanMetric(keep_in_memory=True).compute(predictions=[float("nan"), 1, 2], references=[1, 2, 3])
     assert math.isnan(undefined["pearson"])
 

@@ -12,7 +12,9 @@ from tests.conftest import GOLDEN
 
 @pytest.mark.parametrize("rows", [2, 6, 64])
 @pytest.mark.parametrize("temperature", [0.05, 0.1])
-@pytest.mark.parametrize(("dtype", "prefix", "tolerance"), [(torch.float32, "", 5e-5), (torch.float64, "float64.", 1e-10)])
+@pytest.mark.parametrize(
+    ("dtype", "prefix", "tolerance"), [(torch.float32, "", 5e-5), (torch.float64, "float64.", 1e-10)]
+)
 def test_nt_xent_golden(rows, temperature, dtype, prefix, tolerance):
     golden = load_file(GOLDEN / "cacse" / "infonce" / "tensors.safetensors")
     vectors = golden[f"y_{rows}"].to(dtype).requires_grad_()
@@ -25,7 +27,9 @@ def test_nt_xent_golden(rows, temperature, dtype, prefix, tolerance):
 
 
 @pytest.mark.parametrize(("case", "weight"), [("self", 0.01), ("uc", 0.1)])
-@pytest.mark.parametrize(("dtype", "prefix", "tolerance"), [(torch.float32, "", 5e-5), (torch.float64, "float64.", 1e-10)])
+@pytest.mark.parametrize(
+    ("dtype", "prefix", "tolerance"), [(torch.float32, "", 5e-5), (torch.float64, "float64.", 1e-10)]
+)
 def test_distillation_golden(case, weight, dtype, prefix, tolerance):
     golden = load_file(GOLDEN / "cacse" / "distill" / "tensors.safetensors")
     student = golden["student"].to(dtype).requires_grad_()
@@ -67,7 +71,9 @@ def test_nt_xent_by_hand():
 
 def test_info_nce_by_hand():
     x = torch.eye(2)
-    negatives = torch.tensor([[0.0, 1.0], [1.0, 0.0]])  # each anchor's own negative is orthogonal, the other equal to it
+    negatives = torch.tensor(
+        [[0.0, 1.0], [1.0, 0.0]]
+    )  # each anchor's own negative is orthogonal, the other equal to it
     # logits of row 0: positives (1, 0), negatives (0 + 0.7, 1)
     expected = -math.log(math.e / (math.e + 1 + math.exp(0.7) + math.e))
     assert info_nce(x, x, negatives, temperature=1.0, hard_negative_weight=0.7).item() == pytest.approx(expected)

@@ -58,7 +58,7 @@ def test_towers_are_loaded_not_drawn(tiny_towers):
 
 
 def test_cascade_keeps_its_initialisation(tiny_towers):
-    """Linear U(±1/√H): std 1/√(3H); values Xavier on the fused in-projection: std √(1/2H); post_init would give 0.02."""
+    """Linear U(±1/√H): std 1/√(3H); values Xavier on the fused in-projection: std √(1/2H); not post_init's 0.02."""
     model = build(tiny_towers)
     for block in model.cascade.blocks:
         for view in (block.view_x, block.view_y):
@@ -198,7 +198,10 @@ def test_length_buckets_change_nothing(tiny_towers, buckets):
         ({"tower_b_config": tiny_config("bert", hidden_size=16)}, "width.*tower_a has 32, tower_b has 16"),
         ({"tower_b_config": tiny_config("bert", vocab_size=99)}, "vocabulary.*tower_b has 99"),
         ({"tower_b_config": tiny_config("roberta")}, "kind.*tower_a has bert, tower_b has roberta"),
-        ({"constraint_config": tiny_config("bert", hidden_size=16)}, "width.*the towers have 32, the constraint model has 16"),
+        (
+            {"constraint_config": tiny_config("bert", hidden_size=16)},
+            "width.*the towers have 32, the constraint model has 16",
+        ),
         ({"cascade_start_layer": 5}, r"cascade_start_layer=5.*4 layers.*1\.\.4"),
         ({"cascade_start_layer": 0}, "cascade_start_layer=0"),
         ({"constraint_layers": 5}, "constraint_layers=5.*4 layers"),

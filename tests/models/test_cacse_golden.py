@@ -39,7 +39,9 @@ def views(tensors, prefix="") -> dict:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("dtype", "prefix", "tolerance"), [(torch.float32, "", 5e-5), (torch.float64, "float64.", 1e-10)])
+@pytest.mark.parametrize(
+    ("dtype", "prefix", "tolerance"), [(torch.float32, "", 5e-5), (torch.float64, "float64.", 1e-10)]
+)
 def test_outputs_and_losses(case, dtype, prefix, tolerance):
     model, _, golden = load_case(case, dtype)
     assert type(model) is CASES[case][2]

@@ -16,7 +16,7 @@ from cacse_trainer.models import DiffcseConfig, SentenceEmbeddingConfig, Sentenc
 from tests.conftest import GOLDEN
 
 PRECISIONS = (torch.float32, torch.float64)
-# In exact arithmetic zero: a constant added to every key changes no attention, and one added to every row no batch norm.
+# Zero in exact arithmetic: a constant added to every key changes no attention, one added to every row no batch norm.
 ZERO_GRADIENTS = ("attention.self.key.bias",)
 ZERO_UNDER_BATCH_NORM = (*ZERO_GRADIENTS, "bert.encoder.layer.3.output.LayerNorm.bias")
 
@@ -198,4 +198,6 @@ def test_keys_become_those_of_a_plain_encoder(name):
     assert not report.left_over
     plain = {re.sub(r"^(projection_head|encoder\.)", "", key) for key in renamed if not key.startswith("lm_head.")}
     expected = {key for key in mapping.values() if not key.startswith("lm_head.") and "position_ids" not in key}
-    assert {key.replace(".dense.", "pooler.dense.", 1) if key.startswith(".dense.") else key for key in plain} == expected
+    assert {
+        key.replace(".dense.", "pooler.dense.", 1) if key.startswith(".dense.") else key for key in plain
+    } == expected

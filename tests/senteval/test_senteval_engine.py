@@ -8,6 +8,7 @@ import senteval
 import torch
 from senteval.encoding import as_matrix
 from senteval.utils import dotdict
+from senteval_samples import embed, word_vector
 
 SIMILARITY = ["STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark", "SICKRelatedness"]
 QUICK = {"kfold": 3, "classifier": {"nhid": 0, "optim": "rmsprop", "batch_size": 16, "tenacity": 2, "epoch_size": 10}}
@@ -18,8 +19,6 @@ def engine(data_folder, batcher, prepare=None, **params):
 
 
 def test_an_old_script_runs_unchanged(data_folder):
-    from conftest import word_vector
-
     seen = []
 
     def prepare(params, samples):
@@ -112,8 +111,6 @@ def test_a_vector_is_a_matrix_for_one_sentence_only():
 
 
 def test_a_table_of_distinct_sentences_replaces_the_encoder(data_folder, batcher):
-    from conftest import embed
-
     names = ["STS14", "MPQA", "MRPC", "Tense"]
     tasks = [senteval.load_task(name, data_folder) for name in names]
     sentences = senteval.distinct_sentences(tasks)

@@ -1,0 +1,1 @@
+"""Classifiers and validation schemes behind the trained tasks."""

@@ -1,0 +1,303 @@
+"""`SentenceEncoder`: sentences to vectors, similarities and search, with any encoder; and weighted sums of several."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+
+from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.embed import TOKENS_PER_BATCH, embed_sentences
+from cacse_trainer.loading import fingerprint, load_encoder
+
+QUERIES_AT_ONCE = 256  # bounds the similarity table of a search
+
+Hits = list[tuple[str, float]]
+
+
+class BaseEncoder(ABC):
+    """What every encoder can do once it can turn sentences into vectors."""
+
+    name: str
+    """As the user gave it."""
+    pooling: str
+    """What was stated, read or guessed."""
+
+    def __init__(self) -> None:
+        self._index: tuple[list[str], np.ndarray] | None = None
+
+    @abstractmethod
+    def vectors(
+        self,
+        sentences: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+        description: str = "Encoding",
+    ) -> np.ndarray:
+        """(len(sentences), dim) float32, as the model gives them: not scaled."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of the weights."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What else the vectors depend on, for reports."""
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        batch_size: int | None = None,
+        normalize: bool = True,
+        show_progress_bar: bool = False,
+    ) -> np.ndarray:
+        """Encode sentences.
+
+        Args:
+            sentences: one, or any number; ``""`` is fine.
+            batch_size: rows a batch; default: by a budget of tokens, which is faster.
+            normalize: scale to length 1, so that the dot product is the cosine; a zero vector stays zero.
+            show_progress_bar: a bar on standard error.
+
+        Returns:
+            float32, (dim,) for one sentence, (n, dim) for a list.
+
+        Raises:
+            UserError: a vector is not finite.
+        """
+        rows = [sentences] if isinstance(sentences, str) else list(sentences)
+        table = self.vectors(rows, batch_size=batch_size, show_progress_bar=show_progress_bar)
+        if normalize:
+            lengths = np.linalg.norm(table, axis=1, keepdims=True)
+            table = table / np.where(lengths == 0, 1, lengths)
+        return table[0] if isinstance(sentences, str) else table
+
+    @overload
+    def similarity(self, a: str, b: str) -> float: ...
+    @overload
+    def similarity(self, a: str | Sequence[str], b: str | Sequence[str]) -> float | np.ndarray: ...
+
+    def similarity(self, a: str | Sequence[str], b: str | Sequence[str]) -> float | np.ndarray:
+        """Cosine of sentences: two strings → float, a string and n sentences → (n,), n and m sentences → (n, m)."""
+        first, second = ([x] if isinstance(x, str) else list(x) for x in (a, b))
+        both = self.encode(first + second)
+        table = both[: len(first)] @ both[len(first) :].T  # (n, m)
+        if isinstance(a, str) and isinstance(b, str):
+            return float(table[0, 0])
+        return table.reshape(-1) if isinstance(a, str) or isinstance(b, str) else table
+
+    def build_index(
+        self, sentences_or_file: Sequence[str] | str | os.PathLike[str], show_progress_bar: bool = False
+    ) -> None:
+        """Encode the sentences that `search` looks through.
+
+        Args:
+            sentences_or_file: sentences, or a UTF-8 text file with one a line (blank lines are skipped).
+
+        Raises:
+            UserError: no such file, or no sentence in it.
+        """
+        if isinstance(sentences_or_file, (str, os.PathLike)):
+            sentences = _read_lines(Path(sentences_or_file))
+        else:
+            sentences = list(sentences_or_file)
+        if not sentences:
+            raise UserError("build_index: no sentences to look through")
+        self._index = sentences, self.encode(sentences, show_progress_bar=show_progress_bar)
+
+    @overload
+    def search(self, queries: str, top_k: int = 5, threshold: float = 0.6) -> Hits: ...
+    @overload
+    def search(self, queries: Sequence[str], top_k: int = 5, threshold: float = 0.6) -> list[Hits]: ...
+
+    def search(self, queries: str | Sequence[str], top_k: int = 5, threshold: float = 0.6) -> Hits | list[Hits]:
+        """The nearest sentences of the index, exactly.
+
+        Args:
+            queries: one, or several.
+            top_k: at most so many each.
+            threshold: cosine from which a sentence counts.
+
+        Returns:
+            ``[(sentence, score), …]``, best first, for one query; a list of those for a list.
+
+        Raises:
+            UserError: there is no index yet.
+        """
+        if self._index is None:
+            raise UserError("search: there is no index yet; call build_index(sentences) first")
+        sentences, index = self._index
+        found: list[Hits] = []
+        asked = [queries] if isinstance(queries, str) else list(queries)
+        wanted = self.encode(asked)
+        for start in range(0, len(asked), QUERIES_AT_ONCE):
+            scores = torch.from_numpy(wanted[start : start + QUERIES_AT_ONCE] @ index.T)  # (queries, sentences)
+            best, where = scores.topk(max(0, min(top_k, len(sentences))), dim=1)
+            for row_scores, row in zip(best.tolist(), where.tolist(), strict=True):
+                hits = zip(row, row_scores, strict=True)
+                found.append([(sentences[i], score) for i, score in hits if score >= threshold])
+        return found[0] if isinstance(queries, str) else found
+
+
+class SentenceEncoder(BaseEncoder):
+    """Any encoder: a trained checkpoint, an exported folder, a transformers or sentence-transformers model.
+
+    Args:
+        path: folder, hub id or ``package:NAME/FOLDER``.
+        pooling: cls, cls_with_mlp, mean, last_token, avg_top2, avg_first_last or max; default: what the folder states. A
+            guess is logged.
+        device: default: a GPU where there is one.
+        adapter: folder or hub id of a PEFT adapter.
+        dtype: ``torch.bfloat16`` computes in it; the vectors are float32 all the same.
+        max_seq_length: default: what the folder states, else the longest that the model takes.
+        tokens_per_batch: padded tokens a batch.
+        trust_remote_code: run the model code that comes with the checkpoint.
+
+    Raises:
+        UserError: see `load_encoder`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        pooling: str | None = None,
+        device: torch.device | str | None = None,
+        adapter: str | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        max_seq_length: int | None = None,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+        trust_remote_code: bool = False,
+    ):
+        super().__init__()
+        loaded = load_encoder(
+            str(path),
+            pooling=pooling,
+            device=device,
+            adapter=adapter,
+            max_seq_length=max_seq_length,
+            trust_remote_code=trust_remote_code,
+        )
+        self.name, self.pooling = loaded.name, loaded.pooling
+        self.model, self.tokenizer = loaded.model, loaded.tokenizer
+        self.max_seq_length = loaded.max_seq_length
+        self.tokens_per_batch = tokens_per_batch
+        self.dtype = dtype
+        self.adapter = adapter
+        self._embed = loaded.embed
+        self._prepare: Callable[[str], str] | None = loaded.prepare
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    def vectors(
+        self,
+        sentences: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+        description: str = "Encoding",
+    ) -> np.ndarray:
+        """(len(sentences), dim) float32, not scaled; see `BaseEncoder.encode`.
+
+        Raises:
+            UserError: a vector is not finite; the first such sentence is quoted.
+        """
+        prepared = [self._prepare(sentence) for sentence in sentences] if self._prepare else sentences
+        table = embed_sentences(
+            self._embed,
+            self.tokenizer,
+            prepared,
+            max_seq_length=self.max_seq_length,
+            device=self.device,
+            dtype=None if self.dtype == torch.float32 else self.dtype,
+            tokens_per_batch=self.tokens_per_batch,
+            rows_per_batch=batch_size,
+            show_progress_bar=show_progress_bar,
+            description=description,
+        )
+        wrong = ~np.isfinite(table).all(axis=1)
+        if wrong.any():
+            raise UserError(
+                f"model {self.name}: {int(wrong.sum())} of {len(table)} vectors are NaN or infinite, the first that of "
+                f"{sentences[int(wrong.argmax())][:60]!r}; its weights are broken, or bf16 is not for it"
+            )
+        return table
+
+    def fingerprint(self) -> str:
+        """A hash of the weights."""
+        return fingerprint(self.model)
+
+    def settings(self) -> dict[str, Any]:
+        """Length limit, precision and adapter."""
+        precision = str(self.dtype).removeprefix("torch.")
+        return {"max_seq_length": self.max_seq_length, "dtype": precision, "adapter": self.adapter}
+
+
+class WeightedEncoders(BaseEncoder):
+    """``Σ_i w_i · v_i``, the weighted sum of several encoders' vectors; each has its own tokenizer.
+
+    Args:
+        encoders: of one width.
+        weights: one number each; default: 1 each, the plain sum.
+
+    Raises:
+        UserError: another number of weights, or different widths.
+    """
+
+    def __init__(self, encoders: Sequence[BaseEncoder], weights: Sequence[float] | None = None):
+        super().__init__()
+        self.encoders = list(encoders)
+        self.weights = list(weights) if weights is not None else [1.0] * len(self.encoders)
+        if len(self.weights) != len(self.encoders):
+            raise UserError(f"weights: {len(self.weights)} for {len(self.encoders)} models; give one number a model")
+        widths = [encoder.vectors(["a"]).shape[1] for encoder in self.encoders]
+        if len(set(widths)) > 1:
+            named = ", ".join(f"{encoder.name} {width}" for encoder, width in zip(self.encoders, widths, strict=True))
+            raise UserError(f"the models' vectors differ in width and cannot be summed: {named}")
+        self.name = " + ".join(f"{w:g}·{e.name}" for w, e in zip(self.weights, self.encoders, strict=True))
+        self.pooling = " + ".join(encoder.pooling for encoder in self.encoders)
+
+    def vectors(
+        self,
+        sentences: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+        description: str = "Encoding",
+    ) -> np.ndarray:
+        """(len(sentences), dim) float32, the weighted sum."""
+        total = np.float32(0)
+        for weight, encoder in zip(self.weights, self.encoders, strict=True):
+            part = encoder.vectors(
+                sentences,
+                batch_size=batch_size,
+                show_progress_bar=show_progress_bar,
+                description=f"{description} ({Path(encoder.name).name})",
+            )
+            total = total + np.float32(weight) * part
+        return total
+
+    def fingerprint(self) -> str:
+        """The encoders' hashes."""
+        return "+".join(encoder.fingerprint() for encoder in self.encoders)
+
+    def settings(self) -> dict[str, Any]:
+        """Weights, and the encoders' settings."""
+        return {"weights": self.weights, "encoders": [encoder.settings() for encoder in self.encoders]}
+
+
+def _read_lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise UserError(f"build_index: no file {path}; give a text file with one sentence a line, or a list of sentences")
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return [line.rstrip("\r\n") for line in lines if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text ({error})") from error

@@ -1,0 +1,109 @@
+"""The tokenizers of an ensemble's encoders as one: each sentence's tokens side by side, marked by encoder.
+
+``input_ids`` = tokens of tokenizer 0, then of tokenizer 1, …; ``encoder_ids`` says whose each is. A row of this form
+passes through everything that handles rows of tokens (sorting by length, padding, batches by token budget).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+FOLDER = "tokenizer_{}"
+
+
+class TokenizerBundle:
+    """Several tokenizers behind the few calls that embedding needs.
+
+    Args:
+        tokenizers: one an encoder, in the encoders' order.
+    """
+
+    padding_side = "right"
+    pad_token_id = 0  # each encoder's own padding is put in when its tokens are taken out of the row
+    pad_token_type_id = 0
+    is_fast = False
+    model_input_names = ("input_ids", "attention_mask", "encoder_ids")
+
+    def __init__(self, tokenizers: Sequence[PreTrainedTokenizerBase]):
+        self.tokenizers = list(tokenizers)
+
+    @property
+    def model_max_length(self) -> int:
+        """The shortest of the tokenizers' limits; each of them is cut to it."""
+        return min(tokenizer.model_max_length for tokenizer in self.tokenizers)
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        truncation: bool = False,
+        max_length: int | None = None,
+        padding: bool | str = False,
+        return_tensors: str | None = None,
+    ) -> dict:
+        """Sentences → ``input_ids``, ``attention_mask``, ``encoder_ids``: a list of ids a sentence, or (N, L) tensors.
+
+        Args:
+            text: sentences, or one (which gives one row).
+            truncation, max_length: cut each tokenizer's tokens to ``max_length``.
+            padding: true or ``longest`` pads the rows to the longest; needed for tensors.
+            return_tensors: ``pt`` or None.
+        """
+        sentences = [text] if isinstance(text, str) else list(text)
+        rows: list[list[int]] = [[] for _ in sentences]
+        owners: list[list[int]] = [[] for _ in sentences]
+        for i, tokenizer in enumerate(self.tokenizers):
+            found = tokenizer(sentences, truncation=truncation, max_length=max_length)["input_ids"]
+            for row, owner, ids in zip(rows, owners, found, strict=True):
+                row.extend(ids)
+                owner.extend([i] * len(ids))
+        encoded: dict[str, list[list[int]]] = {
+            "input_ids": rows,
+            "attention_mask": [[1] * len(row) for row in rows],
+            "encoder_ids": owners,
+        }
+        if padding:
+            longest = max(map(len, rows), default=0)
+            encoded = {name: [row + [0] * (longest - len(row)) for row in table] for name, table in encoded.items()}
+        if return_tensors == "pt":
+            return {name: _tensor(table) for name, table in encoded.items()}
+        return {name: table[0] for name, table in encoded.items()} if isinstance(text, str) else encoded
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Each tokenizer to its own subfolder ``tokenizer_0``, ``tokenizer_1``, …"""
+        for i, tokenizer in enumerate(self.tokenizers):
+            tokenizer.save_pretrained(Path(folder) / FOLDER.format(i))
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, count: int, revision: str | None = None) -> "TokenizerBundle":
+        """The ``count`` tokenizers of a folder or hub id."""
+        return cls(
+            [AutoTokenizer.from_pretrained(path, subfolder=FOLDER.format(i), revision=revision) for i in range(count)]
+        )
+
+
+def _tensor(table: list[list[int]]) -> Tensor:
+    return torch.tensor(table, dtype=torch.long)
+
+
+def clean_state(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a tokenizer does, as text; the truncation and padding of its last call left out."""
+    if not tokenizer.is_fast:
+        return str(sorted(tokenizer.get_vocab().items()))
+    copied = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    copied.no_truncation()
+    copied.no_padding()
+    return copied.to_str()
+
+
+def same_tokens(tokenizers: Sequence[PreTrainedTokenizerBase]) -> bool:
+    """Whether all of them turn any sentence into the same tokens."""
+    states = {clean_state(tokenizer) for tokenizer in tokenizers}
+    return len(states) == 1
+
+
+def bundle(tokenizers: Sequence[PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase | TokenizerBundle:
+    """One tokenizer where all do the same, else a bundle of them."""
+    return tokenizers[0] if same_tokens(tokenizers) else TokenizerBundle(tokenizers)

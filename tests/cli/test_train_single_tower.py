@@ -1,0 +1,123 @@
+"""`cacse-trainer train` on one tiny encoder: SimCSE, its auxiliary loss, hard negatives, DiffCSE, and wrong input."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForMaskedLM
+
+from cacse_trainer.cli import import_reference, train
+from cacse_trainer.cli.common import run
+from cacse_trainer.recipes import read_recipe, recipe_folders, recipe_names
+from tests.conftest import tiny_config
+
+
+@pytest.fixture
+def masked_lm(tmp_path, tiny_tokenizer) -> str:
+    """Folder of a tiny random masked language model with its tokenizer."""
+    torch.manual_seed(0)
+    folder = tmp_path / "masked_lm"
+    AutoModelForMaskedLM.from_config(tiny_config("bert", layers=2)).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def command(tmp_path, masked_lm, text_file, dev_file):
+    """The arguments of a small run; its output folder is tmp_path/run."""
+    return [
+        *("--model", masked_lm, "--dropout", "0.1", "--train_file", str(text_file), "--dev_file", f"stsb={dev_file}"),
+        *("--max_steps", "4", "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps"),
+        *("--save_steps", "2", "--save_total_limit", "1", "--load_best_model_at_end", "true"),
+        *("--metric_for_best_model", "stsb_spearman", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3"),
+        *("--logging_steps", "1", "--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true"),
+        *("--output_dir", str(tmp_path / "run")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ([], {"loss_contrastive"}),
+        (["--mlm_weight", "0.1"], {"loss_contrastive", "loss_mlm"}),
+        (
+            ["--generator", "MASKED_LM", "--mask_probability", "0.3"],
+            {"loss_contrastive", "loss_rtd", "loss_rtd_accuracy_replaced", "loss_rtd_accuracy_kept"},
+        ),
+    ],
+)
+def test_a_run_exports_its_encoder(command, masked_lm, tmp_path, flags, parts):
+    flags = [masked_lm if flag == "MASKED_LM" else flag for flag in flags]
+    assert run(train.main, [*command, *flags]) == 0
+    folder = tmp_path / "run"
+    report = json.loads((folder / "training_report.json").read_text(), parse_constant=pytest.fail)
+    logged = {key for entry in report["log_history"] for key in entry if key.startswith("loss_")}
+    assert logged == parts
+    assert [point["step"] for point in report["curve"]] == [0, 2, 4]
+    assert report["exported"]["encoder"]["stsb"] == pytest.approx(report["best"], abs=1e-4)
+    assert type(AutoModel.from_pretrained(folder / "export" / "encoder")).__name__ == "BertModel"
+
+
+def test_pooling_of_layers_trains_without_an_export(command, tmp_path):
+    assert run(train.main, [*command, "--pooling", "avg_first_last", "--export", "false"]) == 0
+    assert not (tmp_path / "run" / "export").exists()
+    assert AutoModel.from_pretrained(tmp_path / "run").config.pooling == "avg_first_last"
+
+
+def test_triplets(command, tmp_path):
+    words = ["red", "blue", "big", "small"] * 4
+    rows = [f"the man in park {word},a man in the park,the dog is running" for word in words]
+    (tmp_path / "nli.csv").write_text("\n".join(["sent0,sent1,hard_neg", *rows]) + "\n")
+    assert run(train.main, [*command, "--train_file", str(tmp_path / "nli.csv"), "--hard_negative_weight", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--tower_a", "x"], "either model (SimCSE, DiffCSE) or tower_a and tower_b (CACSE), not both"),
+        (["--pooling", "first"], "pooling 'first' is unknown; choose one of cls"),
+        (["--pooling", "avg_first_last"], "pooling avg_first_last has no form that sentence-transformers loads"),
+        (["--generator", "MASKED_LM", "--mlm_weight", "0.1"], "mlm_weight is SimCSE's auxiliary loss"),
+        (["--generator", "MASKED_LM", "--mask_probability", "1.5"], "mask_probability 1.5 is out of range"),
+    ],
+)
+def test_wrong_settings(command, masked_lm, capsys, flags, words):
+    flags = [masked_lm if flag == "MASKED_LM" else flag for flag in flags]
+    assert run(train.main, [*command, *flags]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith(("simcse/", "diffcse/"))])
+def test_recipes_are_read(name, tmp_path):
+    """Every recipe passes the parser, names its model, and says in its header how it is launched."""
+    from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, ModelArguments
+    from cacse_trainer.recipes import parse_run
+
+    flags = ["--config", name, "--output_dir", str(tmp_path), "--bf16", "false", "--use_cpu", "true"]
+    model, data, args, _ = parse_run(
+        [ModelArguments, DataArguments, CacseTrainingArguments], flags, prog="train", description=""
+    )
+    assert model.model is not None and args.load_best_model_at_end and args.save_total_limit == 1
+    assert (model.generator is not None) == name.startswith("diffcse/")
+    path = next(folder / f"{name}.yaml" for folder in recipe_folders() if (folder / f"{name}.yaml").is_file())
+    assert f"--config {name} " in path.read_text()
+    assert read_recipe(path)["output_dir"].startswith("runs/")
+    assert data.max_seq_length == 32
+
+
+@pytest.mark.parametrize("head", ["use", "drop"])
+def test_import_gives_a_plain_encoder(tmp_path, tiny_towers, tiny_tokenizer, head):
+    """A released model goes in, a folder that sentence-transformers loads with the right pooling comes out."""
+    library = pytest.importorskip("sentence_transformers")
+    source = tiny_towers("bert")[0]
+    flags = ["--checkpoint", source, "--head", head, "--output_dir", str(tmp_path / "imported")]
+    assert run(import_reference.main, flags) == 0
+    output = AutoModel.from_pretrained(source).eval()(**tiny_tokenizer("the man is running", return_tensors="pt"))
+    expected = output.pooler_output if head == "use" else output.last_hidden_state[:, 0]
+    found = library.SentenceTransformer(str(tmp_path / "imported"), device="cpu").encode(["the man is running"])
+    assert torch.allclose(torch.from_numpy(found), expected, atol=1e-5)
+
+
+def test_import_needs_to_know_which_release(capsys, tmp_path):
+    assert run(import_reference.main, ["--checkpoint", "x", "--output_dir", str(tmp_path)]) == 2
+    assert "--head for one of SimCSE or DiffCSE" in capsys.readouterr().err
