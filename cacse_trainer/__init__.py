@@ -1,6 +1,7 @@
 """cacse-trainer: sentence encoders from raw text, on the Hugging Face Trainer."""
 
 from cacse_trainer.data import load_pairs, load_sentences
+from cacse_trainer.distillation import DistillationTrainer
 from cacse_trainer.export.reference_checkpoints import load_reference_checkpoint
 from cacse_trainer.models import (
     CacseBertModel,
@@ -19,6 +20,7 @@ __all__ = [
     "CacseRobertaModel",
     "CacseTrainer",
     "DiffcseModel",
+    "DistillationTrainer",
     "EnsembleModel",
     "SentenceEmbeddingModel",
     "__version__",

@@ -148,8 +148,8 @@ class SentenceEncoder(BaseEncoder):
 
     Args:
         path: folder, hub id or ``package:NAME/FOLDER``.
-        pooling: cls, cls_with_mlp, mean, last_token, avg_top2, avg_first_last or max; default: what the folder states. A
-            guess is logged.
+        pooling: cls, cls_with_mlp, mean, last_token, avg_top2, avg_first_last or max; default: what the folder
+            states. A guess is logged.
         device: default: a GPU where there is one.
         adapter: folder or hub id of a PEFT adapter.
         dtype: ``torch.bfloat16`` computes in it; the vectors are float32 all the same.
@@ -295,7 +295,7 @@ class WeightedEncoders(BaseEncoder):
 
 def _read_lines(path: Path) -> list[str]:
     if not path.is_file():
-        raise UserError(f"build_index: no file {path}; give a text file with one sentence a line, or a list of sentences")
+        raise UserError(f"build_index: no file {path}; give a file with one sentence a line, or a list of sentences")
     try:
         with path.open(encoding="utf-8") as lines:
             return [line.rstrip("\r\n") for line in lines if line.strip()]

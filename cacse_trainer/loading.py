@@ -1,4 +1,4 @@
-"""Any encoder to a function of input tensors: our own models, plain transformers encoders, sentence-transformers folders.
+"""Any encoder to a function of tensors: our own models, plain transformers encoders, sentence-transformers folders.
 
 The pooling is the one that the user states, else the one that the folder states, else a guess that is logged.
 """
@@ -204,7 +204,7 @@ def text_function(stated: Modules) -> Callable[[str], str] | None:
 
 
 def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
-    """Refuse a tokenizer without a vocabulary (transformers makes one up) or for another model; give it a padding token.
+    """Refuse a tokenizer without a vocabulary (transformers makes one up) or of another model; give it padding.
 
     Raises:
         UserError: with what is missing.

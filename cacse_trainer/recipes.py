@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
+from cacse_trainer.arguments import EncoderChoice
 from cacse_trainer.errors import UserError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -127,6 +128,11 @@ def _converted(value: Any, action: Action, where: str) -> Any:
         return value
 
     def one(item: Any) -> Any:
+        if isinstance(item, dict) and action.type is EncoderChoice:
+            try:
+                return EncoderChoice(item)
+            except ValueError as error:
+                raise UserError(f"{where}: {error}") from error
         if isinstance(item, (list, dict)):
             raise UserError(f"{where}: takes plain values, got {item!r}")
         if isinstance(item, float) and item.is_integer() and action.type is int:

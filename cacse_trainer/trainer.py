@@ -31,7 +31,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from cacse_trainer.data import ContrastiveCollator
 from cacse_trainer.distributed import world_size
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.evaluation.embed import length_limit
 from cacse_trainer.evaluation.health import COLLAPSE_COSINE
 from cacse_trainer.evaluation.sts import score_pairs
@@ -42,7 +42,7 @@ STAGING = "checkpoint.partial"
 SUMMARY_ROWS = 512  # rows from which the tokens of a batch are estimated
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(RunError):
     """The loss became NaN or infinite; the message says at which step and in which part."""
 
 
@@ -147,7 +147,7 @@ class CacseTrainer(Trainer):
             "processes": world_size(),
             "global_batch": batch,
             "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
-            "effective_negatives": self.model.effective_negatives(batch),
+            "effective_negatives": self.effective_negatives(batch),
             "negatives_shared_between_processes": world_size() > 1,
             "dropout": self._dropout_in_force(),
         }
@@ -155,6 +155,10 @@ class CacseTrainer(Trainer):
             summary["training_rows"] = len(self.train_dataset)
             summary.update(self._tokens_a_batch())
         return summary
+
+    def effective_negatives(self, batch_size: int) -> int:
+        """Negatives of each row in a global batch of so many rows."""
+        return self.model.effective_negatives(batch_size)
 
     def _dropout_in_force(self) -> dict[str, list[float]]:
         found: dict[str, set[float]] = {}
@@ -177,7 +181,7 @@ class CacseTrainer(Trainer):
     def log_description(self) -> dict[str, Any]:
         """Log `describe` and what the reader can act on; returns it."""
         summary = self.describe()
-        logger.info("training: %s", ", ".join(f"{name} {value}" for name, value in summary.items()))
+        logger.info("%s", describe_text(type(self.model).__name__, summary))
         if self.args.gradient_accumulation_steps > 1:
             logger.warning(
                 "gradient_accumulation_steps=%d adds no negatives: each part of a batch only sees its own %d; "
@@ -214,7 +218,15 @@ class CacseTrainer(Trainer):
             NonFiniteLossError: with the step and the parts.
         """
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-        parts = outputs["losses"]
+        self.record_loss(loss, outputs["losses"])
+        return (loss, outputs) if return_outputs else loss
+
+    def record_loss(self, loss: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
+        """Sum a step's loss parts for the log.
+
+        Raises:
+            NonFiniteLossError: the loss is not finite; with the step and the parts.
+        """
         if not torch.isfinite(loss):
             values = ", ".join(f"{name} {value.item():.4g}" for name, value in parts.items())
             raise NonFiniteLossError(
@@ -224,7 +236,6 @@ class CacseTrainer(Trainer):
         for name, value in parts.items():
             self._part_sums[name] = self._part_sums.get(name, 0) + value
         self._part_count += 1
-        return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each loss part since the last log."""
@@ -324,6 +335,25 @@ class CacseTrainer(Trainer):
             os.rmdir(os.path.dirname(staged))
             rotate_checkpoints(final_folder, limit, self.state.best_model_checkpoint)
         _barrier()
+
+
+def describe_text(model_name: str, summary: dict[str, Any]) -> str:
+    """`CacseTrainer.describe` as the lines that a person reads before the first step."""
+    trainable, all_of_them = summary["trainable_parameters"], summary["parameters"]
+    shared = ", shared between the processes" if summary["negatives_shared_between_processes"] else ""
+    dropout = ", ".join(f"{part} {'/'.join(map(str, values))}" for part, values in summary["dropout"].items())
+    lines = [
+        f"training {model_name}: {trainable / 1e6:.1f} M of {all_of_them / 1e6:.1f} M parameters",
+        f"  batch of {summary['global_batch']} rows on {summary['processes']} process(es), "
+        f"{summary['effective_negatives']} effective negatives{shared}",
+        f"  dropout in force: {dropout or 'none'}",
+    ]
+    if "training_rows" in summary:
+        lines.append(
+            f"  {summary['training_rows']} rows; {summary['tokens_a_batch']} tokens a batch, "
+            f"{summary['padded_tokens_a_batch']} with padding"
+        )
+    return "\n".join(lines)
 
 
 def rotate_checkpoints(folder: str, limit: int | None, best: str | None) -> None:

@@ -21,6 +21,8 @@ ALLOWED = {
     "arguments": BASE,
     "recipes": {"arguments"} | BASE,
     "trainer": {"data", "distributed", "evaluation", "arguments"} | BASE,
+    "distillation": {"trainer", "models", "losses", "data", "distributed", "evaluation"} | BASE,
+    "teachers": {"teachers", "models", "export", "evaluation", "distributed"} | BASE,
     "export": {"export", "models", "evaluation"} | BASE,
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.name != "__init__.py")

@@ -17,6 +17,7 @@ from cacse_trainer.export.single_tower import check_exportable, export_single_to
 from cacse_trainer.models.modeling_cacse import CacseModel, cacse_class
 from cacse_trainer.models.modeling_diffcse import DiffcseModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
+from cacse_trainer.models.modeling_student import StudentModel
 from cacse_trainer.recipes import resolve_resource
 
 
@@ -156,7 +157,8 @@ def export_model(
         if isinstance(model, CacseModel):
             return export_cacse(model, tokenizer, output_dir, facts, score)
         if isinstance(model, SentenceEmbeddingModel):
-            return export_single_tower(model, tokenizer, output_dir, facts, score)
+            name = "student" if isinstance(model, StudentModel) else "encoder"
+            return export_single_tower(model, tokenizer, output_dir, facts, score, name)
     raise UserError(f"no export for a {type(model).__name__}")
 
 

@@ -1,21 +1,35 @@
 """What the commands share: exit codes, quiet logs, loading dev sets."""
 
+import argparse
 import contextlib
 import logging
-import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 import transformers
 from datasets import Dataset
 
 from cacse_trainer.data import load_pairs
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.recipes import resolve_resource
 
+REPORT = "training_report.json"
+"""What a finished run leaves last in its output folder."""
 STSB_ON_THE_HUB = "sentence-transformers/stsb"
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """`ArgumentParser` whose errors are one line, without the whole usage, and which takes no abbreviations."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise UserError(f"command line: {message} ({self.prog} --help)")
 
 
 def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
@@ -31,9 +45,11 @@ def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | Non
         return 130
     except SystemExit as error:  # argparse's --help
         return int(error.code or 0)
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except Exception as error:
-        if os.environ.get("CACSE_TRACEBACK", "1") != "0":
-            traceback.print_exc()
+        traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -8,6 +8,8 @@ from cacse_trainer.version import __version__
 
 COMMANDS = {
     "train": "train sentence encoders on raw text and export them",
+    "evaluate": "score encoders on SentEval (similarity, transfer, probing) and MTEB",
+    "compare": "the differences of two evaluations, with intervals",
     "export": "turn a training checkpoint into plain encoder folders",
     "import": "turn a checkpoint of the CACSE release into a model folder",
 }
@@ -24,6 +26,7 @@ commands:
 examples:
   cacse-trainer train --config quickstart
   cacse-trainer train --config cacse/bert_base --train_file wiki1m.txt --output_dir runs/cacse
+  cacse-trainer evaluate --model runs/cacse/export/ensemble --suite sts --data_dir SentEval/data
   cacse-trainer export --checkpoint runs/cacse/checkpoint-1200 --output_dir exported
 """
 

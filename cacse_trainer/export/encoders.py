@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.embed import Embed, embed_sentences, length_limit
 from cacse_trainer.export.model_card import CardFacts, render_card
 from cacse_trainer.export.sentence_transformers import read_dense, write_modules
@@ -41,7 +42,7 @@ Score = Callable[[Embed, PreTrainedTokenizerBase, int], dict[str, float]]
 """``score(embed, tokenizer, max_seq_length) → Spearman ×100 by dev set``; how a folder is scored for its card."""
 
 
-class ExportError(RuntimeError):
+class ExportError(RunError):
     """The exported folder does not give the trained model's vectors."""
 
 

@@ -8,6 +8,8 @@ from cacse_trainer.models.modeling_cacse import CacseBertModel, CacseModel, Cacs
 from cacse_trainer.models.modeling_diffcse import DiffcseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
+from cacse_trainer.models.modeling_student import StudentConfig, StudentModel
+from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
 
 __all__ = [
     "CacseBertModel",
@@ -20,4 +22,7 @@ __all__ = [
     "EnsembleModel",
     "SentenceEmbeddingConfig",
     "SentenceEmbeddingModel",
+    "StudentConfig",
+    "StudentModel",
+    "TokenizerBundle",
 ]

@@ -21,6 +21,7 @@ from cacse_trainer.models.bucketing import encode_in_buckets
 from cacse_trainer.models.cascade import Cascade, CascadeLinear
 from cacse_trainer.models.configuration_cacse import CacseConfig
 from cacse_trainer.models.constraint import load_constraint_layers
+from cacse_trainer.models.encoder_tools import freeze_pooler, mark_loaded
 from cacse_trainer.models.outputs import CacseOutput
 
 LAYER_CLASSES = {"bert": BertLayer, "roberta": RobertaLayer}
@@ -33,12 +34,6 @@ def set_dropout(config: Any, dropout: float | None) -> None:
             raise ValueError(f"dropout must be within [0, 1), got {dropout}")
         config.hidden_dropout_prob = dropout
         config.attention_probs_dropout_prob = dropout
-
-
-def mark_loaded(model: nn.Module) -> None:
-    """Keep ``post_init`` of a model that this one becomes a part of from drawing its weights anew."""
-    for module in model.modules():
-        module._is_hf_initialized = True  # type: ignore[assignment]  # transformers' own mark
 
 
 class CacsePreTrainedModel(PreTrainedModel):
@@ -86,7 +81,7 @@ class CacseModel(CacsePreTrainedModel):
         # The towers resolve their own; bare layers read their config's.
         config.constraint_config._attn_implementation = config._attn_implementation
         for given in (tower_a, tower_b, constraint_layers):
-            if given is not None:  # keeps post_init from drawing loaded weights anew
+            if given is not None:
                 mark_loaded(given)
         self.tower_a: Any = tower_a if tower_a is not None else AutoModel.from_config(config.tower_a_config)
         self.tower_b: Any = tower_b if tower_b is not None else AutoModel.from_config(config.tower_b_config)
@@ -193,8 +188,7 @@ class CacseModel(CacsePreTrainedModel):
         """
         for tower in (self.tower_a, self.tower_b):
             frozen: list[nn.Module] = list(tower.encoder.layer[: self.config.cascade_start_layer])
-            if tower.pooler is not None:
-                frozen.append(tower.pooler)
+            freeze_pooler(tower)
             if self.config.freeze_embeddings:
                 frozen.append(tower.embeddings)
             for module in frozen:

@@ -103,9 +103,11 @@ class DiffcseModel(SentenceEmbeddingModel):
         """
         encoder_config = AutoConfig.from_pretrained(encoder)
         original_dropout = set_encoder_dropout(encoder_config, dropout)
+        generator_config = AutoConfig.from_pretrained(generator)
+        set_encoder_dropout(generator_config, 0.0)  # never in train mode; so that nothing else is reported
         config = DiffcseConfig(
             encoder_config,
-            AutoConfig.from_pretrained(generator),
+            generator_config,
             pooling=pooling,
             projection=projection,
             mlp_only_train=mlp_only_train,
@@ -121,7 +123,9 @@ class DiffcseModel(SentenceEmbeddingModel):
         )
         loading: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
         towers = [AutoModel.from_pretrained(encoder, config=encoder_config, **loading) for _ in range(2)]
-        masked_lm, info = AutoModelForMaskedLM.from_pretrained(generator, **loading, output_loading_info=True)
+        masked_lm, info = AutoModelForMaskedLM.from_pretrained(
+            generator, config=generator_config, **loading, output_loading_info=True
+        )
         if info["missing_keys"]:
             raise ValueError(
                 f"generator {generator} lacks weights of a masked language model: {sorted(info['missing_keys'])}; "

@@ -5,6 +5,7 @@ encoder may have a tokenizer of its own.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +84,8 @@ class EnsembleModel(PreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         """The first encoder's."""
-        return self.encoders[0].get_input_embeddings()
+        first: Any = self.encoders[0]
+        return first.get_input_embeddings()
 
     def forward(
         self,
@@ -114,8 +116,9 @@ class EnsembleModel(PreTrainedModel):
         shared = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         tokens = attention_mask.bool() if attention_mask is not None else torch.ones_like(input_ids, dtype=torch.bool)
         vectors, hidden = None, None
+        encoders: list[Any] = list(self.encoders)
         for i, (encoder, weight, pooling) in enumerate(
-            zip(self.encoders, self.config.weights, self.config.poolings, strict=True)
+            zip(encoders, self.config.weights, self.config.poolings, strict=True)
         ):
             inputs: dict[str, Tensor | None] = dict(shared)
             if encoder_ids is not None:

@@ -1,0 +1,148 @@
+"""``cacse-trainer distill``: a frozen teacher's vectors into one encoder.
+
+cacse-trainer distill --config distill/quickstart
+cacse-trainer distill --config distill/cacse_bert --teacher runs/cacse/export --train_file wiki1m.txt
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from cacse_trainer.arguments import (
+    CacseTrainingArguments,
+    DataArguments,
+    DistillationArguments,
+    EncoderChoice,
+    resolve_bf16,
+)
+from cacse_trainer.cli.build import check_export, check_fit, load_tokenizer, public_name
+from cacse_trainer.cli.common import run, user_errors
+from cacse_trainer.cli.runs import TrainingRun
+from cacse_trainer.distillation import DistillationTrainer, check_widths
+from cacse_trainer.errors import UserError
+from cacse_trainer.models.modeling_ensemble import EnsembleModel
+from cacse_trainer.models.modeling_student import StudentModel
+from cacse_trainer.recipes import parse_run, resolve_resource
+from cacse_trainer.teachers import cached_teacher_embeddings, load_ensemble, load_members
+from cacse_trainer.teachers.loading import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+EPILOG = """examples:
+  cacse-trainer distill --config distill/quickstart
+  cacse-trainer distill --config distill/cacse_bert --teacher runs/cacse/export --train_file wiki1m.txt
+  cacse-trainer distill --config distill/cacse_bert --teachers path=a,weight=0.25 path=b,pooling=mean,weight=0.75 …
+"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with these arguments."""
+    settings, data_args, args, recipe = parse_run(
+        [DistillationArguments, DataArguments, CacseTrainingArguments],
+        arguments,
+        prog="cacse-trainer distill",
+        description="Train one encoder to give a frozen teacher's vectors, and export it.",
+        epilog=EPILOG,
+    )
+    choices = teacher_choices(settings)
+    if settings.student is None:
+        raise UserError("no student: give an encoder to train, in a recipe or as --student FOLDER")
+    bf16 = resolve_bf16(settings.teacher_bf16)
+    training = TrainingRun.begin(settings, data_args, args, recipe)
+    teacher, teacher_tokenizer = load_teacher(choices)
+    student, tokenizer = build_student(settings, settings.student, teacher)
+    if args.export:
+        check_export(student)
+    check_fit(student, tokenizer, data_args.max_seq_length)
+    vectors = None
+    if settings.teacher_cache is not None:
+        if data_args.streaming:
+            raise UserError("teacher_cache needs a training text that is no stream; drop one of the two")
+        vectors = cached_teacher_embeddings(
+            settings.teacher_cache,
+            teacher.to(args.device),
+            teacher_tokenizer,
+            training.train_dataset,
+            max_seq_length=data_args.max_seq_length,
+            device=args.device,
+            dtype=torch.bfloat16 if bf16 else None,
+            show_progress_bar=not args.disable_tqdm,
+        )
+    trainer = DistillationTrainer(
+        model=student,
+        teacher=teacher,
+        args=args,
+        train_dataset=training.train_dataset,
+        eval_dataset=training.dev_sets or None,
+        processing_class=tokenizer,
+        teacher_tokenizer=teacher_tokenizer,
+        teacher_bf16=bf16,
+        teacher_vectors=vectors,
+        contrastive_weight=settings.contrastive_weight,
+        temperature=settings.contrastive_temperature,
+        max_seq_length=data_args.max_seq_length,
+        eval_max_seq_length=data_args.eval_max_seq_length,
+    )
+    facts = describe_teacher(choices, trainer)
+    training.execute(trainer, tokenizer, [public_name(settings.student)], {"teacher": facts})
+
+
+def teacher_choices(settings: DistillationArguments) -> list[EncoderChoice]:
+    """The teacher's encoders with their weights.
+
+    Raises:
+        UserError: neither a teacher nor a list of them, or both.
+    """
+    if settings.teachers and settings.teacher is not None:
+        raise UserError("give either teacher (one) or teachers (a weighted list), not both")
+    if settings.teachers:
+        return settings.teachers
+    if settings.teacher is None:
+        raise UserError("no teacher: give teacher or teachers, in a recipe or as --teacher FOLDER")
+    return [EncoderChoice({"path": settings.teacher})]
+
+
+def load_teacher(choices: Sequence[EncoderChoice]) -> tuple[EnsembleModel, Tokenizer]:
+    """The weighted sum of the chosen encoders, and its tokenizer."""
+    members = []
+    for choice in choices:
+        with user_errors(f"teacher {choice.path}"):
+            members += load_members(resolve_resource(choice.path), choice.pooling, choice.weight)
+    return load_ensemble(members)
+
+
+def build_student(settings: DistillationArguments, encoder: str, teacher: EnsembleModel) -> tuple[StudentModel, Any]:
+    """The student and its tokenizer.
+
+    Raises:
+        UserError: it cannot be read, or is not of the teacher's width and no projection is asked for.
+    """
+    path = resolve_resource(encoder)
+    common: dict[str, Any] = {
+        "pooling": settings.pooling,
+        "dropout": settings.dropout,
+        "attn_implementation": settings.attn_implementation,
+    }
+    with user_errors(f"student {encoder}"):
+        student = StudentModel.from_encoder(path, **common)
+        if settings.project_to_teacher and student.config.hidden_size != teacher.config.hidden_size:
+            student = StudentModel.from_encoder(path, teacher_size=teacher.config.hidden_size, **common)
+    check_widths(student, teacher)
+    return student, load_tokenizer(path)
+
+
+def describe_teacher(choices: Sequence[EncoderChoice], trainer: DistillationTrainer) -> dict[str, Any]:
+    """For the report: the teacher's encoders, and its scores on the dev sets."""
+    encoders = [str(EncoderChoice({**vars(choice), "path": public_name(choice.path)})) for choice in choices]
+    scores = trainer.score_teacher() if trainer.eval_dataset is not None else {}
+    logger.info(
+        "teacher: %s%s", " + ".join(encoders), "".join(f"; {name} {score:.2f}" for name, score in scores.items())
+    )
+    return {"encoders": encoders, "scores": scores}
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

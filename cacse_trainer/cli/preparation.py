@@ -1,0 +1,103 @@
+"""Before a training run: its output folder, its text, its dev sets."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from transformers.trainer_utils import get_last_checkpoint
+
+from cacse_trainer.arguments import CacseTrainingArguments, DataArguments
+from cacse_trainer.cli.build import public_name
+from cacse_trainer.cli.common import REPORT, user_errors
+from cacse_trainer.data import load_sentences, load_sentences_with_stats
+from cacse_trainer.errors import UserError
+from cacse_trainer.recipes import resolve_resource
+
+
+def prepare_output_dir(args: CacseTrainingArguments) -> str | None:
+    """Refuse a folder that holds another run; returns the checkpoint to resume from, if any.
+
+    Raises:
+        UserError: the folder is finished, holds checkpoints that were not asked for, or cannot be written.
+    """
+    folder = Path(str(args.output_dir))
+    resume = args.resume_from_checkpoint
+    finished = (folder / REPORT).is_file()
+    main_process = args.process_index == 0
+    if args.overwrite_output_dir and resume is None and folder.is_dir() and main_process:
+        if not finished and get_last_checkpoint(str(folder)) is None and any(folder.iterdir()):
+            raise UserError(f"output_dir {folder} holds files that are no run of this program; choose another folder")
+        shutil.rmtree(folder)
+    elif finished and not args.overwrite_output_dir:
+        raise UserError(
+            f"output_dir {folder} holds a finished run ({REPORT}); "
+            "choose another --output_dir, or --overwrite_output_dir"
+        )
+    with user_errors(f"output_dir {folder} cannot be written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        if main_process:
+            probe = folder / ".writable"
+            probe.touch()
+            probe.unlink()
+    last = get_last_checkpoint(str(folder))
+    if resume is None:
+        if last is not None:
+            raise UserError(
+                f"output_dir {folder} holds an unfinished run ({Path(last).name}); go on with "
+                "--resume_from_checkpoint last, or start anew with --overwrite_output_dir"
+            )
+        return None
+    if resume in ("last", "true", "True"):
+        if last is None:
+            raise UserError(f"nothing to resume: output_dir {folder} holds no checkpoint")
+        return last
+    if not Path(resume).is_dir():
+        raise UserError(f"resume_from_checkpoint {resume}: no such folder; give last, or a checkpoint folder")
+    return resume
+
+
+def load_training_text(
+    data_args: DataArguments, args: CacseTrainingArguments
+) -> tuple[Dataset | IterableDataset, dict[str, Any]]:
+    """The training rows, and what is known of them for the report."""
+    if data_args.train_file is None:
+        raise UserError("no training text: give train_file, in a recipe or as --train_file FILE")
+    source = resolve_resource(data_args.train_file)
+    if data_args.streaming:
+        if args.max_steps <= 0:
+            raise UserError("streaming needs max_steps: the length of the text is not known before it is read")
+        return load_sentences(source, data_args.text_columns, streaming=True), {"source": public_name(source)}
+    dataset, stats = load_sentences_with_stats(source, data_args.text_columns)
+    return dataset, {
+        "source": public_name(source),
+        "columns": list(stats.columns),
+        "rows": stats.rows,
+        "blank_dropped": stats.blank,
+        "kept": stats.kept,
+        "duplicates_in_sample": f"{stats.sampled_duplicates} of {stats.sampled}",
+    }
+
+
+def uses_dev_sets(data_args: DataArguments, args: CacseTrainingArguments) -> bool:
+    """Whether dev sets are scored; with ``evaluation: none`` the settings that need a score are switched off."""
+    if data_args.evaluation not in ("sts", "none"):
+        raise UserError(f"evaluation must be sts or none, got {data_args.evaluation!r}")
+    if data_args.evaluation == "none":
+        args.eval_strategy = "no"  # type: ignore[assignment]
+        args.load_best_model_at_end = False
+        args.metric_for_best_model = None
+        return False
+    return True
+
+
+def check_metric(args: CacseTrainingArguments, dev_sets: dict[str, Dataset]) -> None:
+    """The metric that chooses the best model must belong to a dev set.
+
+    Raises:
+        UserError: with the metrics there are.
+    """
+    metric = args.metric_for_best_model
+    known = [f"{name}_{kind}" for name in dev_sets for kind in ("spearman", "pearson")]
+    if args.load_best_model_at_end and str(metric).removeprefix("eval_") not in known:
+        raise UserError(f"metric_for_best_model={metric}: the dev sets give {', '.join(known) or 'none'}")

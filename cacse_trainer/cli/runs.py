@@ -1,0 +1,210 @@
+"""What `train` and `distill` share: a run from its settings to the report.
+
+run = TrainingRun.begin(model_args, data_args, args, recipe)     # output folder, text, dev sets, seed
+…build the model, the tokenizer and the trainer…
+run.execute(trainer, tokenizer, base_models)                     # train, summarise, export, save, report
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, DistillationArguments, ModelArguments
+from cacse_trainer.cli.build import dev_scores, export_model, public_name
+from cacse_trainer.cli.common import REPORT, load_dev_sets
+from cacse_trainer.cli.preparation import check_metric, load_training_text, prepare_output_dir, uses_dev_sets
+from cacse_trainer.errors import RunError
+from cacse_trainer.evaluation.report import curve, environment, peak_memory_gb, plot_run, write_report
+from cacse_trainer.evaluation.sts import score_pairs
+from cacse_trainer.export.model_card import CardFacts
+from cacse_trainer.trainer import CacseTrainer
+
+logger = logging.getLogger(__name__)
+
+Settings = ModelArguments | DistillationArguments
+
+
+class NothingLearnedError(RunError):
+    """Every dev score was undefined; there is no model worth exporting."""
+
+
+@dataclass
+class TrainingRun:
+    """One run: its settings, and what was loaded for it.
+
+    Args:
+        model_args, data_args, args: the settings.
+        recipe: the recipe's name or path.
+        checkpoint: where to resume from.
+        train_dataset: the rows.
+        data_facts: what the report says of them.
+        dev_sets: graded pairs by name; none with ``evaluation: none``.
+        started: time of the start, in seconds.
+    """
+
+    model_args: Settings
+    data_args: DataArguments
+    args: CacseTrainingArguments
+    recipe: str | None
+    checkpoint: str | None
+    train_dataset: Dataset | IterableDataset
+    data_facts: dict[str, Any]
+    dev_sets: dict[str, Dataset]
+    started: float
+
+    @classmethod
+    def begin(
+        cls, model_args: Settings, data_args: DataArguments, args: CacseTrainingArguments, recipe: str | None
+    ) -> "TrainingRun":
+        """Check the output folder, read the text and the dev sets, set the seed.
+
+        Raises:
+            UserError: with what to mend.
+        """
+        started = time.time()
+        checkpoint = prepare_output_dir(args)
+        train_dataset, data_facts = load_training_text(data_args, args)
+        dev_sets = load_dev_sets(data_args.dev_file) if uses_dev_sets(data_args, args) else {}
+        set_seed(args.seed)
+        check_metric(args, dev_sets)
+        return cls(model_args, data_args, args, recipe, checkpoint, train_dataset, data_facts, dev_sets, started)
+
+    def execute(
+        self,
+        trainer: CacseTrainer,
+        tokenizer: PreTrainedTokenizerBase,
+        base_models: list[str],
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        """Train, choose, export, save, report.
+
+        Args:
+            trainer: ready to train.
+            tokenizer: exported beside the encoders.
+            base_models: what the card names as the start.
+            extra: more entries of the report.
+
+        Raises:
+            NothingLearnedError: every dev score is undefined.
+        """
+        args, folder = self.args, Path(str(self.args.output_dir))
+        result = trainer.train(resume_from_checkpoint=self.checkpoint)
+        summary = {**summarise(trainer, self.dev_sets), **(extra or {})}
+        # accelerate leaves its autocast around forward; what is exported and compared is the float32 model itself
+        trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
+        exported: dict[str, dict[str, float]] = {}
+        if args.export and trainer.is_world_process_zero():
+            facts = CardFacts(
+                title=folder.resolve().name,
+                what="",
+                base_models=base_models,
+                data=f"{public_name(self.data_args.train_file or '')}, {self.data_facts.get('kept', 'streamed')} rows",
+                settings=card_settings(self.model_args, self.data_args, args, self.recipe),
+            )
+            score = dev_scores(self.dev_sets, score_pairs)
+            exported = export_model(trained, tokenizer, folder / "export", facts, score)
+        trainer.save_model()
+        if trainer.is_world_process_zero():
+            self.report(trainer, summary, exported, result)
+
+    def report(
+        self, trainer: CacseTrainer, summary: dict[str, Any], exported: dict[str, dict[str, float]], result: Any
+    ) -> None:
+        """Write the report and the plot, and print what came out."""
+        folder = Path(str(self.args.output_dir))
+        history = trainer.state.log_history
+        dev_metrics = sorted(
+            {key for entry in history for key in entry if key.startswith("eval_") and key.endswith("_spearman")}
+        )
+        plot_run(folder / "training_curves.png", history, dev_metrics)
+        settings = {**vars(self.model_args), **vars(self.data_args), **trainer.args.to_sanitized_dict()}
+        write_report(
+            folder / REPORT,
+            {
+                "model": type(trainer.model).__name__,
+                "run": trainer.describe(),
+                "data": self.data_facts,
+                **summary,
+                "exported": exported,
+                "steps": result.global_step,
+                "train_loss": result.training_loss,
+                "wall_seconds": time.time() - self.started,
+                "train_seconds": result.metrics.get("train_runtime"),
+                "peak_memory_gb": peak_memory_gb(),
+                "environment": environment(),
+                "settings": {**settings, "recipe": self.recipe},
+                "log_history": history,
+            },
+        )
+        print(summary_text(folder, summary, exported, result.global_step))
+
+
+def summarise(trainer: CacseTrainer, dev_sets: dict[str, Dataset]) -> dict[str, Any]:
+    """Baseline, best and last score of the metric that chooses; says loudly when training did not help.
+
+    Raises:
+        NothingLearnedError: every score is undefined.
+    """
+    if not dev_sets or trainer.args.eval_strategy == "no":
+        return {}
+    metric = trainer.args.metric_for_best_model or f"{next(iter(dev_sets))}_spearman"
+    points = curve(trainer.state.log_history, f"eval_{metric.removeprefix('eval_')}")
+    trained = [point for point in points if point["step"] > 0]
+    defined = [point for point in trained if point["value"] == point["value"]]
+    if trained and not defined:
+        raise NothingLearnedError(
+            f"every {metric} is undefined (NaN): nothing is exported; look at the loss in the log"
+        )
+    baseline = next((point["value"] for point in points if point["step"] == 0), None)
+    chosen = max if trainer.args.greater_is_better is not False else min
+    best = chosen(defined, key=lambda point: point["value"]) if defined else None
+    if best is not None and baseline is not None and best["value"] <= baseline:
+        logger.warning(
+            "TRAINING DID NOT HELP: the best %s is %.2f (step %d), the untrained model had %.2f",
+            metric,
+            best["value"],
+            best["step"],
+            baseline,
+        )
+    return {
+        "metric": metric,
+        "baseline": baseline,
+        "best": best["value"] if best else None,
+        "best_step": best["step"] if best else None,
+        "curve": points,
+    }
+
+
+def card_settings(model_args: Settings, data_args: DataArguments, args: Any, recipe: str | None) -> dict[str, Any]:
+    """What the model card repeats of the settings."""
+    return {
+        "recipe": Path(recipe).stem if recipe and Path(recipe).exists() else recipe,
+        "learning rate": f"{args.learning_rate:g} ({args.lr_scheduler_type})",
+        "batch": args.per_device_train_batch_size * args.world_size,
+        "steps": args.max_steps if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs",
+        "temperature": model_args.contrastive_temperature,
+        "max_seq_length": data_args.max_seq_length,
+        "seed": args.seed,
+        "bf16": args.bf16,
+    }
+
+
+def summary_text(folder: Path, summary: dict[str, Any], exported: dict[str, dict[str, float]], steps: int) -> str:
+    """The closing lines of a run, for a person."""
+    lines = [f"trained {steps} steps"]
+    if summary.get("best") is not None:
+        gain = summary["best"] - summary["baseline"] if summary["baseline"] is not None else 0.0
+        lines.append(
+            f"{summary['metric']}: baseline {summary['baseline'] or 0.0:.2f}, "
+            f"best {summary['best']:.2f} at step {summary['best_step']} ({gain:+.2f})"
+        )
+    for name, scores in exported.items():
+        measured = ", ".join(f"{dev} {score:.2f}" for dev, score in scores.items())
+        lines.append(f"  {folder / 'export' / name}" + (f"   {measured}" if measured else ""))
+    lines.append(f"report: {folder / REPORT}")
+    return "\n".join(lines)

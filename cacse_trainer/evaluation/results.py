@@ -1,0 +1,158 @@
+"""``results.json``: what an evaluation found, kept task by task so that an interrupted one goes on."""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.report import environment, write_report
+
+RESULTS = "results.json"
+PAIRS = "pairs"
+
+STS = ("STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark", "SICKRelatedness")
+TRANSFER = ("MR", "CR", "SUBJ", "MPQA", "SST2", "TREC", "MRPC")
+PROBING = (
+    "Length",
+    "WordContent",
+    "Depth",
+    "TopConstituents",
+    "BigramShift",
+    "Tense",
+    "SubjNumber",
+    "ObjNumber",
+    "OddManOut",
+    "CoordinationInversion",
+)
+SUITES: dict[str, tuple[str, ...]] = {"sts": STS, "transfer": TRANSFER, "probing": PROBING}
+"""The columns of the papers' tables; an average is over exactly these."""
+
+
+def score_of(entry: dict[str, Any]) -> float:
+    """The score that a task's column shows: Spearman, else accuracy; NaN where it is undefined."""
+    value = entry["spearman"] if "spearman" in entry else entry["acc"]
+    return float("nan") if value is None else float(value)
+
+
+def average(tasks: dict[str, dict[str, Any]], names: Iterable[str]) -> float:
+    """Mean score over the tasks; NaN unless all of them are there and defined."""
+    return float(np.mean([score_of(tasks[name]) if name in tasks else float("nan") for name in names]))
+
+
+class ResultStore:
+    """The contents of one output folder.
+
+    Args:
+        folder: where ``results.json`` and ``pairs/`` are.
+        model, pooling: of the encoder, for the head of the file.
+        settings: everything the figures depend on; a folder with others is refused.
+        overwrite: forget what is there.
+        writes: False on all processes but the first: they read what is there, and write nothing.
+
+    Raises:
+        UserError: the folder holds results of other settings, or a file that is none.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        model: str,
+        pooling: str,
+        settings: dict[str, Any],
+        overwrite: bool = False,
+        writes: bool = True,
+    ):
+        self.folder, self.writes = folder, writes
+        self.path = folder / RESULTS
+        self.tasks: dict[str, dict[str, Any]] = {}
+        self.mteb: dict[str, dict[str, Any]] = {}
+        self._head = {"model": model, "pooling": pooling, "settings": settings, "environment": environment()}
+        if self.path.is_file() and not overwrite:
+            self._take_up(read_results(self.path))
+
+    def _take_up(self, earlier: dict[str, Any]) -> None:
+        now = json.loads(json.dumps(self._head["settings"]))  # as it comes back from a file
+        before = earlier.get("settings", {})
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if changed:
+            differences = ", ".join(f"{name} {before.get(name)} there, {now.get(name)} now" for name in sorted(changed))
+            raise UserError(
+                f"{self.path} has results of other settings ({differences}); give another --output_dir, or --overwrite"
+            )
+        self.tasks, self.mteb = earlier["tasks"], earlier.get("mteb", {})
+
+    def add_task(
+        self, name: str, entry: dict[str, Any], pairs: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
+    ) -> None:
+        """Keep a task's result, and for similarity tasks ``{subset: (cosines, gold scores)}``, on disk."""
+        self.tasks[name] = entry
+        if pairs and self.writes:
+            save_pairs(self.folder / PAIRS / f"{name}.npz", pairs)
+        self.save()
+
+    def add_mteb(self, name: str, entry: dict[str, Any]) -> None:
+        """Keep the result of an MTEB task."""
+        self.mteb[name] = entry
+        self.save()
+
+    def contents(self) -> dict[str, Any]:
+        """What the file holds."""
+        averages = {suite: average(self.tasks, names) for suite, names in SUITES.items()}
+        return {**self._head, "tasks": self.tasks, "mteb": self.mteb, "averages": averages}
+
+    def save(self) -> None:
+        """Write the file, whole or not at all."""
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_report(self.path, self.contents())
+
+
+def save_pairs(path: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """``cosine``, ``gold`` and ``subset``, one entry a pair."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial.npz")
+    np.savez_compressed(
+        partial,
+        cosine=np.concatenate([cosines for cosines, _ in pairs.values()]),
+        gold=np.concatenate([gold for _, gold in pairs.values()]),
+        subset=np.concatenate([np.full(len(gold), subset) for subset, (_, gold) in pairs.items()]),
+    )
+    partial.replace(path)
+
+
+def load_pairs_of(results: Path, task: str) -> dict[str, np.ndarray] | None:
+    """The per-pair scores beside a ``results.json``; None when there are none."""
+    path = results.parent / PAIRS / f"{task}.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A ``results.json``, or the one in a folder.
+
+    Raises:
+        UserError: no such file, or not one of ours.
+    """
+    if path.is_dir():
+        path = path / RESULTS
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; cacse-trainer evaluate --output_dir writes it")
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error})") from error
+    if not isinstance(contents, dict) or not isinstance(contents.get("tasks"), dict):
+        raise UserError(f"{path} is no results.json: it has no tasks")
+    return contents
+
+
+def undefined(tasks: dict[str, dict[str, Any]]) -> list[str]:
+    """Names of the tasks whose score is undefined."""
+    return [name for name, entry in tasks.items() if math.isnan(score_of(entry))]
