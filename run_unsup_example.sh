@@ -2,6 +2,7 @@
 # Train CACSE. Without arguments: the quick start on the shipped sample, offline, in a few minutes on 2 CPU cores.
 #
 #   bash run_unsup_example.sh
+#   bash run_unsup_example.sh --learning_rate 1e-5 --max_steps 20      # without --config: the quick start, changed
 #   bash run_unsup_example.sh --config cacse/bert_base --train_file wiki1m_for_simcse.txt --output_dir runs/cacse
 #   bash run_unsup_example.sh --nproc 4 --config cacse/bert_base --train_file …     # 4 processes, negatives shared
 #
@@ -9,5 +10,5 @@
 # through accelerate with that file.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/launch.sh"
-[ $# -gt 0 ] || set -- --config quickstart --overwrite_output_dir
-launch train "$@"
+with_quickstart "$@"
+launch train "${arguments[@]}"

@@ -260,6 +260,9 @@ class CacseTrainingArguments(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Delete the output folder of an earlier run and start anew."}
     )
+    check: bool = field(
+        default=False, metadata={"help": "Check the settings, the text, the dev sets and the models, then stop."}
+    )
     export: bool = field(default=True, metadata={"help": "Write the trained encoders to output_dir/export."})
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay false: the collator reads raw text columns."}

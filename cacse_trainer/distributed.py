@@ -66,6 +66,12 @@ def gather_rows(rows: Tensor) -> Tensor:
     return _GatherRows.apply(rows) if is_distributed() else rows
 
 
+def barrier() -> None:
+    """Wait for the other processes."""
+    if is_distributed():
+        dist.barrier()
+
+
 def gather_objects(value: Any) -> list[Any]:
     """One picklable object a process → the list of all of them, in the order of the ranks, on every process."""
     if not is_distributed():

@@ -25,6 +25,8 @@ class BaseEncoder(ABC):
     """As the user gave it."""
     pooling: str
     """What was stated, read or guessed."""
+    normalizes: bool
+    """Whether the folder says that its vectors are scaled to length 1 (MTEB's classifiers see them so)."""
 
     def __init__(self) -> None:
         self._index: tuple[list[str], np.ndarray] | None = None
@@ -188,6 +190,7 @@ class SentenceEncoder(BaseEncoder):
         self.tokens_per_batch = tokens_per_batch
         self.dtype = dtype
         self.adapter = adapter
+        self.normalizes = loaded.normalizes
         self._embed = loaded.embed
         self._prepare: Callable[[str], str] | None = loaded.prepare
 
@@ -263,6 +266,7 @@ class WeightedEncoders(BaseEncoder):
             raise UserError(f"the models' vectors differ in width and cannot be summed: {named}")
         self.name = " + ".join(f"{w:g}·{e.name}" for w, e in zip(self.weights, self.encoders, strict=True))
         self.pooling = " + ".join(encoder.pooling for encoder in self.encoders)
+        self.normalizes = False
 
     def vectors(
         self,

@@ -46,6 +46,7 @@ class Loaded:
         embed: the function that `embed_sentences` takes.
         pooling: what was stated or guessed.
         max_seq_length: in tokens.
+        normalizes: sentence-transformers would scale the vectors to length 1.
         prepare: the text that the tokenizer sees, from a sentence; None where that is the sentence itself.
     """
 
@@ -55,6 +56,7 @@ class Loaded:
     embed: Embed
     pooling: str
     max_seq_length: int
+    normalizes: bool = False
     prepare: Callable[[str], str] | None = None
 
 
@@ -108,7 +110,8 @@ def load_encoder(
     limit = max_seq_length or stated.max_seq_length or length_limit(tokenizer, model.config)
     limit = min(limit, length_limit(tokenizer, model.config)) if max_seq_length is None else limit
     _check_length(name, limit, length_limit(tokenizer, model.config))
-    return Loaded(name, model, tokenizer, embed, describe_pooling(model, chosen, stated), limit, text_function(stated))
+    described = describe_pooling(model, chosen, stated)
+    return Loaded(name, model, tokenizer, embed, described, limit, stated.normalizes, text_function(stated))
 
 
 def default_device() -> torch.device:

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from datasets import Dataset, IterableDataset
 from torch import nn
 from transformers import (
@@ -30,7 +29,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from cacse_trainer.data import ContrastiveCollator
-from cacse_trainer.distributed import world_size
+from cacse_trainer.distributed import barrier, world_size
 from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.evaluation.embed import length_limit
 from cacse_trainer.evaluation.health import COLLAPSE_COSINE
@@ -326,7 +325,7 @@ class CacseTrainer(Trainer):
         staged, final = os.path.join(final_folder, STAGING, name), os.path.join(final_folder, name)
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = final
-        _barrier()  # every process has written its part
+        barrier()  # every process has written its part
         if self.args.should_save:
             self.state.save_to_json(os.path.join(staged, TRAINER_STATE_NAME))
             if os.path.exists(final):
@@ -334,7 +333,7 @@ class CacseTrainer(Trainer):
             os.replace(staged, final)
             os.rmdir(os.path.dirname(staged))
             rotate_checkpoints(final_folder, limit, self.state.best_model_checkpoint)
-        _barrier()
+        barrier()
 
 
 def describe_text(model_name: str, summary: dict[str, Any]) -> str:
@@ -373,8 +372,3 @@ def rotate_checkpoints(folder: str, limit: int | None, best: str | None) -> None
     for step in steps:
         if step not in keep:
             shutil.rmtree(os.path.join(folder, f"{PREFIX_CHECKPOINT_DIR}-{step}"), ignore_errors=True)
-
-
-def _barrier() -> None:
-    if world_size() > 1:
-        dist.barrier()

@@ -3,11 +3,12 @@
 
 checkout="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-# The first Python that can run the package: the one on the PATH, else the checkout's own environment, made when missing.
+# The first Python that has the package: the one on the PATH, else the checkout's own environment, made when missing.
 find_python() {
-    local candidate
+    local candidate installed='import sys; from importlib.util import find_spec as find
+sys.exit(not all(map(find, ["torch", "transformers", "senteval", "cacse_trainer"])))'
     for candidate in python "$checkout/.venv/bin/python"; do
-        if "$candidate" -c 'import cacse_trainer, senteval' 2>/dev/null; then
+        if "$candidate" -c "$installed" 2>/dev/null; then
             python="$candidate"
             return
         fi
@@ -19,24 +20,39 @@ find_python() {
     python="$checkout/.venv/bin/python"
 }
 
+# Sets `arguments`: without --config those of the quick start, whose own folder may be overwritten, with the caller's behind.
+with_quickstart() {
+    arguments=("$@")
+    case " $* " in *" --config"[\ =]*) return ;; esac
+    arguments=(--config "${QUICKSTART:-quickstart}" "$@")
+    case " $* " in
+        *" --output_dir"[\ =]* | *" --resume_from_checkpoint"[\ =]* | *" --overwrite_output_dir"*) ;;
+        *) arguments+=(--overwrite_output_dir) ;;
+    esac
+}
+
 # launch COMMAND [--nproc N] ARGUMENTS…: one process stays one process; several go through accelerate.
 launch() {
-    local command="$1" processes=1 arguments=()
+    local command="$1" processes=1 passed_on=()
     shift
     while [ $# -gt 0 ]; do
         case "$1" in
             --nproc) processes="${2:?--nproc takes a number}"; shift 2 ;;
             --nproc=*) processes="${1#*=}"; shift ;;
-            *) arguments+=("$1"); shift ;;
+            *) passed_on+=("$1"); shift ;;
         esac
     done
     find_python
+    if [ -n "${ACCELERATE_CONFIG:-}" ] || [ "$processes" -gt 1 ]; then
+        # A launcher turns wrong input (exit 2, one line) into exit 1 and a traceback: check in one process first.
+        "$python" -m "cacse_trainer.cli.$command" "${passed_on[@]}" --check >&2
+    fi
     if [ -n "${ACCELERATE_CONFIG:-}" ]; then
         exec "$python" -m accelerate.commands.launch --config_file "$ACCELERATE_CONFIG" \
-            -m "cacse_trainer.cli.$command" "${arguments[@]}"
+            -m "cacse_trainer.cli.$command" "${passed_on[@]}"
     elif [ "$processes" -gt 1 ]; then
         exec "$python" -m torch.distributed.run --standalone --nproc_per_node "$processes" \
-            -m "cacse_trainer.cli.$command" "${arguments[@]}"
+            -m "cacse_trainer.cli.$command" "${passed_on[@]}"
     fi
-    exec "$python" -m "cacse_trainer.cli.$command" "${arguments[@]}"
+    exec "$python" -m "cacse_trainer.cli.$command" "${passed_on[@]}"
 }

@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast, RobertaConfig, RobertaModel
 
-os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"  # for the processes that tests start
+huggingface_hub.constants.HF_HUB_OFFLINE = True  # for this one: the imports above have read the environment
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -33,9 +33,10 @@ def test_commands_are_known(command, tmp_path):
     if program == "bash":
         assert (ROOT / arguments[0]).is_file()
         if arguments[0] == "run_unsup_example.sh":
+            given = arguments[1:] if "--config" in arguments else ["--config", "quickstart", *arguments[1:]]
             parse_run(
                 [ModelArguments, DataArguments, CacseTrainingArguments],
-                [*arguments[1:], "--output_dir", str(tmp_path), "--bf16", "false"],
+                [*given, "--output_dir", str(tmp_path), "--bf16", "false"],
                 prog="train",
                 description="",
             )
@@ -89,7 +90,7 @@ def test_python_example(tmp_path, tiny_towers, monkeypatch):
 def test_the_run_script(tmp_path):
     """Two steps of the quick start through the script, in the environment that runs the tests."""
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
-    command = ["bash", str(ROOT / "run_unsup_example.sh"), "--config", "quickstart", "--max_steps", "2"]
+    command = ["bash", str(ROOT / "run_unsup_example.sh"), "--max_steps", "2"]  # without --config: the quick start
     command += ["--eval_steps", "2", "--save_steps", "2", "--output_dir", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PATH": path})
     assert done.returncode == 0, done.stderr[-3000:]

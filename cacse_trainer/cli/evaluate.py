@@ -83,8 +83,8 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     settings = parser().parse_args(arguments)
     names, data_dir = senteval_tasks(settings)
-    mteb_names = mteb_tasks(settings.mteb)
-    if not names and not mteb_names:
+    mteb_chosen = mteb_tasks(settings.mteb)
+    if not names and not mteb_chosen:
         raise UserError("nothing to evaluate: give --suite sts|transfer|probing|full, --tasks NAME …, or --mteb NAME …")
     start_processes(settings)
     started = time.perf_counter()
@@ -109,13 +109,15 @@ def main(arguments: Sequence[str]) -> None:
     if names:
         text = training_text(settings.train_text) if settings.train_text else None
         run_tasks(encoder, names, data_dir, store, scoring, training_text=text, progress=progress)
-    if mteb_names and rank() == 0:
-        from cacse_trainer.evaluation.mteb_adapter import run_mteb
+    try:
+        if mteb_chosen:
+            from cacse_trainer.evaluation.mteb_adapter import run_mteb
 
-        run_mteb(encoder, mteb_names, store, progress=progress)
-    if rank() == 0:
-        store.save()
-        report(store, time.perf_counter() - started)
+            run_mteb(encoder, mteb_chosen, store, progress=progress)
+    finally:
+        if rank() == 0:
+            store.save()
+            report(store, time.perf_counter() - started)
 
 
 def senteval_tasks(settings: argparse.Namespace) -> tuple[list[str], Path]:
@@ -138,8 +140,8 @@ def senteval_tasks(settings: argparse.Namespace) -> tuple[list[str], Path]:
     return found, data_dir
 
 
-def mteb_tasks(names: Sequence[str]) -> list[str]:
-    """MTEB task names, suites resolved; mteb is only imported where it is asked for."""
+def mteb_tasks(names: Sequence[str]) -> list[Any]:
+    """MTEB's tasks, suites resolved; mteb is only imported where it is asked for."""
     if not names:
         return []
     from cacse_trainer.evaluation.mteb_adapter import resolve_tasks

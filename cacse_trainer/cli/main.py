@@ -8,6 +8,7 @@ from cacse_trainer.version import __version__
 
 COMMANDS = {
     "train": "train sentence encoders on raw text and export them",
+    "distill": "train one encoder to give a frozen teacher's vectors, and export it",
     "evaluate": "score encoders on SentEval (similarity, transfer, probing) and MTEB",
     "compare": "the differences of two evaluations, with intervals",
     "export": "turn a training checkpoint into plain encoder folders",
@@ -26,6 +27,7 @@ commands:
 examples:
   cacse-trainer train --config quickstart
   cacse-trainer train --config cacse/bert_base --train_file wiki1m.txt --output_dir runs/cacse
+  cacse-trainer distill --config distill/cacse_bert --teacher runs/cacse/export --train_file wiki1m.txt
   cacse-trainer evaluate --model runs/cacse/export/ensemble --suite sts --data_dir SentEval/data
   cacse-trainer export --checkpoint runs/cacse/checkpoint-1200 --output_dir exported
 """

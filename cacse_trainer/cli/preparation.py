@@ -11,12 +11,16 @@ from cacse_trainer.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.cli.build import public_name
 from cacse_trainer.cli.common import REPORT, user_errors
 from cacse_trainer.data import load_sentences, load_sentences_with_stats
+from cacse_trainer.distributed import barrier
 from cacse_trainer.errors import UserError
 from cacse_trainer.recipes import resolve_resource
+from cacse_trainer.trainer import STAGING
+
+LEFT_BY_A_KILLED_RUN = {STAGING, "training_args.bin"}
 
 
-def prepare_output_dir(args: CacseTrainingArguments) -> str | None:
-    """Refuse a folder that holds another run; returns the checkpoint to resume from, if any.
+def check_output_dir(args: CacseTrainingArguments) -> str | None:
+    """Refuse a folder that holds another run; returns the checkpoint to resume from, if any. Deletes nothing.
 
     Raises:
         UserError: the folder is finished, holds checkpoints that were not asked for, or cannot be written.
@@ -24,11 +28,11 @@ def prepare_output_dir(args: CacseTrainingArguments) -> str | None:
     folder = Path(str(args.output_dir))
     resume = args.resume_from_checkpoint
     finished = (folder / REPORT).is_file()
-    main_process = args.process_index == 0
-    if args.overwrite_output_dir and resume is None and folder.is_dir() and main_process:
-        if not finished and get_last_checkpoint(str(folder)) is None and any(folder.iterdir()):
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if is_overwritten(args) and folder.is_dir():
+        foreign = [path for path in folder.iterdir() if path.name not in LEFT_BY_A_KILLED_RUN]
+        if not finished and last is None and foreign:
             raise UserError(f"output_dir {folder} holds files that are no run of this program; choose another folder")
-        shutil.rmtree(folder)
     elif finished and not args.overwrite_output_dir:
         raise UserError(
             f"output_dir {folder} holds a finished run ({REPORT}); "
@@ -36,13 +40,12 @@ def prepare_output_dir(args: CacseTrainingArguments) -> str | None:
         )
     with user_errors(f"output_dir {folder} cannot be written"):
         folder.mkdir(parents=True, exist_ok=True)
-        if main_process:
+        if args.process_index == 0:
             probe = folder / ".writable"
             probe.touch()
             probe.unlink()
-    last = get_last_checkpoint(str(folder))
     if resume is None:
-        if last is not None:
+        if last is not None and not args.overwrite_output_dir:
             raise UserError(
                 f"output_dir {folder} holds an unfinished run ({Path(last).name}); go on with "
                 "--resume_from_checkpoint last, or start anew with --overwrite_output_dir"
@@ -55,6 +58,21 @@ def prepare_output_dir(args: CacseTrainingArguments) -> str | None:
     if not Path(resume).is_dir():
         raise UserError(f"resume_from_checkpoint {resume}: no such folder; give last, or a checkpoint folder")
     return resume
+
+
+def is_overwritten(args: CacseTrainingArguments) -> bool:
+    """Whether this run replaces an earlier one in its folder: a resumed run never does."""
+    return args.overwrite_output_dir and args.resume_from_checkpoint is None
+
+
+def clear_output_dir(args: CacseTrainingArguments) -> None:
+    """Delete the earlier run that is overwritten; called when all else was checked, just before training."""
+    if is_overwritten(args):
+        folder = Path(str(args.output_dir))
+        if args.process_index == 0:
+            shutil.rmtree(folder)
+            folder.mkdir()
+        barrier()
 
 
 def load_training_text(

@@ -17,7 +17,13 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, DistillationArguments, ModelArguments
 from cacse_trainer.cli.build import dev_scores, export_model, public_name
 from cacse_trainer.cli.common import REPORT, load_dev_sets
-from cacse_trainer.cli.preparation import check_metric, load_training_text, prepare_output_dir, uses_dev_sets
+from cacse_trainer.cli.preparation import (
+    check_metric,
+    check_output_dir,
+    clear_output_dir,
+    load_training_text,
+    uses_dev_sets,
+)
 from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.report import curve, environment, peak_memory_gb, plot_run, write_report
 from cacse_trainer.evaluation.sts import score_pairs
@@ -67,7 +73,7 @@ class TrainingRun:
             UserError: with what to mend.
         """
         started = time.time()
-        checkpoint = prepare_output_dir(args)
+        checkpoint = check_output_dir(args)
         train_dataset, data_facts = load_training_text(data_args, args)
         dev_sets = load_dev_sets(data_args.dev_file) if uses_dev_sets(data_args, args) else {}
         set_seed(args.seed)
@@ -93,6 +99,10 @@ class TrainingRun:
             NothingLearnedError: every dev score is undefined.
         """
         args, folder = self.args, Path(str(self.args.output_dir))
+        if args.check:
+            print("settings, text, dev sets and models are fine; nothing was trained (--check)")
+            return
+        clear_output_dir(args)
         result = trainer.train(resume_from_checkpoint=self.checkpoint)
         summary = {**summarise(trainer, self.dev_sets), **(extra or {})}
         # accelerate leaves its autocast around forward; what is exported and compared is the float32 model itself

@@ -38,6 +38,7 @@ class Modules:
         max_seq_length: None where the tokenizer decides.
         lower_case: sentences are lower-cased before the tokenizer.
         prompt: put before every sentence.
+        normalizes: sentence-transformers scales this model's vectors to length 1.
     """
 
     subfolder: str = ""
@@ -46,6 +47,7 @@ class Modules:
     max_seq_length: int | None = None
     lower_case: bool = False
     prompt: str = ""
+    normalizes: bool = False
 
 
 def find_file(name: str, file: str) -> Path | None:
@@ -98,7 +100,9 @@ def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
             found.pooling = _read_pooling(name, path)
         elif kind == "Dense":
             found.dense.append(_read_dense(name, path))
-        elif kind not in ("Normalize", "Dropout"):  # dropout does nothing at inference; whoever needs unit vectors asks
+        elif kind == "Normalize":
+            found.normalizes = True
+        elif kind != "Dropout":  # which does nothing at inference
             raise UserError(
                 f"model {name}: modules.json has a {kind} module, which is not supported here (Transformer, Pooling, "
                 "Dense, Normalize); load it with sentence-transformers"

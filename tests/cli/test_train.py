@@ -137,6 +137,22 @@ def test_finished_and_unfinished_folders(command, tmp_path, capsys):
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years of work"
 
 
+def test_overwriting_waits_until_all_is_checked(command, tmp_path, capsys):
+    """A misspelt file beside --overwrite_output_dir must not cost the earlier run."""
+    assert run(train.main, command) == 0
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    for change in (["--train_file", "missing.txt"], ["--tower_b", "missing"], ["--dev_file", "stsb=missing.tsv"]):
+        failed(capsys, [*command, "--overwrite_output_dir", *change])
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+
+
+def test_check_trains_nothing(command, tmp_path, capsys):
+    assert run(train.main, [*command, "--check"]) == 0
+    assert "nothing was trained" in capsys.readouterr().out
+    assert list((tmp_path / "run").iterdir()) == []
+    assert "missing.txt" in failed(capsys, [*command, "--check", "--train_file", "missing.txt"])
+
+
 def test_resume_on_the_command_line(command, tmp_path, capsys):
     assert run(train.main, [*command, "--save_total_limit", "9"]) == 0
     whole = AutoModel.from_pretrained(tmp_path / "run").state_dict()

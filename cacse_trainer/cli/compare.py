@@ -1,0 +1,56 @@
+"""``cacse-trainer compare``: the differences of two evaluations.
+
+cacse-trainer compare results/simcse results/cacse
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.compare import compare, comparison_rows
+from cacse_trainer.evaluation.report import write_report
+from cacse_trainer.evaluation.results import read_results
+from cacse_trainer.evaluation.tables import text_table
+
+EPILOG = """The interval on STS is a paired bootstrap: the pairs are drawn anew, the same ones for both models. "clear" means
+that it lies on one side of 0: then the difference does not hang on which pairs happen to be in the set. (Other training
+seeds are another source of chance, which it does not cover.)
+"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with these arguments."""
+    parser = OneLineParser(
+        prog="cacse-trainer compare",
+        description="Differences of two evaluations by task, second - first.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("first", type=Path, help="results.json of the one model, or its folder")
+    parser.add_argument("second", type=Path, help="results.json of the other")
+    parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
+    parser.add_argument("--confidence", type=float, default=0.95, help="of the interval")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--output", type=Path, help="write the differences as JSON, too")
+    settings = parser.parse_args(arguments)
+    if not 0 < settings.confidence < 1 or settings.draws < 1:
+        raise UserError("confidence must be between 0 and 1, and draws at least 1")
+    rows = compare(
+        settings.first, settings.second, draws=settings.draws, confidence=settings.confidence, seed=settings.seed
+    )
+    for label, path in (("first ", settings.first), ("second", settings.second)):
+        found = read_results(path)
+        print(f"{label}  {found['model']}, pooling {found['pooling']}")
+    header = ["task", "first", "second", "difference", f"{100 * settings.confidence:g} % interval", ""]
+    print(text_table(header, comparison_rows(rows)))
+    if settings.output is not None:
+        settings.output.parent.mkdir(parents=True, exist_ok=True)
+        write_report(
+            settings.output, {row.name: {**dataclasses.asdict(row), "difference": row.difference} for row in rows}
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

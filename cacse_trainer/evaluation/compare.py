@@ -1,0 +1,168 @@
+"""Two evaluations against each other: differences by task, with a paired bootstrap interval on STS.
+
+The pairs of a task are drawn with replacement, the same ones for both models, and the difference of the two Spearman
+correlations is taken each time. The interval says how far the difference depends on which pairs happen to be in the set.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.results import RESULTS, SUITES, load_pairs_of, read_results, score_of
+
+DRAWS_AT_ONCE = 64  # bounds the table of ranks
+
+
+@dataclass
+class Difference:
+    """One task, or the average of a suite.
+
+    Args:
+        name: of the task.
+        first, second: the scores ×100.
+        low, high: ends of the interval of second - first, ×100; None where no per-pair scores are kept.
+        share_above: of the draws in which the second is better; None likewise.
+    """
+
+    name: str
+    first: float
+    second: float
+    low: float | None = None
+    high: float | None = None
+    share_above: float | None = None
+
+    @property
+    def difference(self) -> float:
+        """second - first."""
+        return self.second - self.first
+
+    @property
+    def is_clear(self) -> bool | None:
+        """Whether the interval lies on one side of 0; None without one."""
+        return None if self.low is None or self.high is None else self.low > 0 or self.high < 0
+
+
+def spearman_rows(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Spearman of each row pair: (draws, pairs), (draws, pairs) → (draws,); NaN where a row is constant.
+
+    >>> spearman_rows(np.array([[1.0, 2, 3, 4]]), np.array([[1.0, 2, 4, 3]])).round(3).tolist()
+    [0.8]
+    """
+    a, b = rankdata(first, axis=1), rankdata(second, axis=1)
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+
+
+def bootstrap_differences(
+    first: dict[str, np.ndarray], second: dict[str, np.ndarray], aggregation: str, draws: int, seed: int
+) -> np.ndarray:
+    """(draws,) differences second - first of the aggregated Spearman ×100; pairs are drawn within their subset.
+
+    Args:
+        first, second: ``cosine``, ``gold`` and ``subset`` of the same pairs in the same order.
+        aggregation: all, mean, wmean, or the name of the one subset that counts.
+        draws: how many.
+        seed: of the draws.
+    """
+    random = np.random.default_rng(seed)
+    subsets = first["subset"]
+    parts = [np.flatnonzero(subsets == name) for name in dict.fromkeys(subsets.tolist())]
+    if aggregation not in ("all", "mean", "wmean"):
+        parts = [np.flatnonzero(subsets == aggregation)]
+    found = []
+    for start in range(0, draws, DRAWS_AT_ONCE):
+        count = min(DRAWS_AT_ONCE, draws - start)
+        rows = [part[random.integers(len(part), size=(count, len(part)))] for part in parts]
+        if aggregation in ("mean", "wmean"):
+            weights = [len(part) for part in parts] if aggregation == "wmean" else None
+            each = [_differences(first, second, row) for row in rows]
+            found.append(np.average(each, axis=0, weights=weights))
+        else:
+            found.append(_differences(first, second, np.concatenate(rows, axis=1)))
+    return 100 * np.concatenate(found)
+
+
+def _differences(first: dict[str, np.ndarray], second: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    gold = first["gold"][rows]  # (draws, pairs)
+    return spearman_rows(second["cosine"][rows], gold) - spearman_rows(first["cosine"][rows], gold)
+
+
+def compare(
+    first_path: Path, second_path: Path, *, draws: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> list[Difference]:
+    """Differences of two ``results.json``, tasks in the papers' order, the averages of whole suites last.
+
+    Args:
+        first_path, second_path: the files, or their folders.
+        draws: of the bootstrap.
+        confidence: of the interval.
+        seed: of the bootstrap.
+
+    Raises:
+        UserError: a file is missing or none of ours, no task is in both, or a task was scored in two ways.
+    """
+    paths = [path / RESULTS if path.is_dir() else path for path in (first_path, second_path)]
+    tasks = [read_results(path)["tasks"] for path in paths]
+    known = [name for names in SUITES.values() for name in names]
+    both = [name for name in [*known, *(n for n in tasks[0] if n not in known)] if all(name in t for t in tasks)]
+    if not both:
+        raise UserError(f"{paths[0]} and {paths[1]} have no task in common")
+    drawn: dict[str, np.ndarray] = {}
+    rows = []
+    for name in both:
+        entries = [t[name] for t in tasks]
+        _check_same_protocol(name, entries)
+        row = Difference(name, score_of(entries[0]), score_of(entries[1]))
+        pairs = [load_pairs_of(path, name) for path in paths]
+        if pairs[0] is not None and pairs[1] is not None and _same_pairs(pairs[0], pairs[1]):
+            drawn[name] = bootstrap_differences(pairs[0], pairs[1], entries[0]["aggregation"], draws, seed + len(drawn))
+            _add_interval(row, drawn[name], confidence)
+        rows.append(row)
+    for suite, names in SUITES.items():
+        if all(name in both for name in names):
+            part = [row for row in rows if row.name in names]
+            mean = Difference(
+                f"{suite} Avg.", *(float(np.mean([getattr(r, s) for r in part])) for s in ("first", "second"))
+            )
+            if all(name in drawn for name in names):
+                _add_interval(mean, np.mean([drawn[name] for name in names], axis=0), confidence)
+            rows.append(mean)
+    return rows
+
+
+def _check_same_protocol(name: str, entries: Sequence[dict[str, Any]]) -> None:
+    ways = [entry.get("aggregation") for entry in entries]
+    if ways[0] != ways[1]:
+        raise UserError(f"{name} was scored in two ways: {ways[0]} and {ways[1]}; evaluate both with one --aggregation")
+
+
+def _same_pairs(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
+    return np.array_equal(first["gold"], second["gold"]) and np.array_equal(first["subset"], second["subset"])
+
+
+def _add_interval(row: Difference, values: np.ndarray, confidence: float) -> None:
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return
+    tail = 50 * (1 - confidence)
+    row.low, row.high = (float(value) for value in np.percentile(values, [tail, 100 - tail]))
+    row.share_above = float((values > 0).mean())
+
+
+def comparison_rows(rows: Sequence[Difference]) -> list[list[str]]:
+    """The cells of a table: task, both scores, difference, interval, verdict."""
+    cells = []
+    for row in rows:
+        interval = "" if row.low is None else f"[{row.low:+.2f}, {row.high:+.2f}]"
+        verdict = {None: "", True: "clear", False: "within chance"}[row.is_clear]
+        numbers = ["-" if math.isnan(value) else f"{value:.2f}" for value in (row.first, row.second)]
+        change = "-" if math.isnan(row.difference) else f"{row.difference:+.2f}"
+        cells.append([row.name, *numbers, change, interval, verdict])
+    return cells
