@@ -2,6 +2,7 @@
 
 from cacse_trainer.data import load_pairs, load_sentences
 from cacse_trainer.distillation import DistillationTrainer
+from cacse_trainer.encoder import SentenceEncoder
 from cacse_trainer.export.reference_checkpoints import load_reference_checkpoint
 from cacse_trainer.models import (
     CacseBertModel,
@@ -23,6 +24,7 @@ __all__ = [
     "DistillationTrainer",
     "EnsembleModel",
     "SentenceEmbeddingModel",
+    "SentenceEncoder",
     "__version__",
     "load_pairs",
     "load_reference_checkpoint",

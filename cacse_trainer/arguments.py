@@ -1,5 +1,6 @@
 """The three groups of settings of a run: model, data, training. Recipes and flags fill them (see recipes.py)."""
 
+from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -124,7 +125,7 @@ class EncoderChoice:
         given: text or mapping; pooling and weight may be left out (what the folder says, and 1).
 
     Raises:
-        ValueError: an unknown key, no path, or a weight that is no number.
+        ArgumentTypeError: an unknown key, no path, or a weight that is no number.
     """
 
     def __init__(self, given: str | Mapping[str, Any]):
@@ -135,13 +136,13 @@ class EncoderChoice:
             fields = dict(given)
         unknown = set(fields) - {"path", "pooling", "weight"}
         if unknown or not fields.get("path"):
-            raise ValueError(f"an encoder of a list is path=…[,pooling=…][,weight=…], got {given!r}")
+            raise ArgumentTypeError(f"an encoder of a list is path=…[,pooling=…][,weight=…], got {given!r}")
         self.path = str(fields["path"])
         self.pooling = None if fields.get("pooling") is None else str(fields["pooling"])
         try:
             self.weight = float(fields.get("weight", 1.0))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"the weight of {self.path} must be a number, got {fields['weight']!r}") from error
+            raise ArgumentTypeError(f"the weight of {self.path} must be a number, got {fields['weight']!r}") from error
 
     def __str__(self) -> str:
         pooling = f",pooling={self.pooling}" if self.pooling is not None else ""
@@ -216,6 +217,20 @@ class DataArguments:
             "help": "Dev sets of graded pairs, name=path each (sentence1, sentence2, score; or SentEval's "
             "sts-dev.csv). Default: STS-B from the hub, named stsb."
         },
+    )
+    eval_sets: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Dev sets by name: stsb and sickr (SentEval's own files in senteval_data; stsb from the hub where "
+            "they are not there), or name=path as for dev_file."
+        },
+    )
+    eval_transfer: bool = field(
+        default=False,
+        metadata={"help": "Score SentEval's transfer tasks on their dev parts, too (mode dev; slow with many steps)."},
+    )
+    senteval_data: str = field(
+        default="SentEval/data", metadata={"help": "SentEval's data folder, for eval_sets and eval_transfer."}
     )
     evaluation: str = field(
         default="sts",

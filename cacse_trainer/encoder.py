@@ -1,4 +1,4 @@
-"""`SentenceEncoder`: sentences to vectors, similarities and search, with any encoder; and weighted sums of several."""
+"""`SentenceEncoder`: sentences to vectors, similarities and search, with any encoder."""
 
 import os
 from abc import ABC, abstractmethod
@@ -111,8 +111,8 @@ class BaseEncoder(ABC):
             raise UserError("build_index: no sentences to look through")
         self._index = sentences, self.encode(sentences, show_progress_bar=show_progress_bar)
 
-    @overload
-    def search(self, queries: str, top_k: int = 5, threshold: float = 0.6) -> Hits: ...
+    @overload  # a string is a sequence of strings, too; the first signature wins
+    def search(self, queries: str, top_k: int = 5, threshold: float = 0.6) -> Hits: ...  # type: ignore[overload-overlap]
     @overload
     def search(self, queries: Sequence[str], top_k: int = 5, threshold: float = 0.6) -> list[Hits]: ...
 
@@ -241,60 +241,6 @@ class SentenceEncoder(BaseEncoder):
         """Length limit, precision and adapter."""
         precision = str(self.dtype).removeprefix("torch.")
         return {"max_seq_length": self.max_seq_length, "dtype": precision, "adapter": self.adapter}
-
-
-class WeightedEncoders(BaseEncoder):
-    """``Σ_i w_i · v_i``, the weighted sum of several encoders' vectors; each has its own tokenizer.
-
-    Args:
-        encoders: of one width.
-        weights: one number each; default: 1 each, the plain sum.
-
-    Raises:
-        UserError: another number of weights, or different widths.
-    """
-
-    def __init__(self, encoders: Sequence[BaseEncoder], weights: Sequence[float] | None = None):
-        super().__init__()
-        self.encoders = list(encoders)
-        self.weights = list(weights) if weights is not None else [1.0] * len(self.encoders)
-        if len(self.weights) != len(self.encoders):
-            raise UserError(f"weights: {len(self.weights)} for {len(self.encoders)} models; give one number a model")
-        widths = [encoder.vectors(["a"]).shape[1] for encoder in self.encoders]
-        if len(set(widths)) > 1:
-            named = ", ".join(f"{encoder.name} {width}" for encoder, width in zip(self.encoders, widths, strict=True))
-            raise UserError(f"the models' vectors differ in width and cannot be summed: {named}")
-        self.name = " + ".join(f"{w:g}·{e.name}" for w, e in zip(self.weights, self.encoders, strict=True))
-        self.pooling = " + ".join(encoder.pooling for encoder in self.encoders)
-        self.normalizes = False
-
-    def vectors(
-        self,
-        sentences: Sequence[str],
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool = False,
-        description: str = "Encoding",
-    ) -> np.ndarray:
-        """(len(sentences), dim) float32, the weighted sum."""
-        total = np.float32(0)
-        for weight, encoder in zip(self.weights, self.encoders, strict=True):
-            part = encoder.vectors(
-                sentences,
-                batch_size=batch_size,
-                show_progress_bar=show_progress_bar,
-                description=f"{description} ({Path(encoder.name).name})",
-            )
-            total = total + np.float32(weight) * part
-        return total
-
-    def fingerprint(self) -> str:
-        """The encoders' hashes."""
-        return "+".join(encoder.fingerprint() for encoder in self.encoders)
-
-    def settings(self) -> dict[str, Any]:
-        """Weights, and the encoders' settings."""
-        return {"weights": self.weights, "encoders": [encoder.settings() for encoder in self.encoders]}
 
 
 def _read_lines(path: Path) -> list[str]:

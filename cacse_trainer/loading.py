@@ -11,26 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import cacse_trainer.models  # noqa: F401 - registers the model classes with AutoModel
+from cacse_trainer.embedding import (
+    CHOICES,
+    CLS_WITH_MLP,
+    describe_pooling,
+    embed_function,
+    guess_pooling,
+    stated_by_model,
+)
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.embed import Embed, length_limit
-from cacse_trainer.export.stated_modules import Modules, read_modules
-from cacse_trainer.models.modeling_cacse import CacseModel
+from cacse_trainer.export.stated_modules import Modules, read_json, read_modules
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
-from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel, known_inputs
-from cacse_trainer.models.pooling import LAYER_POOLINGS, POOLINGS, pool
+from cacse_trainer.models.pooling import POOLINGS
+from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
 from cacse_trainer.recipes import nearest, resolve_resource
 
 logger = logging.getLogger(__name__)
 
-CLS_WITH_MLP = "cls_with_mlp"
-"""The first token's state through the model's own head, dense and tanh; SimCSE's pooler ``cls``."""
-
-CHOICES = ("cls", CLS_WITH_MLP, "mean", "last_token", "avg_top2", "avg_first_last", "max")
-"""The poolings that are offered; the other names of `POOLINGS` are taken too."""
+OURS = frozenset({"cacse", "cacse_ensemble", "sentence_embedding", "diffcse", "student"})
+"""Kinds of models that pool by themselves; what their folders say to sentence-transformers is not needed."""
 
 SAMPLED_VALUES = 4096  # of each weight tensor, for the fingerprint
 
@@ -42,7 +46,7 @@ class Loaded:
     Args:
         name: as the user gave it.
         model: in eval mode, on its device.
-        tokenizer: with a padding token.
+        tokenizer: with a padding token; a `TokenizerBundle` where the encoders have tokenizers of their own.
         embed: the function that `embed_sentences` takes.
         pooling: what was stated or guessed.
         max_seq_length: in tokens.
@@ -52,7 +56,7 @@ class Loaded:
 
     name: str
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Any
     embed: Embed
     pooling: str
     max_seq_length: int
@@ -88,16 +92,24 @@ def load_encoder(
         )
     path = resolve_resource(name)
     _check_folder(name, path)
-    stated = read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
+    kind = (read_json(path, "config.json") or {}).get("model_type")
+    stated = Modules() if kind in OURS else read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
     where = {"subfolder": stated.subfolder, "trust_remote_code": trust_remote_code}
     device = torch.device(device) if device is not None else default_device()
     try:
         config = AutoConfig.from_pretrained(path, **where)
         model, report = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **where)
-        tokenizer = AutoTokenizer.from_pretrained(path, **where)
+        if isinstance(model, EnsembleModel) and model.config.own_tokenizers:
+            tokenizer: Any = TokenizerBundle.from_pretrained(path, len(model.encoders))
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(path, **where)
     except (ValueError, OSError, KeyError, ImportError) as error:
         raise UserError(f"model {name}: {_one_line(error)}") from error
-    check_tokenizer(name, tokenizer, model)
+    if isinstance(tokenizer, TokenizerBundle):
+        for part, encoder in zip(tokenizer.tokenizers, model.encoders, strict=True):
+            check_tokenizer(name, part, encoder)
+    else:
+        check_tokenizer(name, tokenizer, model)
     if adapter is not None:
         model = merge_adapter(model, adapter)
     if config.is_encoder_decoder:
@@ -121,84 +133,6 @@ def default_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def embed_function(
-    name: str, model: PreTrainedModel, pooling: str, dense: list[nn.Module], missing: set[str], *, is_stated: bool
-) -> Embed:
-    """The function of input tensors for a pooling.
-
-    Raises:
-        UserError: the model has no head, or no layers to average.
-    """
-    ours = isinstance(model, (CacseModel, EnsembleModel, SentenceEmbeddingModel))
-    if ours and not is_stated:
-        return lambda **inputs: model.embed(**known_inputs(model, inputs))
-    if pooling == CLS_WITH_MLP:
-        return _with_head(name, model, dense, missing)
-    core = model.encoder if isinstance(model, SentenceEmbeddingModel) else model
-    if isinstance(core, (CacseModel, EnsembleModel)) and pooling in LAYER_POOLINGS:
-        raise UserError(
-            f"model {name}: pooling {pooling} averages layers, and a sum of towers has none; use cls or mean"
-        )
-    layers = nn.ModuleList(dense).to(model.device)
-    more = {"output_hidden_states": True} if pooling in LAYER_POOLINGS else {}
-
-    def embed(**inputs: Tensor) -> Tensor:
-        output = core(**known_inputs(core, inputs), **more)
-        hidden = output.hidden_states if more else None
-        vectors = pool(pooling, output.last_hidden_state, hidden, inputs.get("attention_mask"))  # (N, H)
-        for layer in layers:
-            vectors = layer(vectors)
-        return vectors
-
-    return embed
-
-
-def _with_head(name: str, model: PreTrainedModel, dense: list[nn.Module], missing: set[str]) -> Embed:
-    if isinstance(model, SentenceEmbeddingModel):
-        if not model.config.has_projection:
-            raise UserError(f"model {name} has no head: it was trained with pooling {model.config.pooling}")
-        encoder, head = model.encoder, model.projection_head
-        return lambda **inputs: head(encoder(**known_inputs(encoder, inputs)).last_hidden_state[:, 0])
-    if dense:
-        head = nn.Sequential(*dense).to(model.device)
-        return lambda **inputs: head(
-            pool("cls", model(**known_inputs(model, inputs)).last_hidden_state, None, inputs.get("attention_mask"))
-        )
-    has_pooler = any(part == "pooler" and module is not None for part, module in model.named_children())
-    if not has_pooler or any(key.startswith("pooler.") for key in missing):
-        raise UserError(f"model {name}: pooling {CLS_WITH_MLP} needs a trained pooler, and it has none; use cls")
-    return lambda **inputs: model(**known_inputs(model, inputs)).pooler_output
-
-
-def stated_by_model(model: PreTrainedModel) -> str | None:
-    """The pooling that one of our own model classes has; None for any other."""
-    if isinstance(model, SentenceEmbeddingModel):
-        if model.config.has_projection:
-            return CLS_WITH_MLP if model.config.projects_at_inference else "cls"
-        return {"cls_before_pooler": "cls", "avg": "mean"}.get(model.config.pooling, model.config.pooling)
-    return "cls" if isinstance(model, (CacseModel, EnsembleModel)) else None
-
-
-def guess_pooling(name: str, config: Any) -> str:
-    """Nothing is stated: the last token of a decoder, else the mean, as sentence-transformers does. Logged."""
-    decoder = any(str(kind).endswith("ForCausalLM") for kind in config.architectures or [])
-    guess = "last_token" if decoder else "mean"
-    logger.warning(
-        "model %s states no pooling: GUESSED %s (state another with pooling, --pooling: %s)",
-        name,
-        guess,
-        ", ".join(CHOICES),
-    )
-    return guess
-
-
-def describe_pooling(model: PreTrainedModel, pooling: str, stated: Modules) -> str:
-    """The pooling's name, with what the folder puts above it."""
-    if pooling == "cls" and stated.dense:
-        return CLS_WITH_MLP
-    return f"{pooling} + dense" if stated.dense and pooling != CLS_WITH_MLP else pooling
-
-
 def text_function(stated: Modules) -> Callable[[str], str] | None:
     """What the folder wants done to a sentence before the tokenizer."""
     if not stated.prompt and not stated.lower_case:
@@ -206,7 +140,7 @@ def text_function(stated: Modules) -> Callable[[str], str] | None:
     return lambda sentence: stated.prompt + (sentence.lower() if stated.lower_case else sentence)
 
 
-def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
     """Refuse a tokenizer without a vocabulary (transformers makes one up) or of another model; give it padding.
 
     Raises:

@@ -6,7 +6,7 @@ Values go through the same conversion as flags (YAML reads ``3e-5`` as a string)
 
 import difflib
 import importlib.util
-from argparse import SUPPRESS, Action, ArgumentParser
+from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -131,7 +131,7 @@ def _converted(value: Any, action: Action, where: str) -> Any:
         if isinstance(item, dict) and action.type is EncoderChoice:
             try:
                 return EncoderChoice(item)
-            except ValueError as error:
+            except ArgumentTypeError as error:
                 raise UserError(f"{where}: {error}") from error
         if isinstance(item, (list, dict)):
             raise UserError(f"{where}: takes plain values, got {item!r}")

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from cacse_trainer.data import ContrastiveCollator
 from cacse_trainer.distributed import barrier, world_size
 from cacse_trainer.errors import RunError, UserError
-from cacse_trainer.evaluation.embed import length_limit
+from cacse_trainer.evaluation.embed import Embed, length_limit
 from cacse_trainer.evaluation.health import COLLAPSE_COSINE
 from cacse_trainer.evaluation.sts import score_pairs
 
@@ -39,6 +39,10 @@ logger = logging.getLogger(__name__)
 
 STAGING = "checkpoint.partial"
 SUMMARY_ROWS = 512  # rows from which the tokens of a batch are estimated
+
+
+Scorer = Callable[[Embed, Any, int, torch.device, torch.dtype | None], dict[str, float]]
+"""``scorer(embed, tokenizer, max_seq_length, device, dtype) → metrics by name``; more scores of a model in training."""
 
 
 class NonFiniteLossError(RunError):
@@ -68,6 +72,9 @@ class CacseTrainer(Trainer):
         max_seq_length: training sentences are cut to so many tokens.
         eval_max_seq_length: the same for dev sentences; default: the longest the model takes.
         callbacks, optimizers: as for `Trainer`.
+
+    Attributes:
+        extra_scorers: called at each evaluation of the dev sets, for more metrics (`Scorer`); none by default.
 
     Raises:
         UserError: several GPUs in one process, no tokenizer, or a data set smaller than one batch.
@@ -117,6 +124,7 @@ class CacseTrainer(Trainer):
             callbacks=[*(callbacks or []), _EvaluateLastStep()],
             optimizers=optimizers,
         )
+        self.extra_scorers: list[Scorer] = []
         self.eval_max_seq_length = eval_max_seq_length or length_limit(processing_class, model.config)
         self._part_sums: dict[str, torch.Tensor] = {}
         self._part_count = 0
@@ -286,6 +294,15 @@ class CacseTrainer(Trainer):
                 prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
                 metrics.update({f"{prefix}_{key}": value for key, value in scores.items()})
                 self._warn_of(name or "the dev set", scores)
+            for scorer in self.extra_scorers if eval_dataset is None or eval_dataset is self.eval_dataset else []:
+                found = scorer(
+                    model.embed,
+                    self.processing_class,
+                    self.eval_max_seq_length,
+                    self.args.device,
+                    torch.bfloat16 if bf16 else None,
+                )
+                metrics.update({f"{metric_key_prefix}_{key}": value for key, value in found.items()})
         finally:
             model.train(was_training)
         self.log(dict(metrics))

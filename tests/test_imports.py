@@ -24,6 +24,10 @@ ALLOWED = {
     "distillation": {"trainer", "models", "losses", "data", "distributed", "evaluation"} | BASE,
     "teachers": {"teachers", "models", "export", "evaluation", "distributed"} | BASE,
     "export": {"export", "models", "evaluation"} | BASE,
+    "embedding": {"export", "models", "evaluation"} | BASE,
+    "loading": {"embedding", "export", "models", "evaluation", "recipes"} | BASE,
+    "encoder": {"loading", "evaluation"} | BASE,
+    "encoder_sum": {"encoder"} | BASE,
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.name != "__init__.py")
 

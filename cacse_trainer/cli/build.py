@@ -4,27 +4,44 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from cacse_trainer.arguments import DataArguments, ModelArguments
+from cacse_trainer.arguments import DataArguments, EncoderChoice, ModelArguments
 from cacse_trainer.cli.common import user_errors
 from cacse_trainer.data import ContrastiveCollator, MaskingCollator
 from cacse_trainer.distributed import alone
 from cacse_trainer.errors import UserError
 from cacse_trainer.export.encoders import Score, export_cacse
+from cacse_trainer.export.ensemble import export_ensemble
 from cacse_trainer.export.model_card import CardFacts
 from cacse_trainer.export.single_tower import check_exportable, export_single_tower
 from cacse_trainer.models.modeling_cacse import CacseModel, cacse_class
 from cacse_trainer.models.modeling_diffcse import DiffcseModel
+from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
 from cacse_trainer.models.modeling_student import StudentModel
+from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
 from cacse_trainer.recipes import resolve_resource
+from cacse_trainer.teachers import load_ensemble, load_members
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id."""
     with user_errors(f"tokenizer of {path}"):
-        return AutoTokenizer.from_pretrained(path)
+        return load_tokenizer_of(path, AutoConfig.from_pretrained(path))
+
+
+def load_encoders(choices: Sequence[EncoderChoice]) -> tuple[EnsembleModel, Any]:
+    """The weighted sum of the chosen encoders, and its tokenizer or `TokenizerBundle`.
+
+    Raises:
+        UserError: one cannot be read, or the widths differ.
+    """
+    members = []
+    for choice in choices:
+        with user_errors(f"encoder {choice.path}"):
+            members += load_members(resolve_resource(choice.path), choice.pooling, choice.weight)
+    return load_ensemble(members)
 
 
 def build_model(settings: ModelArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -156,6 +173,8 @@ def export_model(
     with alone():
         if isinstance(model, CacseModel):
             return export_cacse(model, tokenizer, output_dir, facts, score)
+        if isinstance(model, EnsembleModel):
+            return export_ensemble(model, tokenizer, output_dir, facts, score)
         if isinstance(model, SentenceEmbeddingModel):
             name = "student" if isinstance(model, StudentModel) else "encoder"
             return export_single_tower(model, tokenizer, output_dir, facts, score, name)

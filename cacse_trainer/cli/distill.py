@@ -18,7 +18,7 @@ from cacse_trainer.arguments import (
     EncoderChoice,
     resolve_bf16,
 )
-from cacse_trainer.cli.build import check_export, check_fit, load_tokenizer, public_name
+from cacse_trainer.cli.build import check_export, check_fit, load_encoders, load_tokenizer, public_name
 from cacse_trainer.cli.common import run, user_errors
 from cacse_trainer.cli.runs import TrainingRun
 from cacse_trainer.distillation import DistillationTrainer, check_widths
@@ -26,8 +26,7 @@ from cacse_trainer.errors import UserError
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_student import StudentModel
 from cacse_trainer.recipes import parse_run, resolve_resource
-from cacse_trainer.teachers import cached_teacher_embeddings, load_ensemble, load_members
-from cacse_trainer.teachers.loading import Tokenizer
+from cacse_trainer.teachers import cached_teacher_embeddings
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +49,18 @@ def main(arguments: Sequence[str]) -> None:
     choices = teacher_choices(settings)
     if settings.student is None:
         raise UserError("no student: give an encoder to train, in a recipe or as --student FOLDER")
-    bf16 = resolve_bf16(settings.teacher_bf16)
+    with user_errors("teacher_bf16"):
+        bf16 = resolve_bf16(settings.teacher_bf16)
     training = TrainingRun.begin(settings, data_args, args, recipe)
-    teacher, teacher_tokenizer = load_teacher(choices)
+    teacher, teacher_tokenizer = load_encoders(choices)
     student, tokenizer = build_student(settings, settings.student, teacher)
     if args.export:
         check_export(student)
     check_fit(student, tokenizer, data_args.max_seq_length)
     vectors = None
-    if settings.teacher_cache is not None:
-        if data_args.streaming:
-            raise UserError("teacher_cache needs a training text that is no stream; drop one of the two")
+    if settings.teacher_cache is not None and data_args.streaming:
+        raise UserError("teacher_cache needs a training text that is no stream; drop one of the two")
+    if settings.teacher_cache is not None and not args.check:
         vectors = cached_teacher_embeddings(
             settings.teacher_cache,
             teacher.to(args.device),
@@ -103,15 +103,6 @@ def teacher_choices(settings: DistillationArguments) -> list[EncoderChoice]:
     if settings.teacher is None:
         raise UserError("no teacher: give teacher or teachers, in a recipe or as --teacher FOLDER")
     return [EncoderChoice({"path": settings.teacher})]
-
-
-def load_teacher(choices: Sequence[EncoderChoice]) -> tuple[EnsembleModel, Tokenizer]:
-    """The weighted sum of the chosen encoders, and its tokenizer."""
-    members = []
-    for choice in choices:
-        with user_errors(f"teacher {choice.path}"):
-            members += load_members(resolve_resource(choice.path), choice.pooling, choice.weight)
-    return load_ensemble(members)
 
 
 def build_student(settings: DistillationArguments, encoder: str, teacher: EnsembleModel) -> tuple[StudentModel, Any]:

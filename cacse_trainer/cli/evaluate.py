@@ -21,13 +21,14 @@ from cacse_trainer.cli.build import public_name
 from cacse_trainer.cli.common import OneLineParser, run
 from cacse_trainer.data import load_sentences
 from cacse_trainer.distributed import rank
-from cacse_trainer.encoder import BaseEncoder, SentenceEncoder, WeightedEncoders
+from cacse_trainer.embedding import CHOICES
+from cacse_trainer.encoder import BaseEncoder, SentenceEncoder
+from cacse_trainer.encoder_sum import WeightedEncoders
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.embed import TOKENS_PER_BATCH
 from cacse_trainer.evaluation.results import RESULTS, ResultStore, undefined
 from cacse_trainer.evaluation.senteval_suite import Scoring, check_data, run_tasks, task_names
 from cacse_trainer.evaluation.tables import terminal, write_tables
-from cacse_trainer.loading import CHOICES
 from cacse_trainer.recipes import CHECKOUT, resolve_resource
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
 """Before a training run: its output folder, its text, its dev sets."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from cacse_trainer.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.cli.build import public_name
-from cacse_trainer.cli.common import REPORT, user_errors
+from cacse_trainer.cli.common import REPORT, STSB_ON_THE_HUB, user_errors
 from cacse_trainer.data import load_sentences, load_sentences_with_stats
 from cacse_trainer.distributed import barrier
 from cacse_trainer.errors import UserError
-from cacse_trainer.recipes import resolve_resource
-from cacse_trainer.trainer import STAGING
+from cacse_trainer.recipes import nearest, resolve_resource
+from cacse_trainer.trainer import STAGING, Scorer
 
 LEFT_BY_A_KILLED_RUN = {STAGING, "training_args.bin"}
 
@@ -109,13 +110,58 @@ def uses_dev_sets(data_args: DataArguments, args: CacseTrainingArguments) -> boo
     return True
 
 
-def check_metric(args: CacseTrainingArguments, dev_sets: dict[str, Dataset]) -> None:
-    """The metric that chooses the best model must belong to a dev set.
+DEV_FILES = {"stsb": "downstream/STS/STSBenchmark/sts-dev.csv", "sickr": "downstream/SICK/SICK_trial.txt"}
+"""Named dev sets, below SentEval's data folder."""
+
+
+def dev_entries(data_args: DataArguments) -> list[str] | None:
+    """``dev_file`` and ``eval_sets`` as ``name=path`` each; None when neither is given.
+
+    Raises:
+        UserError: an unknown name, or its file is missing.
+    """
+    entries = list(data_args.dev_file or [])
+    for name in data_args.eval_sets or []:
+        path = Path(data_args.senteval_data) / DEV_FILES.get(name, "")
+        if "=" in name:
+            entries.append(name)
+        elif name not in DEV_FILES:
+            raise UserError(
+                f"eval_sets {name!r}: give {', '.join(DEV_FILES)} or name=path{nearest(name, list(DEV_FILES))}"
+            )
+        elif path.is_file():
+            entries.append(f"{name}={path}")
+        elif name == "stsb":
+            entries.append(f"{name}={STSB_ON_THE_HUB}")
+        else:
+            raise UserError(
+                f"eval_sets {name}: no file {path}; run bash SentEval/data/downstream/download_dataset.sh, "
+                "or point senteval_data to SentEval's data folder"
+            )
+    return entries or None
+
+
+def transfer_scorers(data_args: DataArguments) -> list[Scorer]:
+    """With ``eval_transfer`` the scorer of SentEval's transfer tasks.
+
+    Raises:
+        UserError: no task has its data.
+    """
+    if not data_args.eval_transfer:
+        return []
+    from cacse_trainer.evaluation.transfer_dev import TransferDevScorer  # senteval is only needed here
+
+    return [TransferDevScorer(Path(data_args.senteval_data))]
+
+
+def check_metric(args: CacseTrainingArguments, dev_sets: dict[str, Dataset], scorers: Sequence[Scorer] = ()) -> None:
+    """The metric that chooses the best model must belong to a dev set, or be the average of the transfer tasks.
 
     Raises:
         UserError: with the metrics there are.
     """
     metric = args.metric_for_best_model
     known = [f"{name}_{kind}" for name in dev_sets for kind in ("spearman", "pearson")]
+    known += ["transfer_avg"] if scorers else []
     if args.load_best_model_at_end and str(metric).removeprefix("eval_") not in known:
         raise UserError(f"metric_for_best_model={metric}: the dev sets give {', '.join(known) or 'none'}")

@@ -21,14 +21,16 @@ from cacse_trainer.cli.preparation import (
     check_metric,
     check_output_dir,
     clear_output_dir,
+    dev_entries,
     load_training_text,
+    transfer_scorers,
     uses_dev_sets,
 )
 from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.report import curve, environment, peak_memory_gb, plot_run, write_report
 from cacse_trainer.evaluation.sts import score_pairs
 from cacse_trainer.export.model_card import CardFacts
-from cacse_trainer.trainer import CacseTrainer
+from cacse_trainer.trainer import CacseTrainer, Scorer
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class TrainingRun:
         train_dataset: the rows.
         data_facts: what the report says of them.
         dev_sets: graded pairs by name; none with ``evaluation: none``.
+        scorers: of more than the dev sets, at each evaluation.
         started: time of the start, in seconds.
     """
 
@@ -61,6 +64,7 @@ class TrainingRun:
     train_dataset: Dataset | IterableDataset
     data_facts: dict[str, Any]
     dev_sets: dict[str, Dataset]
+    scorers: list[Scorer]
     started: float
 
     @classmethod
@@ -75,10 +79,14 @@ class TrainingRun:
         started = time.time()
         checkpoint = check_output_dir(args)
         train_dataset, data_facts = load_training_text(data_args, args)
-        dev_sets = load_dev_sets(data_args.dev_file) if uses_dev_sets(data_args, args) else {}
+        uses = uses_dev_sets(data_args, args)
+        dev_sets = load_dev_sets(dev_entries(data_args)) if uses else {}
+        scorers = transfer_scorers(data_args) if uses else []
         set_seed(args.seed)
-        check_metric(args, dev_sets)
-        return cls(model_args, data_args, args, recipe, checkpoint, train_dataset, data_facts, dev_sets, started)
+        check_metric(args, dev_sets, scorers)
+        return cls(
+            model_args, data_args, args, recipe, checkpoint, train_dataset, data_facts, dev_sets, scorers, started
+        )
 
     def execute(
         self,
@@ -103,6 +111,7 @@ class TrainingRun:
             print("settings, text, dev sets and models are fine; nothing was trained (--check)")
             return
         clear_output_dir(args)
+        trainer.extra_scorers = self.scorers
         result = trainer.train(resume_from_checkpoint=self.checkpoint)
         summary = {**summarise(trainer, self.dev_sets), **(extra or {})}
         # accelerate leaves its autocast around forward; what is exported and compared is the float32 model itself

@@ -1,7 +1,7 @@
 """Two evaluations against each other: differences by task, with a paired bootstrap interval on STS.
 
 The pairs of a task are drawn with replacement, the same ones for both models, and the difference of the two Spearman
-correlations is taken each time. The interval says how far the difference depends on which pairs happen to be in the set.
+correlations is taken each time. The interval says how far the difference hangs on which pairs happen to be in the set.
 """
 
 import math

@@ -21,6 +21,7 @@ from cacse_trainer.evaluation.results import ResultStore
 
 try:
     import mteb
+    from mteb.models.model_meta import ModelMeta
 except ImportError as missing:
     raise UserError('the mteb library is not installed: pip install "cacse-trainer[mteb]"') from missing
 
@@ -52,7 +53,7 @@ class MtebEncoder:
 
     def __init__(self, encoder: Vectors, progress: bool = False):
         self.encoder, self.progress = encoder, progress
-        self._meta = mteb.ModelMeta.create_empty(
+        self._meta = ModelMeta.create_empty(
             {"name": f"local/{encoder.name.strip('/').rpartition('/')[2]}", "revision": encoder.fingerprint()}
         )
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,10 +125,7 @@ def export_encoder(
     Raises:
         ExportError: the reloaded folder's vectors differ by more than 1e-5.
     """
-    final = output_dir / encoder.name
-    staged = output_dir / f".{encoder.name}.partial"
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
+    staged = empty_stage(encoder.name, output_dir)
     limit = length_limit(tokenizer, encoder.model.config)
     encoder.model.save_pretrained(staged)
     clean_tokenizer(tokenizer).save_pretrained(staged)
@@ -154,15 +152,50 @@ def export_encoder(
         )
         return vectors if dense is None else torch.tanh(dense(vectors))
 
+    return place(encoder, staged, tokenizer, embed, reloaded_tokenizer, limit, score)
+
+
+def empty_stage(name: str, output_dir: Path) -> Path:
+    """The temporary folder that an export of this name is written to."""
+    staged = output_dir / f".{name}.partial"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    return staged
+
+
+def place(
+    encoder: Encoder,
+    staged: Path,
+    tokenizer: Any,
+    reloaded: Embed,
+    reloaded_tokenizer: Any,
+    limit: int,
+    score: Score | None,
+) -> dict[str, float]:
+    """Compare a written folder with the trained model, score it, write its card, rename it; returns the scores.
+
+    Args:
+        encoder: what was written, with the trained model's ``embed``.
+        staged: where.
+        tokenizer: the trained model's.
+        reloaded, reloaded_tokenizer: ``embed`` and tokenizer of the written folder.
+        limit: length limit in tokens.
+        score: how the folder is scored for its card.
+
+    Raises:
+        ExportError: the reloaded folder's vectors differ by more than 1e-5.
+    """
+    final = staged.with_name(encoder.name)
+    device = encoder.model.device
     trained = embed_sentences(encoder.embed, tokenizer, PROBES, max_seq_length=limit, device=device)
-    exported = embed_sentences(embed, reloaded_tokenizer, PROBES, max_seq_length=limit, device=device)
+    exported = embed_sentences(reloaded, reloaded_tokenizer, PROBES, max_seq_length=limit, device=device)
     difference = float(np.abs(trained - exported).max())
     if not difference <= TOLERANCE:
         shutil.rmtree(staged, ignore_errors=True)
         raise ExportError(
             f"{final}: the reloaded vectors differ from the trained ones by {difference:.2e} > {TOLERANCE}"
         )
-    scores = score(embed, reloaded_tokenizer, limit) if score is not None else {}
+    scores = score(reloaded, reloaded_tokenizer, limit) if score is not None else {}
     (staged / "README.md").write_text(
         render_card(replace(encoder.facts, pooling=encoder.pooling, scores=scores)), encoding="utf-8"
     )

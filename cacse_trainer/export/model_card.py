@@ -39,6 +39,18 @@ vectors = model.encode(["A man is playing a guitar.", "Someone plays an instrume
 # The ensemble is a model class of this package, which the import registers with AutoModel.
 ENSEMBLE_USAGE = "import cacse_trainer  # registers the model class\n" + PLAIN_USAGE
 
+# An ensemble that is more than a sum at each token brings its own sentence-transformers module.
+MODULE_USAGE = """from sentence_transformers import SentenceTransformer
+
+# The folder's own module (ensemble_module.py) tokenises for each encoder and sums their vectors.
+model = SentenceTransformer("{path}", trust_remote_code=True)
+vectors = model.encode(["A man is playing a guitar.", "Someone plays an instrument."])
+
+# without running the folder's code, with this package:
+from cacse_trainer import SentenceEncoder
+
+vectors = SentenceEncoder("{path}").encode(["A man is playing a guitar."])"""
+
 
 @dataclass
 class CardFacts:
@@ -53,6 +65,7 @@ class CardFacts:
         settings: training settings worth repeating.
         data: the training text, in words.
         ensemble: whether loading needs this package.
+        own_module: whether sentence-transformers needs the folder's own module (``trust_remote_code``).
         license: licence id, when known.
     """
 
@@ -64,6 +77,7 @@ class CardFacts:
     settings: dict[str, Any] = field(default_factory=dict)
     data: str = ""
     ensemble: bool = False
+    own_module: bool = False
     license: str | None = None
 
 
@@ -100,7 +114,8 @@ def render_card(facts: CardFacts) -> str:
                 ],
             }
         ]
-    usage = (ENSEMBLE_USAGE if facts.ensemble else PLAIN_USAGE).format(path="path/to/this/folder")
+    usage = MODULE_USAGE if facts.own_module else ENSEMBLE_USAGE if facts.ensemble else PLAIN_USAGE
+    usage = usage.format(path="path/to/this/folder")
     scores = {name: f"{score:.2f}" for name, score in facts.scores.items()}
     training = {"started from": ", ".join(facts.base_models), "training text": facts.data, **facts.settings}
     return CARD.format(

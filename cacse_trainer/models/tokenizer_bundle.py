@@ -6,10 +6,13 @@ passes through everything that handles rows of tokens (sorting by length, paddin
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from cacse_trainer.models.configuration_ensemble import EnsembleConfig
 
 FOLDER = "tokenizer_{}"
 
@@ -82,6 +85,19 @@ class TokenizerBundle:
         return cls(
             [AutoTokenizer.from_pretrained(path, subfolder=FOLDER.format(i), revision=revision) for i in range(count)]
         )
+
+
+def load_tokenizer_of(path: str | Path, config: Any, **where: Any) -> Any:
+    """The tokenizer of a folder or hub id, or the bundle of an ensemble whose encoders have their own.
+
+    Args:
+        path: folder or hub id.
+        config: the model's config.
+        where: ``subfolder``, ``revision``, … as for `AutoTokenizer.from_pretrained`.
+    """
+    if config.model_type == EnsembleConfig.model_type and config.own_tokenizers:
+        return TokenizerBundle.from_pretrained(path, len(config.encoder_configs), where.get("revision"))
+    return AutoTokenizer.from_pretrained(path, **where)
 
 
 def _tensor(table: list[list[int]]) -> Tensor:

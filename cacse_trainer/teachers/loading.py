@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedTokenizerBase
 
 from cacse_trainer.errors import UserError
 from cacse_trainer.export.stated_modules import read_modules
@@ -20,7 +20,7 @@ from cacse_trainer.models.configuration_ensemble import POOLING_NAMES
 from cacse_trainer.models.modeling_cacse import CacseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
-from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, bundle
+from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, bundle, load_tokenizer_of
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +62,10 @@ def load_members(path: str, pooling: str | None = None, weight: float = 1.0) -> 
         return [member for tower in towers for member in load_members(str(tower), pooling, weight)]
     try:
         model = AutoModel.from_pretrained(path, dtype=torch.float32)
-        if isinstance(model, EnsembleModel) and model.config.own_tokenizers:
-            tokenizers = TokenizerBundle.from_pretrained(path, len(model.encoders)).tokenizers
-        else:
-            tokenizers = [AutoTokenizer.from_pretrained(path)]
+        tokenizer = load_tokenizer_of(path, model.config)
     except (OSError, ValueError) as error:
         raise UserError(f"encoder {path}: {' '.join(str(error).split())}") from error
+    tokenizers = tokenizer.tokenizers if isinstance(tokenizer, TokenizerBundle) else [tokenizer]
     if isinstance(model, CacseModel):
         _no_choice(path, pooling, "cls")
         return [Member(tower, tokenizers[0], "cls", weight) for tower in (model.tower_a, model.tower_b)]
@@ -75,7 +73,7 @@ def load_members(path: str, pooling: str | None = None, weight: float = 1.0) -> 
         _no_choice(path, pooling, *model.config.poolings)
         tokenizers = tokenizers if len(tokenizers) > 1 else tokenizers * len(model.encoders)
         parts = zip(model.encoders, tokenizers, model.config.poolings, model.config.weights, strict=True)
-        return [Member(encoder, tokenizer, name, weight * part) for encoder, tokenizer, name, part in parts]
+        return [Member(encoder, own, name, weight * part) for encoder, own, name, part in parts]
     if isinstance(model, SentenceEmbeddingModel):
         config = model.config
         if config.projects_at_inference or config.pooling not in {*POOLING_NAMES, "cls"}:

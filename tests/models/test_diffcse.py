@@ -150,3 +150,21 @@ def test_what_does_not_fit(folder, tmp_path):
         model(**{name: tensor for name, tensor in make_batch().items() if not name.startswith("mlm")})
     with pytest.raises(ValueError, match="rtd_positions 'padding' is unknown; choose one of all, tokens"):
         DiffcseModel.from_pretrained_parts(folder("bert"), folder("bert"), rtd_positions="padding")
+
+
+def test_detection_can_be_learned(folder):
+    """On one batch, trained for a while, replaced and kept tokens are both told apart."""
+    torch.manual_seed(0)
+    model = DiffcseModel.from_pretrained_parts(folder("bert"), folder("bert"), rtd_loss_weight=1.0, projection="tanh")
+    model.train()
+    batch = make_batch()
+    batch["mlm_input_ids"] = batch["input_ids"].clone()
+    first = model(**batch).losses
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        output = model(**batch)
+        output.loss.backward()
+        optimizer.step()
+    assert output.losses["rtd"] < 0.3 * first["rtd"]
+    assert min(output.losses["rtd_accuracy_replaced"], output.losses["rtd_accuracy_kept"]) > 0.9

@@ -1,0 +1,119 @@
+"""`cacse-trainer distill` on tiny encoders: what a run leaves behind, cache, resume, weighted teachers, wrong input."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, DistillationArguments
+from cacse_trainer.cli import distill, export
+from cacse_trainer.cli.common import run
+from cacse_trainer.recipes import find_recipe, parse_run, recipe_names
+
+KINDS = [DistillationArguments, DataArguments, CacseTrainingArguments]
+
+
+@pytest.fixture
+def command(tmp_path, tiny_towers, text_file, dev_file):
+    """The arguments of a small run; its output folder is tmp_path/run."""
+    a, b, student = tiny_towers("bert")
+    return [
+        *("--student", student, "--teachers", f"path={a}", f"path={b}", "--dropout", "0.1"),
+        *("--train_file", str(text_file), "--dev_file", f"stsb={dev_file}", "--max_steps", "4"),
+        *("--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2"),
+        *("--save_total_limit", "9", "--load_best_model_at_end", "true", "--metric_for_best_model", "stsb_spearman"),
+        *("--per_device_train_batch_size", "8", "--learning_rate", "1e-3", "--logging_steps", "1"),
+        *("--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true", "--output_dir", str(tmp_path / "run")),
+    ]
+
+
+def test_a_run_leaves_the_student_and_its_report(command, tmp_path, capsys):
+    library = pytest.importorskip("sentence_transformers")
+    assert run(distill.main, command) == 0
+    folder = tmp_path / "run"
+    report = json.loads((folder / "training_report.json").read_text(), parse_constant=pytest.fail)
+    assert [point["step"] for point in report["curve"]] == [0, 2, 4]
+    assert len(report["teacher"]["encoders"]) == 2 and isinstance(report["teacher"]["scores"]["stsb"], float)
+    assert {"loss_contrastive", "loss_distance"} <= {key for entry in report["log_history"] for key in entry}
+    assert report["run"]["effective_negatives"] == 14
+    assert report["exported"]["student"]["stsb"] == pytest.approx(report["best"], abs=1e-4)
+    student = AutoModel.from_pretrained(folder).eval()
+    plain = AutoModel.from_pretrained(folder / "export" / "student").eval()
+    assert type(plain).__name__ == "BertModel" and plain.config.hidden_dropout_prob == 0.0
+    assert student.encoder.config.hidden_dropout_prob == 0.1
+    sentences = ["a man is playing the guitar", "the dog", ""]
+    inputs = AutoTokenizer.from_pretrained(folder)(sentences, padding=True, return_tensors="pt")
+    expected = student.embed(**inputs).detach().numpy()
+    loaded = library.SentenceTransformer(str(folder / "export" / "student"), device="cpu")
+    assert np.abs(loaded.encode(sentences) - expected).max() <= 1e-5
+    # a checkpoint exports the same way
+    checkpoint = next(folder.glob("checkpoint-*"))
+    assert run(export.main, ["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "again")]) == 0
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {"student"}
+
+
+def test_cached_run_and_resumed_run_equal_the_plain_one(command, tmp_path):
+    assert run(distill.main, command) == 0
+    whole = AutoModel.from_pretrained(tmp_path / "run").state_dict()
+    cached = [*command, "--teacher_cache", str(tmp_path / "cache"), "--output_dir", str(tmp_path / "cached")]
+    assert run(distill.main, cached) == 0
+    assert len(list((tmp_path / "cache").glob("teacher_*.npy"))) == 1
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    (tmp_path / "run" / "training_report.json").unlink()
+    assert run(distill.main, [*command, "--resume_from_checkpoint", "last"]) == 0
+    resumed = AutoModel.from_pretrained(tmp_path / "run").state_dict()
+    for name, tensor in AutoModel.from_pretrained(tmp_path / "cached").state_dict().items():
+        assert torch.allclose(whole[name], tensor, atol=1e-4), name
+        assert torch.equal(whole[name], resumed[name]), name
+
+
+def test_projection_to_another_width(command, tmp_path, tiny_towers):
+    wide = tiny_towers("bert", hidden_size=48)[0]
+    run_of = [*command, "--student", wide, "--output_dir", str(tmp_path / "wide")]
+    assert run(distill.main, run_of) == 2
+    assert run(distill.main, [*run_of, "--project_to_teacher", "true"]) == 0
+    assert AutoModel.from_pretrained(tmp_path / "wide").teacher_projection.weight.shape == (32, 48)
+    assert AutoModel.from_pretrained(tmp_path / "wide" / "export" / "student").config.hidden_size == 48
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--teacher", "x"], "either teacher (one) or teachers"),
+        (["--teachers", "path=no/such-model"], "no/such-model"),
+        (["--teachers", "weight=1"], "path=…"),
+        (["--contrastive_weight", "2"], "within [0, 1], got 2.0"),
+        (["--teacher_bf16", "maybe"], "bf16 must be"),
+        (["--teacher_cache", "x", "--streaming", "true"], "no stream"),
+        (["--pooling", "avg_first_last"], "has no form that sentence-transformers loads"),
+    ],
+)
+def test_wrong_input_is_one_line(command, capsys, change, words):
+    assert run(distill.main, [*command, *change]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1 and words in error[0]
+
+
+def test_recipes(tmp_path):
+    """Published settings; a weighted list in YAML becomes choices."""
+    published = {
+        "cacse_bert": (0.01, 1e-5, 128, 0.1, None),
+        "cacse_uc_bert": (0.1, 8.5e-6, 128, 0.015, [0.25, 0.75]),
+        "cacse_roberta": (0.01, 1e-5, 256, 0.1, None),
+        "cacse_uc_roberta": (0.1, 1.5e-5, 128, 0.015, [2.2 / 7, 4.8 / 7]),
+    }
+    assert {f"distill/{name}" for name in (*published, "quickstart")} == {
+        name for name in recipe_names() if name.startswith("distill/")
+    }
+    for name, (weight, rate, batch, dropout, weights) in published.items():
+        settings, data, args, _ = parse_run(
+            KINDS, ["--config", f"distill/{name}", "--output_dir", str(tmp_path)], prog="distill", description=""
+        )
+        assert (settings.contrastive_weight, args.learning_rate) == (weight, rate), name
+        assert (args.per_device_train_batch_size, settings.dropout, data.max_seq_length) == (batch, dropout, 64)
+        assert str(args.lr_scheduler_type.value) == "constant" and args.eval_steps == 100 and args.num_train_epochs == 1
+        assert [t.weight for t in settings.teachers or []] == pytest.approx(weights or [])
+        assert f"--config distill/{name} " in find_recipe(f"distill/{name}").read_text()

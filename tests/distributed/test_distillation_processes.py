@@ -1,0 +1,69 @@
+"""Two processes distil as one does on the same global batch: loss parts and gradients of the trainer's own step."""
+
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from datasets import Dataset
+from torch.nn.parallel import DistributedDataParallel
+from transformers import BertTokenizerFast
+
+from cacse_trainer import DistillationTrainer
+from cacse_trainer.arguments import CacseTrainingArguments
+from cacse_trainer.models import StudentModel
+from cacse_trainer.teachers import load_ensemble, load_members
+
+WORLD = 2
+
+
+def step(folders: list[str], output: str, share: slice) -> dict[str, torch.Tensor]:
+    """One step's loss parts and gradients on a share of 8 rows, in double precision."""
+    a, b, c = folders
+    torch.manual_seed(0)
+    teacher, tokenizer = load_ensemble([*load_members(a), *load_members(b)])
+    trainer = DistillationTrainer(
+        model=StudentModel.from_encoder(c, teacher_size=None).double().train(),
+        teacher=teacher.double(),
+        args=CacseTrainingArguments(output_dir=output, use_cpu=True, report_to="none", per_device_train_batch_size=4),
+        train_dataset=Dataset.from_dict({"text": ["a man", "the dog"] * 8}),
+        processing_class=BertTokenizerFast.from_pretrained(a),
+        teacher_tokenizer=tokenizer,
+        contrastive_weight=0.1,
+    )
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, 27, (8, 7), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[2, 4:], mask[6, 2:] = 0, 0
+    batch = {"input_ids": (ids * mask)[share], "attention_mask": mask[share]}
+    model = trainer.model
+    wrapped = DistributedDataParallel(model) if dist.is_initialized() else model
+    loss = trainer.compute_loss(wrapped, batch)
+    loss.backward()
+    assert not isinstance(trainer.teacher, DistributedDataParallel)
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {**found, "loss": loss.detach(), **{f"part.{k}": v for k, v in trainer._part_sums.items()}}
+
+
+def work(rank: int, folders: list[str], results: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT="0", RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD)
+    )
+    dist.init_process_group("gloo", init_method=f"file://{results}/meet", rank=rank, world_size=WORLD)
+    assert dist.get_world_size() == WORLD
+    torch.save(step(folders, results, slice(4 * rank, 4 * rank + 4)), f"{results}/{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tiny_towers, tmp_path):
+    folders = tiny_towers("bert")
+    mp.spawn(work, (folders, str(tmp_path)), nprocs=WORLD)
+    expected = step(folders, str(tmp_path), slice(0, 8))
+    first, second = (torch.load(tmp_path / str(rank), weights_only=True) for rank in range(WORLD))
+    assert first.keys() == second.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(first[key], second[key]), key
+        assert (first[key] - value).abs().max() <= 1e-10 * max(value.abs().max().item(), 1e-3), key
