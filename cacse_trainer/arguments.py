@@ -275,6 +275,9 @@ class CacseTrainingArguments(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Delete the output folder of an earlier run and start anew."}
     )
+    hub_license: str | None = field(
+        default=None, metadata={"help": "Licence id for the cards of the exported encoders, such as mit."}
+    )
     check: bool = field(
         default=False, metadata={"help": "Check the settings, the text, the dev sets and the models, then stop."}
     )
@@ -291,6 +294,8 @@ class CacseTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         self.bf16 = resolve_bf16(self.bf16)  # type: ignore[assignment]
         self.num_length_buckets = self._buckets()
+        if not (isinstance(self.learning_rate, (int, float)) and 0 <= self.learning_rate < float("inf")):
+            raise ValueError(f"learning_rate must be a number from 0, got {self.learning_rate}")
         if self.eval_strategy == "no":
             self.eval_on_start = False
         # transformers refuses bf16 on a CPU unless told that the CPU is meant.

@@ -6,8 +6,9 @@ Values go through the same conversion as flags (YAML reads ``3e-5`` as a string)
 
 import difflib
 import importlib.util
-from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError
+from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,11 +30,15 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+class _Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Defaults beside the flags, and the examples as they were written."""
+
+
 class RecipeParser(HfArgumentParser):
     """`HfArgumentParser` whose errors are one line, and which takes no abbreviations."""
 
     def __init__(self, dataclass_types: Any, **kwargs: Any):
-        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+        super().__init__(dataclass_types, allow_abbrev=False, formatter_class=_Help, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the whole usage."""
@@ -81,14 +86,14 @@ def read_recipe(path: Path) -> dict[str, Any]:
         UserError: the file is no YAML mapping.
     """
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"recipe {path}: {' '.join(str(error).split())}") from error
-    if fields is None:
+    if found is None:
         return {}
-    if not isinstance(fields, dict):
-        raise UserError(f"recipe {path}: must be a mapping of field: value, got {type(fields).__name__}")
-    return {str(name): value for name, value in fields.items()}
+    if not isinstance(found, dict):
+        raise UserError(f"recipe {path}: must be a mapping of field: value, got {type(found).__name__}")
+    return {str(name): value for name, value in found.items()}
 
 
 def resolve_resource(value: str) -> str:
@@ -117,10 +122,23 @@ def resolve_resource(value: str) -> str:
     return value
 
 
-def _converted(value: Any, action: Action, where: str) -> Any:
+def _admits_none(dataclass_types: Sequence[type]) -> dict[str, bool]:
+    """Which fields may be null: those whose type says so."""
+    return {
+        item.name: "None" in str(item.type) or "Optional" in str(item.type)
+        for kind in dataclass_types
+        for item in fields(kind)  # type: ignore[arg-type]
+    }
+
+
+def _converted(value: Any, action: Action, where: str, optional: bool = True) -> Any:
     """A YAML value, converted as the flag would be."""
     if value is None:
+        if not optional:
+            raise UserError(f"{where}: takes a value, got null; leave the key out for its default")
         return None
+    if value is False and action.choices is not None and "no" in action.choices:
+        value = "no"  # which YAML reads as false
     is_list = action.nargs in ("+", "*")
     if isinstance(value, list) != is_list and not (is_list and not isinstance(value, dict)):
         raise UserError(f"{where}: takes {'a list' if is_list else 'one value'}, got {value!r}")
@@ -167,10 +185,10 @@ def parse_run(
         UserError: an unknown key or flag, a value of the wrong type, or a combination that a dataclass refuses.
     """
     parser = RecipeParser(list(dataclass_types), prog=prog, description=description, epilog=epilog)
-    _config_flag(parser)
+    parser.add_argument("--config", help=f"recipe: a YAML file, or one of {', '.join(recipe_names())}")
     known_actions = {action.dest: action for action in parser._actions}
-    config_parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    _config_flag(config_parser)
+    config_parser = RecipeParser([], add_help=False)
+    config_parser.add_argument("--config")
     config = config_parser.parse_known_args(list(arguments))[0].config
     if config is not None and not {"-h", "--help"} & set(arguments):
         path = find_recipe(config)
@@ -178,7 +196,9 @@ def parse_run(
         for name, value in read_recipe(path).items():
             if name not in known_actions or name in ("config", "help"):
                 raise UserError(f"recipe {path}: unknown key {name!r}{nearest(name, list(known_actions))}")
-            defaults[name] = _converted(value, known_actions[name], f"recipe {path}: {name}")
+            defaults[name] = _converted(
+                value, known_actions[name], f"recipe {path}: {name}", _admits_none(dataclass_types).get(name, True)
+            )
             known_actions[name].required = False
         parser.set_defaults(**defaults)
     try:
@@ -193,13 +213,3 @@ def parse_run(
         flags = [f"--{name}" for name in known_actions]
         raise UserError(f"command line: unknown argument {unknown[0]!r}{nearest(unknown[0], flags)}")
     return (*parsed, rest.config)
-
-
-def _config_flag(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        default=None,
-        help=f"recipe: a YAML file, or one of {', '.join(recipe_names())}"
-        if isinstance(parser, RecipeParser)
-        else SUPPRESS,
-    )

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from cacse_trainer.arguments import CacseTrainingArguments
 from cacse_trainer.data import ContrastiveCollator
 from cacse_trainer.distributed import barrier, world_size
 from cacse_trainer.errors import RunError, UserError
@@ -49,12 +51,25 @@ class NonFiniteLossError(RunError):
     """The loss became NaN or infinite; the message says at which step and in which part."""
 
 
-class _EvaluateLastStep(TrainerCallback):
-    """Scores the last step too: a run whose length is no multiple of eval_steps would end unseen."""
+class _BestAndLast(TrainerCallback):
+    """Scores the last step too, which a length that is no multiple of eval_steps would leave unseen; finds the best."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step >= state.max_steps and args.eval_strategy != "no":
+        if state.global_step >= state.max_steps and args.eval_strategy == "steps":
             control.should_evaluate = True
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Find the best checkpoint of a resumed run whose folder was moved; its state holds the path of the time."""
+        if state.best_model_checkpoint is not None:
+            moved = os.path.join(str(args.output_dir), os.path.basename(state.best_model_checkpoint))
+            if not os.path.isdir(moved):
+                raise UserError(
+                    f"resume: the best checkpoint so far, {os.path.basename(state.best_model_checkpoint)}, is not in "
+                    f"{args.output_dir}; put it there, or start anew with --overwrite_output_dir"
+                )
+            state.best_model_checkpoint = moved
 
 
 class CacseTrainer(Trainer):
@@ -100,7 +115,17 @@ class CacseTrainer(Trainer):
         args = copy.copy(args) if args is not None else TrainingArguments("outputs")
         args.remove_unused_columns = False
         args.dataloader_drop_last = True
-        args.eval_on_start = eval_dataset is not None and args.eval_strategy != "no"
+        wants_baseline = args.eval_on_start or not isinstance(args, CacseTrainingArguments)
+        args.eval_on_start = wants_baseline and eval_dataset is not None and args.eval_strategy != "no"
+        if args.ddp_find_unused_parameters is None:  # every trainable parameter gets a gradient
+            args.ddp_find_unused_parameters = False
+        if args.ddp_broadcast_buffers is None:
+            args.ddp_broadcast_buffers = False
+        if isinstance(train_dataset, IterableDataset):
+            # Each process reads its own rows: the batches differ in length, so one cannot cut them for the others.
+            accelerator_config: Any = copy.copy(args.accelerator_config)
+            accelerator_config.dispatch_batches = False
+            args.accelerator_config = accelerator_config
         if args.n_gpu > 1:
             raise UserError(
                 f"one process sees {args.n_gpu} GPUs, and DataParallel would split the batch without "
@@ -121,11 +146,13 @@ class CacseTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            callbacks=[*(callbacks or []), _EvaluateLastStep()],
+            callbacks=[*(callbacks or []), _BestAndLast()],
             optimizers=optimizers,
         )
         self.extra_scorers: list[Scorer] = []
-        self.eval_max_seq_length = eval_max_seq_length or length_limit(processing_class, model.config)
+        self.eval_max_seq_length = (
+            eval_max_seq_length if eval_max_seq_length is not None else length_limit(processing_class, model.config)
+        )
         self._part_sums: dict[str, torch.Tensor] = {}
         self._part_count = 0
         self._saving = False
@@ -134,6 +161,11 @@ class CacseTrainer(Trainer):
     # ---- before training ----
 
     def _check_data(self) -> None:
+        if self.train_dataset is not None and self.args.train_batch_size * world_size() < 2:
+            raise UserError(
+                f"per_device_train_batch_size={self.args.train_batch_size}: a batch of one row has no negatives; "
+                "give 2 or more"
+            )
         if self.train_dataset is None or not hasattr(self.train_dataset, "__len__"):
             return
         rows, batch = len(self.train_dataset), self.args.train_batch_size * world_size()
@@ -188,7 +220,11 @@ class CacseTrainer(Trainer):
     def log_description(self) -> dict[str, Any]:
         """Log `describe` and what the reader can act on; returns it."""
         summary = self.describe()
-        logger.info("%s", describe_text(type(self.model).__name__, summary))
+        text = describe_text(type(self.model).__name__, summary)
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("%s", text)
+        else:  # used from Python, where nobody has set up logging: said all the same
+            print(text, file=sys.stderr)
         if self.args.gradient_accumulation_steps > 1:
             logger.warning(
                 "gradient_accumulation_steps=%d adds no negatives: each part of a batch only sees its own %d; "
@@ -258,14 +294,14 @@ class CacseTrainer(Trainer):
 
     def evaluate(
         self,
-        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | str | None = None,
         ignore_keys: Sequence[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Score the dev sets by ``model.embed``.
 
         Args:
-            eval_dataset: graded pairs, or a dict of them by name; default: those given at construction.
+            eval_dataset: graded pairs, a dict of them by name, or one name; default: those given at construction.
             ignore_keys: unused, as nothing but embeddings is predicted.
             metric_key_prefix: of the metrics' names.
 
@@ -275,6 +311,8 @@ class CacseTrainer(Trainer):
         chosen = eval_dataset if eval_dataset is not None else self.eval_dataset
         if chosen is None:
             raise UserError("evaluate needs a dev set: pass eval_dataset={'stsb': pairs}")
+        if isinstance(chosen, str):  # transformers' way to name one of several
+            chosen = {chosen: self.eval_dataset[chosen]}  # type: ignore[index, call-overload]
         named = chosen if isinstance(chosen, dict) else {"": chosen}
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         was_training = model.training
@@ -323,6 +361,13 @@ class CacseTrainer(Trainer):
             )
 
     # ---- checkpoints ----
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As `Trainer`'s; a new best is saved at once, also between two save_steps."""
+        is_new_best = super()._determine_best_metric(metrics, trial)
+        if is_new_best and self.args.load_best_model_at_end:
+            self.control.should_save = True
+        return is_new_best
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)

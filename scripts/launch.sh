@@ -42,6 +42,10 @@ launch() {
             *) passed_on+=("$1"); shift ;;
         esac
     done
+    if ! [[ "$processes" =~ ^[1-9][0-9]*$ ]]; then
+        echo "error: --nproc takes a number from 1, got '$processes'" >&2
+        exit 2
+    fi
     find_python
     if [ -n "${ACCELERATE_CONFIG:-}" ] || [ "$processes" -gt 1 ]; then
         # A launcher turns wrong input (exit 2, one line) into exit 1 and a traceback: check in one process first.

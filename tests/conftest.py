@@ -1,6 +1,7 @@
 """Fixtures of all tests: the shared data where it is, tiny models, no network."""
 
 import os
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -142,3 +143,12 @@ def text_file(tmp_path) -> Path:
 def dev_file(tmp_path) -> Path:
     """Dev pairs."""
     return write_pairs(tmp_path / "dev.tsv")
+
+
+@pytest.fixture(scope="session")
+def senteval_sample(tmp_path_factory) -> Path:
+    """SentEval's data folder with a small file of every task, in the published formats."""
+    sys.path.insert(0, str(ROOT / "tests" / "senteval"))
+    from senteval_samples import write_all
+
+    return write_all(tmp_path_factory.mktemp("senteval"))

@@ -23,6 +23,7 @@ ALLOWED = {
     "trainer": {"data", "distributed", "evaluation", "arguments"} | BASE,
     "distillation": {"trainer", "models", "losses", "data", "distributed", "evaluation"} | BASE,
     "teachers": {"teachers", "models", "export", "evaluation", "distributed"} | BASE,
+    "pipeline": {"pipeline", "recipes", "arguments", "evaluation"} | BASE,
     "export": {"export", "models", "evaluation"} | BASE,
     "embedding": {"export", "models", "evaluation"} | BASE,
     "loading": {"embedding", "export", "models", "evaluation", "recipes"} | BASE,

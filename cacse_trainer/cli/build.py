@@ -11,6 +11,7 @@ from cacse_trainer.cli.common import user_errors
 from cacse_trainer.data import ContrastiveCollator, MaskingCollator
 from cacse_trainer.distributed import alone
 from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.embed import position_limit
 from cacse_trainer.export.encoders import Score, export_cacse
 from cacse_trainer.export.ensemble import export_ensemble
 from cacse_trainer.export.model_card import CardFacts
@@ -21,7 +22,7 @@ from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
 from cacse_trainer.models.modeling_student import StudentModel
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
-from cacse_trainer.recipes import resolve_resource
+from cacse_trainer.recipes import PACKAGE, resolve_resource
 from cacse_trainer.teachers import load_ensemble, load_members
 
 
@@ -151,9 +152,24 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_se
         raise UserError(
             f"the tokenizer does not fit the model: it gives ids up to {largest}, the model has {vocabulary} embeddings"
         )
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and 0 < positions < max_seq_length:
+    positions, special = position_limit(model.config), tokenizer.num_special_tokens_to_add()
+    if max_seq_length > positions:
         raise UserError(f"max_seq_length={max_seq_length} is beyond the model's {positions} positions")
+    if max_seq_length <= special:
+        raise UserError(f"max_seq_length={max_seq_length} leaves no room for text beside {special} special tokens")
+
+
+def check_columns(model: PreTrainedModel, columns: Sequence[str]) -> None:
+    """Refuse text columns that the model's loss has no place for.
+
+    Raises:
+        UserError: with the columns.
+    """
+    if isinstance(model, CacseModel) and len(columns) > 2:
+        raise UserError(
+            f"CACSE compares two views of a row, got the columns {', '.join(columns)}; "
+            "choose one or two with text_columns"
+        )
 
 
 def check_export(model: PreTrainedModel) -> None:
@@ -190,6 +206,8 @@ def base_models(settings: ModelArguments) -> list[str]:
 
 def public_name(name: str) -> str:
     """A hub id as it is, a local folder by its last part."""
+    if name.startswith(PACKAGE):
+        return name.removeprefix(PACKAGE).partition("/")[0]
     return Path(name).name if Path(name).exists() else name
 
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import transformers
 from datasets import Dataset
+from safetensors import SafetensorError
 
 from cacse_trainer.data import load_pairs
 from cacse_trainer.errors import RunError, UserError
@@ -66,13 +67,14 @@ def set_up_logging() -> None:
 
 
 @contextlib.contextmanager
-def user_errors(what: str) -> Iterator[None]:
-    """Turn what a library raises on wrong settings or missing files into one line."""
+def user_errors(what: str, *more: type[Exception]) -> Iterator[None]:
+    """Turn what a library raises on wrong settings or missing or damaged files into one line."""
+    expected: tuple[type[Exception], ...] = (ValueError, OSError, SafetensorError, *more)
     try:
         yield
     except UserError:
         raise
-    except (ValueError, OSError) as error:
+    except expected as error:
         raise UserError(f"{what}: {' '.join(str(error).split())}") from error
 
 

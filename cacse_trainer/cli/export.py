@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoModel, PreTrainedModel
 
 import cacse_trainer.models  # noqa: F401 - registers the model classes with AutoModel
 from cacse_trainer.arguments import EncoderChoice
 from cacse_trainer.cli.build import dev_scores, export_model, load_encoders, load_tokenizer, public_name
 from cacse_trainer.cli.common import OneLineParser, load_dev_sets, run, user_errors
+from cacse_trainer.cli.pushing import add_hub_flags, flagged_target, push_export
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.sts import score_pairs
+from cacse_trainer.export.hub import push_folders
 from cacse_trainer.export.model_card import CardFacts
 
 
@@ -24,6 +27,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", help="folder of a checkpoint, or of a finished run")
+    source.add_argument("--folder", help="instead: a folder that was exported before, only to be pushed")
     source.add_argument(
         "--encoders",
         nargs="+",
@@ -31,14 +35,23 @@ def main(arguments: Sequence[str]) -> None:
         metavar="path=…,pooling=…,weight=…",
         help="instead: encoders whose weighted sum is written as one ensemble; tokenizers may differ",
     )
-    parser.add_argument("--output_dir", required=True, help="where tower_a/, tower_b/, ensemble/ are written")
+    parser.add_argument("--output_dir", help="where tower_a/, tower_b/, ensemble/ are written")
     parser.add_argument(
         "--dev_file",
         nargs="+",
         metavar="NAME=PATH",
         help="dev sets that the exported folders are scored on, for their cards",
     )
+    add_hub_flags(parser.add_argument)
     settings = parser.parse_args(arguments)
+    target = flagged_target(settings)
+    if settings.folder is not None:
+        if target is None or not (Path(settings.folder) / "modules.json").is_file():
+            raise UserError(f"--folder {settings.folder}: give an exported folder, and --push_to_hub --hub_model_id ID")
+        print(f"pushed: {push_folders([Path(settings.folder)], target)}")
+        return
+    if settings.output_dir is None:
+        raise UserError("command line: give --output_dir, where the folders are written")
     dev_sets = load_dev_sets(settings.dev_file) if settings.dev_file else {}
     if settings.encoders:
         model: PreTrainedModel
@@ -46,14 +59,19 @@ def main(arguments: Sequence[str]) -> None:
         facts = CardFacts(
             title=Path(settings.output_dir).resolve().name,
             what="",
+            license=settings.hub_license,
             base_models=[public_name(choice.path) for choice in settings.encoders],
         )
     else:
         model, tokenizer = load_checkpoint(Path(settings.checkpoint))
-        facts = CardFacts(title=Path(settings.checkpoint).resolve().name, what="")
+        facts = CardFacts(title=Path(settings.checkpoint).resolve().name, what="", license=settings.hub_license)
+    with user_errors(f"output_dir {settings.output_dir} cannot be written"):
+        Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
     scores = export_model(model, tokenizer, Path(settings.output_dir), facts, dev_scores(dev_sets, score_pairs))
     for name, measured in scores.items():
         print(Path(settings.output_dir) / name, *(f"{dev} {score:.2f}" for dev, score in measured.items()))
+    if target is not None:
+        push_export(target, Path(settings.output_dir), scores)
 
 
 def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
@@ -65,7 +83,7 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
     if not (folder / "config.json").is_file():
         raise UserError(f"checkpoint {folder}: no such folder, or no config.json in it")
     with user_errors(f"checkpoint {folder}"):
-        return AutoModel.from_pretrained(folder), load_tokenizer(str(folder))
+        return AutoModel.from_pretrained(folder, dtype=torch.float32), load_tokenizer(str(folder))
 
 
 if __name__ == "__main__":

@@ -63,8 +63,11 @@ def main(arguments: Sequence[str]) -> None:
             f"checkpoint {settings.checkpoint} does not fit: {len(report.missing)} weights missing, "
             f"{len(report.left_over)} left over; check cascade_start_layer and constraint_layers"
         )
+    tokenizer = clean_tokenizer(load_tokenizer(tower_a))
+    with user_errors(f"output_dir {settings.output_dir} cannot be written"):
+        Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
     model.save_pretrained(settings.output_dir)
-    clean_tokenizer(load_tokenizer(tower_a)).save_pretrained(settings.output_dir)
+    tokenizer.save_pretrained(settings.output_dir)
     print(f"wrote {Path(settings.output_dir)}")
 
 

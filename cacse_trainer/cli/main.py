@@ -8,9 +8,11 @@ from cacse_trainer.version import __version__
 
 COMMANDS = {
     "train": "train sentence encoders on raw text and export them",
+    "pairs": "positive pairs by translating sentences there and back",
     "distill": "train one encoder to give a frozen teacher's vectors, and export it",
     "evaluate": "score encoders on SentEval (similarity, transfer, probing) and MTEB",
     "compare": "the differences of two evaluations, with intervals",
+    "pipeline": "pairs, towers, joint training, student, evaluation and export in one go",
     "export": "turn a training checkpoint into plain encoder folders",
     "import": "turn a checkpoint of the CACSE release into a model folder",
 }

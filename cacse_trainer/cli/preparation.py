@@ -1,11 +1,15 @@
 """Before a training run: its output folder, its text, its dev sets."""
 
+import json
 import shutil
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, IterableDataset
+from safetensors import safe_open
+from transformers import PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
 from cacse_trainer.arguments import CacseTrainingArguments, DataArguments
@@ -17,7 +21,22 @@ from cacse_trainer.errors import UserError
 from cacse_trainer.recipes import nearest, resolve_resource
 from cacse_trainer.trainer import STAGING, Scorer
 
-LEFT_BY_A_KILLED_RUN = {STAGING, "training_args.bin"}
+WRITTEN_BY_A_RUN = (
+    *(
+        "checkpoint-*",
+        STAGING,
+        "export",
+        ".*.partial",
+        REPORT,
+        "report.html",
+        "training_curves.png",
+        "runs",
+        "README.md",
+    ),
+    *("config.json", "model*.safetensors*", "training_args.bin", "tokenizer*", "special_tokens_map.json", "vocab.*"),
+    *("merges.txt", "added_tokens.json", "sentencepiece*", "spiece.model", "encoder_*", "chat_template.jinja"),
+)
+"""Names in an output folder that a run leaves there; nothing else in it is ever deleted."""
 
 
 def check_output_dir(args: CacseTrainingArguments) -> str | None:
@@ -31,7 +50,7 @@ def check_output_dir(args: CacseTrainingArguments) -> str | None:
     finished = (folder / REPORT).is_file()
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if is_overwritten(args) and folder.is_dir():
-        foreign = [path for path in folder.iterdir() if path.name not in LEFT_BY_A_KILLED_RUN]
+        foreign = [path for path in folder.iterdir() if not _is_of_a_run(path)]
         if not finished and last is None and foreign:
             raise UserError(f"output_dir {folder} holds files that are no run of this program; choose another folder")
     elif finished and not args.overwrite_output_dir:
@@ -71,9 +90,30 @@ def clear_output_dir(args: CacseTrainingArguments) -> None:
     if is_overwritten(args):
         folder = Path(str(args.output_dir))
         if args.process_index == 0:
-            shutil.rmtree(folder)
-            folder.mkdir()
+            for path in filter(_is_of_a_run, list(folder.iterdir())):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         barrier()
+
+
+def _is_of_a_run(path: Path) -> bool:
+    return any(fnmatch(path.name, pattern) for pattern in WRITTEN_BY_A_RUN)
+
+
+def check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
+    """Refuse to resume from a damaged checkpoint, or from one of a model with other settings.
+
+    Raises:
+        UserError: with what is damaged, or the first setting that differs and both its values.
+    """
+    folder = Path(checkpoint)
+    with user_errors(f"resume: {checkpoint} is damaged, go on from another checkpoint"):
+        for weights in folder.glob("*.safetensors"):
+            safe_open(weights, "pt")
+        before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for name, now in model.config.to_dict().items():
+        settled = isinstance(now, (int, float, str)) and name not in ("transformers_version", "_name_or_path", "dtype")
+        if settled and name in before and before[name] != now:
+            raise UserError(f"resume: {checkpoint} was trained with {name}={before[name]}, this run says {now}")
 
 
 def load_training_text(
@@ -102,7 +142,7 @@ def uses_dev_sets(data_args: DataArguments, args: CacseTrainingArguments) -> boo
     """Whether dev sets are scored; with ``evaluation: none`` the settings that need a score are switched off."""
     if data_args.evaluation not in ("sts", "none"):
         raise UserError(f"evaluation must be sts or none, got {data_args.evaluation!r}")
-    if data_args.evaluation == "none":
+    if data_args.evaluation == "none" or (args.eval_strategy == "no" and not data_args.dev_file):
         args.eval_strategy = "no"  # type: ignore[assignment]
         args.load_best_model_at_end = False
         args.metric_for_best_model = None
@@ -163,5 +203,5 @@ def check_metric(args: CacseTrainingArguments, dev_sets: dict[str, Dataset], sco
     metric = args.metric_for_best_model
     known = [f"{name}_{kind}" for name in dev_sets for kind in ("spearman", "pearson")]
     known += ["transfer_avg"] if scorers else []
-    if args.load_best_model_at_end and str(metric).removeprefix("eval_") not in known:
+    if metric is not None and args.eval_strategy != "no" and str(metric).removeprefix("eval_") not in known:
         raise UserError(f"metric_for_best_model={metric}: the dev sets give {', '.join(known) or 'none'}")

@@ -18,6 +18,7 @@ from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, Disti
 from cacse_trainer.cli.build import dev_scores, export_model, public_name
 from cacse_trainer.cli.common import REPORT, load_dev_sets
 from cacse_trainer.cli.preparation import (
+    check_checkpoint,
     check_metric,
     check_output_dir,
     clear_output_dir,
@@ -26,9 +27,11 @@ from cacse_trainer.cli.preparation import (
     transfer_scorers,
     uses_dev_sets,
 )
+from cacse_trainer.cli.pushing import check_hub, hub_target, push_export
 from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.report import curve, environment, peak_memory_gb, plot_run, write_report
 from cacse_trainer.evaluation.sts import score_pairs
+from cacse_trainer.export.hub import HubTarget
 from cacse_trainer.export.model_card import CardFacts
 from cacse_trainer.trainer import CacseTrainer, Scorer
 
@@ -54,6 +57,7 @@ class TrainingRun:
         dev_sets: graded pairs by name; none with ``evaluation: none``.
         scorers: of more than the dev sets, at each evaluation.
         started: time of the start, in seconds.
+        hub: where the exported folders are pushed when all is done; None: nowhere.
     """
 
     model_args: Settings
@@ -66,6 +70,7 @@ class TrainingRun:
     dev_sets: dict[str, Dataset]
     scorers: list[Scorer]
     started: float
+    hub: HubTarget | None = None
 
     @classmethod
     def begin(
@@ -77,6 +82,7 @@ class TrainingRun:
             UserError: with what to mend.
         """
         started = time.time()
+        hub = hub_target(args)
         checkpoint = check_output_dir(args)
         train_dataset, data_facts = load_training_text(data_args, args)
         uses = uses_dev_sets(data_args, args)
@@ -85,7 +91,7 @@ class TrainingRun:
         set_seed(args.seed)
         check_metric(args, dev_sets, scorers)
         return cls(
-            model_args, data_args, args, recipe, checkpoint, train_dataset, data_facts, dev_sets, scorers, started
+            model_args, data_args, args, recipe, checkpoint, train_dataset, data_facts, dev_sets, scorers, started, hub
         )
 
     def execute(
@@ -110,26 +116,33 @@ class TrainingRun:
         if args.check:
             print("settings, text, dev sets and models are fine; nothing was trained (--check)")
             return
+        if self.hub is not None and trainer.is_world_process_zero():
+            check_hub(self.hub)
+        if self.checkpoint is not None:
+            check_checkpoint(self.checkpoint, trainer.model)
         clear_output_dir(args)
         trainer.extra_scorers = self.scorers
         result = trainer.train(resume_from_checkpoint=self.checkpoint)
         summary = {**summarise(trainer, self.dev_sets), **(extra or {})}
         # accelerate leaves its autocast around forward; what is exported and compared is the float32 model itself
         trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
+        trainer.save_model()  # before the export, whose failure must not cost the weights
         exported: dict[str, dict[str, float]] = {}
         if args.export and trainer.is_world_process_zero():
             facts = CardFacts(
                 title=folder.resolve().name,
                 what="",
                 base_models=base_models,
+                license=args.hub_license,
                 data=f"{public_name(self.data_args.train_file or '')}, {self.data_facts.get('kept', 'streamed')} rows",
                 settings=card_settings(self.model_args, self.data_args, args, self.recipe),
             )
             score = dev_scores(self.dev_sets, score_pairs)
             exported = export_model(trained, tokenizer, folder / "export", facts, score)
-        trainer.save_model()
         if trainer.is_world_process_zero():
             self.report(trainer, summary, exported, result)
+            if self.hub is not None:
+                push_export(self.hub, folder / "export", exported)
 
     def report(
         self, trainer: CacseTrainer, summary: dict[str, Any], exported: dict[str, dict[str, float]], result: Any
@@ -182,7 +195,8 @@ def summarise(trainer: CacseTrainer, dev_sets: dict[str, Dataset]) -> dict[str, 
     baseline = next((point["value"] for point in points if point["step"] == 0), None)
     chosen = max if trainer.args.greater_is_better is not False else min
     best = chosen(defined, key=lambda point: point["value"]) if defined else None
-    if best is not None and baseline is not None and best["value"] <= baseline:
+    first = trainer.is_world_process_zero()
+    if first and best is not None and baseline is not None and best["value"] <= baseline:
         logger.warning(
             "TRAINING DID NOT HELP: the best %s is %.2f (step %d), the untrained model had %.2f",
             metric,
@@ -203,7 +217,7 @@ def card_settings(model_args: Settings, data_args: DataArguments, args: Any, rec
     """What the model card repeats of the settings."""
     return {
         "recipe": Path(recipe).stem if recipe and Path(recipe).exists() else recipe,
-        "learning rate": f"{args.learning_rate:g} ({args.lr_scheduler_type})",
+        "learning rate": f"{args.learning_rate:g} ({args.lr_scheduler_type.value})",
         "batch": args.per_device_train_batch_size * args.world_size,
         "steps": args.max_steps if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs",
         "temperature": model_args.contrastive_temperature,
@@ -217,11 +231,11 @@ def summary_text(folder: Path, summary: dict[str, Any], exported: dict[str, dict
     """The closing lines of a run, for a person."""
     lines = [f"trained {steps} steps"]
     if summary.get("best") is not None:
-        gain = summary["best"] - summary["baseline"] if summary["baseline"] is not None else 0.0
-        lines.append(
-            f"{summary['metric']}: baseline {summary['baseline'] or 0.0:.2f}, "
-            f"best {summary['best']:.2f} at step {summary['best_step']} ({gain:+.2f})"
-        )
+        line = f"{summary['metric']}: best {summary['best']:.2f} at step {summary['best_step']}"
+        if summary["baseline"] is not None:
+            gain = summary["best"] - summary["baseline"]
+            line = f"{line}, baseline {summary['baseline']:.2f} ({gain:+.2f})"
+        lines.append(line)
     for name, scores in exported.items():
         measured = ", ".join(f"{dev} {score:.2f}" for dev, score in scores.items())
         lines.append(f"  {folder / 'export' / name}" + (f"   {measured}" if measured else ""))

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, ModelArguments
-from cacse_trainer.cli.build import base_models, build_collator, build_model, check_export, check_fit
-from cacse_trainer.cli.common import run
+from cacse_trainer.cli.build import base_models, build_collator, build_model, check_columns, check_export, check_fit
+from cacse_trainer.cli.common import run, user_errors
 from cacse_trainer.cli.runs import TrainingRun
 from cacse_trainer.recipes import parse_run
 from cacse_trainer.trainer import CacseTrainer
@@ -34,17 +34,21 @@ def main(arguments: Sequence[str]) -> None:
     model, tokenizer = build_model(model_args)
     if args.export:
         check_export(model)
-    check_fit(model, tokenizer, data_args.max_seq_length)
-    trainer = CacseTrainer(
-        model=model,
-        args=args,
-        data_collator=build_collator(model, tokenizer, data_args),
-        train_dataset=training.train_dataset,
-        eval_dataset=training.dev_sets or None,
-        processing_class=tokenizer,
-        max_seq_length=data_args.max_seq_length,
-        eval_max_seq_length=data_args.eval_max_seq_length,
-    )
+    check_columns(model, training.data_facts.get("columns", []))
+    for length in (data_args.max_seq_length, data_args.eval_max_seq_length):
+        if length is not None:
+            check_fit(model, tokenizer, length)
+    with user_errors("settings", ImportError, RuntimeError):  # a logger or an optimizer that is not installed
+        trainer = CacseTrainer(
+            model=model,
+            args=args,
+            data_collator=build_collator(model, tokenizer, data_args),
+            train_dataset=training.train_dataset,
+            eval_dataset=training.dev_sets or None,
+            processing_class=tokenizer,
+            max_seq_length=data_args.max_seq_length,
+            eval_max_seq_length=data_args.eval_max_seq_length,
+        )
     training.execute(trainer, tokenizer, base_models(model_args))
 
 

@@ -29,14 +29,19 @@ TOKENISE_AT_ONCE = 16384  # sentences; bounds the memory of the tokenizer's own 
 
 def length_limit(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
     """The longest input in tokens that the tokenizer and the position tables of all the model's encoders allow."""
-    limit = tokenizer.model_max_length
+    return int(min(tokenizer.model_max_length, position_limit(config)))
+
+
+def position_limit(config: Any) -> int:
+    """The longest input in tokens that the position tables of all the model's encoders allow."""
+    limit = 1_000_000
     for fields in _encoder_fields(config):
         positions = fields.get("max_position_embeddings")
         if positions is not None and positions > 0:
             # RoBERTa numbers its positions from padding_idx + 1, which costs that many of the table's rows.
             offset = (fields.get("pad_token_id") or 0) + 1 if fields.get("model_type") in _COUNT_FROM_PADDING else 0
             limit = min(limit, positions - offset)
-    return int(min(limit, 1_000_000))
+    return limit
 
 
 _COUNT_FROM_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "roformer", "data2vec-text"})
@@ -47,7 +52,9 @@ def _encoder_fields(config: Any) -> list[dict[str, Any]]:
     fields = config.to_dict()
     if "encoder_configs" in fields:
         return fields["encoder_configs"]
-    return [fields.get("tower_a_config") or fields.get("encoder_config") or fields]
+    if "tower_a_config" in fields:
+        return [fields["tower_a_config"], fields["tower_b_config"]]
+    return [fields.get("encoder_config") or fields]
 
 
 def tokenise(

@@ -1,5 +1,6 @@
 """The README.md of an exported folder: what it is, how to load it, how it was made, what it scored."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,9 @@ Measured on this very folder, Spearman's ρ of the cosine ×100.
 
 {training}
 """
+
+LOCAL_PATH = "path/to/this/folder"
+"""Stands in a card for the folder; pushed, the repository's name takes its place."""
 
 PLAIN_USAGE = """from sentence_transformers import SentenceTransformer
 
@@ -100,7 +104,8 @@ def render_card(facts: CardFacts) -> str:
         metadata["base_model"] = hub_ids
     if facts.license:
         metadata["license"] = facts.license
-    if facts.scores:
+    measured = {name: score for name, score in facts.scores.items() if math.isfinite(score)}
+    if measured:
         metadata["model-index"] = [
             {
                 "name": facts.title,
@@ -110,12 +115,12 @@ def render_card(facts: CardFacts) -> str:
                         "dataset": {"name": name, "type": name},
                         "metrics": [{"type": "spearman_cosine", "value": round(score / 100, 6)}],
                     }
-                    for name, score in facts.scores.items()
+                    for name, score in measured.items()
                 ],
             }
         ]
     usage = MODULE_USAGE if facts.own_module else ENSEMBLE_USAGE if facts.ensemble else PLAIN_USAGE
-    usage = usage.format(path="path/to/this/folder")
+    usage = usage.format(path=LOCAL_PATH)
     scores = {name: f"{score:.2f}" for name, score in facts.scores.items()}
     training = {"started from": ", ".join(facts.base_models), "training text": facts.data, **facts.settings}
     return CARD.format(

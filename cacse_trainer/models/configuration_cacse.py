@@ -78,8 +78,8 @@ class CacseConfig(PretrainedConfig):
 
     @property
     def max_position_embeddings(self) -> int:
-        """The towers' position table, asked for by sentence-transformers for the length limit."""
-        return self.tower_a_config.max_position_embeddings
+        """The smaller of the towers' position tables, asked for by sentence-transformers for the length limit."""
+        return min(self.tower_a_config.max_position_embeddings, self.tower_b_config.max_position_embeddings)
 
     @property
     def vocab_size(self) -> int:

@@ -7,6 +7,7 @@ family.
 Source: the CACSE release, and the later papers of its authors, TNCSE (AAAI 2025) and JTCSE (arXiv 2505.02366).
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +35,23 @@ def set_dropout(config: Any, dropout: float | None) -> None:
             raise ValueError(f"dropout must be within [0, 1), got {dropout}")
         config.hidden_dropout_prob = dropout
         config.attention_probs_dropout_prob = dropout
+
+
+def load_tower(path: str, config: Any, dtype: torch.dtype, attn_implementation: str | None) -> PreTrainedModel:
+    """A pretrained encoder with all its weights but the pooler's, which never runs.
+
+    Raises:
+        ValueError: weights are missing, which would otherwise be drawn at random.
+    """
+    tower, info = AutoModel.from_pretrained(
+        path, config=config, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
+    )
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ValueError(f"{path} lacks {len(missing)} weights of its own config, {missing[0]} among them")
+    if Path(path).exists():
+        tower.config.name_or_path = ""
+    return tower
 
 
 class CacsePreTrainedModel(PreTrainedModel):
@@ -80,16 +98,24 @@ class CacseModel(CacsePreTrainedModel):
         super().__init__(config)
         # The towers resolve their own; bare layers read their config's.
         config.constraint_config._attn_implementation = config._attn_implementation
+        dtype = torch.get_default_dtype()  # a sub-config may name another, which from_config would obey
         for given in (tower_a, tower_b, constraint_layers):
             if given is not None:
                 mark_loaded(given)
-        self.tower_a: Any = tower_a if tower_a is not None else AutoModel.from_config(config.tower_a_config)
-        self.tower_b: Any = tower_b if tower_b is not None else AutoModel.from_config(config.tower_b_config)
+        self.tower_a: Any = (
+            tower_a if tower_a is not None else AutoModel.from_config(config.tower_a_config, dtype=dtype)
+        )
+        self.tower_b: Any = (
+            tower_b if tower_b is not None else AutoModel.from_config(config.tower_b_config, dtype=dtype)
+        )
         if constraint_layers is None:
             layer_class = LAYER_CLASSES[kind]
             constraint_layers = nn.ModuleList(
                 layer_class(config.constraint_config, layer_idx=i) for i in range(config.constraint_layers)
             )
+        for module in constraint_layers.modules():
+            if "config" in vars(module):  # loaded layers come with a copy, which would not hear of later changes
+                module.config = config.constraint_config  # type: ignore[assignment]
         self.cascade = Cascade(
             blocks=config.tower_a_config.num_hidden_layers - config.cascade_start_layer + 1,
             hidden_size=config.hidden_size,
@@ -144,6 +170,13 @@ class CacseModel(CacsePreTrainedModel):
         dropout_a, dropout_b = tower_dropout if tower_dropout is not None else (None, None)
         tower_configs = [AutoConfig.from_pretrained(tower_a), AutoConfig.from_pretrained(tower_b)]
         constraint_config = AutoConfig.from_pretrained(constraint)
+        for path, part in zip((tower_a, tower_b, constraint), (*tower_configs, constraint_config), strict=True):
+            if part.model_type != cls.tower_kind:
+                raise ValueError(
+                    f"{cls.__name__} is made of {cls.tower_kind} towers, got {part.model_type} towers ({path})"
+                )
+            if Path(path).exists():
+                part.name_or_path = ""  # no machine's folder in what is saved
         original_dropout = {
             name: [config.hidden_dropout_prob, config.attention_probs_dropout_prob]
             for name, config in zip(("tower_a", "tower_b"), tower_configs, strict=True)
@@ -166,12 +199,8 @@ class CacseModel(CacsePreTrainedModel):
             original_dropout=original_dropout,
             dtype=dtype,
         )
-        if config.tower_a_config.model_type != cls.tower_kind:
-            raise ValueError(
-                f"{cls.__name__} is made of {cls.tower_kind} towers, got {config.tower_a_config.model_type} towers"
-            )
         towers = [
-            AutoModel.from_pretrained(path, config=tower_config, dtype=dtype, attn_implementation=attn_implementation)
+            load_tower(path, tower_config, dtype, attn_implementation)
             for path, tower_config in zip((tower_a, tower_b), tower_configs, strict=True)
         ]
         layers = load_constraint_layers(

@@ -1,0 +1,59 @@
+"""``cacse-trainer pipeline``: the whole recipe, stage by stage, and one report.
+
+cacse-trainer pipeline --config pipeline/small
+cacse-trainer pipeline --config pipeline/cacse_bert --set common.train_file=wiki1m.txt --output_dir runs/bert
+"""
+
+import sys
+from collections.abc import Sequence
+
+from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.errors import UserError
+from cacse_trainer.pipeline.report import write_pipeline_report
+from cacse_trainer.pipeline.runner import plan, read_record, run_stages
+from cacse_trainer.pipeline.stages import parse_change, read_stages
+from cacse_trainer.recipes import find_recipe, nearest
+
+EPILOG = """examples:
+  cacse-trainer pipeline --config pipeline/small
+  cacse-trainer pipeline --config pipeline/small --plan
+  cacse-trainer pipeline --config pipeline/cacse_bert --set common.train_file=wiki1m.txt --output_dir runs/bert
+  cacse-trainer pipeline --config pipeline/small --set joint.learning_rate=1e-5      (the later stages follow)
+
+Finished stages are skipped while their settings and inputs are the same; an interrupted one goes on where it stopped.
+"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with these arguments."""
+    parser = OneLineParser(
+        prog="cacse-trainer pipeline",
+        description="Towers, joint training, student, evaluation and export in one go, with one report.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("--config", required=True, help="pipeline recipe: a YAML file or a name such as pipeline/small")
+    parser.add_argument("--output_dir", help="instead of the recipe's; each stage has a folder in it")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="STAGE.FIELD=VALUE", help="settings of a stage, or common.FIELD=VALUE"
+    )
+    parser.add_argument("--only", nargs="+", metavar="STAGE", help="run these stages only")
+    parser.add_argument("--plan", action="store_true", help="say what would be done, and do nothing")
+    settings = parser.parse_args(arguments)
+    changes = dict(parse_change(text) for text in settings.set)
+    recipe = find_recipe(settings.config)
+    root, stages = read_stages(recipe, settings.output_dir, changes)
+    names = [stage.name for stage in stages]
+    for name in settings.only or []:
+        if name not in names:
+            raise UserError(f"--only {name}: the stages are {', '.join(names)}{nearest(name, names)}")
+    if settings.plan:
+        for stage, _, todo in plan(stages, read_record(root)):
+            print(f"{stage.name:<12} {todo:<7} cacse-trainer {stage.command} {' '.join(stage.flags(root))}")
+        return
+    record = run_stages(root, stages, settings.only)
+    for path in write_pipeline_report(root, stages, record, settings.config):
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

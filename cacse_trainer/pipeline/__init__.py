@@ -1,0 +1,1 @@
+"""The whole recipe as stages, each a command of its own: pairs, towers, joint training, student, evaluation, export."""

@@ -1,0 +1,216 @@
+"""A pipeline's stages: read from its recipe, turned into command lines, and hashed with everything they read.
+
+    output_dir: runs/small
+    common:                      # settings of all training stages, under their own
+      train_file: sample:sentences.txt
+    stages:
+      tower_a: {config: simcse/minilm, seed: 1}
+      joint: {config: cacse/minilm, tower_a: stage:tower_a/export/encoder}
+
+``stage:NAME/REST`` is a path in the output of an earlier stage. A stage's hash covers its settings, the contents of the
+files and folders that they name, and the hashes of the stages that they refer to.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cacse_trainer.arguments import EncoderChoice
+from cacse_trainer.errors import UserError
+from cacse_trainer.recipes import find_recipe, nearest, read_recipe, resolve_resource
+
+STAGE = "stage:"
+COMMANDS = {
+    "pairs": "pairs",
+    "tower_a": "train",
+    "tower_b": "train",
+    "joint": "train",
+    "distill": "distill",
+    "evaluate": "evaluate",
+    "export": "export",
+}
+"""The commands of the stages that need not name theirs."""
+TRAINING = frozenset({"train", "distill"})
+PROOF = {
+    "pairs": "pairs.csv",
+    "train": "training_report.json",
+    "distill": "training_report.json",
+    "evaluate": "results.json",
+}
+"""What a finished stage leaves in its folder; an export leaves folders."""
+
+
+@dataclass
+class Stage:
+    """One stage.
+
+    Args:
+        name: of the stage and of its folder.
+        command: of `cacse-trainer`.
+        settings: its flags by name, references not yet resolved; among them ``config``, a recipe.
+        folder: its output.
+        needs: the stages that it refers to.
+        processes: for training: several go through torch's launcher.
+    """
+
+    name: str
+    command: str
+    settings: dict[str, Any]
+    folder: Path
+    needs: list[str] = field(default_factory=list)
+    processes: int = 1
+
+    def effective_settings(self) -> dict[str, Any]:
+        """The recipe's settings with the stage's own on top."""
+        config = self.settings.get("config")
+        base = read_recipe(find_recipe(config)) if config is not None else {}
+        return {**base, **{name: value for name, value in self.settings.items() if name != "config"}}
+
+    def flags(self, root: Path) -> list[str]:
+        """The command's flags, with references as paths below ``root``."""
+        words: list[str] = []
+        for name, value in {**self.settings, "output_dir": str(self.folder)}.items():
+            value = _resolved(value, root)
+            if value is None or (isinstance(value, bool) and self.command not in TRAINING):
+                words += [f"--{name}"] if value else []
+            elif isinstance(value, list) and name == "model":  # evaluate takes several, each with its flag
+                words += [word for item in value for word in (f"--{name}", _word(item))]
+            else:
+                words += [f"--{name}", *(map(_word, value) if isinstance(value, list) else [_word(value)])]
+        return words
+
+    def fingerprint(self, earlier: Mapping[str, str]) -> str:
+        """Hash of the settings and of everything that they name.
+
+        Args:
+            earlier: the hashes of the stages before.
+        """
+        settings = self.effective_settings()
+        settings.pop("output_dir", None)
+        digest = hashlib.sha256(repr((self.command, sorted(settings.items(), key=lambda item: item[0]))).encode())
+        for name in self.needs:
+            digest.update(earlier[name].encode())
+        for text in _texts(settings):
+            digest.update(_content(text).encode())
+        return digest.hexdigest()[:24]
+
+    def is_finished(self) -> bool:
+        """Whether the folder holds what the command leaves last."""
+        if self.command in PROOF:
+            return (self.folder / PROOF[self.command]).is_file()
+        return any(self.folder.glob("*/README.md"))
+
+
+def read_stages(recipe: Path, output_dir: str | None, changes: Mapping[str, Any]) -> tuple[Path, list[Stage]]:
+    """A pipeline's output folder and stages.
+
+    Args:
+        recipe: the YAML file.
+        output_dir: instead of the recipe's.
+        changes: values by ``stage.field`` or ``common.field``.
+
+    Raises:
+        UserError: unknown keys or commands, or a reference to no earlier stage.
+    """
+    fields = read_recipe(recipe)
+    unknown = set(fields) - {"output_dir", "common", "stages"}
+    if unknown or not isinstance(fields.get("stages"), dict):
+        what = f"unknown key {sorted(unknown)[0]!r}" if unknown else "no stages"
+        raise UserError(f"pipeline {recipe}: {what}; a pipeline has output_dir, common and stages")
+    groups: dict[str, dict[str, Any]] = {"common": dict(fields.get("common") or {})}
+    for name, settings in fields["stages"].items():
+        if settings is not None and not isinstance(settings, dict):
+            raise UserError(f"pipeline {recipe}: stage {name} must be a mapping of settings, got {settings!r}")
+        groups[str(name)] = dict(settings or {})
+    for target, value in changes.items():
+        group, separator, setting = target.partition(".")
+        if not separator or group not in groups:
+            raise UserError(f"--set {target}: give STAGE.FIELD=VALUE{nearest(group, list(groups))}")
+        groups[group][setting] = value
+    root = Path(output_dir or fields.get("output_dir") or "runs/pipeline")
+    common = groups.pop("common")
+    stages: list[Stage] = []
+    for name, own in groups.items():
+        command = own.pop("command", COMMANDS.get(name))
+        if command not in COMMANDS.values():
+            raise UserError(
+                f"pipeline {recipe}: stage {name} needs command: one of {', '.join(sorted(set(COMMANDS.values())))}"
+            )
+        processes = int(own.pop("processes", 1))
+        settings = {**common, **own} if command in TRAINING else own
+        needs = _references(settings)
+        for needed in needs:
+            if needed not in [stage.name for stage in stages]:
+                raise UserError(f"pipeline {recipe}: stage {name} refers to {STAGE}{needed}, which is no earlier stage")
+        stages.append(Stage(name, command, settings, root / name, needs, processes))
+    return root, stages
+
+
+def parse_change(text: str) -> tuple[str, Any]:
+    """``stage.field=value`` → the target and the value as YAML reads it.
+
+    Raises:
+        UserError: there is no value.
+    """
+    target, separator, value = text.partition("=")
+    if not separator:
+        raise UserError(f"--set {text}: give STAGE.FIELD=VALUE")
+    return target, yaml.safe_load(value)
+
+
+def _texts(value: Any) -> list[str]:
+    """Every text in a value, however deep."""
+    if isinstance(value, dict):
+        return [text for item in value.values() for text in _texts(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in _texts(item)]
+    return [value] if isinstance(value, str) else []
+
+
+def _references(settings: dict[str, Any]) -> list[str]:
+    """The stages that texts such as ``stage:tower_a/export``, ``dev=stage:…`` and ``path=stage:…`` refer to."""
+    found = []
+    for text in _texts(settings):
+        for part in text.split(","):
+            place = part.rpartition("=")[2]
+            if place.startswith(STAGE):
+                found.append(place.removeprefix(STAGE).partition("/")[0])
+    return sorted(set(found))
+
+
+def _resolved(value: Any, root: Path) -> Any:
+    """A value with its references as paths; a mapping becomes the text that its flag takes."""
+    if isinstance(value, dict):
+        return str(EncoderChoice({name: _resolved(item, root) for name, item in value.items()}))
+    if isinstance(value, list):
+        return [_resolved(item, root) for item in value]
+    return value.replace(STAGE, f"{root}/") if isinstance(value, str) and STAGE in value else value
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _content(text: str) -> str:
+    """Hash of the file or folder that a text names; nothing for other texts."""
+    place = text.rpartition("=")[2] if not Path(text).exists() else text
+    if place.startswith(STAGE) or not place:
+        return ""
+    path = Path(resolve_resource(place)).expanduser()
+    if path.is_file():
+        return _hash_file(path)
+    if path.is_dir() and (path / "config.json").is_file():
+        return "".join(_hash_file(file) for file in sorted(path.rglob("*")) if file.is_file())
+    return ""
+
+
+def _hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

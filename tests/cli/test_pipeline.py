@@ -1,0 +1,205 @@
+"""`cacse-trainer pipeline`: stages run, skipped, resumed and done anew; the report; references and refusals."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from cacse_trainer.cli import pipeline
+from cacse_trainer.cli.common import run
+from cacse_trainer.errors import UserError
+from cacse_trainer.pipeline import runner
+from cacse_trainer.pipeline.runner import command_line, plan, read_record, run_stages
+from cacse_trainer.pipeline.stages import Stage, parse_change, read_stages
+from cacse_trainer.recipes import find_recipe, recipe_names
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_towers, text_file, dev_file):
+    """A pipeline of tiny towers: two SimCSE runs, the joint training, a student, an export."""
+    model = tiny_towers("bert")[0]
+    fields = {
+        "output_dir": str(tmp_path / "out"),
+        "common": {
+            "train_file": str(text_file),
+            "dev_file": [f"stsb={dev_file}"],
+            "max_steps": 2,
+            "per_device_train_batch_size": 8,
+            "eval_strategy": "steps",
+            "eval_steps": 2,
+            "save_strategy": "steps",
+            "save_steps": 2,
+            "save_total_limit": 1,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "stsb_spearman",
+            "report_to": "none",
+            "use_cpu": True,
+            "disable_tqdm": True,
+        },
+        "stages": {
+            "tower_a": {"model": model, "mlp_only_train": True, "seed": 1},
+            "tower_b": {"model": model, "mlp_only_train": True, "seed": 2},
+            "joint": {
+                "tower_a": "stage:tower_a/export/encoder",
+                "tower_b": "stage:tower_b/export/encoder",
+                "cascade_start_layer": 2,
+                "constraint_layers": 1,
+            },
+            "distill": {"student": model, "teachers": [{"path": "stage:joint/export", "weight": 1.0}]},
+            "export": {"checkpoint": "stage:distill"},
+        },
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(fields, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def fake_commands(monkeypatch):
+    """Instead of starting processes: what each stage would leave; returns the stages run, with their resume flag."""
+    ran = []
+
+    def fake(stage, root, *, resume):
+        ran.append((stage.name, resume))
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        if stage.command == "export":
+            (stage.folder / "student").mkdir(exist_ok=True)
+            (stage.folder / "student" / "README.md").write_text("card")
+        else:
+            report = {"model": "X", "metric": None, "exported": {}}
+            (stage.folder / "training_report.json").write_text(json.dumps(report))
+
+    monkeypatch.setattr(runner, "run_command", fake)
+    return ran
+
+
+def todo(recipe, **changes) -> dict[str, str]:
+    root, stages = read_stages(recipe, None, changes)
+    return {stage.name: what for stage, _, what in plan(stages, read_record(root))}
+
+
+def test_skip_resume_and_redo(recipe, fake_commands, text_file):
+    root, stages = read_stages(recipe, None, {})
+    run_stages(root, stages)
+    assert [name for name, _ in fake_commands] == ["tower_a", "tower_b", "joint", "distill", "export"]
+    assert set(todo(recipe).values()) == {"skip"}
+    run_stages(root, stages)
+    assert len(fake_commands) == 5
+    # a changed setting redoes its stage and what follows from it, not the other tower
+    changed = todo(recipe, **{"tower_b.seed": 3})
+    assert changed == {"tower_a": "skip", "tower_b": "redo", "joint": "redo", "distill": "redo", "export": "redo"}
+    # an unfinished stage goes on
+    (root / "joint" / "training_report.json").unlink()
+    assert todo(recipe)["joint"] == "resume"
+    run_stages(root, stages)
+    assert fake_commands[-1] == ("joint", True)
+    # changed text redoes all
+    text_file.write_text(text_file.read_text() + "one more line\n")
+    assert set(todo(recipe).values()) == {"redo"}
+
+
+def test_a_foreign_folder_is_left_alone(recipe, fake_commands, tmp_path):
+    root, stages = read_stages(recipe, None, {})
+    (root / "tower_a").mkdir(parents=True)
+    (root / "tower_a" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="no stage of this pipeline made it"):
+        run_stages(root, stages)
+    assert (root / "tower_a" / "thesis.txt").is_file() and not fake_commands
+
+
+def test_command_lines(recipe, tmp_path):
+    root, stages = read_stages(recipe, str(tmp_path / "elsewhere"), dict([parse_change("distill.learning_rate=1e-4")]))
+    named = {stage.name: " ".join(command_line(stage, root, resume=False)) for stage in stages}
+    assert f"--tower_a {root}/tower_a/export/encoder" in named["joint"]
+    assert f"--teachers path={root}/joint/export,weight=1 " in named["distill"]
+    assert "--learning_rate 1e-4" in named["distill"] and "--use_cpu true" in named["distill"]
+    assert named["export"].endswith(
+        f"-m cacse_trainer.cli.export --checkpoint {root}/distill --output_dir {root}/export"
+    )
+    several = Stage("x", "train", {"model": "m"}, root / "x", processes=2)
+    assert "torch.distributed.run --standalone --nproc_per_node 2 -m cacse_trainer.cli.train" in " ".join(
+        command_line(several, root, resume=False)
+    )
+    scored = Stage("x", "evaluate", {"model": ["m", "n"], "suite": "sts", "overwrite": True, "bf16": False}, root / "x")
+    assert scored.flags(root) == [
+        "--model",
+        "m",
+        "--model",
+        "n",
+        "--suite",
+        "sts",
+        "--overwrite",
+        "--output_dir",
+        f"{root}/x",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"stages": {"tower_a": {"model": "stage:joint"}}}, "refers to stage:joint, which is no earlier stage"),
+        ({"stages": {"warm_up": {}}}, "stage warm_up needs command: one of distill"),
+        ({"stages": {"tower_a": 3}}, "must be a mapping"),
+        ({"stagse": {}}, "unknown key 'stagse'"),
+        ({"output_dir": "x"}, "no stages"),
+    ],
+)
+def test_wrong_recipes(tmp_path, change, words):
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(change))
+    with pytest.raises(UserError, match=words):
+        read_stages(tmp_path / "wrong.yaml", None, {})
+
+
+def test_wrong_flags(recipe, capsys):
+    for flags, words in ((["--set", "joint=3"], "STAGE.FIELD=VALUE"), (["--only", "jont"], "did you mean joint?")):
+        assert run(pipeline.main, ["--config", str(recipe), *flags]) == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("pipeline/")])
+def test_shipped_recipes(name, tmp_path, capsys):
+    """Every stage's settings pass its command's own parser."""
+    from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, DistillationArguments, ModelArguments
+    from cacse_trainer.cli.evaluate import parser
+    from cacse_trainer.recipes import parse_run
+
+    root, stages = read_stages(find_recipe(name), str(tmp_path / "out"), {})
+    assert [stage.name for stage in stages][-4:-2] == ["joint", "distill"] or name == "pipeline/small"
+    for stage in stages:
+        flags = stage.flags(root)
+        if stage.command in ("train", "distill"):
+            kind = ModelArguments if stage.command == "train" else DistillationArguments
+            parsed = parse_run([kind, DataArguments, CacseTrainingArguments], flags, prog="x", description="")
+            assert parsed[2].load_best_model_at_end and parsed[2].save_total_limit == 1
+        elif stage.command == "evaluate":
+            assert parser().parse_args(flags).suite == ["sts"]
+    assert f"--config {name}" in find_recipe(name).read_text()
+
+
+@pytest.mark.slow
+def test_the_whole_chain_for_real(recipe, tmp_path, capsys):
+    """Every stage in its own process; interrupted in the middle, it goes on; the report has every score."""
+    assert run(pipeline.main, ["--config", str(recipe), "--only", "tower_a", "tower_b"]) == 0
+    root = tmp_path / "out"
+    (root / "tower_b" / "training_report.json").unlink()
+    shutil.rmtree(root / "tower_b" / "export")
+    assert run(pipeline.main, ["--config", str(recipe)]) == 0
+    said = capsys.readouterr().out
+    assert f"{root}/pipeline_report.html" in said
+    assert set(todo(recipe).values()) == {"skip"}
+    text = (root / "pipeline_report.md").read_text()
+    for words in (
+        "| tower_a | encoder, exported | stsb |",
+        "| joint | sum of the towers, before",
+        "| distill | teacher | stsb |",
+    ):
+        assert words in text
+    joint = json.loads((root / "joint" / "training_report.json").read_text())
+    assert f"| joint | sum of the towers, exported | stsb | {joint['exported']['ensemble']['stsb']:.2f} |" in text
+    page = (root / "pipeline_report.html").read_text()
+    assert page.count("<img") == 5 and "<table>" in page
+    assert (root / "export" / "student" / "model.safetensors").is_file()
+    wrong = ["--config", str(recipe), "--set", "tower_a.learning_rate=fast"]
+    assert run(pipeline.main, wrong) == 2
+    assert "stage tower_a" in capsys.readouterr().err
