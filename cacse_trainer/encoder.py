@@ -8,9 +8,10 @@ from typing import Any, overload
 
 import numpy as np
 import torch
+from torch import nn
 
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.embed import TOKENS_PER_BATCH, embed_sentences
+from cacse_trainer.evaluation.embed import embed_sentences
 from cacse_trainer.loading import fingerprint, load_encoder
 
 QUERIES_AT_ONCE = 256  # bounds the similarity table of a search
@@ -154,9 +155,10 @@ class SentenceEncoder(BaseEncoder):
             states. A guess is logged.
         device: default: a GPU where there is one.
         adapter: folder or hub id of a PEFT adapter.
-        dtype: ``torch.bfloat16`` computes in it; the vectors are float32 all the same.
+        dtype: ``torch.bfloat16`` computes in it: the linear layers' weights are kept in bfloat16, norms and sums stay
+            in float32 (autocast). The vectors are float32 all the same.
         max_seq_length: default: what the folder states, else the longest that the model takes.
-        tokens_per_batch: padded tokens a batch.
+        tokens_per_batch: padded tokens a batch; default: by kind of device.
         trust_remote_code: run the model code that comes with the checkpoint.
 
     Raises:
@@ -172,7 +174,7 @@ class SentenceEncoder(BaseEncoder):
         *,
         dtype: torch.dtype = torch.float32,
         max_seq_length: int | None = None,
-        tokens_per_batch: int = TOKENS_PER_BATCH,
+        tokens_per_batch: int | None = None,
         trust_remote_code: bool = False,
     ):
         super().__init__()
@@ -190,6 +192,10 @@ class SentenceEncoder(BaseEncoder):
         self.tokens_per_batch = tokens_per_batch
         self.dtype = dtype
         self.adapter = adapter
+        if dtype != torch.float32:  # autocast alone would cast the weights anew in every batch
+            for module in self.model.modules():
+                if isinstance(module, nn.Linear):
+                    module.to(dtype)
         self.normalizes = loaded.normalizes
         self._embed = loaded.embed
         self._prepare: Callable[[str], str] | None = loaded.prepare

@@ -8,10 +8,9 @@ import difflib
 import importlib.util
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -123,11 +122,9 @@ def resolve_resource(value: str) -> str:
 
 
 def _admits_none(dataclass_types: Sequence[type]) -> dict[str, bool]:
-    """Which fields may be null: those whose type says so."""
+    """Which fields may be null: those whose type says so (read anew: HfArgumentParser rewrites the fields' types)."""
     return {
-        item.name: "None" in str(item.type) or "Optional" in str(item.type)
-        for kind in dataclass_types
-        for item in fields(kind)  # type: ignore[arg-type]
+        name: type(None) in get_args(hint) for kind in dataclass_types for name, hint in get_type_hints(kind).items()
     }
 
 

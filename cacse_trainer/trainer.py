@@ -62,14 +62,14 @@ class _BestAndLast(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Find the best checkpoint of a resumed run whose folder was moved; its state holds the path of the time."""
-        if state.best_model_checkpoint is not None:
-            moved = os.path.join(str(args.output_dir), os.path.basename(state.best_model_checkpoint))
-            if not os.path.isdir(moved):
+        if state.best_global_step and args.load_best_model_at_end:
+            best = os.path.join(str(args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
+            if not os.path.isdir(best):
                 raise UserError(
-                    f"resume: the best checkpoint so far, {os.path.basename(state.best_model_checkpoint)}, is not in "
-                    f"{args.output_dir}; put it there, or start anew with --overwrite_output_dir"
+                    f"resume: the best checkpoint so far, {os.path.basename(best)}, is not in {args.output_dir}; "
+                    "put it there, or start anew with --overwrite_output_dir"
                 )
-            state.best_model_checkpoint = moved
+            state.best_model_checkpoint = best
 
 
 class CacseTrainer(Trainer):

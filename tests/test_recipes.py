@@ -71,6 +71,8 @@ def test_lists_on_the_command_line():
         ("streaming: perhaps", "streaming"),
         ("- a\n- b", "must be a mapping"),
         ("a: [1", "recipe"),
+        ("learning_rate: null", "learning_rate: takes a value, got null"),
+        ("max_seq_length:", "max_seq_length: takes a value, got null"),
         ("config: other", "unknown key 'config'"),
     ],
 )
@@ -104,3 +106,11 @@ def test_resources(tmp_path):
         resolve_resource("package:no_such_thing/model")
     with pytest.raises(UserError, match="has no nothing"):
         resolve_resource("package:cacse_trainer/nothing")
+
+
+def test_yaml_no_and_null_where_they_are_meant(tmp_path):
+    """YAML reads `no` as false, which is the strategy called no; null stands for a field that may be empty."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("save_strategy: no\neval_strategy: no\nconstraint_dropout: null\n")
+    model, _, training, _ = parse("--config", str(path), "--output_dir", str(tmp_path))
+    assert training.save_strategy.value == "no" and model.constraint_dropout is None

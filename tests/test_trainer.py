@@ -205,3 +205,65 @@ def test_half_written_checkpoint_is_invisible(make_trainer, tmp_path, monkeypatc
     with pytest.raises(OSError, match="No space left"):
         trainer.train()
     assert sorted(name for name in os.listdir(tmp_path / "run") if name.startswith("checkpoint-")) == ["checkpoint-2"]
+
+
+def fake_scores(monkeypatch, values):
+    given = iter(values)
+    monkeypatch.setattr(
+        "cacse_trainer.trainer.score_pairs", lambda *_a, **_k: {"spearman": next(given), "average_cosine": 0.5}
+    )
+
+
+def test_a_best_between_two_saves_is_saved(make_trainer, monkeypatch, tmp_path):
+    """Evaluated every 2 steps, saved every 4, best at step 2: that checkpoint is written and loaded."""
+    fake_scores(monkeypatch, [10.0, 90.0, 20.0, 15.0, 12.0])
+    trainer = make_trainer(max_steps=8, save_steps=4)
+    trainer.train()
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "run" / "checkpoint-2")
+    saved = CacseBertModel.from_pretrained(tmp_path / "run" / "checkpoint-2").state_dict()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in trainer.model.state_dict().items())
+
+
+def test_resume_in_a_moved_folder_keeps_the_best(make_trainer, monkeypatch, tmp_path):
+    class Stop(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 4
+
+    fake_scores(monkeypatch, [10.0, 90.0, 20.0])
+    make_trainer("before", max_steps=8, callbacks=[Stop()], save_total_limit=2).train()
+    (tmp_path / "before").rename(tmp_path / "after")
+    fake_scores(monkeypatch, [15.0, 12.0])
+    resumed = make_trainer("after", max_steps=8, save_total_limit=2)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "after" / "checkpoint-4"))
+    assert resumed.state.best_model_checkpoint == str(tmp_path / "after" / "checkpoint-2")
+    best = CacseBertModel.from_pretrained(tmp_path / "after" / "checkpoint-2").state_dict()
+    assert all(torch.equal(tensor, best[name]) for name, tensor in resumed.model.state_dict().items())
+
+
+def test_a_single_dev_set_and_one_by_name(make_trainer, tmp_path):
+    pairs = load_pairs(write_pairs(tmp_path / "a.tsv"))
+    single = make_trainer(pairs=pairs, metric_for_best_model="spearman")
+    single.train()
+    assert sorted(scores(single, "eval_spearman")) == [0, 2, 4, 6]
+    several = make_trainer("other", pairs={"stsb": pairs, "mine": pairs})
+    assert set(several.evaluate("mine")) == {name for name in several.evaluate() if name.startswith("eval_mine_")}
+
+
+def test_two_columns_and_a_stream(make_trainer, tmp_path):
+    rows = {"anchor": ["a man red", "the dog", "big cat", "small house"] * 4, "positive": ["the man red"] * 16}
+    make_trainer("pairs", text=Dataset.from_dict(rows), max_steps=2).train()
+    stream = load_sentences(write_sentences(tmp_path / "s.txt"), streaming=True)
+    trainer = make_trainer("stream", text=stream, max_steps=2)
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_a_batch_of_one_row_is_refused(make_trainer):
+    with pytest.raises(UserError, match="no negatives"):
+        make_trainer(per_device_train_batch_size=1)
+
+
+def test_description_is_said_without_logging_set_up(make_trainer, capsys):
+    logging.getLogger("cacse_trainer").setLevel(logging.WARNING)
+    make_trainer().log_description()
+    assert "effective negatives" in capsys.readouterr().err

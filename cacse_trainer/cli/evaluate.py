@@ -25,7 +25,6 @@ from cacse_trainer.embedding import CHOICES
 from cacse_trainer.encoder import BaseEncoder, SentenceEncoder
 from cacse_trainer.encoder_sum import WeightedEncoders
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.embed import TOKENS_PER_BATCH
 from cacse_trainer.evaluation.results import RESULTS, ResultStore, undefined
 from cacse_trainer.evaluation.senteval_suite import Scoring, check_data, run_tasks, task_names
 from cacse_trainer.evaluation.tables import terminal, write_tables
@@ -73,7 +72,7 @@ def parser() -> OneLineParser:
     add("--bf16", action="store_true", help="compute in bfloat16")
     add("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
     add("--max_seq_length", type=int, help="in tokens; default: what the model states")
-    add("--tokens_per_batch", type=int, default=TOKENS_PER_BATCH, help="padded tokens a batch")
+    add("--tokens_per_batch", type=int, help="padded tokens a batch; default: by kind of device")
     add("--seed", type=int, default=1111, help="of SentEval's classifiers")
     add("--trust_remote_code", action="store_true", help="run the model code that comes with the checkpoint")
     add("--disable_tqdm", action="store_true", help="no progress bars")

@@ -15,8 +15,10 @@ from cacse_trainer.cli.common import OneLineParser, load_dev_sets, run, user_err
 from cacse_trainer.cli.pushing import add_hub_flags, flagged_target, push_export
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.sts import score_pairs
-from cacse_trainer.export.hub import push_folders
+from cacse_trainer.export.encoders import Score
+from cacse_trainer.export.hub import HubTarget, push_folders
 from cacse_trainer.export.model_card import CardFacts
+from cacse_trainer.export.onnx import export_onnx
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -27,7 +29,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", help="folder of a checkpoint, or of a finished run")
-    source.add_argument("--folder", help="instead: a folder that was exported before, only to be pushed")
+    source.add_argument(
+        "--folder", help="instead: a folder that was exported before, for --format onnx or --push_to_hub"
+    )
     source.add_argument(
         "--encoders",
         nargs="+",
@@ -42,17 +46,21 @@ def main(arguments: Sequence[str]) -> None:
         metavar="NAME=PATH",
         help="dev sets that the exported folders are scored on, for their cards",
     )
+    parser.add_argument(
+        "--format",
+        default="torch",
+        choices=["torch", "onnx"],
+        help="onnx: ONNX graphs beside the weights, float32 and int8",
+    )
     add_hub_flags(parser.add_argument)
     settings = parser.parse_args(arguments)
     target = flagged_target(settings)
+    dev_sets = load_dev_sets(settings.dev_file) if settings.dev_file else {}
     if settings.folder is not None:
-        if target is None or not (Path(settings.folder) / "modules.json").is_file():
-            raise UserError(f"--folder {settings.folder}: give an exported folder, and --push_to_hub --hub_model_id ID")
-        print(f"pushed: {push_folders([Path(settings.folder)], target)}")
+        use_folder(Path(settings.folder), settings.format, target, dev_scores(dev_sets, score_pairs))
         return
     if settings.output_dir is None:
         raise UserError("command line: give --output_dir, where the folders are written")
-    dev_sets = load_dev_sets(settings.dev_file) if settings.dev_file else {}
     if settings.encoders:
         model: PreTrainedModel
         model, tokenizer = load_encoders(settings.encoders)
@@ -70,8 +78,36 @@ def main(arguments: Sequence[str]) -> None:
     scores = export_model(model, tokenizer, Path(settings.output_dir), facts, dev_scores(dev_sets, score_pairs))
     for name, measured in scores.items():
         print(Path(settings.output_dir) / name, *(f"{dev} {score:.2f}" for dev, score in measured.items()))
+        if settings.format == "onnx":
+            write_graphs(Path(settings.output_dir) / name, dev_scores(dev_sets, score_pairs))
     if target is not None:
         push_export(target, Path(settings.output_dir), scores)
+
+
+def use_folder(folder: Path, kind: str, target: HubTarget | None, score: Score | None) -> None:
+    """ONNX graphs for a folder that was exported before, or its push, or both.
+
+    Raises:
+        UserError: it is no such folder, or nothing is asked for.
+    """
+    if not (folder / "modules.json").is_file():
+        raise UserError(f"--folder {folder}: is no exported folder (there is no modules.json)")
+    if kind != "onnx" and target is None:
+        raise UserError(f"--folder {folder}: nothing to do; give --format onnx, or --push_to_hub --hub_model_id ID")
+    if kind == "onnx":
+        write_graphs(folder, score)
+    if target is not None:
+        print(f"pushed: {push_folders([folder], target)}")
+
+
+def write_graphs(folder: Path, score: Score | None) -> None:
+    """A folder's ONNX graphs, and what the int8 one costs."""
+    report = export_onnx(folder, score)
+    sizes = ", ".join(f"{name} {size:.0f} MB" for name, size in report["megabytes"].items())
+    print(f"{folder / 'onnx'} {sizes}")
+    for dev, cost in report.get("cost_of_int8", {}).items():
+        scores = report["scores"]
+        print(f"  {dev}: float32 {scores['float32'][dev]:.2f}, int8 {scores['int8'][dev]:.2f} ({-cost:+.2f})")
 
 
 def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:

@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 Embed = Callable[..., Tensor]
 """``embed(input_ids, attention_mask[, token_type_ids]) → (n, dim)``."""
 
-TOKENS_PER_BATCH = 8192
+TOKENS_PER_BATCH = {"cpu": 4096}
+"""Padded tokens a batch by kind of device; a CPU's caches like small batches (benchmarks/encode.py)."""
+TOKENS_PER_BATCH_ELSEWHERE = 16384
 TOKENISE_AT_ONCE = 16384  # sentences; bounds the memory of the tokenizer's own objects
 
 
@@ -111,7 +113,7 @@ def embed_sentences(
     max_seq_length: int,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
     rows_per_batch: int | None = None,
     show_progress_bar: bool = False,
     description: str = "Encoding",
@@ -125,7 +127,7 @@ def embed_sentences(
         max_seq_length: longer ones are truncated to so many tokens.
         device: where the model is.
         dtype: autocast to this dtype (``torch.bfloat16``); None computes in the weights' own.
-        tokens_per_batch: padded tokens a batch.
+        tokens_per_batch: padded tokens a batch; default: by kind of device.
         rows_per_batch: rows a batch instead.
         show_progress_bar: a bar on standard error, on the first process.
 
@@ -134,9 +136,10 @@ def embed_sentences(
     """
     distinct = list(dict.fromkeys(sentences))
     rows = tokenise(tokenizer, distinct, max_seq_length)
-    batches = list(token_budget_batches([len(row["input_ids"]) for row in rows], tokens_per_batch, rows_per_batch))
-    mine = range(rank(), len(batches), world_size())
     device = torch.device(device)
+    budget = tokens_per_batch or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ELSEWHERE)
+    batches = list(token_budget_batches([len(row["input_ids"]) for row in rows], budget, rows_per_batch))
+    mine = range(rank(), len(batches), world_size())
     autocast = torch.autocast(device.type, dtype=dtype) if dtype is not None else nullcontext()
     found: list[tuple[np.ndarray, np.ndarray]] = []
     bar = tqdm(total=len(distinct), desc=description, unit=" sentences", disable=not show_progress_bar or rank() > 0)

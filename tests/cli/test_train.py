@@ -292,3 +292,81 @@ def test_help_and_unknown_commands(capsys):
     for name in main.COMMANDS:
         assert main.main([name, "--help"]) == 0
         assert "--" in capsys.readouterr().out
+
+
+def test_overwriting_spares_what_no_run_wrote(command, tmp_path):
+    """Notes and even the training text lie in the output folder of a finished run."""
+    assert run(train.main, command) == 0
+    folder = tmp_path / "run"
+    (folder / "notes.md").write_text("mine")
+    text = folder / "my_text.txt"
+    text.write_text(Path(command[command.index("--train_file") + 1]).read_text())
+    assert run(train.main, [*command, "--train_file", str(text), "--overwrite_output_dir"]) == 0
+    assert (folder / "notes.md").read_text() == "mine" and text.is_file()
+
+
+def test_a_failed_export_keeps_the_weights(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("cacse_trainer.export.encoders.TOLERANCE", -1.0)
+    assert run(train.main, [*command, "--save_strategy", "no", "--load_best_model_at_end", "false"]) == 1
+    assert "differ from the trained ones" in capsys.readouterr().err
+    assert type(AutoModel.from_pretrained(tmp_path / "run")).__name__ == "CacseBertModel"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--cascade_start_layer", "3"], "trained with cascade_start_layer=2, this run says 3"),
+        (["--cascade_loss_weight", "0"], "cascade_loss_weight=1.0, this run says 0.0"),
+    ],
+)
+def test_resuming_another_model_is_refused(command, tmp_path, capsys, change, words):
+    assert run(train.main, [*command, "--save_total_limit", "9", "--export", "false"]) == 0
+    (tmp_path / "run" / "training_report.json").unlink()
+    assert words in failed(capsys, [*command, "--resume_from_checkpoint", "last", *change])
+
+
+def test_damaged_weights_are_one_line(command, tmp_path, capsys):
+    assert run(train.main, [*command, "--save_total_limit", "9"]) == 0
+    checkpoint = tmp_path / "run" / "checkpoint-4"
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    (tmp_path / "run" / "training_report.json").unlink()
+    assert "is damaged" in failed(capsys, [*command, "--resume_from_checkpoint", "last"])
+    exporting = ["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "out")]
+    assert "checkpoint" in failed(capsys, exporting, command=export.main)
+    tower = tmp_path / "tower"
+    tower.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tower / name).write_text((tmp_path / "run" / "export" / "tower_a" / name).read_text())
+    (tower / "model.safetensors").write_bytes(b"\x00" * 100)
+    assert "towers" in failed(capsys, [*command, "--tower_a", str(tower), "--overwrite_output_dir"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--learning_rate", "-1"], "learning_rate must be a number from 0"),
+        (["--learning_rate", "nan"], "learning_rate must be a number from 0"),
+        (["--per_device_train_batch_size", "1"], "no negatives"),
+        (["--eval_max_seq_length", "1000"], "beyond the model's 64 positions"),
+        (["--max_seq_length", "2"], "leaves no room"),
+        (["--metric_for_best_model", "foo", "--load_best_model_at_end", "false"], "the dev sets give"),
+        (["--report_to", "wandb"], "settings"),
+        (["--config"], "expected one argument"),
+    ],
+)
+def test_more_wrong_settings(command, capsys, change, words):
+    assert words in failed(capsys, [*command, *change])
+
+
+def test_three_columns_are_refused_before_training(command, tmp_path, capsys):
+    rows = tmp_path / "triplets.csv"
+    rows.write_text("sent0,sent1,hard_neg\n" + "a man,the man,red\nblue cat,big cat,dog\n" * 8)
+    assert "choose one or two with text_columns" in failed(capsys, [*command, "--train_file", str(rows)])
+
+
+def test_export_and_import_refuse_a_file_as_folder(command, tmp_path, capsys):
+    assert run(train.main, command) == 0
+    (tmp_path / "file").write_text("")
+    arguments = ["--checkpoint", str(tmp_path / "run"), "--output_dir", str(tmp_path / "file")]
+    assert "cannot be written" in failed(capsys, arguments, command=export.main)

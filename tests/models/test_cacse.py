@@ -226,3 +226,58 @@ def test_class_and_towers_must_be_of_one_kind(tiny_towers):
     a, b, constraint = tiny_towers("roberta")
     with pytest.raises(ValueError, match="bert towers, got roberta"):
         CacseBertModel.from_towers(a, b, constraint, cascade_start_layer=2, constraint_layers=1)
+
+
+def test_a_tower_with_missing_weights_is_refused(tiny_towers, tmp_path):
+    """A config of 4 layers over weights of 3: the fourth would be drawn at random without a word."""
+    from transformers import BertModel
+
+    _, b, constraint = tiny_towers("bert")
+    BertModel(tiny_config("bert", layers=3)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 4}))
+    with pytest.raises(ValueError, match=r"lacks \d+ weights.*encoder.layer.3"):
+        CacseBertModel.from_towers(str(tmp_path), b, constraint, cascade_start_layer=2, constraint_layers=1)
+
+
+def test_other_kinds_are_refused_by_name(tiny_towers, tmp_path):
+    from transformers import DistilBertConfig, DistilBertModel
+
+    a, _, constraint = tiny_towers("bert")
+    DistilBertModel(DistilBertConfig(vocab_size=29, dim=32, n_layers=4, n_heads=4, hidden_dim=64)).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(ValueError, match="bert towers, got distilbert"):
+        CacseBertModel.from_towers(a, str(tmp_path), constraint, cascade_start_layer=2, constraint_layers=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_dtype_of_a_reload(tiny_towers, tmp_path, dtype):
+    build(tiny_towers).save_pretrained(tmp_path)
+    assert {p.dtype for p in AutoModel.from_pretrained(tmp_path, dtype=dtype).parameters()} == {dtype}
+
+
+def test_attention_implementation_reaches_every_part(tiny_towers, tmp_path):
+    eager, sdpa = build(tiny_towers, attn_implementation="eager").eval(), build(tiny_towers).eval()
+    for model, name in ((eager, "eager"), (sdpa, "sdpa")):
+        layer = model.cascade.constraint_layers[0]
+        found = {model.tower_a.config._attn_implementation, model.tower_b.config._attn_implementation}
+        assert found | {layer.attention.self.config._attn_implementation} == {name}
+    assert eager(**batch()).loss.item() == pytest.approx(sdpa(**batch()).loss.item(), rel=1e-5)
+
+
+def test_gradient_checkpointing_changes_nothing(tiny_towers):
+    plain, saving = build(tiny_towers, cascade_dropout=0.0).train(), build(tiny_towers, cascade_dropout=0.0).train()
+    saving.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for model in (plain, saving):
+        model.cascade.constraint_layers.eval()
+        model(**batch()).loss.backward()
+    for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None), name
+        assert a.grad is None or torch.allclose(a.grad, b.grad, atol=1e-6), name
+
+
+def test_saved_configs_hold_no_folder(tiny_towers, tmp_path):
+    build(tiny_towers).save_pretrained(tmp_path)
+    text = (tmp_path / "config.json").read_text()
+    assert not any(folder in text for folder in tiny_towers("bert"))

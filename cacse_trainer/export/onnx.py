@@ -1,0 +1,140 @@
+"""An exported encoder folder as ONNX graphs: tokens in, sentence embedding out, the pooling inside.
+
+``onnx/model.onnx`` gives the folder's vectors within 1e-4 in onnxruntime; ``onnx/model_int8.onnx`` is the same graph
+with its weights dynamically quantised, and what that costs on the dev sets stands in ``onnx/report.json``.
+"""
+
+import logging
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+
+from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.embed import Embed, embed_sentences, length_limit
+from cacse_trainer.evaluation.report import write_report
+from cacse_trainer.export.encoders import PROBES, ExportError, Score
+from cacse_trainer.export.stated_modules import read_modules
+from cacse_trainer.models.encoder_tools import known_inputs
+from cacse_trainer.models.pooling import LAYER_POOLINGS, pool
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-4
+FOLDER = "onnx"
+OUTPUT = "sentence_embedding"
+
+
+class Pooled(nn.Module):
+    """An encoder, its pooling and the layers above as one module of tensors: (N, L) inputs → (N, H)."""
+
+    def __init__(self, encoder: nn.Module, pooling: str, dense: list[nn.Module]):
+        super().__init__()
+        self.encoder, self.pooling = encoder, pooling
+        self.dense = nn.Sequential(*dense)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        states = self.encoder(**known_inputs(self.encoder, given)).last_hidden_state
+        return self.dense(pool(self.pooling, states, attention_mask=attention_mask))
+
+
+def export_onnx(folder: Path, score: Score | None = None) -> dict[str, Any]:
+    """Write ``folder/onnx``; returns its report.
+
+    Args:
+        folder: an exported encoder.
+        score: how the graphs are scored; then the report has both graphs' scores, and the cost of the int8 one.
+
+    Raises:
+        UserError: onnx or onnxruntime is not installed, or the folder is an ensemble with a module of its own.
+        ExportError: the graph's vectors differ from the folder's by more than 1e-4.
+    """
+    try:
+        import onnxruntime
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError as error:
+        raise UserError(
+            f"--format onnx needs onnx and onnxruntime: pip install 'cacse-trainer[onnx]' ({error})"
+        ) from error
+    if (folder / "ensemble_module.py").is_file():
+        raise UserError(
+            f"{folder}: its encoders have tokenizers or poolings of their own, which one graph has not; "
+            "export them one by one"
+        )
+    stated = read_modules(str(folder))
+    if stated.pooling is None or stated.pooling in LAYER_POOLINGS:
+        raise UserError(f"{folder}: is no exported encoder folder (its pooling is {stated.pooling})")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    model = Pooled(encoder, stated.pooling, stated.dense).eval()
+    limit = min(
+        stated.max_seq_length or length_limit(tokenizer, encoder.config), length_limit(tokenizer, encoder.config)
+    )
+    staged = folder / f".{FOLDER}.partial"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    path, small = staged / "model.onnx", staged / "model_int8.onnx"
+    _write_graph(model, tokenizer, path)
+    quantize_dynamic(path, small, weight_type=QuantType.QInt8)
+
+    def vectors(embed: Embed) -> np.ndarray:
+        return embed_sentences(embed, tokenizer, PROBES, max_seq_length=limit)
+
+    expected = vectors(model)
+    graphs = {
+        name: _embed_function(onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]))
+        for name, file in (("float32", path), ("int8", small))
+    }
+    difference = float(np.abs(vectors(graphs["float32"]) - expected).max())
+    if not difference <= TOLERANCE:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise ExportError(f"{folder}: the ONNX graph's vectors differ by {difference:.2e} > {TOLERANCE}")
+    report: dict[str, Any] = {
+        "pooling": stated.pooling,
+        "largest_difference": {"float32": difference, "int8": float(np.abs(vectors(graphs["int8"]) - expected).max())},
+        "megabytes": {name: file.stat().st_size / 1e6 for name, file in (("float32", path), ("int8", small))},
+    }
+    if score is not None:
+        report["scores"] = {name: score(embed, tokenizer, limit) for name, embed in graphs.items()}
+        before, after = report["scores"]["float32"], report["scores"]["int8"]
+        report["cost_of_int8"] = {dev: before[dev] - after[dev] for dev in before}
+    write_report(staged / "report.json", report)
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    staged.replace(folder / FOLDER)
+    logger.info("%s: largest difference from the folder's vectors %.1e", folder / FOLDER, difference)
+    return report
+
+
+def _write_graph(model: Pooled, tokenizer: Any, path: Path) -> None:
+    """Trace the module on two sentences, with the number of rows and their length left open."""
+    inputs = dict(tokenizer(PROBES[:2], padding=True, return_tensors="pt"))
+    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in inputs]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # on names of axes and on transformers' own output hooks
+        torch.onnx.export(
+            model,
+            tuple(inputs[name] for name in names),
+            str(path),
+            input_names=names,
+            output_names=[OUTPUT],
+            dynamic_shapes=tuple({0: "rows", 1: "tokens"} for _ in names),
+            external_data=False,
+            dynamo=True,
+        )
+
+
+def _embed_function(session: Any) -> Embed:
+    """A session as a function of tensors."""
+    names = [entry.name for entry in session.get_inputs()]
+
+    def embed(**inputs: Tensor) -> Tensor:
+        given = {name: inputs[name].numpy() for name in names}
+        return torch.from_numpy(session.run([OUTPUT], given)[0])
+
+    return embed

@@ -1,0 +1,48 @@
+"""ONNX graphs of exported folders: the same vectors in onnxruntime, an int8 one, its cost on a dev set."""
+
+import json
+
+import pytest
+
+from cacse_trainer.cli import export
+from cacse_trainer.cli.common import run
+from cacse_trainer.export.model_card import CardFacts
+from cacse_trainer.export.onnx import export_onnx
+from cacse_trainer.export.single_tower import export_single_tower
+from cacse_trainer.models import SentenceEmbeddingModel
+
+pytestmark = pytest.mark.slow  # tracing takes some ten seconds a graph
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+def make_folder(tiny_towers, tiny_tokenizer, where, kind="bert", **settings):
+    model = SentenceEmbeddingModel.from_encoder(tiny_towers(kind, layers=2)[0], **settings)
+    export_single_tower(model, tiny_tokenizer, where, CardFacts(title="tiny", what=""))
+    return where / "encoder"
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [("bert", {"pooling": "cls_before_pooler"}), ("roberta", {"pooling": "mean"}), ("bert", {"pooling": "cls"})],
+)
+def test_the_graph_gives_the_vectors(tiny_towers, tiny_tokenizer, tmp_path, kind, settings):
+    """For raw CLS, mean, and a head of dense and tanh; other numbers of rows and tokens than it was traced with."""
+    folder = make_folder(tiny_towers, tiny_tokenizer, tmp_path, kind, **settings)
+    report = export_onnx(folder)
+    assert report["largest_difference"]["float32"] <= 1e-4
+    assert report["largest_difference"]["int8"] > report["largest_difference"]["float32"]
+    assert {path.name for path in (folder / "onnx").iterdir()} == {"model.onnx", "model_int8.onnx", "report.json"}
+
+
+def test_command_reports_the_cost(tiny_towers, tiny_tokenizer, tmp_path, dev_file, capsys):
+    folder = make_folder(tiny_towers, tiny_tokenizer, tmp_path)
+    flags = ["--folder", str(folder), "--format", "onnx", "--dev_file", f"stsb={dev_file}"]
+    assert run(export.main, flags) == 0
+    assert "stsb: float32" in capsys.readouterr().out
+    report = json.loads((folder / "onnx" / "report.json").read_text())
+    scores = report["scores"]
+    assert report["cost_of_int8"]["stsb"] == pytest.approx(scores["float32"]["stsb"] - scores["int8"]["stsb"])
+    assert run(export.main, ["--folder", str(folder)]) == 2
+    assert run(export.main, ["--folder", str(tmp_path), "--format", "onnx"]) == 2
