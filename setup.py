@@ -27,6 +27,7 @@ EXTRAS["bench"] = EXTRAS["sentence-transformers"] + ["psutil"]
 EXTRAS["dev"] = [
     *EXTRAS["quickstart"],
     *EXTRAS["sentence-transformers"],
+    *EXTRAS["mteb"],
     "mypy",
     "pytest>=8",
     "ruff",

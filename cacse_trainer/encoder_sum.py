@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cacse_trainer.encoder import BaseEncoder
+from cacse_trainer.encoder_base import BaseEncoder
 from cacse_trainer.errors import UserError
 
 

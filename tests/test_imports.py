@@ -27,8 +27,9 @@ ALLOWED = {
     "export": {"export", "models", "evaluation"} | BASE,
     "embedding": {"export", "models", "evaluation"} | BASE,
     "loading": {"embedding", "export", "models", "evaluation", "recipes"} | BASE,
-    "encoder": {"loading", "evaluation"} | BASE,
-    "encoder_sum": {"encoder"} | BASE,
+    "encoder_base": BASE,
+    "encoder": {"encoder_base", "loading", "evaluation"} | BASE,
+    "encoder_sum": {"encoder_base"} | BASE,
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.name != "__init__.py")
 

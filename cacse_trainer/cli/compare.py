@@ -15,9 +15,9 @@ from cacse_trainer.evaluation.report import write_report
 from cacse_trainer.evaluation.results import read_results
 from cacse_trainer.evaluation.tables import text_table
 
-EPILOG = """The interval on STS is a paired bootstrap: the pairs are drawn anew, the same ones for both models. "clear" means
-that it lies on one side of 0: then the difference does not hang on which pairs happen to be in the set. (Other training
-seeds are another source of chance, which it does not cover.)
+EPILOG = """The interval on STS is a paired bootstrap: the pairs are drawn anew, the same ones for both models.
+"clear" means that it lies on one side of 0: then the difference does not hang on which pairs happen to
+be in the set. (Other training seeds are another source of chance, which it does not cover.)
 """
 
 

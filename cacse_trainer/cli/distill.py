@@ -7,8 +7,10 @@ cacse-trainer distill --config distill/cacse_bert --teacher runs/cacse/export --
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cacse_trainer.arguments import (
@@ -51,26 +53,14 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("no student: give an encoder to train, in a recipe or as --student FOLDER")
     with user_errors("teacher_bf16"):
         bf16 = resolve_bf16(settings.teacher_bf16)
+    check_cache(settings, data_args, args)
     training = TrainingRun.begin(settings, data_args, args, recipe)
     teacher, teacher_tokenizer = load_encoders(choices)
     student, tokenizer = build_student(settings, settings.student, teacher)
     if args.export:
         check_export(student)
     check_fit(student, tokenizer, data_args.max_seq_length)
-    vectors = None
-    if settings.teacher_cache is not None and data_args.streaming:
-        raise UserError("teacher_cache needs a training text that is no stream; drop one of the two")
-    if settings.teacher_cache is not None and not args.check:
-        vectors = cached_teacher_embeddings(
-            settings.teacher_cache,
-            teacher.to(args.device),
-            teacher_tokenizer,
-            training.train_dataset,
-            max_seq_length=data_args.max_seq_length,
-            device=args.device,
-            dtype=torch.bfloat16 if bf16 else None,
-            show_progress_bar=not args.disable_tqdm,
-        )
+    vectors = None if args.check else cached_vectors(settings, training, teacher.to(args.device), teacher_tokenizer)
     trainer = DistillationTrainer(
         model=student,
         teacher=teacher,
@@ -86,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
         max_seq_length=data_args.max_seq_length,
         eval_max_seq_length=data_args.eval_max_seq_length,
     )
-    facts = describe_teacher(choices, trainer)
+    facts = {} if args.check else describe_teacher(choices, trainer)
     training.execute(trainer, tokenizer, [public_name(settings.student)], {"teacher": facts})
 
 
@@ -103,6 +93,39 @@ def teacher_choices(settings: DistillationArguments) -> list[EncoderChoice]:
     if settings.teacher is None:
         raise UserError("no teacher: give teacher or teachers, in a recipe or as --teacher FOLDER")
     return [EncoderChoice({"path": settings.teacher})]
+
+
+def check_cache(settings: DistillationArguments, data_args: DataArguments, args: CacseTrainingArguments) -> None:
+    """Refuse a cache of vectors where it cannot be used, or would be deleted.
+
+    Raises:
+        UserError: the text is a stream, or the cache lies in the output folder.
+    """
+    if settings.teacher_cache is None:
+        return
+    if data_args.streaming:
+        raise UserError("teacher_cache needs a training text that is no stream; drop one of the two")
+    if Path(str(args.output_dir)).resolve() in (Path(settings.teacher_cache) / "any").resolve().parents:
+        raise UserError(f"teacher_cache {settings.teacher_cache} lies in output_dir, which a new run clears; move it")
+
+
+def cached_vectors(
+    settings: DistillationArguments, training: TrainingRun, teacher: EnsembleModel, tokenizer: Any
+) -> np.ndarray | None:
+    """The teacher's vectors of the training text, where they are to be kept; else None."""
+    if settings.teacher_cache is None:
+        return None
+    args = training.args
+    return cached_teacher_embeddings(
+        settings.teacher_cache,
+        teacher,
+        tokenizer,
+        training.train_dataset,  # type: ignore[arg-type]  # no stream: see check_cache
+        max_seq_length=training.data_args.max_seq_length,
+        device=args.device,
+        dtype=torch.bfloat16 if resolve_bf16(settings.teacher_bf16) else None,
+        show_progress_bar=not args.disable_tqdm,
+    )
 
 
 def build_student(settings: DistillationArguments, encoder: str, teacher: EnsembleModel) -> tuple[StudentModel, Any]:

@@ -22,7 +22,8 @@ from cacse_trainer.cli.common import OneLineParser, run
 from cacse_trainer.data import load_sentences
 from cacse_trainer.distributed import rank
 from cacse_trainer.embedding import CHOICES
-from cacse_trainer.encoder import BaseEncoder, SentenceEncoder
+from cacse_trainer.encoder import SentenceEncoder
+from cacse_trainer.encoder_base import BaseEncoder
 from cacse_trainer.encoder_sum import WeightedEncoders
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.results import RESULTS, ResultStore, undefined

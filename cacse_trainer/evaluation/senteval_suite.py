@@ -25,13 +25,7 @@ SENTENCES_AT_ONCE = 200_000
 """Vectors held at a time, about; the full suite has over a million sentences."""
 
 Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
-SENTEVAL_ERRORS = (
-    senteval.UnknownTask,
-    senteval.DataFileMissing,
-    senteval.DataFormatError,
-    senteval.EmbeddingError,
-    senteval.SettingsError,
-)
+SENTEVAL_ERRORS = (senteval.DataFileMissing, senteval.DataFormatError, senteval.EmbeddingError, senteval.SettingsError)
 
 
 class Vectors(Protocol):

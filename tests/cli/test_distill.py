@@ -88,6 +88,7 @@ def test_projection_to_another_width(command, tmp_path, tiny_towers):
         (["--contrastive_weight", "2"], "within [0, 1], got 2.0"),
         (["--teacher_bf16", "maybe"], "bf16 must be"),
         (["--teacher_cache", "x", "--streaming", "true"], "no stream"),
+        (["--teacher_cache", "x/cache", "--output_dir", "x"], "lies in output_dir"),
         (["--pooling", "avg_first_last"], "has no form that sentence-transformers loads"),
     ],
 )

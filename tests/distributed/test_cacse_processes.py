@@ -59,7 +59,8 @@ def test_processes_equal_one(world, tiny_towers, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_launched_run(tmp_path, tiny_towers, text_file, dev_file):
+@pytest.mark.parametrize("streaming", ["false", "true"])
+def test_a_launched_run(tmp_path, tiny_towers, text_file, dev_file, streaming):
     a, b, constraint = tiny_towers("bert")
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
@@ -68,7 +69,7 @@ def test_a_launched_run(tmp_path, tiny_towers, text_file, dev_file):
         *("--dev_file", f"stsb={dev_file}", "--max_steps", "4", "--per_device_train_batch_size", "8"),
         *("--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2"),
         *("--load_best_model_at_end", "true", "--metric_for_best_model", "stsb_spearman", "--save_total_limit", "1"),
-        *("--use_cpu", "true", "--report_to", "none", "--output_dir", str(tmp_path / "run")),
+        *("--streaming", streaming, "--use_cpu", "true", "--report_to", "none", "--output_dir", str(tmp_path / "run")),
     ]
     path = os.pathsep.join([str(ROOT), str(ROOT / "SentEval"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
