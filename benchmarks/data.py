@@ -61,7 +61,9 @@ def ours(text: str, started: float) -> dict[str, float]:
         args = TrainingArguments(
             folder, per_device_train_batch_size=64, max_steps=1, report_to="none", disable_tqdm=True
         )
-        trainer = CacseTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
+        trainer = CacseTrainer(
+            model=model, args=args, train_dataset=rows, processing_class=tokenizer, callbacks=[FirstStep()]
+        )
         with contextlib.suppress(KeyboardInterrupt):
             trainer.train()
     return {

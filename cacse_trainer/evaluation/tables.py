@@ -107,6 +107,9 @@ def terminal(results: dict[str, Any], most: int = 11) -> str:
     lines = [f"model    {results['model']}", f"pooling  {results['pooling']}"]
     for table in tables_of(results):
         lines.append(f"\n{table.title}")
+        if table.name == "mteb":  # long names: one a line
+            lines.append(text_table(["task", "score"], list(zip(table.header, table.cells, strict=True))))
+            continue
         for start in range(0, len(table.header), most):
             lines.append(text_table(table.header[start : start + most], [table.cells[start : start + most]]))
     return "\n".join(lines)

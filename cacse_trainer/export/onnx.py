@@ -126,6 +126,7 @@ def _write_graph(model: Pooled, tokenizer: Any, path: Path) -> None:
             dynamic_shapes=tuple({0: "rows", 1: "tokens"} for _ in names),
             external_data=False,
             dynamo=True,
+            verbose=False,
         )
 
 
