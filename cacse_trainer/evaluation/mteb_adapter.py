@@ -3,6 +3,7 @@
 This module imports mteb (``pip install "cacse-trainer[mteb]"``); nothing else does.
 """
 
+import difflib
 import logging
 import time
 import warnings
@@ -113,6 +114,9 @@ def resolve_tasks(names: Sequence[str]) -> list[Any]:
                 warnings.simplefilter("ignore")
                 tasks.append(mteb.get_task(name))
         except KeyError as error:
+            suite = difflib.get_close_matches(name, list(MTEB_SUITES), n=1, cutoff=0.85)
+            if suite:
+                raise UserError(f"mteb {name}: no such task or suite; did you mean {suite[0]}?") from error
             told = " ".join(str(error.args[0]).removeprefix("KeyError: ").split())
             raise UserError(f"mteb {name}: {told} (suites: {', '.join(MTEB_SUITES)})") from error
     return tasks

@@ -86,6 +86,8 @@ def test_what_is_not_mapped_is_said(caplog):
 def test_a_wrong_name_gets_the_nearest():
     with pytest.raises(UserError, match="Banking77Classification"):
         mteb_adapter.resolve_tasks(["Banking77Classificatio"])
+    with pytest.raises(UserError, match="did you mean cacse-classification"):
+        mteb_adapter.resolve_tasks(["cacse-classificatio"])
 
 
 def test_data_that_cannot_be_fetched(tiny_towers, senteval_sample, tmp_path, monkeypatch):
