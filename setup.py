@@ -22,14 +22,18 @@ EXTRAS = {
     "mteb": ["mteb>=2.0"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
     "translation": ["sentencepiece", "sacremoses"],
+    "peft": ["peft>=0.15"],
+    "lm-eval": ["lm-eval>=0.4.5"],
+    "faiss": ["faiss-cpu>=1.8"],
+    "demo": ["gradio>=5.0"],
+    "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
 }
 EXTRAS["bench"] = EXTRAS["sentence-transformers"] + ["psutil"]
-EXTRAS["dev"] = [
-    *EXTRAS["quickstart"],
-    *EXTRAS["sentence-transformers"],
-    *EXTRAS["mteb"],
+EXTRAS["dev"] = [  # everything that a test needs
+    *(package for extra in EXTRAS.values() for package in extra),
     "mypy",
     "pytest>=8",
+    "pytest-timeout",
     "ruff",
     "types-PyYAML",
 ]

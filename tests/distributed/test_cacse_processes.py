@@ -7,12 +7,11 @@ import sys
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from cacse_trainer import CacseBertModel
 from tests.conftest import ROOT
+from tests.distributed.processes import run_processes
 from tests.models.test_cacse import batch
 
 ROWS = 8
@@ -35,20 +34,16 @@ def step(model) -> dict[str, torch.Tensor]:
 
 
 def work(rank: int, world: int, folders: list[str], results: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{results}/meet", rank=rank, world_size=world)
-    assert dist.get_world_size() == world
     plain = build(folders)
     part = {name: tensor.chunk(world)[rank] for name, tensor in batch(ROWS).items()}
     found = step({"plain": plain, "run": DistributedDataParallel(plain, broadcast_buffers=False), "batch": part})
     torch.save(found, f"{results}/{rank}")
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_equal_one(world, tiny_towers, tmp_path):
     folders = tiny_towers("bert")
-    mp.spawn(work, args=(world, folders, str(tmp_path)), nprocs=world)
+    run_processes(work, world, str(tmp_path), world, folders, str(tmp_path))
     plain = build(folders)
     expected = step({"plain": plain, "run": plain, "batch": batch(ROWS)})
     for rank in range(world):

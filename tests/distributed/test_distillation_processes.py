@@ -1,11 +1,8 @@
 """Two processes distil as one does on the same global batch: loss parts and gradients of the trainer's own step."""
 
-import os
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from datasets import Dataset
 from torch.nn.parallel import DistributedDataParallel
 from transformers import BertTokenizerFast
@@ -14,6 +11,7 @@ from cacse_trainer import DistillationTrainer
 from cacse_trainer.arguments import CacseTrainingArguments
 from cacse_trainer.models import StudentModel
 from cacse_trainer.teachers import load_ensemble, load_members
+from tests.distributed.processes import run_processes
 
 WORLD = 2
 
@@ -47,20 +45,13 @@ def step(folders: list[str], output: str, share: slice) -> dict[str, torch.Tenso
 
 
 def work(rank: int, folders: list[str], results: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT="0", RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD)
-    )
-    dist.init_process_group("gloo", init_method=f"file://{results}/meet", rank=rank, world_size=WORLD)
-    assert dist.get_world_size() == WORLD
     torch.save(step(folders, results, slice(4 * rank, 4 * rank + 4)), f"{results}/{rank}")
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tiny_towers, tmp_path):
     folders = tiny_towers("bert")
-    mp.spawn(work, (folders, str(tmp_path)), nprocs=WORLD)
+    run_processes(work, WORLD, str(tmp_path), folders, str(tmp_path))
     expected = step(folders, str(tmp_path), slice(0, 8))
     first, second = (torch.load(tmp_path / str(rank), weights_only=True) for rank in range(WORLD))
     assert first.keys() == second.keys() == expected.keys()

@@ -3,17 +3,14 @@
 In double precision, where even the gradients that are zero in exact arithmetic (key biases) can be compared.
 """
 
-import os
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForMaskedLM
 
 from cacse_trainer.models import DiffcseModel, SentenceEmbeddingModel
 from tests.conftest import tiny_config
+from tests.distributed.processes import run_processes
 
 WORLD = 2
 CASES = {
@@ -64,15 +61,10 @@ def step(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def work(rank: int, folder: str, results: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", RANK=str(rank), WORLD_SIZE=str(WORLD))
-    dist.init_process_group("gloo", init_method=f"file://{results}/meet", rank=rank, world_size=WORLD)
-    assert dist.get_world_size() == WORLD
     for name, (views, _) in CASES.items():
         model = DistributedDataParallel(make_model(name, folder), broadcast_buffers=False)
         batch = {key: tensor.chunk(WORLD)[rank] for key, tensor in global_batch(views).items()}
         torch.save(step(model, batch), f"{results}/{name}.{rank}")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +73,7 @@ def runs(tmp_path_factory) -> tuple[str, str]:
     folder, results = str(tmp_path_factory.mktemp("model")), str(tmp_path_factory.mktemp("results"))
     torch.manual_seed(0)
     AutoModelForMaskedLM.from_config(tiny_config("bert", layers=2)).save_pretrained(folder)
-    mp.spawn(work, (folder, results), nprocs=WORLD)
+    run_processes(work, WORLD, results, folder, results)
     return folder, results
 
 
