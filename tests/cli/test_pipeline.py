@@ -178,8 +178,15 @@ def test_shipped_recipes(name, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_whole_chain_for_real(recipe, tmp_path, capsys):
+def test_the_whole_chain_for_real(recipe, tmp_path, capsys, senteval_sample):
     """Every stage in its own process; interrupted in the middle, it goes on; the report has every score."""
+    fields = yaml.safe_load(recipe.read_text())
+    fields["stages"]["evaluate"] = {
+        "model": "stage:distill/export/student",
+        "tasks": ["STSBenchmark", "STS12"],
+        "data_dir": str(senteval_sample),
+    }
+    recipe.write_text(yaml.safe_dump(fields, sort_keys=False))
     assert run(pipeline.main, ["--config", str(recipe), "--only", "tower_a", "tower_b"]) == 0
     root = tmp_path / "out"
     (root / "tower_b" / "training_report.json").unlink()
@@ -197,6 +204,8 @@ def test_the_whole_chain_for_real(recipe, tmp_path, capsys):
         assert words in text
     joint = json.loads((root / "joint" / "training_report.json").read_text())
     assert f"| joint | sum of the towers, exported | stsb | {joint['exported']['ensemble']['stsb']:.2f} |" in text
+    scores = json.loads((root / "evaluate" / "results.json").read_text())["tasks"]
+    assert f"| evaluate | student | STS12 | {scores['STS12']['spearman']:.2f} |" in text
     page = (root / "pipeline_report.html").read_text()
     assert page.count("<img") == 5 and "<table>" in page
     assert (root / "export" / "student" / "model.safetensors").is_file()

@@ -1,6 +1,7 @@
 """Round-trip pairs: order, resume after a kill, dropped rows, a real (tiny, random) Marian model, the command."""
 
 import csv
+import json
 
 import pytest
 import torch
@@ -16,22 +17,10 @@ from cacse_trainer.errors import UserError
 from tests.conftest import WORDS
 
 
-@pytest.fixture(scope="module")
-def marian(tmp_path_factory) -> str:
-    """A tiny random Marian model with a word tokenizer."""
-    folder = tmp_path_factory.mktemp("marian")
-    vocabulary = {"</s>": 0, "<unk>": 1, **{word: i + 2 for i, word in enumerate(WORDS)}, "<pad>": len(WORDS) + 2}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 0)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="</s>", unk_token="<unk>", pad_token="<pad>", model_max_length=64
-    )
-    tokenizer.save_pretrained(folder)
+def tiny_marian(vocabulary: int, pad: int) -> MarianMTModel:
     torch.manual_seed(0)
-    pad = vocabulary["<pad>"]
     config = MarianConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=vocabulary,
         d_model=16,
         encoder_layers=1,
         decoder_layers=1,
@@ -47,7 +36,22 @@ def marian(tmp_path_factory) -> str:
     )
     model = MarianMTModel(config)
     model.generation_config.bad_words_ids = None
-    model.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture(scope="module")
+def marian(tmp_path_factory) -> str:
+    """A tiny random Marian model with a word tokenizer."""
+    folder = tmp_path_factory.mktemp("marian")
+    vocabulary = {"</s>": 0, "<unk>": 1, **{word: i + 2 for i, word in enumerate(WORDS)}, "<pad>": len(WORDS) + 2}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 0)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="</s>", unk_token="<unk>", pad_token="<pad>", model_max_length=64
+    )
+    tokenizer.save_pretrained(folder)
+    tiny_marian(len(vocabulary), vocabulary["<pad>"]).save_pretrained(folder)
     return str(folder)
 
 
@@ -116,3 +120,32 @@ def test_command(marian, text_file, tmp_path, capsys):
     assert rows_of(tmp_path / "out" / "pairs.csv")[0] == ["anchor", "positive"]
     assert run(pairs.main, flags) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_with_marian_s_own_tokenizer(tmp_path):
+    """A folder laid out as the released translation models are: two sentencepiece models and a common vocabulary."""
+    import sentencepiece
+    from transformers import MarianTokenizer
+
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(" ".join(WORDS[i:] + WORDS[:i]) for i in range(len(WORDS))))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for side in ("source", "target"):
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(text), model_prefix=str(folder / side), vocab_size=60, hard_vocab_limit=False, minloglevel=2
+        )
+        (folder / f"{side}.model").rename(folder / f"{side}.spm")
+        (folder / f"{side}.vocab").unlink()
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "source.spm"))
+    words = ["</s>", "<unk>", *(pieces.id_to_piece(i) for i in range(3, len(pieces))), "<pad>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    tokenizer = MarianTokenizer(*(str(folder / name) for name in ("source.spm", "target.spm", "vocab.json")))
+    tokenizer.save_pretrained(folder)
+    tiny_marian(vocabulary=len(words), pad=len(words) - 1).save_pretrained(folder)
+    translate = Translator(str(folder), max_length=12)
+    assert isinstance(translate.tokenizer, MarianTokenizer)
+    found = translate(["a man is playing guitar", "the dog", "a man is playing guitar"])
+    assert found[0] == found[2] and all(isinstance(text, str) for text in found)
+    known = translate.tokenizer("the dog").input_ids
+    assert known[-1] == 0 and 1 not in known and translate.tokenizer.decode(known, skip_special_tokens=True) == "the dog"

@@ -136,6 +136,24 @@ def test_a_training_run_pushes_its_export_and_no_checkpoint(hub, shell, tmp_path
     assert refused.returncode == 2 and "train_runtime" not in refused.stdout  # known before the training
 
 
+@pytest.mark.slow
+def test_a_distillation_pushes_the_student(hub, shell, tmp_path, tiny_towers, text_file, dev_file):
+    teacher, student, _ = tiny_towers("bert")
+    run = [
+        *("-m", "cacse_trainer.cli.distill", "--teacher", teacher, "--student", student, "--max_steps", "2"),
+        *("--train_file", str(text_file), "--dev_file", f"stsb={dev_file}", "--per_device_train_batch_size", "8"),
+        *("--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2"),
+        *("--use_cpu", "true", "--disable_tqdm", "true", "--push_to_hub", "true", "--hub_model_id", "me/student"),
+    ]
+    done = shell(*run, "--output_dir", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    exported = tmp_path / "run" / "export" / "student"
+    files = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
+    assert set(stored(hub)["me/student"]["main"]) - {".gitattributes"} == files
+    loaded = shell("-c", LOAD, "me/student", str(exported), "main")
+    assert loaded.returncode == 0, loaded.stderr[-2000:]
+
+
 def test_card_names_the_repository(folder):
     files = list_files([folder], "me/tiny")
     card = files["README.md"].decode()
