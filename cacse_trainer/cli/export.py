@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
         metavar="path=…,pooling=…,weight=…",
         help="instead: encoders whose weighted sum is written as one ensemble; tokenizers may differ",
     )
-    parser.add_argument("--output_dir", help="where tower_a/, tower_b/, ensemble/ are written")
+    parser.add_argument("--output_dir", help="where the folders are written (not with --folder)")
     parser.add_argument(
         "--dev_file",
         nargs="+",
@@ -50,13 +50,15 @@ def main(arguments: Sequence[str]) -> None:
         "--format",
         default="torch",
         choices=["torch", "onnx"],
-        help="onnx: ONNX graphs beside the weights, float32 and int8",
+        help="onnx: ONNX graphs beside the weights as well, float32 and int8",
     )
     add_hub_flags(parser.add_argument)
     settings = parser.parse_args(arguments)
     target = flagged_target(settings)
     dev_sets = load_dev_sets(settings.dev_file) if settings.dev_file else {}
     if settings.folder is not None:
+        if settings.output_dir is not None:
+            raise UserError("--folder: leave --output_dir out; the graphs are written into the folder, as onnx/")
         use_folder(Path(settings.folder), settings.format, target, dev_scores(dev_sets, score_pairs))
         return
     if settings.output_dir is None:

@@ -4,9 +4,11 @@
 with its weights dynamically quantised, and what that costs on the dev sets stands in ``onnx/report.json``.
 """
 
+import contextlib
 import logging
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +82,9 @@ def export_onnx(folder: Path, score: Score | None = None) -> dict[str, Any]:
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
     path, small = staged / "model.onnx", staged / "model_int8.onnx"
-    _write_graph(model, tokenizer, path)
-    quantize_dynamic(path, small, weight_type=QuantType.QInt8)
+    with _without_hints():
+        _write_graph(model, tokenizer, path)
+        quantize_dynamic(path, small, weight_type=QuantType.QInt8)
 
     def vectors(embed: Embed) -> np.ndarray:
         return embed_sentences(embed, tokenizer, PROBES, max_seq_length=limit)
@@ -111,12 +114,24 @@ def export_onnx(folder: Path, score: Score | None = None) -> dict[str, Any]:
     return report
 
 
+@contextlib.contextmanager
+def _without_hints() -> Iterator[None]:
+    """The exporter's hints (torchvision is absent, names of axes, preparing images) are nothing a user can act on."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        logging.disable(before)
+
+
 def _write_graph(model: Pooled, tokenizer: Any, path: Path) -> None:
     """Trace the module on two sentences, with the number of rows and their length left open."""
     inputs = dict(tokenizer(PROBES[:2], padding=True, return_tensors="pt"))
     names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in inputs]
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # on names of axes and on transformers' own output hooks
+    with torch.no_grad():
         torch.onnx.export(
             model,
             tuple(inputs[name] for name in names),

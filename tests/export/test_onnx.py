@@ -46,3 +46,4 @@ def test_command_reports_the_cost(tiny_towers, tiny_tokenizer, tmp_path, dev_fil
     assert report["cost_of_int8"]["stsb"] == pytest.approx(scores["float32"]["stsb"] - scores["int8"]["stsb"])
     assert run(export.main, ["--folder", str(folder)]) == 2
     assert run(export.main, ["--folder", str(tmp_path), "--format", "onnx"]) == 2
+    assert run(export.main, [*flags, "--output_dir", str(tmp_path / "x")]) == 2
