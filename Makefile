@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-dev
 
-.PHONY: check test test-all bench clean
+.PHONY: check test test-all bench docs clean
 
 $(STAMP): setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,7 +25,10 @@ test-all: $(STAMP)  ## the slow ones too, as CI runs them
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 bench: $(STAMP)  ## speed and memory, ratios to a peer in the same run
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
+
+docs: $(STAMP)  ## the documentation into site/, broken links are errors
+	$(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

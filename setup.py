@@ -23,9 +23,9 @@ EXTRAS = {
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
     "translation": ["sentencepiece", "sacremoses"],
     "peft": ["peft>=0.15"],
-    "lm-eval": ["lm-eval>=0.4.5"],
+    "lm-eval": ["lm-eval>=0.4.13"],
     "faiss": ["faiss-cpu>=1.8"],
-    "demo": ["gradio>=5.0"],
+    "demo": ["gradio>=6.0"],
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
 }
 EXTRAS["bench"] = EXTRAS["sentence-transformers"] + ["psutil"]
@@ -35,6 +35,7 @@ EXTRAS["dev"] = [  # everything that a test needs
     "pytest>=8",
     "pytest-timeout",
     "ruff",
+    "selenium>=4.20",
     "types-PyYAML",
 ]
 
@@ -59,9 +60,9 @@ setup(
     },
     install_requires=[
         "torch>=2.6",
-        "transformers>=5.0",
+        "transformers>=5.3",  # the first with Trainer._get_grad_norm
         "datasets>=3.0",
-        "accelerate>=1.1",
+        "accelerate>=1.3",
         "evaluate>=0.4",
         "scipy>=1.11",
         "scikit-learn>=1.3",

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from transformers import TrainingArguments
 
+from cacse_trainer.decoder_arguments import DecoderArguments
+
 
 def bf16_is_fast() -> bool:
     """True where bfloat16 matrix products are faster than float32: CUDA ≥ 8.0, CPU with AMX or AVX512-bf16."""
@@ -35,7 +37,7 @@ def resolve_bf16(value: str | bool) -> bool:
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(DecoderArguments):
     """Which model is trained, and its parts."""
 
     _argument_group_name: ClassVar[str] = "model"
@@ -49,8 +51,8 @@ class ModelArguments:
     pooling: str = field(
         default="cls",
         metadata={
-            "help": "SimCSE, DiffCSE: cls (with a projection), cls_before_pooler (raw), mean, avg_top2, avg_first_last,"
-            " max or last_token."
+            "help": "SimCSE, DiffCSE, decoders: cls (with a projection), cls_before_pooler (raw), mean, weighted_mean, "
+            "avg_top2, avg_first_last, max or last_token."
         },
     )
     projection: str | None = field(
@@ -60,7 +62,13 @@ class ModelArguments:
     mlp_only_train: bool | None = field(
         default=None, metadata={"help": "Drop the projection at inference. Default: SimCSE false, DiffCSE true."}
     )
-    objective: str = field(default="info_nce", metadata={"help": "SimCSE, DiffCSE: info_nce or nt_xent."})
+    objective: str = field(
+        default="info_nce",
+        metadata={
+            "help": "info_nce (SimCSE, STS-CFT), nt_xent, cosent, angle, angle_combined (AnglE: labelled pairs, pairs "
+            "or triplets) or bellm (triplets)."
+        },
+    )
     hard_negative_weight: float = field(
         default=0.0, metadata={"help": "SimCSE: a logit added to each anchor's own hard negative."}
     )
@@ -211,6 +219,13 @@ class DataArguments:
         default=None,
         metadata={"help": "Columns to read: one (seen twice), two (a positive pair) or three (and a hard negative)."},
     )
+    label_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Of labelled pairs, for cosent, angle and angle_combined: the column with a number a pair; "
+            "text_columns names the two texts. Default: known names (sentence1, sentence2, score; text1, text2, label)."
+        },
+    )
     dev_file: list[str] | None = field(
         default=None,
         metadata={
@@ -251,8 +266,12 @@ class DataArguments:
 
 
 @dataclass
-class CacseTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments`, with the defaults that contrastive training needs and a few fields more."""
+class CommonTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments`, with what every training of this package shares.
+
+    Raises:
+        ValueError: ``bf16`` is none of its values, or the learning rate no number from 0.
+    """
 
     bf16: str = field(  # type: ignore[assignment]  # a wider type than the parent's: auto
         default="false",
@@ -262,11 +281,78 @@ class CacseTrainingArguments(TrainingArguments):
             "const": "true",
         },
     )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay false: the collator reads raw text columns."}
+    )
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
+    eval_on_start: bool = field(default=True, metadata={"help": "Score the model before training: the baseline."})
+
+    def __post_init__(self) -> None:
+        self.bf16 = resolve_bf16(self.bf16)  # type: ignore[assignment]
+        if not (isinstance(self.learning_rate, (int, float)) and 0 <= self.learning_rate < float("inf")):
+            raise ValueError(f"learning_rate must be a number from 0, got {self.learning_rate}")
+        self._check_counts()
+        if self.fp16 and (self.use_cpu or not torch.cuda.is_available()):
+            raise ValueError("fp16 needs a CUDA GPU; give bf16 auto instead, or neither")
+        if self.eval_strategy == "no":
+            self.eval_on_start = False
+        # transformers refuses bf16 on a CPU unless told that the CPU is meant.
+        if self.bf16 and not torch.cuda.is_available() and not torch.backends.mps.is_available():
+            self.use_cpu = True
+        super().__post_init__()
+
+    def _check_counts(self) -> None:
+        if not (self.max_steps >= 1 or self.max_steps == -1):
+            raise ValueError(f"max_steps must be a number from 1, or -1 (by epochs), got {self.max_steps}")
+        if self.max_steps == -1 and not 0 < self.num_train_epochs < float("inf"):
+            raise ValueError(f"num_train_epochs must be above 0, got {self.num_train_epochs}")
+        for name in ("gradient_accumulation_steps", "eval_steps", "save_steps", "logging_steps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        for name in ("weight_decay", "max_grad_norm"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass
+class CacseTrainingArguments(CommonTrainingArguments):
+    """The common arguments, with the defaults that contrastive training needs and a few fields more."""
+
     length_buckets: str = field(
         default="auto",
         metadata={
             "help": "Run the encoder over so many groups of rows of similar length; the loss still sees the whole "
-            "batch. auto: 4 on a CPU, 1 elsewhere."
+            "batch. auto: on a CPU as many as pay for the batch's lengths, 1 elsewhere."
+        },
+    )
+    fast_paths: str = field(
+        default="auto",
+        metadata={
+            "help": "Cheaper dropout, attention, embedding gradient and casts with the same result: true, false, or "
+            "auto: on a CPU with up to 16 threads, uncompiled. The masks of dropout are others than torch's."
+        },
+    )
+    mini_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Gradient caching: encode at most so many sentences at once, each twice, and let the loss see the "
+            "whole batch all the same; for batches beyond the memory. Default: the whole batch at once."
+        },
+    )
+    negatives: str = field(
+        default="global",
+        metadata={
+            "help": "On several processes: global, a row is compared with the rows of all of them, which is training "
+            "on one with the whole batch; or local, with those of its own process.",
+            "choices": ["global", "local"],
+        },
+    )
+    mask_duplicates: bool = field(
+        default=False,
+        metadata={
+            "help": "Equal sentences within a batch are no negatives of each other. Default: they are, as published; "
+            "they are counted in any case."
         },
     )
     decay_all_parameters: bool = field(
@@ -282,31 +368,33 @@ class CacseTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Check the settings, the text, the dev sets and the models, then stop."}
     )
     export: bool = field(default=True, metadata={"help": "Write the trained encoders to output_dir/export."})
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay false: the collator reads raw text columns."}
-    )
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
     dataloader_drop_last: bool = field(
         default=True, metadata={"help": "Drop the last incomplete batch: it has fewer negatives."}
     )
-    eval_on_start: bool = field(default=True, metadata={"help": "Score the model before training: the baseline."})
 
     def __post_init__(self) -> None:
-        self.bf16 = resolve_bf16(self.bf16)  # type: ignore[assignment]
         self.num_length_buckets = self._buckets()
-        if not (isinstance(self.learning_rate, (int, float)) and 0 <= self.learning_rate < float("inf")):
-            raise ValueError(f"learning_rate must be a number from 0, got {self.learning_rate}")
-        if self.eval_strategy == "no":
-            self.eval_on_start = False
-        # transformers refuses bf16 on a CPU unless told that the CPU is meant.
-        if self.bf16 and not torch.cuda.is_available() and not torch.backends.mps.is_available():
-            self.use_cpu = True
+        self.use_fast_paths = self._fast_paths()
+        if self.mini_batch_size is not None and self.mini_batch_size < 1:
+            raise ValueError(f"mini_batch_size must be a number from 1, got {self.mini_batch_size}")
         super().__post_init__()
 
-    def _buckets(self) -> int:
+    @property
+    def _accelerated(self) -> bool:
+        return (torch.cuda.is_available() or torch.backends.mps.is_available()) and not self.use_cpu
+
+    def _fast_paths(self) -> bool:
+        text = str(self.fast_paths).lower()
+        if text not in {"auto", "true", "false"}:
+            raise ValueError(f"fast_paths must be auto, true or false, got {self.fast_paths!r}")
+        if text != "auto":
+            return text == "true"
+        # The random lanes come from one thread, torch's own draws from all of them; a compiler fuses on its own.
+        return not self._accelerated and not self.torch_compile and torch.get_num_threads() <= 16
+
+    def _buckets(self) -> int | None:
         if self.length_buckets == "auto":
-            accelerated = (torch.cuda.is_available() or torch.backends.mps.is_available()) and not self.use_cpu
-            return 1 if accelerated else 4
+            return 1 if self._accelerated else None
         try:
             count = int(self.length_buckets)
         except ValueError:
@@ -317,4 +405,5 @@ class CacseTrainingArguments(TrainingArguments):
 
     def to_dict(self) -> dict[str, Any]:
         """As the parent's, with what ``auto`` was resolved to."""
-        return {**super().to_dict(), "length_buckets": self.num_length_buckets}
+        resolved = {"length_buckets": self.num_length_buckets or "auto", "fast_paths": self.use_fast_paths}
+        return {**super().to_dict(), **resolved}

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from cacse_trainer.data import ContrastiveCollator
-from cacse_trainer.distributed import gather_rows
+from cacse_trainer.distributed import shared_rows
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.embed import length_limit, pad_rows, tokenise
 from cacse_trainer.evaluation.sts import score_pairs
 from cacse_trainer.losses import distillation_parts, mix_parts
 from cacse_trainer.models.bucketing import encode_in_buckets
+from cacse_trainer.models.fast_paths import use_fast_paths
 from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, same_tokens
 from cacse_trainer.trainer import CacseTrainer
 
@@ -42,7 +43,7 @@ class DistillationCollator:
 
     Returns:
         On a call with B rows: (B, L) ``input_ids``, ``attention_mask``, …, and for the teacher nothing (it reads the
-        same), ``teacher_input_ids`` and so on, or ``teacher_vectors`` (B, H).
+        same), ``teacher_input_ids`` and so on, or ``teacher_vectors`` (B, H); ``text_ids`` (B,), see `text_id`.
 
     Raises:
         UserError: rows without ``text``.
@@ -56,7 +57,7 @@ class DistillationCollator:
         teacher_vectors: np.ndarray | None = None,
     ) -> None:
         self.tokenizer = tokenizer
-        self.single = ContrastiveCollator(tokenizer, max_seq_length)
+        self.single = ContrastiveCollator(tokenizer, max_seq_length, with_text_ids=True)
         self.max_seq_length = max_seq_length
         self.teacher_tokenizer = teacher_tokenizer
         self.teacher_vectors = teacher_vectors
@@ -147,6 +148,8 @@ class DistillationTrainer(CacseTrainer):
             optimizers=optimizers,
         )
         self.teacher = teacher.requires_grad_(False).eval().to(self.args.device)
+        if getattr(args, "use_fast_paths", False):
+            use_fast_paths(self.teacher)
         self.teacher_dtype = torch.bfloat16 if teacher_bf16 else None
         self.contrastive_weight = contrastive_weight
         self.temperature = temperature
@@ -167,11 +170,15 @@ class DistillationTrainer(CacseTrainer):
         Raises:
             NonFiniteLossError: with the step and the parts.
         """
+        inputs, texts = self.take_batch(inputs)
+        negatives = self.model_of_run.negatives
         student_inputs = {name: tensor for name, tensor in inputs.items() if not name.startswith(TEACHER)}
         outputs = model(**student_inputs)
         vectors = outputs["embeddings"] if "embeddings" in outputs else outputs["sentence_embedding"]  # (B, H)
-        student, teacher = gather_rows(vectors), gather_rows(self.teach(inputs))  # (global B, H)
-        contrastive, distance = distillation_parts(student, teacher, self.temperature)
+        student, teacher = (shared_rows(rows, negatives) for rows in (vectors, self.teach(inputs)))  # (global B, H)
+        if texts is not None:
+            texts = shared_rows(texts[:, None], negatives) if self.mask_duplicates else None
+        contrastive, distance = distillation_parts(student, teacher, self.temperature, texts)
         loss = mix_parts(contrastive, distance, self.contrastive_weight)
         self.record_loss(loss, {"contrastive": contrastive.detach(), "distance": distance.detach()})
         return (loss, outputs) if return_outputs else loss
@@ -182,10 +189,13 @@ class DistillationTrainer(CacseTrainer):
         if VECTORS in inputs:
             return inputs[VECTORS]
         own = {name.removeprefix(TEACHER): ids for name, ids in inputs.items() if name.startswith(TEACHER)}
+        shared = {name: ids for name, ids in inputs.items() if name != "text_ids"}
         device = self.args.device.type
         autocast = torch.autocast(device, dtype=self.teacher_dtype, enabled=self.teacher_dtype is not None)
         with autocast:  # entered in either case: the student's own autocast does not reach the teacher
-            return encode_in_buckets(self.teacher.embed, own or dict(inputs), self.model.length_buckets)
+            return encode_in_buckets(
+                self.teacher.embed, own or shared, self.model.length_buckets, self.model.mini_batch_size
+            )
 
     def score_teacher(self) -> dict[str, float]:
         """Spearman ×100 of the teacher on each dev set: what the student is to reach."""

@@ -72,6 +72,20 @@ def barrier() -> None:
         dist.barrier()
 
 
+def any_process(value: bool, device: torch.device) -> bool:
+    """Whether the value is true on any process; the same answer on every one. ``device``: the processes' own."""
+    if not is_distributed():
+        return value
+    flag = torch.tensor([int(value)], device=device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag.item())
+
+
+def shared_rows(rows: Tensor, negatives: str) -> Tensor:
+    """The rows that a row is compared with: those of all processes with ``negatives`` ``global``, else its own's."""
+    return gather_rows(rows) if negatives == "global" else rows
+
+
 def gather_objects(value: Any) -> list[Any]:
     """One picklable object a process → the list of all of them, in the order of the ranks, on every process."""
     if not is_distributed():

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.embed import Embed
 from cacse_trainer.export.stated_modules import Modules
-from cacse_trainer.models.encoder_tools import known_inputs
+from cacse_trainer.models.encoder_tools import known_inputs, run_encoder
 from cacse_trainer.models.modeling_cacse import CacseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 CLS_WITH_MLP = "cls_with_mlp"
 """The first token's state through the model's own head, dense and tanh; SimCSE's pooler ``cls``."""
 
-CHOICES = ("cls", CLS_WITH_MLP, "mean", "last_token", "avg_top2", "avg_first_last", "max")
+CHOICES = ("cls", CLS_WITH_MLP, "mean", "weighted_mean", "last_token", "avg_top2", "avg_first_last", "max")
 """The poolings that are offered; the other names of `POOLINGS` are taken too."""
 
 
@@ -46,7 +46,7 @@ def embed_function(
     more = {"output_hidden_states": True} if pooling in LAYER_POOLINGS else {}
 
     def embed(**inputs: Tensor) -> Tensor:
-        output = core(**known_inputs(core, inputs), **more)
+        output = run_encoder(core, inputs, **more)
         hidden = output.hidden_states if more else None
         vectors = pool(pooling, output.last_hidden_state, hidden, inputs.get("attention_mask"))  # (N, H)
         for layer in layers:

@@ -1,126 +1,135 @@
-"""What every encoder can do once it can turn sentences into vectors: encode, compare, search."""
+"""What every encoder can do: encode (`Encoding`), compare, search.
+
+The names of `encode`, `similarity`, `build_index`, `add_to_index` and `search`, and the order of what they return, are
+those of the SimCSE tool (Gao et al. 2021), so that a program written for it runs on any encoder.
+"""
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import torch
+from torch import Tensor
 
+from cacse_trainer.data.corpus import Corpus
+from cacse_trainer.encoder_vectors import Device, Encoding
 from cacse_trainer.errors import UserError
-
-QUERIES_AT_ONCE = 256  # bounds the similarity table of a search
-
-Hits = list[tuple[str, float]]
+from cacse_trainer.vectors.index import EXACT, Hits, SearchIndex
+from cacse_trainer.vectors.precision import check_precision, normalized
 
 
-class BaseEncoder(ABC):
+class BaseEncoder(Encoding):
     """What every encoder can do once it can turn sentences into vectors."""
 
-    name: str
-    """As the user gave it."""
-    pooling: str
-    """What was stated, read or guessed."""
-    normalizes: bool
-    """Whether the folder says that its vectors are scaled to length 1 (MTEB's classifiers see them so)."""
+    def __init__(self, truncate_dim: int | None = None) -> None:
+        super().__init__(truncate_dim)
+        self.index: SearchIndex | None = None
 
-    def __init__(self) -> None:
-        self._index: tuple[list[str], np.ndarray] | None = None
+    @overload
+    def similarity(self, queries: str, keys: str, device: Device | None = None) -> float: ...
+    @overload
+    def similarity(
+        self, queries: str | Sequence[str] | np.ndarray, keys: str | Sequence[str] | np.ndarray, device: Any = None
+    ) -> float | np.ndarray: ...
 
-    @abstractmethod
-    def vectors(
+    def similarity(
         self,
-        sentences: Sequence[str],
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool = False,
-        description: str = "Encoding",
-    ) -> np.ndarray:
-        """(len(sentences), dim) float32, as the model gives them: not scaled."""
+        queries: str | Sequence[str] | np.ndarray,
+        keys: str | Sequence[str] | np.ndarray,
+        device: Device | None = None,
+    ) -> float | np.ndarray:
+        """Cosine of sentences: two strings → float, a string and n sentences → (n,), n and m sentences → (n, m).
 
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """A hash of the weights."""
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """What else the vectors depend on, for reports."""
-
-    def encode(
-        self,
-        sentences: str | Sequence[str],
-        batch_size: int | None = None,
-        normalize: bool = True,
-        show_progress_bar: bool = False,
-    ) -> np.ndarray:
-        """Encode sentences.
-
-        Args:
-            sentences: one, or any number; ``""`` is fine.
-            batch_size: rows a batch; default: by a budget of tokens, which is faster.
-            normalize: scale to length 1, so that the dot product is the cosine; a zero vector stays zero.
-            show_progress_bar: a bar on standard error.
-
-        Returns:
-            float32, (dim,) for one sentence, (n, dim) for a list.
-
-        Raises:
-            UserError: a vector is not finite.
+        Vectors, (dim,) for one or (n, dim), may stand for sentences.
         """
-        rows = [sentences] if isinstance(sentences, str) else list(sentences)
-        table = self.vectors(rows, batch_size=batch_size, show_progress_bar=show_progress_bar)
-        if normalize:
-            lengths = np.linalg.norm(table, axis=1, keepdims=True)
-            table = table / np.where(lengths == 0, 1, lengths)
-        return table[0] if isinstance(sentences, str) else table
-
-    @overload
-    def similarity(self, a: str, b: str) -> float: ...
-    @overload
-    def similarity(self, a: str | Sequence[str], b: str | Sequence[str]) -> float | np.ndarray: ...
-
-    def similarity(self, a: str | Sequence[str], b: str | Sequence[str]) -> float | np.ndarray:
-        """Cosine of sentences: two strings → float, a string and n sentences → (n,), n and m sentences → (n, m)."""
-        first, second = ([x] if isinstance(x, str) else list(x) for x in (a, b))
-        both = self.encode(first + second)
-        table = both[: len(first)] @ both[len(first) :].T  # (n, m)
-        if isinstance(a, str) and isinstance(b, str):
-            return float(table[0, 0])
-        return table.reshape(-1) if isinstance(a, str) or isinstance(b, str) else table
+        self._on(device)
+        first, second = (self._unit_rows(given) for given in (queries, keys))
+        if len(first) == 0 or len(second) == 0:
+            return np.zeros((len(first), len(second)), dtype=np.float32)
+        table = first @ second.T  # (n, m)
+        single = [isinstance(given, str) or getattr(given, "ndim", 2) == 1 for given in (queries, keys)]
+        return float(table[0, 0]) if all(single) else table.reshape(-1) if any(single) else table
 
     def build_index(
-        self, sentences_or_file: Sequence[str] | str | os.PathLike[str], show_progress_bar: bool = False
+        self,
+        sentences_or_file: Iterable[str] | str | os.PathLike[str],
+        use_faiss: bool | None = None,
+        faiss_fast: bool = False,
+        device: Device | Sequence[Device] | None = None,
+        batch_size: int | None = None,
+        *,
+        kind: str | None = None,
+        precision: str = "float32",
+        search_effort: int | None = None,
+        text_column: str | None = None,
+        show_progress_bar: bool = False,
     ) -> None:
         """Encode the sentences that `search` looks through.
 
         Args:
-            sentences_or_file: sentences, or a UTF-8 text file with one a line (blank lines are skipped).
+            sentences_or_file: sentences, or a txt, csv, tsv, jsonl or parquet file (blank rows are skipped).
+            use_faiss, faiss_fast: True stands for ``kind`` "flat", and both for "ivf".
+            device, batch_size, show_progress_bar: as for `encode`.
+            kind: exact (default; needs nothing more), or through faiss: flat, ivf, hnsw, or a faiss factory string.
+            precision: of the exact index's vectors: float32, int8 or binary.
+            search_effort: cells (ivf, default 32) or candidates (hnsw, default 128) that a query looks at.
+            text_column: of a file with several.
 
         Raises:
-            UserError: no such file, or no sentence in it.
+            UserError: no such file, no sentence in it, or an index that is not possible.
         """
-        if isinstance(sentences_or_file, (str, os.PathLike)):
-            sentences = _read_lines(Path(sentences_or_file))
-        else:
-            sentences = list(sentences_or_file)
-        if not sentences:
-            raise UserError("build_index: no sentences to look through")
-        self._index = sentences, self.encode(sentences, show_progress_bar=show_progress_bar)
+        check_precision(precision)
+        chosen = kind or ("ivf" if faiss_fast and use_faiss is not False else "flat" if use_faiss else EXACT)
+        sentences = _texts(sentences_or_file, text_column)
+        table = self.encode(sentences, batch_size, device=device, show_progress_bar=show_progress_bar)
+        self.index = SearchIndex.build(
+            sentences,
+            table,
+            kind=chosen,
+            precision=precision,
+            search_effort=search_effort,
+            made_by=self.described(),
+        )
+
+    def add_to_index(
+        self,
+        sentences_or_file: Iterable[str] | str | os.PathLike[str],
+        device: Device | Sequence[Device] | None = None,
+        batch_size: int | None = None,
+        *,
+        text_column: str | None = None,
+        show_progress_bar: bool = False,
+    ) -> None:
+        """Encode more sentences and put them into the index, behind the others; arguments as for `build_index`.
+
+        Raises:
+            UserError: there is no index yet, no such file, or no sentence in it.
+        """
+        index = self._built("add_to_index")
+        sentences = _texts(sentences_or_file, text_column)
+        table = self.encode(sentences, batch_size, device=device, show_progress_bar=show_progress_bar)
+        index.add(sentences, table)
 
     @overload  # a string is a sequence of strings, too; the first signature wins
-    def search(self, queries: str, top_k: int = 5, threshold: float = 0.6) -> Hits: ...  # type: ignore[overload-overlap]
+    def search(  # type: ignore[overload-overlap]
+        self, queries: str, top_k: int = 5, threshold: float = 0.6, device: Device | None = None
+    ) -> Hits: ...
     @overload
-    def search(self, queries: Sequence[str], top_k: int = 5, threshold: float = 0.6) -> list[Hits]: ...
+    def search(
+        self, queries: Sequence[str], top_k: int = 5, threshold: float = 0.6, device: Device | None = None
+    ) -> list[Hits]: ...
 
-    def search(self, queries: str | Sequence[str], top_k: int = 5, threshold: float = 0.6) -> Hits | list[Hits]:
-        """The nearest sentences of the index, exactly.
+    def search(
+        self, queries: str | Sequence[str], top_k: int = 5, threshold: float = 0.6, device: Device | None = None
+    ) -> Hits | list[Hits]:
+        """The nearest sentences of the index.
 
         Args:
             queries: one, or several.
             top_k: at most so many each.
             threshold: cosine from which a sentence counts.
+            device: move the model there first; an exact index compares there, too.
 
         Returns:
             ``[(sentence, score), …]``, best first, for one query; a list of those for a list.
@@ -128,26 +137,63 @@ class BaseEncoder(ABC):
         Raises:
             UserError: there is no index yet.
         """
-        if self._index is None:
-            raise UserError("search: there is no index yet; call build_index(sentences) first")
-        sentences, index = self._index
-        found: list[Hits] = []
-        asked = [queries] if isinstance(queries, str) else list(queries)
-        wanted = self.encode(asked)
-        for start in range(0, len(asked), QUERIES_AT_ONCE):
-            scores = torch.from_numpy(wanted[start : start + QUERIES_AT_ONCE] @ index.T)  # (queries, sentences)
-            best, where = scores.topk(max(0, min(top_k, len(sentences))), dim=1)
-            for row_scores, row in zip(best.tolist(), where.tolist(), strict=True):
-                hits = zip(row, row_scores, strict=True)
-                found.append([(sentences[i], score) for i, score in hits if score >= threshold])
+        index = self._built("search")
+        wanted = self.encode([queries] if isinstance(queries, str) else list(queries), device=device)
+        found = index.search(wanted, top_k=top_k, threshold=threshold, device=self.device)
         return found[0] if isinstance(queries, str) else found
 
+    def save_index(self, folder: str | os.PathLike[str]) -> None:
+        """Write the index with its sentences into a folder, whole or not at all.
 
-def _read_lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise UserError(f"build_index: no file {path}; give a file with one sentence a line, or a list of sentences")
-    try:
-        with path.open(encoding="utf-8") as lines:
-            return [line.rstrip("\r\n") for line in lines if line.strip()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text ({error})") from error
+        Raises:
+            UserError: there is no index, or the folder holds something else or cannot be written.
+        """
+        self._built("save_index").save(Path(folder))
+
+    def load_index(self, folder: str | os.PathLike[str], search_effort: int | None = None) -> None:
+        """Read an index that `save_index` wrote; an exact one's vectors are mapped, not read.
+
+        Raises:
+            UserError: there is none, it is damaged, or other weights, another pooling or length made it.
+        """
+        index = SearchIndex.load(Path(folder), search_effort)
+        mine = self.described()
+        differing = [name for name, value in index.made_by.items() if name != "model" and mine.get(name) != value]
+        if differing:
+            raise UserError(
+                f"index {folder}: was made by {index.made_by.get('model')}, and {self.name} differs in "
+                f"{', '.join(differing)}; load the encoder that made it, or build the index anew"
+            )
+        self.index = index
+
+    def described(self) -> dict[str, Any]:
+        """What a saved index records of its encoder: name, weights, and what else directions depend on."""
+        path = Path(self.name)
+        more = {name: value for name, value in self.settings().items() if name not in ("dtype", "adapter")}
+        return {
+            "model": str(path.resolve()) if path.is_dir() else self.name,
+            "pooling": self.pooling,
+            "fingerprint": self.fingerprint(),
+            "truncate_dim": self.truncate_dim,
+            **more,
+        }
+
+    def _unit_rows(self, given: str | Sequence[str] | np.ndarray | Tensor) -> np.ndarray:
+        if isinstance(given, (np.ndarray, Tensor)):
+            return normalized(np.atleast_2d(np.asarray(given, dtype=np.float32)))
+        return self.encode([given] if isinstance(given, str) else list(given))
+
+    def _built(self, what: str) -> SearchIndex:
+        if self.index is None:
+            raise UserError(f"{what}: there is no index yet; call build_index(sentences) first")
+        return self.index
+
+
+def _texts(sentences_or_file: Iterable[str] | str | os.PathLike[str], text_column: str | None) -> list[str]:
+    if isinstance(sentences_or_file, (str, os.PathLike)):
+        sentences = [text for text in Corpus(os.fspath(sentences_or_file), text_column) if text.strip()]
+    else:
+        sentences = list(sentences_or_file)
+    if not sentences:
+        raise UserError("build_index: no sentences to look through")
+    return sentences

@@ -1,13 +1,15 @@
 """Weighted sums of several encoders' vectors, each with its own tokenizer: CACSE+UC without distillation."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from cacse_trainer.encoder_base import BaseEncoder
 from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.embed import Advance
 
 
 class WeightedEncoders(BaseEncoder):
@@ -35,25 +37,35 @@ class WeightedEncoders(BaseEncoder):
         self.pooling = " + ".join(encoder.pooling for encoder in self.encoders)
         self.normalizes = False
 
-    def vectors(
-        self,
-        sentences: Sequence[str],
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool = False,
-        description: str = "Encoding",
-    ) -> np.ndarray:
-        """(len(sentences), dim) float32, the weighted sum."""
-        total: Any = 0
-        for weight, encoder in zip(self.weights, self.encoders, strict=True):
-            part = encoder.vectors(
-                sentences,
-                batch_size=batch_size,
-                show_progress_bar=show_progress_bar,
-                description=f"{description} ({Path(encoder.name).name})",
-            )
-            total = total + np.float32(weight) * part
-        return total
+    @property
+    def device(self) -> torch.device:
+        """Where the first encoder is."""
+        return self.encoders[0].device
+
+    def to(self, device: torch.device | str) -> "WeightedEncoders":
+        """Move all encoders."""
+        for encoder in self.encoders:
+            encoder.to(device)
+        return self
+
+    def recipe(self) -> Callable[..., "WeightedEncoders"]:
+        """A function of ``device`` that loads the same encoders in another process."""
+        return partial(_load_sum, [encoder.recipe() for encoder in self.encoders], self.weights)
+
+    def prepare(
+        self, sentences: Sequence[str], *, batch_size: int | None = None, max_length: int | None = None
+    ) -> Callable[[Advance], np.ndarray]:
+        """Tokenise for each; what is returned runs the models: (len(sentences), dim) float32, the weighted sum."""
+        parts = [encoder.prepare(sentences, batch_size=batch_size, max_length=max_length) for encoder in self.encoders]
+
+        def embed(advance: Advance) -> np.ndarray:
+            total: Any = 0
+            for weight, part in zip(self.weights, parts, strict=True):
+                total = total + np.float32(weight) * part(lambda count: None)
+            advance(len(sentences))
+            return total
+
+        return embed
 
     def fingerprint(self) -> str:
         """The encoders' hashes."""
@@ -62,3 +74,7 @@ class WeightedEncoders(BaseEncoder):
     def settings(self) -> dict[str, Any]:
         """Weights, and the encoders' settings."""
         return {"weights": self.weights, "encoders": [encoder.settings() for encoder in self.encoders]}
+
+
+def _load_sum(recipes: Sequence[Callable[..., Any]], weights: Sequence[float], device: Any) -> WeightedEncoders:
+    return WeightedEncoders([recipe(device=device) for recipe in recipes], weights)

@@ -6,7 +6,7 @@ The pooling is the one that the user states, else the one that the folder states
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,13 @@ from cacse_trainer.embedding import (
 )
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.embed import Embed, length_limit
-from cacse_trainer.export.stated_modules import Modules, read_json, read_modules
+from cacse_trainer.export.stated_modules import Modules, find_file, read_json, read_modules
+from cacse_trainer.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
+from cacse_trainer.models.adapters import base_model_of, load_adapter, merge_adapter
+from cacse_trainer.models.bidirectional import make_bidirectional
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.pooling import POOLINGS
+from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
 from cacse_trainer.recipes import nearest, resolve_resource
 
@@ -52,6 +56,7 @@ class Loaded:
         max_seq_length: in tokens.
         normalizes: sentence-transformers would scale the vectors to length 1.
         prepare: the text that the tokenizer sees, from a sentence; None where that is the sentence itself.
+        above: layers that ``embed`` runs above the model; they move with it.
     """
 
     name: str
@@ -62,26 +67,45 @@ class Loaded:
     max_seq_length: int
     normalizes: bool = False
     prepare: Callable[[str], str] | None = None
+    above: list[nn.Module] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class DecoderOptions:
+    """What the files of a plain decoder do not say, and its vectors depend on.
+
+    Args:
+        prompt_template: text around every sentence, with ``{text}`` once.
+        append_eos: close every sentence with the EOS token.
+        bidirectional_start_layer: layers from this one on (from 0) see both directions.
+    """
+
+    prompt_template: str | None = None
+    append_eos: bool = False
+    bidirectional_start_layer: int | None = None
 
 
 def load_encoder(
-    name: str,
+    name: str | None,
     *,
     pooling: str | None = None,
     device: torch.device | str | None = None,
     adapter: str | None = None,
     max_seq_length: int | None = None,
     trust_remote_code: bool = False,
+    decoder: DecoderOptions | None = None,
 ) -> Loaded:
     """Load an encoder in float32.
 
     Args:
-        name: a folder, a hub id or ``package:NAME/FOLDER``.
+        name: a folder, a hub id or ``package:NAME/FOLDER``; None with an adapter is the base model that it names. The
+            folder of an adapter stands for both.
         pooling: one of `CHOICES`; layers that the folder has above its own pooling are then left out.
         device: default: a GPU where there is one.
         adapter: folder or hub id of a PEFT adapter, merged into the weights.
         max_seq_length: default: what the folder states, else the longest that tokenizer and model take.
         trust_remote_code: run the model code that comes with the checkpoint.
+        decoder: prompt, EOS and bidirectional layers of a plain decoder; of a trained checkpoint they are known.
 
     Raises:
         UserError: nothing there, no tokenizer, an unknown pooling, or one that this model has not.
@@ -90,7 +114,9 @@ def load_encoder(
         raise UserError(
             f"pooling {pooling!r} is unknown{nearest(pooling, CHOICES)}; choose one of {', '.join(CHOICES)}"
         )
-    path = resolve_resource(name)
+    decoder = decoder or DecoderOptions()
+    path, adapter, ours = find_adapter(name, adapter)
+    name = name or str(adapter or path)
     _check_folder(name, path)
     kind = (read_json(path, "config.json") or {}).get("model_type")
     stated = Modules() if kind in OURS else read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
@@ -98,7 +124,8 @@ def load_encoder(
     device = torch.device(device) if device is not None else default_device()
     try:
         config = AutoConfig.from_pretrained(path, **where)
-        model, report = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **where)
+        more = {"base_model": ours} if ours is not None else {}
+        model, report = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **where, **more)
         if isinstance(model, EnsembleModel) and model.config.own_tokenizers:
             tokenizer: Any = TokenizerBundle.from_pretrained(path, len(model.encoders))
         else:
@@ -110,8 +137,18 @@ def load_encoder(
             check_tokenizer(name, part, encoder)
     else:
         check_tokenizer(name, tokenizer, model)
-    if adapter is not None:
-        model = merge_adapter(model, adapter)
+    try:
+        if adapter is not None:
+            load_adapter(model, adapter, trainable=False)
+            merge_adapter(model)
+        if decoder.bidirectional_start_layer is not None:
+            make_bidirectional(model, decoder.bidirectional_start_layer)
+        if not isinstance(tokenizer, TokenizerBundle):
+            tokenizer = prepare_tokenizer(tokenizer, decoder.prompt_template, decoder.append_eos)
+        elif decoder.prompt_template is not None or decoder.append_eos:
+            raise ValueError("an ensemble with several tokenizers takes no prompt")
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UserError(f"model {name}: {_one_line(error)}") from error
     if config.is_encoder_decoder:
         model = model.get_encoder()
     model = model.eval().to(device)
@@ -121,9 +158,11 @@ def load_encoder(
     )
     limit = max_seq_length or stated.max_seq_length or length_limit(tokenizer, model.config)
     limit = min(limit, length_limit(tokenizer, model.config)) if max_seq_length is None else limit
-    _check_length(name, limit, length_limit(tokenizer, model.config))
+    check_length(name, limit, length_limit(tokenizer, model.config))
     described = describe_pooling(model, chosen, stated)
-    return Loaded(name, model, tokenizer, embed, described, limit, stated.normalizes, text_function(stated))
+    return Loaded(
+        name, model, tokenizer, embed, described, limit, stated.normalizes, text_function(stated), stated.dense
+    )
 
 
 def default_device() -> torch.device:
@@ -141,7 +180,7 @@ def text_function(stated: Modules) -> Callable[[str], str] | None:
 
 
 def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
-    """Refuse a tokenizer without a vocabulary (transformers makes one up) or of another model; give it padding.
+    """Refuse a tokenizer without a vocabulary (transformers makes one up) or of another model.
 
     Raises:
         UserError: with what is missing.
@@ -156,24 +195,39 @@ def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, model: Any) -
         raise UserError(
             f"model {name}: its tokenizer gives ids up to {max(vocabulary.values())}, the model has {rows} embeddings"
         )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
 
 
-def merge_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
-    """The model with a PEFT adapter's weights merged in.
+def find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | None, str | None]:
+    """The model to load, the adapter to merge into it, and the base model of a trained checkpoint.
+
+    A checkpoint of ours that holds an adapter is a model by itself; of any other adapter the base is what the user
+    names, or what the adapter's own config does.
 
     Raises:
-        UserError: peft is not installed, or the adapter cannot be read.
+        UserError: no model, or an adapter that names none.
     """
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise UserError("an adapter needs the peft library: pip install peft") from error
-    try:
-        return PeftModel.from_pretrained(model, resolve_resource(adapter)).merge_and_unload()
-    except (ValueError, OSError, RuntimeError) as error:
-        raise UserError(f"adapter {adapter}: {_one_line(error)}") from error
+    path = resolve_resource(name) if name is not None else None
+    if path is not None and not Path(path).exists():
+        _check_folder(str(name), path)
+    if path is not None and adapter is None:
+        if read_json(path, "config.json") is not None or find_file(path, ADAPTER_CONFIG) is None:
+            return path, None, None
+        path, adapter = None, path
+    if adapter is None:
+        raise UserError("no model: give a folder or hub id, or an adapter that names its base model")
+    adapter = resolve_resource(adapter)
+    if Path(adapter).exists() and not (Path(adapter) / ADAPTER_CONFIG).is_file():
+        raise UserError(f"adapter {adapter}: no {ADAPTER_CONFIG} in it")
+    if (read_json(adapter, "config.json") or {}).get("model_type") in OURS:
+        return adapter, None, path
+    if path is None:
+        try:
+            path = base_model_of(adapter)
+        except ValueError as error:
+            raise UserError(f"adapter {adapter}: {_one_line(error)}") from error
+    if path is None:
+        raise UserError(f"adapter {adapter}: names no base model, or is not there; give the base as model (--model)")
+    return path, adapter, None
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -199,12 +253,15 @@ def _check_folder(name: str, path: str) -> None:
         return
     inside = sorted(child.parent for pattern in ("*/config.json", "*/*/config.json") for child in folder.glob(pattern))
     hint = f"; did you mean {inside[0]}?" if inside else ""
-    if (folder / "adapter_config.json").is_file():
-        hint = "; it holds an adapter: give the base model, and this folder as adapter (--adapter)"
     raise UserError(f"model {name}: no config.json in it{hint}")
 
 
-def _check_length(name: str, asked: int, possible: int) -> None:
+def check_length(name: str, asked: int, possible: int) -> None:
+    """Refuse a length limit beyond what the model takes.
+
+    Raises:
+        UserError: with both numbers.
+    """
     if not 0 < asked <= possible:
         raise UserError(f"model {name}: max_seq_length {asked} is beyond the {possible} tokens that it takes")
 

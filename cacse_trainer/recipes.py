@@ -8,12 +8,11 @@ import difflib
 import importlib.util
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 from cacse_trainer.arguments import EncoderChoice
 from cacse_trainer.errors import UserError
@@ -46,9 +45,7 @@ class RecipeParser(HfArgumentParser):
 
 def recipe_folders() -> list[Path]:
     """Where named recipes are looked for: the checkout's ``configs``, then the installed package's."""
-    folders = [CHECKOUT / "configs"]
-    if importlib.util.find_spec("cacse_trainer.configs") is not None:
-        folders.append(Path(str(resources.files("cacse_trainer.configs"))))
+    folders = (CHECKOUT / "configs", Path(__file__).parent / "configs")
     return [folder for folder in folders if folder.is_dir()]
 
 
@@ -78,6 +75,20 @@ def find_recipe(name: str) -> Path:
     raise UserError(f"no recipe {name!r}: neither a file nor one of {', '.join(known)}{nearest(name, known)}")
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which would take the last of two equal keys without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value} is there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
     """The fields of a recipe file.
 
@@ -85,7 +96,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         UserError: the file is no YAML mapping.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"recipe {path}: {' '.join(str(error).split())}") from error
     if found is None:
@@ -121,6 +132,10 @@ def resolve_resource(value: str) -> str:
     return value
 
 
+MAPPINGS = {name for name, hint in get_type_hints(TrainingArguments).items() if dict in (hint, *get_args(hint))}
+"""Fields whose value may be a mapping, such as ``lr_scheduler_kwargs``."""
+
+
 def _admits_none(dataclass_types: Sequence[type]) -> dict[str, bool]:
     """Which fields may be null: those whose type says so (read anew: HfArgumentParser rewrites the fields' types)."""
     return {
@@ -139,7 +154,7 @@ def _converted(value: Any, action: Action, where: str, optional: bool = True) ->
     is_list = action.nargs in ("+", "*")
     if isinstance(value, list) != is_list and not (is_list and not isinstance(value, dict)):
         raise UserError(f"{where}: takes {'a list' if is_list else 'one value'}, got {value!r}")
-    if isinstance(value, dict):
+    if isinstance(value, dict) and action.dest in MAPPINGS:
         return value
 
     def one(item: Any) -> Any:
@@ -168,6 +183,16 @@ def _converted(value: Any, action: Action, where: str, optional: bool = True) ->
     return one(value)
 
 
+def recipe_parser(dataclass_types: Sequence[type], *, prog: str, description: str, epilog: str = "") -> RecipeParser:
+    """The parser of a command with recipes: the dataclasses' fields, ``--config``, ``--quiet`` and ``--json``."""
+    parser = RecipeParser(list(dataclass_types), prog=prog, description=description, epilog=epilog)
+    parser.add_argument("--config", metavar="RECIPE", help=f"a YAML file, or one of {', '.join(recipe_names())}")
+    output = parser.add_argument_group("output")
+    output.add_argument("--quiet", action="store_true", help="warnings, errors and the result only; no progress")
+    output.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
+    return parser
+
+
 def parse_run(
     dataclass_types: Sequence[type], arguments: Sequence[str], *, prog: str, description: str, epilog: str = ""
 ) -> tuple[Any, ...]:
@@ -181,8 +206,7 @@ def parse_run(
     Raises:
         UserError: an unknown key or flag, a value of the wrong type, or a combination that a dataclass refuses.
     """
-    parser = RecipeParser(list(dataclass_types), prog=prog, description=description, epilog=epilog)
-    parser.add_argument("--config", help=f"recipe: a YAML file, or one of {', '.join(recipe_names())}")
+    parser = recipe_parser(dataclass_types, prog=prog, description=description, epilog=epilog)
     known_actions = {action.dest: action for action in parser._actions}
     config_parser = RecipeParser([], add_help=False)
     config_parser.add_argument("--config")
@@ -191,7 +215,7 @@ def parse_run(
         path = find_recipe(config)
         defaults = {}
         for name, value in read_recipe(path).items():
-            if name not in known_actions or name in ("config", "help"):
+            if name not in known_actions or name in ("config", "help", "quiet", "json"):
                 raise UserError(f"recipe {path}: unknown key {name!r}{nearest(name, list(known_actions))}")
             defaults[name] = _converted(
                 value, known_actions[name], f"recipe {path}: {name}", _admits_none(dataclass_types).get(name, True)
@@ -209,4 +233,8 @@ def parse_run(
     if unknown:
         flags = [f"--{name}" for name in known_actions]
         raise UserError(f"command line: unknown argument {unknown[0]!r}{nearest(unknown[0], flags)}")
+    if rest.quiet:
+        for group in parsed:
+            if hasattr(group, "disable_tqdm"):
+                group.disable_tqdm = True
     return (*parsed, rest.config)

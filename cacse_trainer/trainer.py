@@ -8,71 +8,43 @@ the loss is not finite, a warning of collapse, and checkpoints that are renamed 
 import copy
 import logging
 import math
-import os
-import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
-from torch import nn
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from cacse_trainer.arguments import CacseTrainingArguments
 from cacse_trainer.data import ContrastiveCollator
-from cacse_trainer.distributed import barrier, world_size
-from cacse_trainer.errors import RunError, UserError
+from cacse_trainer.description import describe, describe_text
+from cacse_trainer.distributed import shared_rows, world_size
+from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.embed import Embed, length_limit
 from cacse_trainer.evaluation.health import COLLAPSE_COSINE
 from cacse_trainer.evaluation.sts import score_pairs
+from cacse_trainer.guards import (
+    NonFiniteGradientError,
+    NonFiniteLossError,
+    OverflowGuard,
+    describe_rows,
+    non_finite_parameters,
+    repeated_rows,
+    rows_in_question,
+)
+from cacse_trainer.models.fast_paths import use_fast_paths
+from cacse_trainer.models.frozen_prefix import FrozenPrefixes
+from cacse_trainer.resumable import DUPLICATES, ResumableTrainer
 
 logger = logging.getLogger(__name__)
-
-STAGING = "checkpoint.partial"
-SUMMARY_ROWS = 512  # rows from which the tokens of a batch are estimated
-
 
 Scorer = Callable[[Embed, Any, int, torch.device, torch.dtype | None], dict[str, float]]
 """``scorer(embed, tokenizer, max_seq_length, device, dtype) → metrics by name``; more scores of a model in training."""
 
 
-class NonFiniteLossError(RunError):
-    """The loss became NaN or infinite; the message says at which step and in which part."""
-
-
-class _BestAndLast(TrainerCallback):
-    """Scores the last step too, which a length that is no multiple of eval_steps would leave unseen; finds the best."""
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step >= state.max_steps and args.eval_strategy == "steps":
-            control.should_evaluate = True
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Find the best checkpoint of a resumed run whose folder was moved; its state holds the path of the time."""
-        if state.best_global_step and args.load_best_model_at_end:
-            best = os.path.join(str(args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
-            if not os.path.isdir(best):
-                raise UserError(
-                    f"resume: the best checkpoint so far, {os.path.basename(best)}, is not in {args.output_dir}; "
-                    "put it there, or start anew with --overwrite_output_dir"
-                )
-            state.best_model_checkpoint = best
-
-
-class CacseTrainer(Trainer):
+class CacseTrainer(ResumableTrainer):
     """A `transformers.Trainer` for the models of this package.
 
     Args:
@@ -137,8 +109,12 @@ class CacseTrainer(Trainer):
         if processing_class is None:
             raise UserError("CacseTrainer needs the tokenizer: pass processing_class=tokenizer")
         if data_collator is None:
-            data_collator = ContrastiveCollator(processing_class, max_seq_length=max_seq_length)
+            data_collator = ContrastiveCollator(processing_class, max_seq_length=max_seq_length, with_text_ids=True)
         model.length_buckets = getattr(args, "num_length_buckets", model.length_buckets)
+        model.mini_batch_size = getattr(args, "mini_batch_size", model.mini_batch_size)
+        if getattr(args, "use_fast_paths", False):
+            use_fast_paths(model)
+        model.negatives = getattr(args, "negatives", model.negatives)
         super().__init__(
             model=model,
             args=args,
@@ -146,16 +122,18 @@ class CacseTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            callbacks=[*(callbacks or []), _BestAndLast()],
+            callbacks=callbacks,
             optimizers=optimizers,
         )
         self.extra_scorers: list[Scorer] = []
         self.eval_max_seq_length = (
             eval_max_seq_length if eval_max_seq_length is not None else length_limit(processing_class, model.config)
         )
-        self._part_sums: dict[str, torch.Tensor] = {}
-        self._part_count = 0
-        self._saving = False
+        self.mask_duplicates: bool = getattr(args, "mask_duplicates", False)
+        self._frozen_prefixes = FrozenPrefixes()
+        self._batch: tuple[int, Tensor | None] = (0, None)  # rows of the last batch, and the numbers of their texts
+        self._overflows = OverflowGuard()
+        self._told_of_duplicates = False
         self._check_data()
 
     # ---- before training ----
@@ -178,44 +156,11 @@ class CacseTrainer(Trainer):
 
     def describe(self) -> dict[str, Any]:
         """What is about to be trained: parameters, batch, effective negatives, tokens a batch, dropout in force."""
-        batch = self.args.train_batch_size * world_size()
-        parameters = list(self.model.parameters())
-        summary = {
-            "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-            "parameters": sum(p.numel() for p in parameters),
-            "processes": world_size(),
-            "global_batch": batch,
-            "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
-            "effective_negatives": self.effective_negatives(batch),
-            "negatives_shared_between_processes": world_size() > 1,
-            "dropout": self._dropout_in_force(),
-        }
-        if self.train_dataset is not None and hasattr(self.train_dataset, "__len__"):
-            summary["training_rows"] = len(self.train_dataset)
-            summary.update(self._tokens_a_batch())
-        return summary
+        return describe(self)
 
     def effective_negatives(self, batch_size: int) -> int:
-        """Negatives of each row in a global batch of so many rows."""
+        """Negatives of each row in a batch of so many rows."""
         return self.model.effective_negatives(batch_size)
-
-    def _dropout_in_force(self) -> dict[str, list[float]]:
-        found: dict[str, set[float]] = {}
-        for name, module in self.model.named_modules():
-            if isinstance(module, nn.Dropout):
-                found.setdefault(name.split(".")[0], set()).add(module.p)
-        return {part: sorted(values) for part, values in found.items()}
-
-    def _tokens_a_batch(self) -> dict[str, int]:
-        size = self.args.train_batch_size
-        count = min(len(self.train_dataset), max(SUMMARY_ROWS, size)) // size * size
-        step = max(1, len(self.train_dataset) // count)
-        rows = [self.train_dataset[i * step] for i in range(count)]
-        masks = [self.data_collator(rows[i : i + size])["attention_mask"] for i in range(0, count, size)]
-        return {
-            "tokens_a_batch": round(sum(int(mask.sum()) for mask in masks) / len(masks)),
-            "padded_tokens_a_batch": round(sum(mask.numel() for mask in masks) / len(masks)),
-        }
 
     def log_description(self) -> dict[str, Any]:
         """Log `describe` and what the reader can act on; returns it."""
@@ -223,26 +168,16 @@ class CacseTrainer(Trainer):
         text = describe_text(type(self.model).__name__, summary)
         if logger.isEnabledFor(logging.INFO):
             logger.info("%s", text)
-        else:  # used from Python, where nobody has set up logging: said all the same
-            print(text, file=sys.stderr)
+        elif logging.getLogger("cacse_trainer").level == logging.NOTSET:
+            print(text, file=sys.stderr)  # used from Python, where nobody has set up logging: said all the same
         if self.args.gradient_accumulation_steps > 1:
             logger.warning(
                 "gradient_accumulation_steps=%d adds no negatives: each part of a batch only sees its own %d; "
-                "a larger per_device_train_batch_size does",
+                "a larger per_device_train_batch_size does (mini_batch_size bounds its memory)",
                 self.args.gradient_accumulation_steps,
                 summary["effective_negatives"],
             )
         return summary
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`; a resumed run keeps the baseline of its first start."""
-        if self.args.should_save:
-            shutil.rmtree(os.path.join(str(self.args.output_dir), STAGING), ignore_errors=True)
-        if resume_from_checkpoint:
-            self.args.eval_on_start = False
-        if self.is_world_process_zero():
-            self.log_description()
-        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Every parameter with ``decay_all_parameters``, else all but biases and norms."""
@@ -252,42 +187,95 @@ class CacseTrainer(Trainer):
 
     # ---- a step ----
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `ResumableTrainer.train`; says first what is trained."""
+        if self.is_world_process_zero():
+            self.log_description()
+        return super().train(*args, **kwargs)
+
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The model's loss; its parts are summed for the log, and a loss that is not finite stops the run.
 
         Raises:
-            NonFiniteLossError: with the step and the parts.
+            NonFiniteLossError: with the step, the parts and the rows.
         """
+        inputs, texts = self.take_batch(inputs)
+        if self.mask_duplicates and texts is not None:
+            inputs["text_ids"] = texts
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-        self.record_loss(loss, outputs["losses"])
+        self.record_loss(loss, outputs["losses"], outputs)
         return (loss, outputs) if return_outputs else loss
 
-    def record_loss(self, loss: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
-        """Sum a step's loss parts for the log.
+    def take_batch(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
+        """A batch without the numbers of its texts, and these; sentences that are there twice are counted."""
+        own = dict(inputs)
+        texts = own.pop("text_ids", None)
+        self._batch = (len(own["input_ids"]), texts)
+        if texts is not None:
+            self.sum_part(DUPLICATES, repeated_rows(shared_rows(texts, self.model_of_run.negatives)))
+        return own, texts
+
+    @property
+    def model_of_run(self) -> Any:
+        """The model itself, without what several processes or a compiler wrap around it."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    def record_loss(self, loss: Tensor, parts: Mapping[str, Tensor], outputs: Mapping[str, Any] | None = None) -> None:
+        """Sum a step's loss parts for the log; ``outputs``, of the model, tell which rows went wrong.
 
         Raises:
-            NonFiniteLossError: the loss is not finite; with the step and the parts.
+            NonFiniteLossError: the loss is not finite; with the step, the parts and the rows.
         """
         if not torch.isfinite(loss):
             values = ", ".join(f"{name} {value.item():.4g}" for name, value in parts.items())
             raise NonFiniteLossError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1} ({values}); lower the learning rate, "
+                f"the loss is {loss.item()} at step {self.state.global_step + 1} ({values}); "
+                f"{self._rows(rows_in_question(outputs or {}))}; lower the learning rate, "
                 "check the weights that training started from, or train in float32 (--bf16 false)"
             )
         for name, value in parts.items():
-            self._part_sums[name] = self._part_sums.get(name, 0) + value
+            self.sum_part(name, value)
         self._part_count += 1
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """As `Trainer`'s; a gradient that is not finite stops the run, but for fp16, which skips such a step.
+
+        Raises:
+            NonFiniteGradientError: with the step, the parameters and the rows.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        is_finite = norm is None or math.isfinite(norm)
+        step = self.state.global_step + 1
+        if self.accelerator.scaler is not None:
+            self._overflows.see(is_finite, step)
+        elif not is_finite:
+            names = non_finite_parameters(model)
+            where = f"of {names[0]} and {len(names) - 1} more" if names else "as a whole (its norm)"
+            raise NonFiniteGradientError(
+                f"the gradient {where} is not finite at step {step}, the loss was; {self._rows([])}; lower the "
+                "learning rate, or train in float32 (--bf16 false)"
+            )
+        return norm
+
+    def _rows(self, chosen: list[int]) -> str:
+        size, texts = self._batch
+        return describe_rows(texts, chosen, size, self.train_dataset)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each loss part since the last log."""
-        if "loss" in logs and self._part_count:
-            logs = {
-                **logs,
-                **{f"loss_{name}": (total / self._part_count).item() for name, total in self._part_sums.items()},
-            }
-            self._part_sums, self._part_count = {}, 0
+        """As `ResumableTrainer.log`; the first duplicates in a batch are said."""
+        found = self._part_sums.get(DUPLICATES)
+        if "loss" in logs and found is not None and not self._told_of_duplicates and int(found) > 0:
+            self._told_of_duplicates = True
+            if not self.mask_duplicates and self.is_world_process_zero():
+                logger.warning(
+                    "step %d: %d rows of %d batches repeat a sentence of another row of their batch, and count as its "
+                    "negatives; --mask_duplicates true leaves such pairs out",
+                    self.state.global_step,
+                    int(found),
+                    self._part_count,
+                )
         super().log(logs, start_time)
 
     # ---- evaluation ----
@@ -322,7 +310,7 @@ class CacseTrainer(Trainer):
         try:
             for name, pairs in named.items():
                 scores = score_pairs(
-                    model.embed,
+                    self._frozen_prefixes.embed_of(model),
                     self.processing_class,
                     pairs,
                     max_seq_length=self.eval_max_seq_length,
@@ -359,78 +347,3 @@ class CacseTrainer(Trainer):
                 name,
                 scores["average_cosine"],
             )
-
-    # ---- checkpoints ----
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """As `Trainer`'s; a new best is saved at once, also between two save_steps."""
-        is_new_best = super()._determine_best_metric(metrics, trial)
-        if is_new_best and self.args.load_best_model_at_end:
-            self.control.should_save = True
-        return is_new_best
-
-    def _get_output_dir(self, trial: Any) -> str:
-        folder = super()._get_output_dir(trial)
-        return os.path.join(folder, STAGING) if self._saving else folder
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write the checkpoint aside and rename it when it is whole, so that a kill at any moment leaves no half."""
-        final_folder = self._get_output_dir(trial)
-        limit, self.args.save_total_limit = self.args.save_total_limit, None  # rotate after the rename
-        self._saving = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._saving = False
-            self.args.save_total_limit = limit
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        staged, final = os.path.join(final_folder, STAGING, name), os.path.join(final_folder, name)
-        if self.state.best_global_step == self.state.global_step:
-            self.state.best_model_checkpoint = final
-        barrier()  # every process has written its part
-        if self.args.should_save:
-            self.state.save_to_json(os.path.join(staged, TRAINER_STATE_NAME))
-            if os.path.exists(final):
-                shutil.rmtree(final)
-            os.replace(staged, final)
-            os.rmdir(os.path.dirname(staged))
-            rotate_checkpoints(final_folder, limit, self.state.best_model_checkpoint)
-        barrier()
-
-
-def describe_text(model_name: str, summary: dict[str, Any]) -> str:
-    """`CacseTrainer.describe` as the lines that a person reads before the first step."""
-    trainable, all_of_them = summary["trainable_parameters"], summary["parameters"]
-    shared = ", shared between the processes" if summary["negatives_shared_between_processes"] else ""
-    dropout = ", ".join(f"{part} {'/'.join(map(str, values))}" for part, values in summary["dropout"].items())
-    lines = [
-        f"training {model_name}: {trainable / 1e6:.1f} M of {all_of_them / 1e6:.1f} M parameters",
-        f"  batch of {summary['global_batch']} rows on {summary['processes']} process(es), "
-        f"{summary['effective_negatives']} effective negatives{shared}",
-        f"  dropout in force: {dropout or 'none'}",
-    ]
-    if "training_rows" in summary:
-        lines.append(
-            f"  {summary['training_rows']} rows; {summary['tokens_a_batch']} tokens a batch, "
-            f"{summary['padded_tokens_a_batch']} with padding"
-        )
-    return "\n".join(lines)
-
-
-def rotate_checkpoints(folder: str, limit: int | None, best: str | None) -> None:
-    """Delete the oldest checkpoints beyond ``limit``, never the best nor the newest."""
-    if limit is None or limit <= 0:
-        return
-    steps = sorted(
-        int(name.rpartition("-")[2])
-        for name in os.listdir(folder)
-        if name.startswith(f"{PREFIX_CHECKPOINT_DIR}-") and name.rpartition("-")[2].isdigit()
-    )
-    keep = set(steps[-limit:])
-    if best is not None:
-        best_step = int(best.rpartition("-")[2])
-        if best_step in steps and best_step not in keep:
-            keep = {best_step, *steps[len(steps) - max(limit - 1, 1) :]}
-    for step in steps:
-        if step not in keep:
-            shutil.rmtree(os.path.join(folder, f"{PREFIX_CHECKPOINT_DIR}-{step}"), ignore_errors=True)

@@ -10,11 +10,14 @@ from transformers import AutoModel, AutoTokenizer, BertModel
 
 from cacse_trainer import CacseBertModel, EnsembleModel, SentenceEmbeddingModel, SentenceEncoder
 from cacse_trainer.encoder_sum import WeightedEncoders
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.export.encoders import clean_tokenizer
 from cacse_trainer.export.sentence_transformers import write_modules
 from cacse_trainer.models.pooling import pool
 from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
+from cacse_trainer.vectors.index import SearchIndex
+from cacse_trainer.vectors.precision import directions, normalized, to_precision
+from tests.conftest import WORDS
 
 SENTENCES = ["a man is playing guitar", "the dog", "", "a woman and a cat are running in the big house"]
 
@@ -174,8 +177,160 @@ def test_search(tiny_towers, tmp_path):
     (tmp_path / "lines.txt").write_text("red\n\nblue\n")
     encoder.build_index(tmp_path / "lines.txt")
     assert {hit[0] for hit in encoder.search("red", threshold=-1)} == {"red", "blue"}
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match="no such file"):
         encoder.build_index(tmp_path / "absent.txt")
+
+
+def test_a_program_written_for_the_simcse_tool(tiny_towers, tmp_path):
+    """Its calls, with all their arguments, unchanged; only the class differs."""
+    pytest.importorskip("faiss")
+    (tmp_path / "lines.txt").write_text("the dog\na man is playing guitar\nred\n")
+    SimCSE = lambda path, device: SentenceEncoder(path, device=device)  # noqa: E731
+
+    model = SimCSE(tiny_towers("bert")[0], device="cpu")
+    embeddings = model.encode(
+        ["the dog", "red"],
+        device="cpu",
+        return_numpy=False,
+        normalize_to_unit=True,
+        keepdim=False,
+        batch_size=64,
+        max_length=128 // 2,
+    )
+    assert isinstance(embeddings, torch.Tensor) and embeddings.shape == (2, 32)
+    assert model.encode("red", return_numpy=True, keepdim=True).shape == (1, 32)
+    assert np.linalg.norm(model.encode("red", normalize_to_unit=False)) != pytest.approx(1, abs=1e-3)
+    similarities = model.similarity(["the dog", "red"], ["the dog", "a cat", "blue"], device="cpu")
+    assert similarities.shape == (2, 3) and similarities[0][0] == pytest.approx(1, abs=1e-5)
+    given_keys = model.similarity("red", model.encode(["the dog", "red"], return_numpy=True))
+    assert given_keys.shape == (2,) and given_keys[1] == pytest.approx(1, abs=1e-5)
+    for use_faiss, faiss_fast in ((None, False), (True, False), (False, False), (True, True)):
+        model.build_index(
+            str(tmp_path / "lines.txt"), use_faiss=use_faiss, faiss_fast=faiss_fast, device="cpu", batch_size=64
+        )
+        model.add_to_index(["a small cat"], device="cpu", batch_size=64)
+        results = model.search(["the dog", "a small cat"], device="cpu", threshold=0.6, top_k=2)
+        assert [hits[0][0] for hits in results] == ["the dog", "a small cat"]
+        sentence, score = model.search("red", threshold=0.99)[0]
+        assert sentence == "red" and score == pytest.approx(1, abs=1e-4)
+
+
+def test_truncated_int8_and_binary_vectors(tiny_towers):
+    encoder = SentenceEncoder(tiny_towers("bert")[0], "mean")
+    full = encoder.encode(SENTENCES, normalize=False)
+    short = encoder.encode(SENTENCES, truncate_dim=10)
+    np.testing.assert_allclose(short, normalized(full[:, :10]), atol=1e-6)
+    np.testing.assert_array_equal(SentenceEncoder(encoder.name, "mean", truncate_dim=10).encode(SENTENCES), short)
+    small = encoder.encode(SENTENCES, precision="int8")
+    assert small.dtype == np.int8 and np.abs(small).max(axis=1).tolist() == [127] * 4
+    assert (directions(small, "int8", 32) * normalized(full)).sum(axis=1).min() > 0.999
+    bits = encoder.encode(SENTENCES, precision="binary", truncate_dim=10)
+    assert bits.dtype == np.uint8 and bits.shape == (4, 2)
+    np.testing.assert_array_equal(directions(bits, "binary", 10) > 0, short > 0)
+    with pytest.raises(UserError, match="int4"):
+        encoder.encode("red", precision="int4")
+    with pytest.raises(UserError, match="between 1 and the vectors' 32"):
+        encoder.encode("red", truncate_dim=33)
+    with pytest.raises(UserError, match="none of float32"):
+        SentenceEncoder(encoder.name, "mean", dtype="double")
+
+
+def test_streams_hold_a_block_at_a_time(tiny_towers):
+    """Of a generator without end only what is needed is read: the block that is given out, and those ahead of it."""
+    encoder = SentenceEncoder(tiny_towers("bert")[0], "mean")
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(len(taken))
+            yield WORDS[len(taken) % len(WORDS)]
+
+    stream = encoder.encode_stream(endless(), block_size=8)
+    blocks = [next(stream) for _ in range(3)]
+    assert [block.shape for block in blocks] == [(8, 32)] * 3 and len(taken) <= 8 * 5
+    expected = encoder.encode([WORDS[(i + 1) % len(WORDS)] for i in range(24)])
+    np.testing.assert_allclose(np.concatenate(blocks), expected, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(text for text in SENTENCES), encoder.encode(SENTENCES), atol=1e-6)
+    assert encoder.encode(iter([])).shape == (0, 0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
+def test_exact_search_in_blocks_is_a_plain_sort(precision, monkeypatch):
+    monkeypatch.setattr("cacse_trainer.vectors.exact.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("cacse_trainer.vectors.exact.QUERIES_AT_ONCE", 3)
+    draw = np.random.default_rng(0)
+    table, queries = (normalized(draw.normal(size=(n, 24)).astype(np.float32)) for n in (40, 8))
+    index = SearchIndex.build([str(i) for i in range(40)], table, precision=precision)
+    stored, asked = (directions(to_precision(x, precision), precision, 24) for x in (table, queries))
+    cosines = asked @ stored.T
+    found = index.search(queries, top_k=5, threshold=-2)
+    for row, hits in zip(cosines, found, strict=True):
+        np.testing.assert_allclose([score for _, score in hits], np.sort(row)[::-1][:5], atol=1e-6)
+        np.testing.assert_allclose([row[int(name)] for name, _ in hits], [score for _, score in hits], atol=1e-6)
+    assert all(len(hits) == 40 for hits in index.search(queries, top_k=100, threshold=-2))
+
+
+@pytest.mark.parametrize("kind", ["exact", "flat", "ivf", "hnsw", "IVF2,Flat"])
+def test_indexes_are_saved_with_their_sentences(tiny_towers, tmp_path, kind):
+    if kind != "exact":
+        pytest.importorskip("faiss")
+    encoder = SentenceEncoder(tiny_towers("bert")[0], "mean")
+    sentences = [f"the {first} {second}" for first in WORDS[2:12] for second in WORDS[10:]] + ["two\nlines"]
+    encoder.build_index(sentences, kind=kind)
+    encoder.add_to_index(["the red house"])
+    before = encoder.search(["the red house", "a dog"], top_k=3)
+    encoder.save_index(tmp_path / "index")
+    encoder.save_index(tmp_path / "index")  # replaced as a whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index"]
+    again = SentenceEncoder(encoder.name, "mean")
+    again.load_index(tmp_path / "index")
+    after = again.search(["the red house", "a dog"], top_k=3)
+    assert after[0][0][0] == "the red house" and len(again.index) == len(sentences) + 1
+    assert [[text for text, _ in hits] for hits in after] == [[text for text, _ in hits] for hits in before]
+    again.add_to_index(["a big flute"])  # rows mapped from a file are extended in memory
+    assert again.search("a big flute")[0][0] == "a big flute"
+
+
+def test_an_index_of_another_model_is_refused(tiny_towers, tmp_path):
+    a, b = tiny_towers("bert")[:2]
+    encoder = SentenceEncoder(a, "mean")
+    with pytest.raises(UserError, match="no index yet"):
+        encoder.save_index(tmp_path / "index")
+    encoder.build_index(["the dog", "red"])
+    encoder.save_index(tmp_path / "index")
+    with pytest.raises(UserError, match="differs in fingerprint"):
+        SentenceEncoder(b, "mean").load_index(tmp_path / "index")
+    with pytest.raises(UserError, match="differs in pooling"):
+        SentenceEncoder(a, "cls").load_index(tmp_path / "index")
+    with pytest.raises(UserError, match="holds no index"):
+        encoder.save_index(tmp_path)
+    (tmp_path / "index" / "vectors.npy").write_bytes(b"cut")
+    with pytest.raises(UserError, match="is damaged"):
+        encoder.load_index(tmp_path / "index")
+    for arguments, words in (
+        (dict(kind="nonsense"), "index kind 'nonsense'"),
+        (dict(kind="flat", precision="int8"), "exact index"),
+        (dict(kind="flat", search_effort=3), "no such setting"),
+        (dict(search_effort=3), "compares everything"),
+    ):
+        if arguments.get("kind"):
+            pytest.importorskip("faiss")
+        with pytest.raises(UserError, match=words):
+            encoder.build_index(["the dog", "red"], **arguments)
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_same_vectors(tiny_towers):
+    """Two processes, blocks in order; another encoder than the saved one is refused."""
+    encoder = SentenceEncoder(tiny_towers("bert")[0], "mean")
+    sentences = [f"the {first} {second}" for first in WORDS for second in WORDS] * 10
+    found = encoder.encode(sentences, device=["cpu", "cpu"])
+    np.testing.assert_allclose(found, encoder.encode(sentences), atol=1e-5)
+    encoder.close()
+    encoder.model.embeddings.word_embeddings.weight.data += 1e-3
+    with pytest.raises(RunError, match="process ended"):
+        encoder.encode(SENTENCES, device=["cpu"])
+    encoder.close()
 
 
 def test_a_model_without_a_tokenizer(tiny_towers, tmp_path):
@@ -219,6 +374,7 @@ def test_the_fingerprint_follows_the_weights(tiny_towers):
 
 def test_bf16_is_close(tiny_towers):
     folder = tiny_towers("bert")[0]
-    exact = SentenceEncoder(folder, "mean").encode(SENTENCES)
-    rounded = SentenceEncoder(folder, "mean", dtype=torch.bfloat16).encode(SENTENCES)
+    encoder, rounding = SentenceEncoder(folder, "mean"), SentenceEncoder(folder, "mean", dtype="bf16")
+    exact, rounded = encoder.encode(SENTENCES), rounding.encode(SENTENCES)
+    assert rounding.fingerprint() == encoder.fingerprint()  # what one has indexed, the other may search
     assert rounded.dtype == np.float32 and (exact * rounded).sum(1).min() > 0.999

@@ -2,54 +2,25 @@
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 
 import pytest
 
-from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, ModelArguments
-from cacse_trainer.cli.main import COMMANDS
-from cacse_trainer.recipes import parse_run
 from tests.conftest import ROOT, write_pairs, write_sentences
+from tests.documents import blocks, check_command, commands
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    fenced = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
-    return [text for found, text in fenced if found == language]
-
-
-def commands() -> list[list[str]]:
-    text = "\n".join(blocks("bash")).replace("\\\n", " ")
-    return [shlex.split(line, comments=True) for line in text.splitlines() if shlex.split(line, comments=True)]
-
-
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
+@pytest.mark.parametrize("command", commands(ROOT / "README.md"), ids=" ".join)
 def test_commands_are_known(command, tmp_path):
-    """Scripts exist, targets exist, subcommands exist, and the flags of a training command parse."""
-    program, *arguments = command
-    if program == "bash":
-        assert (ROOT / arguments[0]).is_file()
-        if arguments[0] == "run_unsup_example.sh":
-            given = arguments[1:] if "--config" in arguments else ["--config", "quickstart", *arguments[1:]]
-            parse_run(
-                [ModelArguments, DataArguments, CacseTrainingArguments],
-                [*given, "--output_dir", str(tmp_path), "--bf16", "false"],
-                prog="train",
-                description="",
-            )
-    elif program == "make":
-        assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text()
-    elif program == "cacse-trainer":
-        assert arguments[0] in COMMANDS
-    else:
-        assert program in {"pip", "python"}, program
+    """Scripts exist, targets exist, subcommands exist, and flags parse."""
+    check_command(command, tmp_path)
 
 
 def test_file_tree():
-    tree = next(block for block in blocks("") if "cacse_trainer/\n" in block)
+    tree = next(block for block in blocks(README, "") if "cacse_trainer/\n" in block)
     parent = ROOT
     for line in tree.splitlines():
         names = re.match(r"( *)((?:[\w./-]+ )*[\w./-]+)", line)
@@ -63,12 +34,13 @@ def test_file_tree():
 
 
 def test_python_example(tmp_path, tiny_towers, monkeypatch):
-    """The Python block, with the names of its models and files replaced by small ones."""
+    """The documentation's trainer, with the names of its models and files replaced by small ones."""
     a, b, constraint = tiny_towers("bert")
     write_sentences(tmp_path / "my_sentences.txt", 64)
     write_pairs(tmp_path / "sts-dev.csv", 12)
     monkeypatch.chdir(tmp_path)
-    code = next(block for block in blocks("python") if "CacseTrainer(" in block)
+    page = (ROOT / "docs" / "guides" / "python.md").read_text(encoding="utf-8")
+    code = next(block for block in blocks(page, "python") if "CacseTrainer(" in block)
     replacements = {
         '"tower-a"': repr(a),
         '"tower-b"': repr(b),
@@ -84,6 +56,14 @@ def test_python_example(tmp_path, tiny_towers, monkeypatch):
     scope: dict = {}
     exec(code, scope)
     assert scope["trainer"].state.best_model_checkpoint.endswith("checkpoint-2")
+
+
+def test_python_of_the_readme(minilm):
+    """It runs as it stands, and the search finds the cello."""
+    scope: dict = {}
+    for code in blocks(README, "python"):
+        exec(code, scope)
+    assert scope["encoder"].search("a woman makes music", top_k=1, threshold=0.0)[0][0] == "She plays the cello."
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ def parse(*arguments: str):
 
 
 def training_recipes() -> list[str]:
-    return [name for name in recipe_names() if not name.startswith(("distill/", "pipeline/"))]
+    return [name for name in recipe_names() if not name.startswith(("distill/", "pipeline/", "instruct/"))]
 
 
 def test_the_list_of_recipes_is_the_folder():

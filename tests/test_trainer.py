@@ -10,8 +10,9 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
 from cacse_trainer import CacseBertModel, CacseTrainer, load_pairs, load_sentences
-from cacse_trainer.errors import UserError
-from cacse_trainer.trainer import NonFiniteLossError, rotate_checkpoints
+from cacse_trainer.checkpoints import rotate_checkpoints
+from cacse_trainer.errors import RunError, UserError
+from cacse_trainer.guards import OVERFLOWS_IN_A_ROW, NonFiniteGradientError, NonFiniteLossError
 from tests.conftest import write_pairs, write_sentences
 
 
@@ -202,7 +203,7 @@ def test_half_written_checkpoint_is_invisible(make_trainer, tmp_path, monkeypatc
         save(folder)
 
     monkeypatch.setattr(trainer, "_save_rng_state", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunError, match=r"checkpoint of step 4 .*No space left.*checkpoint-2 is whole"):
         trainer.train()
     assert sorted(name for name in os.listdir(tmp_path / "run") if name.startswith("checkpoint-")) == ["checkpoint-2"]
 
@@ -264,6 +265,95 @@ def test_a_batch_of_one_row_is_refused(make_trainer):
 
 
 def test_description_is_said_without_logging_set_up(make_trainer, capsys):
-    logging.getLogger("cacse_trainer").setLevel(logging.WARNING)
+    logging.getLogger("cacse_trainer").setLevel(logging.NOTSET)
     make_trainer().log_description()
     assert "effective negatives" in capsys.readouterr().err
+
+
+class PoisonGradient(TrainerCallback):
+    """Makes a gradient infinite in the backward pass of one step; the loss stays what it is."""
+
+    def __init__(self, step: int):
+        self.step, self.hook = step, None
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step + 1 == self.step:
+            weight = model.tower_a.encoder.layer[3].output.dense.weight
+            self.hook = weight.register_hook(lambda gradient: gradient * float("inf"))
+        elif self.hook is not None:
+            self.hook.remove()
+
+
+def test_a_non_finite_loss_names_its_rows(make_trainer):
+    """A single sentence whose vector is not finite: its row and text are said."""
+    rows = [f"a man {word}" for word in ("red", "blue", "big", "small", "not", "and", "with", "guitar")]
+    trainer = make_trainer(text=Dataset.from_dict({"text": rows}), max_steps=1)
+    inputs = next(iter(trainer.get_train_dataloader()))
+    bad = rows.index("a man guitar")
+    trainer.train_dataset = trainer.train_dataset.map(lambda row: row)
+    where = [trainer.processing_class.decode(ids[0], skip_special_tokens=True) for ids in inputs["input_ids"]]
+    place = where.index("a man guitar")
+    own, _ = trainer.take_batch(inputs)
+    vectors = torch.ones(8, 2, 4)
+    vectors[place] = float("nan")
+    with pytest.raises(NonFiniteLossError, match=rf"1 of the batch's 8 rows .*row {bad + 1} 'a man guitar'"):
+        trainer.record_loss(torch.tensor(float("nan")), {"tower_a": torch.tensor(1.0)}, {"embeddings": vectors})
+    assert "text_ids" not in own
+
+
+def test_a_non_finite_gradient_stops_with_step_and_parameter(make_trainer, tmp_path):
+    trainer = make_trainer(callbacks=[PoisonGradient(4)])
+    with pytest.raises(NonFiniteGradientError, match=r"tower_a.*not finite at step 4.*batch of 8 rows: row \d+ '"):
+        trainer.train()
+    assert (tmp_path / "run" / "checkpoint-2" / "model.safetensors").is_file()
+    state = CacseBertModel.from_pretrained(tmp_path / "run" / "checkpoint-2").state_dict()
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+
+
+def test_fp16_may_overflow_a_few_times_in_a_row(make_trainer):
+    """With a loss scale an overflow is a skipped step; too many in a row are an end."""
+    trainer = make_trainer()
+    trainer.accelerator.scaler = object()
+    model = trainer.model
+    model(**{k: v for k, v in next(iter(trainer.get_train_dataloader())).items() if k != "text_ids"}).loss.backward()
+    weight = model.tower_a.encoder.layer[3].output.dense.weight
+    clean = weight.grad.clone()
+    for _ in range(OVERFLOWS_IN_A_ROW - 1):
+        weight.grad = clean * float("inf")
+        trainer._get_grad_norm(model, float("inf"))
+    trainer._get_grad_norm(model, 1.0)  # one good step: the count starts anew
+    for _ in range(OVERFLOWS_IN_A_ROW - 1):
+        trainer._get_grad_norm(model, float("inf"))
+    with pytest.raises(NonFiniteGradientError, match=f"fp16 overflowed at {OVERFLOWS_IN_A_ROW} steps in a row"):
+        trainer._get_grad_norm(model, float("inf"))
+
+
+def test_duplicates_are_counted_told_and_masked(make_trainer, caplog):
+    """Every batch of 8 holds the same two sentences four times each; one line of the log, one warning."""
+    text = Dataset.from_dict({"text": ["a man", "the dog"] * 8})
+    with caplog.at_level(logging.WARNING, logger="cacse_trainer"):
+        plain = make_trainer(text=text, max_steps=2, learning_rate=0.0)
+        plain.train()
+    lines = [entry for entry in plain.state.log_history if "loss" in entry]
+    assert [entry["duplicate_rows"] for entry in lines] == [8.0, 8.0]
+    assert caplog.text.count("--mask_duplicates true") == 1
+    masked = make_trainer("masked", text=text, max_steps=2, learning_rate=0.0)
+    masked.mask_duplicates = True
+    caplog.clear()
+    masked.train()
+    losses = [entry["loss"] for entry in masked.state.log_history if "loss" in entry]
+    assert all(ours < theirs["loss"] for ours, theirs in zip(losses, lines, strict=True))
+    assert "mask_duplicates" not in caplog.text
+    none = make_trainer("none", text=Dataset.from_dict({"text": [f"a man {i}" for i in range(8)]}), max_steps=1)
+    none.train()
+    assert [entry["duplicate_rows"] for entry in none.state.log_history if "loss" in entry] == [0.0]
+
+
+def test_a_run_resumed_at_its_end_does_no_step_more(make_trainer, tmp_path):
+    first = make_trainer(max_steps=4, save_total_limit=None)
+    first.train()
+    again = make_trainer(max_steps=4, save_total_limit=None)
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    assert again.state.global_step == 4
+    same = zip(first.model.state_dict().values(), again.model.state_dict().values(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in same)

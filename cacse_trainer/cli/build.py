@@ -1,14 +1,22 @@
 """Settings to a model and its tokenizer; and a trained model to exported folders."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from datasets import Dataset, IterableDataset
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from cacse_trainer.arguments import DataArguments, EncoderChoice, ModelArguments
 from cacse_trainer.cli.common import user_errors
 from cacse_trainer.data import ContrastiveCollator, MaskingCollator
+from cacse_trainer.decoder_arguments import DecoderArguments
 from cacse_trainer.distributed import alone
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.embed import position_limit
@@ -16,20 +24,31 @@ from cacse_trainer.export.encoders import Score, export_cacse
 from cacse_trainer.export.ensemble import export_ensemble
 from cacse_trainer.export.model_card import CardFacts
 from cacse_trainer.export.single_tower import check_exportable, export_single_tower
+from cacse_trainer.models.adapters import LoraSettings
 from cacse_trainer.models.modeling_cacse import CacseModel, cacse_class
 from cacse_trainer.models.modeling_diffcse import DiffcseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
 from cacse_trainer.models.modeling_student import StudentModel
+from cacse_trainer.models.objectives import check_format, needs_binary_labels
+from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
 from cacse_trainer.recipes import PACKAGE, resolve_resource
 from cacse_trainer.teachers import load_ensemble, load_members
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub id."""
+def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    more = {"trust_remote_code": True} if trust_remote_code else {}
     with user_errors(f"tokenizer of {path}"):
-        return load_tokenizer_of(path, AutoConfig.from_pretrained(path))
+        tokenizer = load_tokenizer_of(path, AutoConfig.from_pretrained(path, **more), **more)
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):  # transformers makes one up
+        raise UserError(f"model {path} has no tokenizer; save one beside it (tokenizer.save_pretrained)")
+    return tokenizer
 
 
 def load_encoders(choices: Sequence[EncoderChoice]) -> tuple[EnsembleModel, Any]:
@@ -55,6 +74,7 @@ def build_model(settings: ModelArguments) -> tuple[PreTrainedModel, PreTrainedTo
         raise UserError("give either model (SimCSE, DiffCSE) or tower_a and tower_b (CACSE), not both")
     if settings.model is not None:
         return build_single_tower(settings, settings.model)
+    refuse_decoder_settings(settings, "CACSE")
     if settings.tower_a is None or settings.tower_b is None:
         raise UserError(
             "nothing to train: give model (SimCSE, DiffCSE), or tower_a and tower_b (CACSE), in a recipe or as flags"
@@ -77,31 +97,109 @@ def build_single_tower(
     }
     defaults = {"projection": settings.projection, "mlp_only_train": settings.mlp_only_train}
     common.update({name: value for name, value in defaults.items() if value is not None})
-    model: SentenceEmbeddingModel
-    with user_errors(f"model {encoder}"):
-        if settings.generator is None:
-            model = SentenceEmbeddingModel.from_encoder(path, mlm_weight=settings.mlm_weight, **common)
-        else:
-            if settings.mlm_weight != 0:
-                raise UserError(
-                    "mlm_weight is SimCSE's auxiliary loss and has no effect with a generator (DiffCSE); drop one"
-                )
-            model = DiffcseModel.from_pretrained_parts(
-                path,
-                resolve_resource(settings.generator),
-                rtd_loss_weight=settings.rtd_loss_weight,
-                rtd_positions=settings.rtd_positions,
-                **common,
-            )
-    tokenizer = load_tokenizer(path)
     if settings.generator is not None:
-        other = load_tokenizer(resolve_resource(settings.generator))
-        if tokenizer.get_vocab() != other.get_vocab():
-            raise UserError(
-                f"the tokenizers of {encoder} and of its generator {settings.generator} differ; "
-                "both read the same tokens"
-            )
+        return build_diffcse(settings, encoder, settings.generator, common)
+    with user_errors(f"model {encoder}", KeyError, RuntimeError):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+        check_pooling_of(config, settings)
+        tokenizer = load_tokenizer(path, settings.trust_remote_code)
+        tokenizer = prepare_tokenizer(tokenizer, settings.prompt_template, settings.append_eos, config)
+        model = SentenceEmbeddingModel.from_encoder(
+            path,
+            mlm_weight=settings.mlm_weight,
+            lora=lora_settings(settings),
+            adapter=resolve_resource(settings.adapter) if settings.adapter is not None else None,
+            load_in_4bit=settings.load_in_4bit,
+            load_in_8bit=settings.load_in_8bit,
+            dtype=base_dtype(settings),
+            trust_remote_code=settings.trust_remote_code,
+            **common,
+            **{name: getattr(settings, name) for name in CONFIGURED},
+        )
     return model, tokenizer
+
+
+CONFIGURED = (
+    *("prompt_template", "append_eos", "bidirectional_start_layer", "ranking_scale", "positive_threshold"),
+    *("cosine_weight", "ibn_weight", "cln_weight", "angle_weight"),
+)
+"""Settings that go to the model's config by their own names."""
+
+
+def build_diffcse(
+    settings: ModelArguments, encoder: str, generator: str, common: dict[str, Any]
+) -> tuple[SentenceEmbeddingModel, PreTrainedTokenizerBase]:
+    """DiffCSE: the encoder, its discriminator and the generator."""
+    refuse_decoder_settings(settings, "DiffCSE")
+    path = resolve_resource(encoder)
+    with user_errors(f"model {encoder}"):
+        model = DiffcseModel.from_pretrained_parts(
+            path,
+            resolve_resource(generator),
+            rtd_loss_weight=settings.rtd_loss_weight,
+            rtd_positions=settings.rtd_positions,
+            **common,
+        )
+    tokenizer = load_tokenizer(path)
+    if tokenizer.get_vocab() != load_tokenizer(resolve_resource(generator)).get_vocab():
+        raise UserError(
+            f"the tokenizers of {encoder} and of its generator {generator} differ; both read the same tokens"
+        )
+    return model, tokenizer
+
+
+def refuse_decoder_settings(settings: ModelArguments, method: str) -> None:
+    """Refuse settings that a method has no use for.
+
+    Raises:
+        UserError: with the first of them.
+    """
+    given = [field.name for field in fields(DecoderArguments) if getattr(settings, field.name) != field.default]
+    if given:
+        raise UserError(f"{given[0]} has no effect with {method}; it belongs to a single tower (model)")
+
+
+def lora_settings(settings: ModelArguments) -> LoraSettings | None:
+    """The new adapter that the settings ask for, if any."""
+    if settings.lora_r is None:
+        return None
+    return LoraSettings(
+        settings.lora_r,
+        settings.lora_alpha,
+        settings.lora_dropout,
+        settings.lora_target_modules,
+        settings.lora_init,
+    )
+
+
+def base_dtype(settings: ModelArguments) -> torch.dtype:
+    """The dtype of the weights: float32, unless they are frozen under an adapter.
+
+    Raises:
+        UserError: another dtype, or bfloat16 for weights that are trained.
+    """
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if settings.base_dtype not in dtypes:
+        raise UserError(f"base_dtype {settings.base_dtype!r}: give {' or '.join(dtypes)}")
+    if settings.base_dtype != "float32" and settings.lora_r is None and settings.adapter is None:
+        raise UserError("base_dtype bfloat16 is for frozen weights: give lora_r or adapter, or train with bf16 true")
+    return dtypes[settings.base_dtype]
+
+
+def check_pooling_of(config: PretrainedConfig, settings: ModelArguments) -> None:
+    """Refuse to read a decoder at its first token, which has seen nothing of the sentence.
+
+    Raises:
+        UserError: with the poolings that fit.
+    """
+    kind = config.model_type
+    decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    decoder = decoder or any(str(name).endswith("ForCausalLM") for name in config.architectures or [])
+    if decoder and settings.pooling.startswith("cls"):
+        raise UserError(
+            f"model {settings.model} is a decoder, whose first token sees nothing of the sentence; choose pooling "
+            "last_token, mean or weighted_mean"
+        )
 
 
 def build_collator(
@@ -109,8 +207,10 @@ def build_collator(
 ) -> ContrastiveCollator:
     """The collator that this model's loss needs: with masked copies, or without."""
     if isinstance(model, SentenceEmbeddingModel) and model.needs_masked_copies:
-        return MaskingCollator(tokenizer, settings.max_seq_length, mask_probability=settings.mask_probability)
-    return ContrastiveCollator(tokenizer, settings.max_seq_length)
+        return MaskingCollator(
+            tokenizer, settings.max_seq_length, mask_probability=settings.mask_probability, with_text_ids=True
+        )
+    return ContrastiveCollator(tokenizer, settings.max_seq_length, with_text_ids=True)
 
 
 def build_cacse(settings: ModelArguments, tower_a: str, tower_b: str) -> tuple[CacseModel, PreTrainedTokenizerBase]:
@@ -159,13 +259,41 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_se
         raise UserError(f"max_seq_length={max_seq_length} leaves no room for text beside {special} special tokens")
 
 
-def check_columns(model: PreTrainedModel, columns: Sequence[str]) -> None:
-    """Refuse text columns that the model's loss has no place for.
+def check_weights(model: PreTrainedModel) -> None:
+    """Refuse weights that are NaN or infinite, with which nothing can be learned.
 
     Raises:
-        UserError: with the columns.
+        UserError: with the first such tensor.
     """
-    if isinstance(model, CacseModel) and len(columns) > 2:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(
+                f"the weights that training starts from are not sound: {name} is not finite; take another model"
+            )
+
+
+def check_columns(model: PreTrainedModel, facts: dict[str, Any], rows: Dataset | IterableDataset) -> None:
+    """Refuse text that the model's loss has no place for.
+
+    Args:
+        model: what is trained.
+        facts: of the text: ``columns``, and ``labelled`` for pairs with a number.
+        rows: the text.
+
+    Raises:
+        UserError: with the columns, or the label.
+    """
+    columns, labelled = facts.get("columns", []), bool(facts.get("labelled"))
+    if isinstance(model, SentenceEmbeddingModel) and columns:
+        with user_errors("training text"):
+            check_format(model.config.objective, 2 if labelled else max(2, len(columns)), labelled)
+        graded = labelled and next((label for label in rows["score"] if label not in (0, 1)), None)
+        if graded and needs_binary_labels(model.config):
+            raise UserError(
+                f"training text: the label {graded:g} is graded, and objective angle_combined counts pairs in the "
+                "batch as positive or not; set positive_threshold, or ibn_weight 0, or choose objective cosent or angle"
+            )
+    elif isinstance(model, CacseModel) and (len(columns) > 2 or labelled):
         raise UserError(
             f"CACSE compares two views of a row, got the columns {', '.join(columns)}; "
             "choose one or two with text_columns"

@@ -1,24 +1,36 @@
 """What the commands share: exit codes, quiet logs, loading dev sets."""
 
 import argparse
+import atexit
 import contextlib
 import logging
+import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pickle import UnpicklingError
+from types import FrameType
 from typing import Any, NoReturn
 
+import torch.distributed as dist
 import transformers
 from datasets import Dataset
 from safetensors import SafetensorError
 
+from cacse_trainer.checkpoints import is_write_failure
+from cacse_trainer.cli.output import add_output_flags, output_mode, tell_error
 from cacse_trainer.data import load_pairs
-from cacse_trainer.errors import RunError, UserError
+from cacse_trainer.distributed import is_distributed, rank
+from cacse_trainer.errors import Interrupted, RunError, UserError, one_line
 from cacse_trainer.recipes import resolve_resource
 
 REPORT = "training_report.json"
 """What a finished run leaves last in its output folder."""
+PAGE = "report.html"
+"""The same for people, written just before."""
 STSB_ON_THE_HUB = "sentence-transformers/stsb"
 
 
@@ -26,7 +38,20 @@ class OneLineParser(argparse.ArgumentParser):
     """`ArgumentParser` whose errors are one line, without the whole usage, and which takes no abbreviations."""
 
     def __init__(self, **kwargs: Any):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+        super().__init__(
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            conflict_handler="resolve",  # a command may have a --json of its own
+            **kwargs,
+        )
+        add_output_flags(self)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As the parent's; ``--quiet`` also switches progress bars off."""
+        settings, rest = super().parse_known_args(args, namespace)
+        if settings is not None and getattr(settings, "quiet", False) and hasattr(settings, "disable_tqdm"):
+            settings.disable_tqdm = True
+        return settings, rest
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
@@ -34,26 +59,101 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 done, 2 the user's input is wrong (one line), 1 anything else."""
+    """Run a command; 0 done, 2 the user's input is wrong (one line), 143 and 130 stopped by SIGTERM and Ctrl-C, 1 else.
+
+    One of several processes does not return, but leaves here: see `leave`.
+    """
     set_up_logging()
+    with _unwinding_on_sigterm():
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        with output_mode(given):
+            code = _run(command, given)
+    if is_distributed():
+        leave(code)
+    return code
+
+
+def _run(command: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
     try:
-        command(list(sys.argv[1:] if arguments is None else arguments))
+        command(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell_error(str(error))
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except SystemExit as error:  # argparse's --help
+    except SystemExit as error:  # argparse's --help, SIGTERM
         return int(error.code or 0)
+    except Interrupted as error:
+        if rank() == 0:  # the processes have agreed: said once
+            print(error, file=sys.stderr)
+        return error.exit_code
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell_error(str(error))
         return 1
     except Exception as error:
-        traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        known = _explained(error)
+        if known is None:
+            traceback.print_exc()
+        tell_error(str(known or error))
         return 1
     return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End one of several processes at once, its files flushed and its temporary folders removed.
+
+    The destructor of gloo's process group, called under the interpreter's lock as an ordinary end calls it, waits for a
+    thread that may be waiting for that lock: now and then a finished run would never end.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+@contextlib.contextmanager
+def _unwinding_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the command as an exception does, so that temporary files go; training has a handler of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        print("stopped by SIGTERM", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+PEER_LOST = ("closed by peer", "reset by peer", "Broken pipe", "Timed out", "timed out", "remote process exited")
+"""Words of what gloo and NCCL raise when another process is gone."""
+
+
+def _explained(error: BaseException) -> str | None:
+    """One line for failures from outside that have nothing to do with the program; None for all others."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or current.__context__
+    for one in chain:
+        if is_write_failure(one):
+            return (
+                f"a file could not be written ({one_line(one)}); make room and run the same command again, with "
+                "--resume_from_checkpoint last where a checkpoint was saved"
+            )
+        lost = isinstance(one, (RuntimeError, ConnectionError)) and any(word in str(one) for word in PEER_LOST)
+        if lost and dist.is_available() and dist.is_initialized():
+            return (
+                f"process {dist.get_rank()} of {dist.get_world_size()} ends, since another one has died or hangs: the "
+                f"other's own message says why ({one_line(one)[:200]}); go on with --resume_from_checkpoint last"
+            )
+    return None
 
 
 def set_up_logging() -> None:
@@ -74,6 +174,11 @@ def user_errors(what: str, *more: type[Exception]) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except UnpicklingError as error:
+        raise UserError(
+            f"{what}: the weights are a pickle of more than tensors, which is not read since it could run any code; "
+            "convert them to safetensors"
+        ) from error
     except expected as error:
         raise UserError(f"{what}: {' '.join(str(error).split())}") from error
 

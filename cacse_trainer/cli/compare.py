@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.output import tell
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.compare import compare, comparison_rows
 from cacse_trainer.evaluation.report import write_report
@@ -21,35 +22,40 @@ be in the set. (Other training seeds are another source of chance, which it does
 """
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the command with these arguments."""
-    parser = OneLineParser(
+def parser() -> OneLineParser:
+    """The command's flags."""
+    made = OneLineParser(
         prog="cacse-trainer compare",
         description="Differences of two evaluations by task, second - first.",
         epilog=EPILOG,
     )
-    parser.add_argument("first", type=Path, help="results.json of the one model, or its folder")
-    parser.add_argument("second", type=Path, help="results.json of the other")
-    parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
-    parser.add_argument("--confidence", type=float, default=0.95, help="of the interval")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
-    parser.add_argument("--output", type=Path, help="write the differences as JSON, too")
-    settings = parser.parse_args(arguments)
+    made.add_argument("first", type=Path, help="results.json of the one model, or its folder")
+    made.add_argument("second", type=Path, help="results.json of the other")
+    made.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
+    made.add_argument("--confidence", type=float, default=0.95, help="of the interval")
+    made.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    made.add_argument("--output", type=Path, help="write the differences as JSON, too")
+    return made
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with these arguments."""
+    settings = parser().parse_args(arguments)
     if not 0 < settings.confidence < 1 or settings.draws < 1:
         raise UserError("confidence must be between 0 and 1, and draws at least 1")
     rows = compare(
         settings.first, settings.second, draws=settings.draws, confidence=settings.confidence, seed=settings.seed
     )
+    header = ["task", "first", "second", "difference", f"{100 * settings.confidence:g} % interval", ""]
+    lines = []
     for label, path in (("first ", settings.first), ("second", settings.second)):
         found = read_results(path)
-        print(f"{label}  {found['model']}, pooling {found['pooling']}")
-    header = ["task", "first", "second", "difference", f"{100 * settings.confidence:g} % interval", ""]
-    print(text_table(header, comparison_rows(rows)))
+        lines.append(f"{label}  {found['model']}, pooling {found['pooling']}")
+    differences = {row.name: {**dataclasses.asdict(row), "difference": row.difference} for row in rows}
     if settings.output is not None:
         settings.output.parent.mkdir(parents=True, exist_ok=True)
-        write_report(
-            settings.output, {row.name: {**dataclasses.asdict(row), "difference": row.difference} for row in rows}
-        )
+        write_report(settings.output, differences)
+    tell("\n".join([*lines, text_table(header, comparison_rows(rows))]), differences)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,14 @@ from cacse_trainer.arguments import (
     EncoderChoice,
     resolve_bf16,
 )
-from cacse_trainer.cli.build import check_export, check_fit, load_encoders, load_tokenizer, public_name
+from cacse_trainer.cli.build import check_export, check_fit, check_weights, load_encoders, load_tokenizer, public_name
 from cacse_trainer.cli.common import run, user_errors
-from cacse_trainer.cli.runs import TrainingRun
+from cacse_trainer.cli.runs import TrainingRun, given_settings
 from cacse_trainer.distillation import DistillationTrainer, check_widths
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_student import StudentModel
-from cacse_trainer.recipes import parse_run, resolve_resource
+from cacse_trainer.recipes import RecipeParser, parse_run, recipe_parser, resolve_resource
 from cacse_trainer.teachers import cached_teacher_embeddings
 
 logger = logging.getLogger(__name__)
@@ -39,24 +39,40 @@ EPILOG = """examples:
 """
 
 
+SETTINGS = (DistillationArguments, DataArguments, CacseTrainingArguments)
+HELP: dict[str, Any] = {
+    "prog": "cacse-trainer distill",
+    "description": "Train one encoder to give a frozen teacher's vectors, and export it.",
+    "epilog": EPILOG,
+}
+
+
+def parser() -> RecipeParser:
+    """The command's flags."""
+    return recipe_parser(SETTINGS, **HELP)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
-    settings, data_args, args, recipe = parse_run(
-        [DistillationArguments, DataArguments, CacseTrainingArguments],
-        arguments,
-        prog="cacse-trainer distill",
-        description="Train one encoder to give a frozen teacher's vectors, and export it.",
-        epilog=EPILOG,
-    )
+    settings, data_args, args, recipe = parse_run(SETTINGS, arguments, **HELP)
     choices = teacher_choices(settings)
     if settings.student is None:
         raise UserError("no student: give an encoder to train, in a recipe or as --student FOLDER")
     with user_errors("teacher_bf16"):
         bf16 = resolve_bf16(settings.teacher_bf16)
     check_cache(settings, data_args, args)
-    training = TrainingRun.begin(settings, data_args, args, recipe)
+    training = TrainingRun.begin(settings, data_args, args, recipe, ["distill", *arguments])
+    columns = training.data_facts.get("columns", [])
+    if len(columns) > 1:
+        raise UserError(
+            f"distillation reads single sentences, got the columns {', '.join(columns)}; name one with text_columns"
+        )
+    if "mask_probability" in given_settings(arguments, recipe):
+        raise UserError("mask_probability has no effect with distillation, which masks nothing; leave it out")
     teacher, teacher_tokenizer = load_encoders(choices)
     student, tokenizer = build_student(settings, settings.student, teacher)
+    for model in (teacher, student):
+        check_weights(model)
     if args.export:
         check_export(student)
     check_fit(student, tokenizer, data_args.max_seq_length)

@@ -5,9 +5,7 @@ torchrun --nproc_per_node 4 -m cacse_trainer.cli.evaluate --model … --suite fu
 """
 
 import argparse
-import datetime
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from cacse_trainer.cli.build import public_name
 from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.encoders import add_decoder_flags, decoder_flags, join_processes
+from cacse_trainer.cli.output import tell_json
 from cacse_trainer.data import load_sentences
 from cacse_trainer.distributed import rank
 from cacse_trainer.embedding import CHOICES
@@ -50,10 +49,14 @@ def parser() -> OneLineParser:
         prog="cacse-trainer evaluate", description="Score an encoder on SentEval and MTEB.", epilog=EPILOG
     )
     add = made.add_argument
-    add("--model", action="append", required=True, help="folder, hub id or package:NAME/FOLDER; several are summed")
+    add(
+        "--model",
+        action="append",
+        help="folder, hub id or package:NAME/FOLDER; several are summed. With --adapter: its base, by default",
+    )
     add("--weights", nargs="+", type=float, help="of several models, one number each; default: 1 each")
     add("--pooling", nargs="+", help=f"{', '.join(CHOICES)}; one, or one a model. Default: what the folder states")
-    add("--adapter", help="folder or hub id of a PEFT adapter for the model")
+    add_decoder_flags(add)
     add("--suite", nargs="+", default=[], choices=["sts", "transfer", "probing", "full"], help="the papers' tables")
     add("--tasks", nargs="+", default=[], metavar="TASK", help="SentEval tasks by name, such as STS12 STSBenchmark MR")
     add(
@@ -83,11 +86,15 @@ def parser() -> OneLineParser:
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     settings = parser().parse_args(arguments)
+    if settings.model is None:
+        if settings.adapter is None:
+            raise UserError("command line: give --model, or --adapter (cacse-trainer evaluate --help)")
+        settings.model, settings.adapter = [settings.adapter], None
     names, data_dir = senteval_tasks(settings)
     mteb_chosen = mteb_tasks(settings.mteb)
     if not names and not mteb_chosen:
         raise UserError("nothing to evaluate: give --suite sts|transfer|probing|full, --tasks NAME …, or --mteb NAME …")
-    start_processes(settings)
+    join_processes([settings.device] if settings.device else None)
     started = time.perf_counter()
     encoder = build_encoder(settings)
     scoring = Scoring(settings.mode, settings.aggregation, settings.seed)
@@ -150,17 +157,6 @@ def mteb_tasks(names: Sequence[str]) -> list[Any]:
     return resolve_tasks(names)
 
 
-def start_processes(settings: argparse.Namespace) -> None:
-    """Join the other processes when torchrun started several; each takes the GPU of its number."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        return
-    on_gpu = torch.cuda.is_available() and settings.device in (None, "cuda")
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # the others wait while one process fits its classifiers
-    dist.init_process_group("cuda:nccl,cpu:gloo" if on_gpu else "gloo", timeout=datetime.timedelta(hours=12))
-
-
 def build_encoder(settings: argparse.Namespace) -> BaseEncoder:
     """The model, or the weighted sum of several.
 
@@ -186,6 +182,7 @@ def build_encoder(settings: argparse.Namespace) -> BaseEncoder:
             max_seq_length=settings.max_seq_length,
             tokens_per_batch=settings.tokens_per_batch,
             trust_remote_code=settings.trust_remote_code,
+            **decoder_flags(settings),
         )
         for name, pooling in zip(models, poolings, strict=True)
     ]
@@ -238,6 +235,7 @@ def report(store: ResultStore, seconds: float) -> None:
     if names := undefined(store.tasks):
         logger.warning("undefined scores (constant similarities): %s", ", ".join(names))
     print(f"\n{store.folder / RESULTS}   ({seconds:.0f} s)")
+    tell_json({"output_dir": str(store.folder), **results})
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import cacse_trainer.models  # noqa: F401 - registers the model classes with Aut
 from cacse_trainer.arguments import EncoderChoice
 from cacse_trainer.cli.build import dev_scores, export_model, load_encoders, load_tokenizer, public_name
 from cacse_trainer.cli.common import OneLineParser, load_dev_sets, run, user_errors
+from cacse_trainer.cli.output import tell_json
 from cacse_trainer.cli.pushing import add_hub_flags, flagged_target, push_export
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.sts import score_pairs
@@ -20,14 +21,22 @@ from cacse_trainer.export.hub import HubTarget, push_folders
 from cacse_trainer.export.model_card import CardFacts
 from cacse_trainer.export.onnx import export_onnx
 
+EPILOG = """examples:
+  cacse-trainer export --checkpoint runs/cacse/checkpoint-1200 --output_dir exported
+  cacse-trainer export --encoders path=exported/tower_a path=other,weight=0.5 --output_dir sum
+  cacse-trainer export --folder exported/tower_a --format onnx
+  cacse-trainer export --folder exported/tower_a --push_to_hub --hub_model_id me/my-encoder
+"""
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the command with these arguments."""
-    parser = OneLineParser(
+
+def parser() -> OneLineParser:
+    """The command's flags."""
+    made = OneLineParser(
         prog="cacse-trainer export",
         description="Turn a training checkpoint, or a weighted list of encoders, into folders that load.",
+        epilog=EPILOG,
     )
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = made.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", help="folder of a checkpoint, or of a finished run")
     source.add_argument(
         "--folder", help="instead: a folder that was exported before, for --format onnx or --push_to_hub"
@@ -39,27 +48,36 @@ def main(arguments: Sequence[str]) -> None:
         metavar="path=…,pooling=…,weight=…",
         help="instead: encoders whose weighted sum is written as one ensemble; tokenizers may differ",
     )
-    parser.add_argument("--output_dir", help="where the folders are written (not with --folder)")
-    parser.add_argument(
+    made.add_argument("--output_dir", help="where the folders are written (not with --folder)")
+    made.add_argument(
         "--dev_file",
         nargs="+",
         metavar="NAME=PATH",
         help="dev sets that the exported folders are scored on, for their cards",
     )
-    parser.add_argument(
+    made.add_argument(
         "--format",
         default="torch",
         choices=["torch", "onnx"],
         help="onnx: ONNX graphs beside the weights as well, float32 and int8",
     )
-    add_hub_flags(parser.add_argument)
-    settings = parser.parse_args(arguments)
+    made.add_argument(
+        "--trust_remote_code", action="store_true", help="run the model code that comes with an adapter's base model"
+    )
+    add_hub_flags(made.add_argument)
+    return made
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with these arguments."""
+    settings = parser().parse_args(arguments)
     target = flagged_target(settings)
     dev_sets = load_dev_sets(settings.dev_file) if settings.dev_file else {}
     if settings.folder is not None:
         if settings.output_dir is not None:
             raise UserError("--folder: leave --output_dir out; the graphs are written into the folder, as onnx/")
         use_folder(Path(settings.folder), settings.format, target, dev_scores(dev_sets, score_pairs))
+        tell_json({"folders": {str(settings.folder): {}}})
         return
     if settings.output_dir is None:
         raise UserError("command line: give --output_dir, where the folders are written")
@@ -73,7 +91,7 @@ def main(arguments: Sequence[str]) -> None:
             base_models=[public_name(choice.path) for choice in settings.encoders],
         )
     else:
-        model, tokenizer = load_checkpoint(Path(settings.checkpoint))
+        model, tokenizer = load_checkpoint(Path(settings.checkpoint), settings.trust_remote_code)
         facts = CardFacts(title=Path(settings.checkpoint).resolve().name, what="", license=settings.hub_license)
     with user_errors(f"output_dir {settings.output_dir} cannot be written"):
         Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
@@ -84,6 +102,7 @@ def main(arguments: Sequence[str]) -> None:
             write_graphs(Path(settings.output_dir) / name, dev_scores(dev_sets, score_pairs))
     if target is not None:
         push_export(target, Path(settings.output_dir), scores)
+    tell_json({"folders": {str(Path(settings.output_dir) / name): measured for name, measured in scores.items()}})
 
 
 def use_folder(folder: Path, kind: str, target: HubTarget | None, score: Score | None) -> None:
@@ -112,8 +131,8 @@ def write_graphs(folder: Path, score: Score | None) -> None:
         print(f"  {dev}: float32 {scores['float32'][dev]:.2f}, int8 {scores['int8'][dev]:.2f} ({-cost:+.2f})")
 
 
-def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
-    """A checkpoint's model and tokenizer.
+def load_checkpoint(folder: Path, trust_remote_code: bool = False) -> tuple[PreTrainedModel, Any]:
+    """A checkpoint's model and tokenizer; of an adapter's checkpoint, with the base model that it names.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -121,7 +140,9 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
     if not (folder / "config.json").is_file():
         raise UserError(f"checkpoint {folder}: no such folder, or no config.json in it")
     with user_errors(f"checkpoint {folder}"):
-        return AutoModel.from_pretrained(folder, dtype=torch.float32), load_tokenizer(str(folder))
+        trusted = {"trust_remote_code": True} if trust_remote_code else {}
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32, **trusted)
+        return model, load_tokenizer(str(folder), trust_remote_code)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """``cacse-trainer import``: a checkpoint of the CACSE release → a Cacse model; of SimCSE or DiffCSE → an encoder."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from cacse_trainer.cli.build import load_tokenizer
-from cacse_trainer.cli.common import run, user_errors
+from cacse_trainer.cli.common import OneLineParser, run, user_errors
+from cacse_trainer.cli.output import tell
 from cacse_trainer.errors import UserError
 from cacse_trainer.export.encoders import clean_tokenizer
 from cacse_trainer.export.model_card import CardFacts
@@ -15,31 +15,42 @@ from cacse_trainer.export.simcse_checkpoints import load_simcse_checkpoint
 from cacse_trainer.export.single_tower import export_single_tower
 from cacse_trainer.recipes import resolve_resource
 
+EPILOG = """examples:
+  cacse-trainer import --checkpoint pytorch_model.bin --tower_a bert-base-uncased --output_dir cacse_model
+  cacse-trainer import --checkpoint unsup-simcse-bert-base-uncased --head drop --output_dir simcse_model
+"""
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the command with these arguments."""
-    parser = argparse.ArgumentParser(
+
+def parser() -> OneLineParser:
+    """The command's flags."""
+    made = OneLineParser(
         prog="cacse-trainer import",
         description="Turn the CACSE release's pytorch_model.bin into a model folder (cacse-trainer export goes on from "
         "there), or, with --head, a training checkpoint or released model of SimCSE or DiffCSE into a plain encoder.",
+        epilog=EPILOG,
     )
-    parser.add_argument(
+    made.add_argument(
         "--checkpoint", required=True, help="pytorch_model.bin or .safetensors with the release's key names"
     )
-    parser.add_argument("--tower_a", help="folder or hub id whose config and tokenizer tower A has")
-    parser.add_argument("--tower_b", help="the same for tower B; default: tower A's")
-    parser.add_argument("--constraint", help="the same for the constraint model; default: tower A's")
-    parser.add_argument("--cascade_start_layer", type=int, default=7, help="k0: BERT 7, RoBERTa 11")
-    parser.add_argument("--constraint_layers", type=int, default=4, help="m: BERT 4, RoBERTa 1")
-    parser.add_argument("--cascade_heads", type=int, default=6, help="without effect, kept in the config")
-    parser.add_argument(
+    made.add_argument("--tower_a", help="folder or hub id whose config and tokenizer tower A has")
+    made.add_argument("--tower_b", help="the same for tower B; default: tower A's")
+    made.add_argument("--constraint", help="the same for the constraint model; default: tower A's")
+    made.add_argument("--cascade_start_layer", type=int, default=7, help="k0: BERT 7, RoBERTa 11")
+    made.add_argument("--constraint_layers", type=int, default=4, help="m: BERT 4, RoBERTa 1")
+    made.add_argument("--cascade_heads", type=int, default=6, help="without effect, kept in the config")
+    made.add_argument(
         "--head",
         choices=("use", "drop"),
         help="SimCSE, DiffCSE: whether the head is used at inference. use: supervised SimCSE; drop: the raw CLS state, "
         "for unsupervised SimCSE and DiffCSE (the file does not say which it is)",
     )
-    parser.add_argument("--output_dir", required=True, help="folder of the model")
-    settings = parser.parse_args(arguments)
+    made.add_argument("--output_dir", required=True, help="folder of the model")
+    return made
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with these arguments."""
+    settings = parser().parse_args(arguments)
     if settings.head is not None:
         import_single_tower(settings.checkpoint, Path(settings.output_dir), use_head=settings.head == "use")
         return
@@ -68,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
         Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
     model.save_pretrained(settings.output_dir)
     tokenizer.save_pretrained(settings.output_dir)
-    print(f"wrote {Path(settings.output_dir)}")
+    tell(f"wrote {Path(settings.output_dir)}", {"output_dir": settings.output_dir, "skipped": report.skipped})
 
 
 def import_single_tower(checkpoint: str, output_dir: Path, *, use_head: bool) -> None:
@@ -78,7 +89,7 @@ def import_single_tower(checkpoint: str, output_dir: Path, *, use_head: bool) ->
         model = load_simcse_checkpoint(folder, use_head=use_head)
     facts = CardFacts(title=output_dir.resolve().name, what="", base_models=[Path(folder).name])
     export_single_tower(model, load_tokenizer(folder), output_dir.parent, facts, name=output_dir.name)
-    print(f"wrote {output_dir}")
+    tell(f"wrote {output_dir}", {"output_dir": str(output_dir)})
 
 
 if __name__ == "__main__":

@@ -11,36 +11,77 @@ COMMANDS = {
     "pairs": "positive pairs by translating sentences there and back",
     "distill": "train one encoder to give a frozen teacher's vectors, and export it",
     "evaluate": "score encoders on SentEval (similarity, transfer, probing) and MTEB",
+    "encode": "a file of sentences to a file of vectors",
+    "search": "the sentences of a corpus nearest to a query",
+    "demo": "similarity, search and a map of embeddings in the browser",
     "compare": "the differences of two evaluations, with intervals",
     "pipeline": "pairs, towers, joint training, student, evaluation and export in one go",
+    "sweep": "several seeds and a grid of settings of one recipe",
+    "doctor": "what this machine has and lacks, and what to do about it",
     "export": "turn a training checkpoint into plain encoder folders",
     "import": "turn a checkpoint of the CACSE release into a model folder",
+    "completion": "a script that completes this program's commands and flags in your shell",
+    "instruct": "teach a causal language model an encoder's similarity scores, and measure it",
 }
 
-USAGE = """usage: cacse-trainer COMMAND [options]
+GROUPS = {
+    "train": ("train", "distill", "pipeline", "sweep", "instruct", "pairs"),
+    "measure": ("evaluate", "compare"),
+    "use": ("encode", "search", "demo"),
+    "share": ("export", "import"),
+    "help": ("doctor", "completion"),
+}
+"""The order in which the help tells of the commands."""
 
-Train sentence encoders on your own text, evaluate them, export plain Hugging Face encoders.
+EXAMPLES = {
+    "train": "train --config cacse/bert_base --train_file wiki1m.txt --output_dir runs/cacse",
+    "distill": "distill --config distill/cacse_bert --teacher runs/cacse/export --train_file wiki1m.txt",
+    "pipeline": "pipeline --config pipeline/small",
+    "sweep": "sweep --config simcse/minilm --seeds 1 2 3 --output_dir runs/seeds",
+    "instruct": "instruct --config instruct/llama2_7b_chat --encoder runs/cacse/export/ensemble",
+    "pairs": "pairs --input wiki1m.txt --output_dir pairs_fr --there opus-mt-en-fr --back opus-mt-fr-en",
+    "evaluate": "evaluate --model runs/cacse/export/ensemble --suite sts",
+    "compare": "compare results/simcse results/cacse",
+    "encode": "encode --model runs/cacse/export/ensemble --input sentences.txt --output vectors.npy",
+    "search": 'search --model runs/cacse/export/ensemble --corpus sentences.txt --query "a man plays music"',
+    "demo": "demo --model runs/cacse/export/ensemble",
+    "export": "export --checkpoint runs/cacse/checkpoint-1200 --output_dir exported",
+    "import": "import --checkpoint pytorch_model.bin --tower_a bert-base-uncased --output_dir cacse_model",
+    "doctor": "doctor",
+    "completion": "completion bash",
+}
+"""One call of each command."""
 
-commands:
-{commands}
+HEAD = """usage: cacse-trainer COMMAND [options]
 
-  cacse-trainer COMMAND --help tells the options of one.
+Raw sentences go in at one end, a plain Hugging Face sentence encoder comes out at the other. To begin with:
 
-examples:
-  cacse-trainer train --config quickstart
-  cacse-trainer train --config cacse/bert_base --train_file wiki1m.txt --output_dir runs/cacse
-  cacse-trainer distill --config distill/cacse_bert --teacher runs/cacse/export --train_file wiki1m.txt
-  cacse-trainer evaluate --model runs/cacse/export/ensemble --suite sts --data_dir SentEval/data
-  cacse-trainer export --checkpoint runs/cacse/checkpoint-1200 --output_dir exported
+  cacse-trainer train --config quickstart            CACSE on the shipped sample, offline, in minutes
 """
+TAIL = """
+cacse-trainer COMMAND --help tells a command's options. All commands take --quiet (no progress) and --json (the result
+as one JSON object on standard output). Exit codes: 0 done, 2 the input is wrong (one line says what), 1 anything else.
+"""
+
+
+def usage() -> str:
+    """The help of the whole program: every command by group, with an example."""
+    lines = [HEAD]
+    width = max(map(len, COMMANDS)) + 2
+    for group, names in GROUPS.items():
+        lines.append(f"{group}:")
+        for name in names:
+            if name in COMMANDS:
+                lines += [f"  {name:<{width}}{COMMANDS[name]}", f"  {'':<{width}}  cacse-trainer {EXAMPLES[name]}"]
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n" + TAIL
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        width = max(map(len, COMMANDS))
-        print(USAGE.format(commands="\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())))
+        print(usage(), end="")
         return 0 if arguments else 2
     if arguments[0] in ("-V", "--version"):
         print(f"cacse-trainer {__version__}")

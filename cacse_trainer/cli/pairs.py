@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.output import tell
 from cacse_trainer.data import load_sentences
 from cacse_trainer.data.round_trip import Translator, write_pairs
 from cacse_trainer.errors import UserError
@@ -26,14 +27,14 @@ A second call with the same settings goes on where the first one stopped.
 """
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the command with these arguments."""
-    parser = OneLineParser(
+def parser() -> OneLineParser:
+    """The command's flags."""
+    made = OneLineParser(
         prog="cacse-trainer pairs",
         description="Translate each sentence into another language and back: a file of (anchor, positive) rows.",
         epilog=EPILOG,
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("--input", required=True, help="text, one sentence a line (or any source that train_file takes)")
     add("--there", required=True, help="translation model into the other language: folder or hub id")
     add("--back", required=True, help="translation model back")
@@ -44,7 +45,12 @@ def main(arguments: Sequence[str]) -> None:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--overwrite", action="store_true", help="translate anew where the file is there already")
     add("--disable_tqdm", action="store_true", help="no progress bar")
-    settings = parser.parse_args(arguments)
+    return made
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with these arguments."""
+    settings = parser().parse_args(arguments)
     output = Path(settings.output_dir) / PAIRS
     if output.is_file() and not settings.overwrite:
         raise UserError(f"{output} is there already; choose another --output_dir, or --overwrite")
@@ -64,8 +70,9 @@ def main(arguments: Sequence[str]) -> None:
         show_progress_bar=not settings.disable_tqdm,
     )
     unchanged, empty = counts["unchanged"], counts["empty"]
-    print(
-        f"{output}: {counts['rows']} pairs ({unchanged} came back unchanged, {empty} came back empty and were dropped)"
+    tell(
+        f"{output}: {counts['rows']} pairs ({unchanged} came back unchanged, {empty} came back empty and were dropped)",
+        {"output": str(output), **counts},
     )
 
 

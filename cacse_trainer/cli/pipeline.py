@@ -4,12 +4,15 @@ cacse-trainer pipeline --config pipeline/small
 cacse-trainer pipeline --config pipeline/cacse_bert --set common.train_file=wiki1m.txt --output_dir runs/bert
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 
 from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.output import tell
 from cacse_trainer.errors import UserError
-from cacse_trainer.pipeline.report import write_pipeline_report
+from cacse_trainer.evaluation.tables import text_table
+from cacse_trainer.pipeline.report import SCORE_HEAD, stage_scores, write_pipeline_report
 from cacse_trainer.pipeline.runner import plan, read_record, run_stages
 from cacse_trainer.pipeline.stages import parse_change, read_stages
 from cacse_trainer.recipes import find_recipe, nearest
@@ -24,21 +27,26 @@ Finished stages are skipped while their settings and inputs are the same; an int
 """
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the command with these arguments."""
-    parser = OneLineParser(
+def parser() -> OneLineParser:
+    """The command's flags."""
+    made = OneLineParser(
         prog="cacse-trainer pipeline",
         description="Towers, joint training, student, evaluation and export in one go, with one report.",
         epilog=EPILOG,
     )
-    parser.add_argument("--config", required=True, help="pipeline recipe: a YAML file or a name such as pipeline/small")
-    parser.add_argument("--output_dir", help="instead of the recipe's; each stage has a folder in it")
-    parser.add_argument(
+    made.add_argument("--config", required=True, help="pipeline recipe: a YAML file or a name such as pipeline/small")
+    made.add_argument("--output_dir", help="instead of the recipe's; each stage has a folder in it")
+    made.add_argument(
         "--set", nargs="+", default=[], metavar="STAGE.FIELD=VALUE", help="settings of a stage, or common.FIELD=VALUE"
     )
-    parser.add_argument("--only", nargs="+", metavar="STAGE", help="run these stages only")
-    parser.add_argument("--plan", action="store_true", help="say what would be done, and do nothing")
-    settings = parser.parse_args(arguments)
+    made.add_argument("--only", nargs="+", metavar="STAGE", help="run these stages only")
+    made.add_argument("--plan", action="store_true", help="say what would be done, and do nothing")
+    return made
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with these arguments."""
+    settings = parser().parse_args(arguments)
     changes = dict(parse_change(text) for text in settings.set)
     recipe = find_recipe(settings.config)
     root, stages = read_stages(recipe, settings.output_dir, changes)
@@ -50,9 +58,19 @@ def main(arguments: Sequence[str]) -> None:
         for stage, _, todo in plan(stages, read_record(root)):
             print(f"{stage.name:<12} {todo:<7} cacse-trainer {stage.command} {' '.join(stage.flags(root))}")
         return
+    command = shlex.join(["cacse-trainer", "pipeline", *arguments])
     record = run_stages(root, stages, settings.only)
-    for path in write_pipeline_report(root, stages, record, settings.config):
-        print(path)
+    paths = write_pipeline_report(root, stages, record, settings.config, command)
+    scores = [row for stage in stages for row in stage_scores(stage)]
+    tell(
+        "\n".join([text_table(SCORE_HEAD, scores), *(f"report: {path}" for path in paths)]),
+        {
+            "output_dir": str(root),
+            "stages": record,
+            "scores": [dict(zip(SCORE_HEAD, row, strict=True)) for row in scores],
+            "report": str(paths[-1]),
+        },
+    )
 
 
 if __name__ == "__main__":

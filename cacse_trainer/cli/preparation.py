@@ -1,40 +1,43 @@
 """Before a training run: its output folder, its text, its dev sets."""
 
+import contextlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, IterableDataset
-from safetensors import safe_open
 from transformers import PreTrainedModel
-from transformers.trainer_utils import get_last_checkpoint
 
 from cacse_trainer.arguments import CacseTrainingArguments, DataArguments
+from cacse_trainer.checkpoints import STAGING, check_whole, list_checkpoints, newest_whole
 from cacse_trainer.cli.build import public_name
-from cacse_trainer.cli.common import REPORT, STSB_ON_THE_HUB, user_errors
-from cacse_trainer.data import load_sentences, load_sentences_with_stats
+from cacse_trainer.cli.common import PAGE, REPORT, STSB_ON_THE_HUB, user_errors
+from cacse_trainer.data import has_labels, load_pairs, load_sentences, load_sentences_with_stats
 from cacse_trainer.distributed import barrier
 from cacse_trainer.errors import UserError
+from cacse_trainer.locks import LOCK, take
 from cacse_trainer.recipes import nearest, resolve_resource
-from cacse_trainer.trainer import STAGING, Scorer
+from cacse_trainer.trainer import Scorer
 
 WRITTEN_BY_A_RUN = (
     *(
         "checkpoint-*",
         STAGING,
+        LOCK,
         "export",
         ".*.partial",
         REPORT,
-        "report.html",
+        PAGE,
         "training_curves.png",
         "runs",
         "README.md",
     ),
     *("config.json", "model*.safetensors*", "training_args.bin", "tokenizer*", "special_tokens_map.json", "vocab.*"),
     *("merges.txt", "added_tokens.json", "sentencepiece*", "spiece.model", "encoder_*", "chat_template.jinja"),
+    "adapter_*",
 )
 """Names in an output folder that a run leaves there; nothing else in it is ever deleted."""
 
@@ -43,12 +46,13 @@ def check_output_dir(args: CacseTrainingArguments) -> str | None:
     """Refuse a folder that holds another run; returns the checkpoint to resume from, if any. Deletes nothing.
 
     Raises:
-        UserError: the folder is finished, holds checkpoints that were not asked for, or cannot be written.
+        UserError: the folder is finished, holds checkpoints that were not asked for, or cannot be written; the
+            checkpoint asked for is damaged.
     """
     folder = Path(str(args.output_dir))
     resume = args.resume_from_checkpoint
     finished = (folder / REPORT).is_file()
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    last = next(reversed(list_checkpoints(folder)), None)
     if is_overwritten(args) and folder.is_dir():
         foreign = [path for path in folder.iterdir() if not _is_of_a_run(path)]
         if not finished and last is None and foreign:
@@ -67,16 +71,18 @@ def check_output_dir(args: CacseTrainingArguments) -> str | None:
     if resume is None:
         if last is not None and not args.overwrite_output_dir:
             raise UserError(
-                f"output_dir {folder} holds an unfinished run ({Path(last).name}); go on with "
+                f"output_dir {folder} holds an unfinished run ({last.name}); go on with "
                 "--resume_from_checkpoint last, or start anew with --overwrite_output_dir"
             )
         return None
     if resume in ("last", "true", "True"):
-        if last is None:
+        newest = newest_whole(folder)
+        if newest is None:
             raise UserError(f"nothing to resume: output_dir {folder} holds no checkpoint")
-        return last
+        return str(newest)
     if not Path(resume).is_dir():
         raise UserError(f"resume_from_checkpoint {resume}: no such folder; give last, or a checkpoint folder")
+    check_whole(resume)
     return resume
 
 
@@ -90,9 +96,28 @@ def clear_output_dir(args: CacseTrainingArguments) -> None:
     if is_overwritten(args):
         folder = Path(str(args.output_dir))
         if args.process_index == 0:
-            for path in filter(_is_of_a_run, list(folder.iterdir())):
+            for path in [path for path in folder.iterdir() if _is_of_a_run(path) and path.name != LOCK]:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         barrier()
+
+
+@contextlib.contextmanager
+def occupied(args: CacseTrainingArguments) -> Iterator[None]:
+    """Keep the output folder to this run, until it ends in whatever way.
+
+    Raises:
+        UserError: another run is at work in it.
+    """
+    path = Path(str(args.output_dir)) / LOCK
+    held = take(path) if args.process_index == 0 else None
+    if args.process_index == 0 and held is None:
+        raise UserError(f"output_dir {args.output_dir} is in use by another run; wait for its end, or choose another")
+    try:
+        yield
+    finally:
+        if held is not None:
+            path.unlink(missing_ok=True)
+            held.close()
 
 
 def _is_of_a_run(path: Path) -> bool:
@@ -100,16 +125,13 @@ def _is_of_a_run(path: Path) -> bool:
 
 
 def check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
-    """Refuse to resume from a damaged checkpoint, or from one of a model with other settings.
+    """Refuse to resume from a checkpoint of a model with other settings.
 
     Raises:
-        UserError: with what is damaged, or the first setting that differs and both its values.
+        UserError: with the first setting that differs and both its values.
     """
-    folder = Path(checkpoint)
     with user_errors(f"resume: {checkpoint} is damaged, go on from another checkpoint"):
-        for weights in folder.glob("*.safetensors"):
-            safe_open(weights, "pt")
-        before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        before = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
     for name, now in model.config.to_dict().items():
         settled = isinstance(now, (int, float, str)) and name not in ("transformers_version", "_name_or_path", "dtype")
         if settled and name in before and before[name] != now:
@@ -123,6 +145,14 @@ def load_training_text(
     if data_args.train_file is None:
         raise UserError("no training text: give train_file, in a recipe or as --train_file FILE")
     source = resolve_resource(data_args.train_file)
+    columns = label_columns(data_args)
+    by_name = data_args.text_columns is None and not data_args.streaming  # a stream is not loaded to look at it
+    if columns is not None or (by_name and has_labels(source)):
+        if data_args.streaming:
+            raise UserError("streaming reads no labels; leave it out, labelled pairs are read at once")
+        pairs = load_pairs(source, split="train", columns=columns)
+        facts = {"columns": list(columns or pairs.column_names), "rows": len(pairs), "kept": len(pairs)}
+        return pairs, {"source": public_name(source), **facts, "labelled": True}
     if data_args.streaming:
         if args.max_steps <= 0:
             raise UserError("streaming needs max_steps: the length of the text is not known before it is read")
@@ -136,6 +166,19 @@ def load_training_text(
         "kept": stats.kept,
         "duplicates_in_sample": f"{stats.sampled_duplicates} of {stats.sampled}",
     }
+
+
+def label_columns(data_args: DataArguments) -> tuple[str, str, str] | None:
+    """The columns of labelled pairs that the user names; None when no label is named.
+
+    Raises:
+        UserError: a label without the two text columns.
+    """
+    if data_args.label_column is None:
+        return None
+    if data_args.text_columns is None or len(data_args.text_columns) != 2:
+        raise UserError("label_column belongs to pairs: name their two columns with text_columns, too")
+    return data_args.text_columns[0], data_args.text_columns[1], data_args.label_column
 
 
 def uses_dev_sets(data_args: DataArguments, args: CacseTrainingArguments) -> bool:

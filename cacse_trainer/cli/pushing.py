@@ -18,6 +18,7 @@ def hub_target(args: CacseTrainingArguments) -> HubTarget | None:
     Raises:
         UserError: no name is given, or there is no export to push.
     """
+    token, args.hub_token = args.hub_token, None  # or `Trainer` writes it into training_args.bin
     if not args.push_to_hub:
         return None
     args.push_to_hub = False
@@ -25,7 +26,7 @@ def hub_target(args: CacseTrainingArguments) -> HubTarget | None:
         raise UserError("push_to_hub needs a name: give --hub_model_id OWNER/NAME")
     if not args.export:
         raise UserError("push_to_hub pushes the exported encoders: drop --export false, or --push_to_hub")
-    return HubTarget(args.hub_model_id, args.hub_private_repo, args.hub_revision, args.hub_token)
+    return HubTarget(args.hub_model_id, args.hub_private_repo, args.hub_revision, token)
 
 
 def check_hub(target: HubTarget) -> None:

@@ -1,22 +1,27 @@
 """What `train` and `distill` share: a run from its settings to the report.
 
-run = TrainingRun.begin(model_args, data_args, args, recipe)     # output folder, text, dev sets, seed
+run = TrainingRun.begin(model_args, data_args, args, recipe, command)   # output folder, text, dev sets, seed
 …build the model, the tokenizer and the trainer…
-run.execute(trainer, tokenizer, base_models)                     # train, summarise, export, save, report
+run.execute(trainer, tokenizer, base_models)                            # train, summarise, export, save, report
 """
 
 import logging
+import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, DistillationArguments, ModelArguments
 from cacse_trainer.cli.build import dev_scores, export_model, public_name
-from cacse_trainer.cli.common import REPORT, load_dev_sets
+from cacse_trainer.cli.common import PAGE, REPORT, load_dev_sets
+from cacse_trainer.cli.output import tell
 from cacse_trainer.cli.preparation import (
     check_checkpoint,
     check_metric,
@@ -24,15 +29,28 @@ from cacse_trainer.cli.preparation import (
     clear_output_dir,
     dev_entries,
     load_training_text,
+    occupied,
     transfer_scorers,
     uses_dev_sets,
 )
+from cacse_trainer.cli.progress import use_run_progress
 from cacse_trainer.cli.pushing import check_hub, hub_target, push_export
 from cacse_trainer.errors import RunError
-from cacse_trainer.evaluation.report import curve, environment, peak_memory_gb, plot_run, write_report
+from cacse_trainer.evaluation.report import (
+    curve,
+    environment,
+    peak_memory_gb,
+    plain,
+    plot_run,
+    write_report,
+    write_text,
+)
 from cacse_trainer.evaluation.sts import score_pairs
 from cacse_trainer.export.hub import HubTarget
 from cacse_trainer.export.model_card import CardFacts
+from cacse_trainer.recipes import find_recipe, read_recipe
+from cacse_trainer.report import training_page
+from cacse_trainer.resumable import DUPLICATES
 from cacse_trainer.trainer import CacseTrainer, Scorer
 
 logger = logging.getLogger(__name__)
@@ -51,6 +69,7 @@ class TrainingRun:
     Args:
         model_args, data_args, args: the settings.
         recipe: the recipe's name or path.
+        command: the subcommand and its arguments, for the report.
         checkpoint: where to resume from.
         train_dataset: the rows.
         data_facts: what the report says of them.
@@ -64,6 +83,7 @@ class TrainingRun:
     data_args: DataArguments
     args: CacseTrainingArguments
     recipe: str | None
+    command: Sequence[str]
     checkpoint: str | None
     train_dataset: Dataset | IterableDataset
     data_facts: dict[str, Any]
@@ -74,7 +94,12 @@ class TrainingRun:
 
     @classmethod
     def begin(
-        cls, model_args: Settings, data_args: DataArguments, args: CacseTrainingArguments, recipe: str | None
+        cls,
+        model_args: Settings,
+        data_args: DataArguments,
+        args: CacseTrainingArguments,
+        recipe: str | None,
+        command: Sequence[str],
     ) -> "TrainingRun":
         """Check the output folder, read the text and the dev sets, set the seed.
 
@@ -91,7 +116,18 @@ class TrainingRun:
         set_seed(args.seed)
         check_metric(args, dev_sets, scorers)
         return cls(
-            model_args, data_args, args, recipe, checkpoint, train_dataset, data_facts, dev_sets, scorers, started, hub
+            model_args=model_args,
+            data_args=data_args,
+            args=args,
+            recipe=recipe,
+            command=command,
+            checkpoint=checkpoint,
+            train_dataset=train_dataset,
+            data_facts=data_facts,
+            dev_sets=dev_sets,
+            scorers=scorers,
+            started=started,
+            hub=hub,
         )
 
     def execute(
@@ -111,19 +147,32 @@ class TrainingRun:
 
         Raises:
             NothingLearnedError: every dev score is undefined.
+            UserError: another run is at work in the output folder.
         """
-        args, folder = self.args, Path(str(self.args.output_dir))
-        if args.check:
-            print("settings, text, dev sets and models are fine; nothing was trained (--check)")
+        if self.args.check:
+            tell("settings, text, dev sets and models are fine; nothing was trained (--check)", {"checked": True})
             return
+        with occupied(self.args):
+            self._execute(trainer, tokenizer, base_models, extra or {})
+
+    def _execute(
+        self,
+        trainer: CacseTrainer,
+        tokenizer: PreTrainedTokenizerBase,
+        base_models: list[str],
+        extra: dict[str, Any],
+    ) -> None:
+        args, folder = self.args, Path(str(self.args.output_dir))
         if self.hub is not None and trainer.is_world_process_zero():
             check_hub(self.hub)
         if self.checkpoint is not None:
             check_checkpoint(self.checkpoint, trainer.model)
+        try_a_batch(trainer)
         clear_output_dir(args)
         trainer.extra_scorers = self.scorers
+        use_run_progress(trainer, bar=not args.disable_tqdm)
         result = trainer.train(resume_from_checkpoint=self.checkpoint)
-        summary = {**summarise(trainer, self.dev_sets), **(extra or {})}
+        summary = {**summarise(trainer, self.dev_sets), **extra}
         # accelerate leaves its autocast around forward; what is exported and compared is the float32 model itself
         trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         trainer.save_model()  # before the export, whose failure must not cost the weights
@@ -155,25 +204,48 @@ class TrainingRun:
         )
         plot_run(folder / "training_curves.png", history, dev_metrics)
         settings = {**vars(self.model_args), **vars(self.data_args), **trainer.args.to_sanitized_dict()}
-        write_report(
-            folder / REPORT,
-            {
-                "model": type(trainer.model).__name__,
-                "run": trainer.describe(),
-                "data": self.data_facts,
-                **summary,
-                "exported": exported,
-                "steps": result.global_step,
-                "train_loss": result.training_loss,
-                "wall_seconds": time.time() - self.started,
-                "train_seconds": result.metrics.get("train_runtime"),
-                "peak_memory_gb": peak_memory_gb(),
-                "environment": environment(),
-                "settings": {**settings, "recipe": self.recipe},
-                "log_history": history,
-            },
+        report = {
+            "model": type(trainer.model).__name__,
+            "finished": time.strftime("%Y-%m-%d %H:%M"),
+            "command": repeating_command(self.command, self.args.world_size),
+            "run": trainer.describe(),
+            "data": {**self.data_facts, "duplicate_rows_a_batch": duplicates(history)},
+            **summary,
+            "exported": exported,
+            "steps": result.global_step,
+            "train_loss": result.training_loss,
+            "wall_seconds": time.time() - self.started,
+            "train_seconds": result.metrics.get("train_runtime"),
+            "peak_memory_gb": peak_memory_gb(),
+            "gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
+            "environment": environment(),
+            "given": given_settings(self.command, self.recipe),
+            "settings": {**settings, "recipe": self.recipe},
+            "log_history": history,
+        }
+        write_text(folder / PAGE, training_page(plain(report), folder.resolve().name))
+        write_report(folder / REPORT, report)
+        told = {name: value for name, value in summary.items() if name not in ("curve", "teacher")}
+        tell(
+            summary_text(folder, summary, exported, result.global_step),
+            {"output_dir": str(folder), "steps": result.global_step, **told, "exported": exported},
         )
-        print(summary_text(folder, summary, exported, result.global_step))
+
+
+def duplicates(history: list[dict[str, Any]]) -> float | None:
+    """Mean number of rows of a batch that repeat a sentence of another one, over the log; None: not counted."""
+    counts = [entry[DUPLICATES] for entry in history if DUPLICATES in entry]
+    return sum(counts) / len(counts) if counts else None
+
+
+def try_a_batch(trainer: CacseTrainer) -> None:
+    """Make the first batch, so that rows that cannot be one are known before an earlier run is deleted.
+
+    Raises:
+        UserError: with what is wrong with a row.
+    """
+    with torch.random.fork_rng(devices=[]):  # masks are drawn: the training's own draws stay what they are
+        trainer.data_collator(list(islice(iter(trainer.train_dataset), trainer.args.train_batch_size)))
 
 
 def summarise(trainer: CacseTrainer, dev_sets: dict[str, Dataset]) -> dict[str, Any]:
@@ -213,6 +285,33 @@ def summarise(trainer: CacseTrainer, dev_sets: dict[str, Dataset]) -> dict[str, 
     }
 
 
+def repeating_command(command: Sequence[str], processes: int) -> str:
+    """The command that makes the same run anew, without secrets and without what goes on with an earlier one."""
+    words = []
+    skip = False
+    for word in command:
+        name = word.partition("=")[0]
+        if name in ("--hub_token", "--resume_from_checkpoint"):
+            skip = "=" not in word
+        elif not skip or word.startswith("--"):
+            words.append(word)
+            skip = False
+        else:
+            skip = False
+    start = ["cacse-trainer", *words]
+    if processes > 1:
+        launcher = ["torchrun", "--nproc_per_node", str(processes), "-m", f"cacse_trainer.cli.{words[0]}"]
+        start = [*launcher, *words[1:]]
+    return shlex.join(start)
+
+
+def given_settings(command: Sequence[str], recipe: str | None) -> list[str]:
+    """Names of the settings that the recipe and the command line gave; the others are defaults."""
+    named = list(read_recipe(find_recipe(recipe))) if recipe is not None else []
+    flags = [word.removeprefix("--").partition("=")[0] for word in command if word.startswith("--")]
+    return list(dict.fromkeys([*named, *flags]))
+
+
 def card_settings(model_args: Settings, data_args: DataArguments, args: Any, recipe: str | None) -> dict[str, Any]:
     """What the model card repeats of the settings."""
     return {
@@ -239,5 +338,5 @@ def summary_text(folder: Path, summary: dict[str, Any], exported: dict[str, dict
     for name, scores in exported.items():
         measured = ", ".join(f"{dev} {score:.2f}" for dev, score in scores.items())
         lines.append(f"  {folder / 'export' / name}" + (f"   {measured}" if measured else ""))
-    lines.append(f"report: {folder / REPORT}")
+    lines.append(f"report: {folder / PAGE}")
     return "\n".join(lines)

@@ -6,12 +6,22 @@ cacse-trainer train --config cacse/bert_base --train_file wiki1m.txt --output_di
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, ModelArguments
-from cacse_trainer.cli.build import base_models, build_collator, build_model, check_columns, check_export, check_fit
+from cacse_trainer.cli.build import (
+    base_models,
+    build_collator,
+    build_model,
+    check_columns,
+    check_export,
+    check_fit,
+    check_weights,
+)
 from cacse_trainer.cli.common import run, user_errors
-from cacse_trainer.cli.runs import TrainingRun
-from cacse_trainer.recipes import parse_run
+from cacse_trainer.cli.methods import check_hard_negatives, check_used
+from cacse_trainer.cli.runs import TrainingRun, given_settings
+from cacse_trainer.recipes import RecipeParser, parse_run, recipe_parser
 from cacse_trainer.trainer import CacseTrainer
 
 EPILOG = """examples:
@@ -21,20 +31,32 @@ EPILOG = """examples:
 """
 
 
+SETTINGS = (ModelArguments, DataArguments, CacseTrainingArguments)
+HELP: dict[str, Any] = {
+    "prog": "cacse-trainer train",
+    "description": "Train sentence encoders on raw text and export them.",
+    "epilog": EPILOG,
+}
+
+
+def parser() -> RecipeParser:
+    """The command's flags."""
+    return recipe_parser(SETTINGS, **HELP)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
-    model_args, data_args, args, recipe = parse_run(
-        [ModelArguments, DataArguments, CacseTrainingArguments],
-        arguments,
-        prog="cacse-trainer train",
-        description="Train sentence encoders on raw text and export them.",
-        epilog=EPILOG,
-    )
-    training = TrainingRun.begin(model_args, data_args, args, recipe)
+    model_args, data_args, args, recipe = parse_run(SETTINGS, arguments, **HELP)
+    training = TrainingRun.begin(model_args, data_args, args, recipe, ["train", *arguments])
+    given = given_settings(arguments, recipe)
+    if (model_args.model is None) != (model_args.tower_a is None):  # else there is none, or too many: see build_model
+        check_used(given, model_args, data_args, args.mask_duplicates)
     model, tokenizer = build_model(model_args)
+    check_weights(model)
     if args.export:
         check_export(model)
-    check_columns(model, training.data_facts.get("columns", []))
+    check_columns(model, training.data_facts, training.train_dataset)
+    check_hard_negatives(given, model_args, len(training.data_facts.get("columns", [])) or None)
     for length in (data_args.max_seq_length, data_args.eval_max_seq_length):
         if length is not None:
             check_fit(model, tokenizer, length)

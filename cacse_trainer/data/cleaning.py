@@ -54,7 +54,7 @@ class CleanText:
         self._finish()
 
     def _clean(self, batch: Batch) -> pa.Table:
-        table = pa.table([_strings(batch, column) for column in self.columns], names=list(self.names))
+        table = pa.table([strings_of(batch, column) for column in self.columns], names=list(self.names))
         lengths = [pc.utf8_length(pc.utf8_trim_whitespace(column)) for column in table.columns]
         for length in lengths:
             if (pc.max(length).as_py() or 0) > LONG_SENTENCE:
@@ -94,7 +94,7 @@ class CleanText:
             )
 
 
-def _strings(batch: Batch, column: str) -> pa.Array:
+def strings_of(batch: Batch, column: str) -> pa.Array:
     """One column as Arrow strings, its missing values as nulls."""
     values = batch.columns[column]
     if isinstance(values, pa.Array):

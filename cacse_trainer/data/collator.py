@@ -4,6 +4,7 @@ No token is stored before it is needed, so a text of any size is ready at once, 
 own longest row.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,29 +16,38 @@ from cacse_trainer.errors import UserError
 # The columns of a row, in the order of its views. One column is the same sentence seen twice.
 VIEWS = (("text",), ("anchor", "positive"), ("anchor", "positive", "hard_negative"))
 _KNOWN = ("text", "anchor", "positive", "hard_negative")
+LABELLED_VIEWS = (("sentence1", "sentence2"), ("text1", "text2"))
+LABELS = ("label", "score")
 
 
 class ContrastiveCollator:
     """Rows of raw text to ``(batch, views, length)`` tensors.
 
-    A row is ``text`` (two equal views, told apart by dropout), ``anchor`` and ``positive`` (two views), or these with
-    ``hard_negative`` (three). Other columns are ignored.
+    A row is ``text`` (two equal views, told apart by dropout), ``anchor`` and ``positive`` (two views), these with
+    ``hard_negative`` (three), or ``sentence1`` and ``sentence2`` (``text1``, ``text2``) with a number, ``label`` or
+    ``score``. Other columns are ignored.
 
     Args:
         tokenizer: any Hugging Face tokenizer that has a padding token.
         max_seq_length: longer sentences are cut to so many tokens, special tokens included.
         pad_to_multiple_of: round the length up to a multiple, for tensor cores.
+        with_text_ids: add ``text_ids`` (B, V), a number for each sentence, equal for equal texts in every process.
 
     Returns:
         On a call with B rows: ``input_ids``, ``attention_mask`` and, where the tokenizer's models read them,
-        ``token_type_ids``, each of shape (B, V, L), L being the longest row of this batch.
+        ``token_type_ids``, each of shape (B, V, L), L being the longest row of this batch; of labelled pairs also
+        ``labels`` (B,), float32.
 
     Raises:
         UserError: rows without a known set of columns, of several kinds, or with a value that is no string.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int = 64, pad_to_multiple_of: int | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_seq_length: int = 64,
+        pad_to_multiple_of: int | None = None,
+        with_text_ids: bool = False,
     ) -> None:
         special = tokenizer.num_special_tokens_to_add()
         if max_seq_length <= special:
@@ -52,6 +62,7 @@ class ContrastiveCollator:
         self.tokenizer = tokenizer
         self.max_seq_length = max_seq_length
         self.pad_to_multiple_of = pad_to_multiple_of
+        self.with_text_ids = with_text_ids
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         columns = _columns_of(rows)
@@ -69,23 +80,47 @@ class ContrastiveCollator:
         for name in self.tokenizer.model_input_names:
             tensor = encoded[name].view(len(rows), len(columns), -1)  # (B, C, L)
             batch[name] = tensor.repeat(1, 2, 1) if len(columns) == 1 else tensor  # (B, V, L)
+        if columns in LABELLED_VIEWS:
+            batch["labels"] = torch.tensor([_label(row) for row in rows], dtype=torch.float32)
+        if self.with_text_ids:
+            ids = torch.tensor([text_id(sentence) for sentence in sentences]).view(len(rows), len(columns))
+            batch["text_ids"] = ids.repeat(1, 2) if len(columns) == 1 else ids  # (B, V)
         return batch
 
 
+def text_id(sentence: str) -> int:
+    """A number of 64 bits for a text, the same in every process and run."""
+    digest = hashlib.blake2b(sentence.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
 def _columns_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    columns = tuple(name for name in _KNOWN if name in rows[0])
-    if columns not in VIEWS:
+    columns = _views_of(rows[0])
+    if columns not in (*VIEWS, *LABELLED_VIEWS):
         raise UserError(
             f"a row has the columns {', '.join(rows[0]) or '(none)'}; needed: text, or anchor and positive "
-            "(and hard_negative); rename yours with dataset.rename_column"
+            "(and hard_negative), or sentence1, sentence2 and label; rename yours with dataset.rename_column"
         )
     for number, row in enumerate(rows):
-        if tuple(name for name in _KNOWN if name in row) != columns:
+        if _views_of(row) != columns:
             raise UserError(
                 f"rows of several kinds in one batch: the first has {', '.join(columns)}, "
                 f"row {number} has {', '.join(row) or '(none)'}; give all rows the same columns"
             )
     return columns
+
+
+def _views_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    found = tuple(name for name in _KNOWN if name in row)
+    labelled = next((views for views in LABELLED_VIEWS if set(views) <= set(row) and any(x in row for x in LABELS)), ())
+    return found or labelled
+
+
+def _label(row: Mapping[str, Any]) -> float:
+    label = next(row[name] for name in LABELS if name in row)
+    if isinstance(label, bool) or not isinstance(label, (int, float)) or label != label:
+        raise UserError(f"a pair's label is {label!r}, not a number; drop the row or convert it")
+    return float(label)
 
 
 def _check_strings(sentences: list[Any], columns: tuple[str, ...]) -> None:

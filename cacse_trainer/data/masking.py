@@ -54,7 +54,7 @@ class MaskingCollator(ContrastiveCollator):
 
     Args:
         tokenizer: a tokenizer with a mask token.
-        max_seq_length, pad_to_multiple_of: as in `ContrastiveCollator`.
+        max_seq_length, pad_to_multiple_of, with_text_ids: as in `ContrastiveCollator`.
         mask_probability: chance of each token to be chosen (SimCSE's auxiliary loss: 0.15; DiffCSE: 0.30).
 
     Returns:
@@ -71,8 +71,9 @@ class MaskingCollator(ContrastiveCollator):
         max_seq_length: int = 64,
         pad_to_multiple_of: int | None = None,
         mask_probability: float = 0.15,
+        with_text_ids: bool = False,
     ) -> None:
-        super().__init__(tokenizer, max_seq_length, pad_to_multiple_of)
+        super().__init__(tokenizer, max_seq_length, pad_to_multiple_of, with_text_ids)
         if tokenizer.mask_token_id is None:
             raise UserError(
                 f"{type(tokenizer).__name__} has no mask token; losses on masked tokens need the tokenizer of a masked "

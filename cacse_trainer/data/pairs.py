@@ -1,4 +1,4 @@
-"""Dev sets: sentence pairs with a gold score, in the layouts that STS data come in."""
+"""Sentence pairs with a score, in the layouts that STS data come in: dev sets, and training text of labelled pairs."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from cacse_trainer.data.sources import FileSource, Source, open_source
 from cacse_trainer.errors import UserError
 
 # Headers that are understood: first sentence, second sentence, score.
-SENTENCE_COLUMNS = (("sentence1", "sentence2"), ("sentence_A", "sentence_B"))
+SENTENCE_COLUMNS = (("sentence1", "sentence2"), ("sentence_A", "sentence_B"), ("text1", "text2"))
 SCORE_COLUMNS = ("score", "similarity_score", "relatedness_score", "label")
 # SentEval's sts-{train,dev,test}.csv: tabs, no header, no quoting, 7 fields or 9 with the licence's.
 _STS_FIELDS = (7, 9)
@@ -23,7 +23,10 @@ Row = tuple[str, Any, Any, Any]  # where it stands, first sentence, second sente
 
 
 def load_pairs(
-    path_or_name: str | Path, split: str = "validation", score_range: tuple[float, float] = (0.0, 5.0)
+    path_or_name: str | Path,
+    split: str = "validation",
+    score_range: tuple[float, float] = (0.0, 5.0),
+    columns: tuple[str, str, str] | None = None,
 ) -> datasets.Dataset:
     """Load graded sentence pairs as `sentence1`, `sentence2` (strings) and `score` (float), scores as they stand.
 
@@ -37,29 +40,30 @@ def load_pairs(
         split: the split of a Hugging Face data set, unless the name says one.
         score_range: lowest and highest score accepted. Only the order counts for Spearman, so 0 to 1 and 0 to 5 both
             do; a value outside is most likely a wrong column.
+        columns: names of first sentence, second sentence and score; default: those that are known.
 
     Raises:
         UserError: missing columns; a blank sentence; a score that is no number or out of range; fewer than two rows;
             scores that are all equal, for which Spearman's correlation is not defined.
     """
     source = open_source(path_or_name, split)
-    rows = _delimited(source.name) if _is_delimited(source) else _named(source)
-    columns: dict[str, list[Any]] = {"sentence1": [], "sentence2": [], "score": []}
+    rows = _delimited(source.name, columns) if _is_delimited(source) else _named(source, columns)
+    table: dict[str, list[Any]] = {"sentence1": [], "sentence2": [], "score": []}
     for where, first, second, score in rows:
-        columns["sentence1"].append(_sentence(where, first))
-        columns["sentence2"].append(_sentence(where, second))
-        columns["score"].append(_score(where, score, score_range))
-    count = len(columns["score"])
+        table["sentence1"].append(_sentence(where, first))
+        table["sentence2"].append(_sentence(where, second))
+        table["score"].append(_score(where, score, score_range))
+    count = len(table["score"])
     if count < 2:
         found = "only one pair" if count else "no pairs"
         raise UserError(f"{source.name}: {found}; a correlation needs at least two")
-    if len(set(columns["score"])) == 1:
+    if len(set(table["score"])) == 1:
         raise UserError(
-            f"{source.name}: all {count} scores are {columns['score'][0]:g}; the correlation is not defined, "
+            f"{source.name}: all {count} scores are {table['score'][0]:g}; the correlation is not defined, "
             "give pairs with different scores"
         )
     return datasets.Dataset.from_dict(
-        columns,
+        table,
         features=datasets.Features(
             {
                 "sentence1": datasets.Value("string"),
@@ -70,12 +74,31 @@ def load_pairs(
     )
 
 
+def has_labels(path_or_name: str | Path, split: str = "train") -> bool:
+    """Whether the columns of a file or data set are those of scored pairs, as `load_pairs` knows them.
+
+    Raises:
+        UserError: there is no such file or data set.
+    """
+    source = open_source(path_or_name, split)
+    if isinstance(source, FileSource) and source.kind in ("csv", "tsv"):
+        delimiter, quoted = _dialect(source.name)
+        found = readers.delimited_header(source.name, delimiter, quoted)
+        if _is_sts_layout(delimiter, found):
+            return True
+    elif isinstance(source, FileSource) and source.kind == "txt":
+        return False  # one sentence a line, whatever it holds
+    else:
+        found = source.columns()
+    return any(set(pair) <= set(found) for pair in SENTENCE_COLUMNS) and not set(SCORE_COLUMNS).isdisjoint(found)
+
+
 def _is_delimited(source: Source) -> bool:
     return isinstance(source, FileSource) and source.kind in ("txt", "csv", "tsv")
 
 
-def _named(source: Source) -> Iterator[Row]:
-    columns = list(_pair_columns(source.name, source.columns()))
+def _named(source: Source, wanted: tuple[str, str, str] | None) -> Iterator[Row]:
+    columns = list(_pair_columns(source.name, source.columns(), wanted))
     for batch in source.batches(columns):
         values = [batch.columns[column] for column in columns]
         lists = [value.to_pylist() if isinstance(value, (pa.Array, pa.ChunkedArray)) else value for value in values]
@@ -83,25 +106,34 @@ def _named(source: Source) -> Iterator[Row]:
             yield batch.where(index), first, second, score
 
 
-def _delimited(path: str) -> Iterator[Row]:
-    first_line = next((text.lstrip("\r\n").split("\n", 1)[0] for _, text in readers.read_blocks(path)), "")
-    delimiter, quoted = ("\t", False) if "\t" in first_line else (",", True)
+def _delimited(path: str, wanted: tuple[str, str, str] | None) -> Iterator[Row]:
+    delimiter, quoted = _dialect(path)
     rows = ((line, fields) for line, fields in readers.delimited_rows(path, delimiter, quoted) if fields)
     line, head = next(rows, (1, []))
     if not head:
         raise UserError(f"{path}: is empty; give pairs with scores")
-    if delimiter == "\t" and len(head) in _STS_FIELDS and _is_number(head[_STS_PICK[2]]):
+    if wanted is None and _is_sts_layout(delimiter, head):
         yield _picked(path, line, head, _STS_PICK)
         for line, fields in rows:
             if len(fields) not in _STS_FIELDS:
                 raise UserError(f"{path}, line {line}: {len(fields)} fields, the STS layout has 7 or 9; mend the tabs")
             yield _picked(path, line, fields, _STS_PICK)
         return
-    first, second, score = (head.index(column) for column in _pair_columns(path, head))
+    first, second, score = (head.index(column) for column in _pair_columns(path, head, wanted))
     for line, fields in rows:
         if len(fields) != len(head):
             raise UserError(f"{path}, line {line}: {len(fields)} fields, but the header has {len(head)}; mend the row")
         yield _picked(path, line, fields, (first, second, score))
+
+
+def _dialect(path: str) -> tuple[str, bool]:
+    """Delimiter, and whether fields are quoted: tabs and no quotes where the first line has tabs, else commas."""
+    first_line = next((text.lstrip("\r\n").split("\n", 1)[0] for _, text in readers.read_blocks(path)), "")
+    return ("\t", False) if "\t" in first_line else (",", True)
+
+
+def _is_sts_layout(delimiter: str, head: list[str]) -> bool:
+    return delimiter == "\t" and len(head) in _STS_FIELDS and _is_number(head[_STS_PICK[2]])
 
 
 def _picked(path: str, line: int, fields: list[str], pick: tuple[int, int, int]) -> Row:
@@ -109,7 +141,12 @@ def _picked(path: str, line: int, fields: list[str], pick: tuple[int, int, int])
     return f"{path}, line {line}", first, second, score
 
 
-def _pair_columns(name: str, found: list[str]) -> tuple[str, str, str]:
+def _pair_columns(name: str, found: list[str], wanted: tuple[str, str, str] | None) -> tuple[str, str, str]:
+    if wanted is not None:
+        missing = next((column for column in wanted if column not in found), None)
+        if missing is not None:
+            raise UserError(f"{name}: no column {missing!r}, it has {', '.join(column[:40] for column in found)}")
+        return wanted
     sentences = next((pair for pair in SENTENCE_COLUMNS if set(pair) <= set(found)), None)
     score = next((column for column in SCORE_COLUMNS if column in found), None)
     if sentences is None or score is None:

@@ -23,6 +23,7 @@ import pyarrow as pa
 from cacse_trainer.data.cleaning import OUTPUT_COLUMNS, CleanText
 from cacse_trainer.data.sources import Source, open_source
 from cacse_trainer.errors import UserError
+from cacse_trainer.locks import private_folder
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,9 @@ KNOWN_COLUMNS = (
     ("anchor", "positive", "hard_negative"),
     ("anchor", "positive", "negative"),
     ("sent0", "sent1", "hard_neg"),
+    ("query", "positive", "negative"),
     ("anchor", "positive"),
+    ("query", "positive"),
     ("sent0", "sent1"),
     ("text",),
     ("sentence",),
@@ -157,7 +160,8 @@ def choose_columns(source: Source, wanted: Sequence[str] | str | None) -> tuple[
             raise UserError(f"{source.name}: no column {column!r}, it has {listed}; {mend}")
         if found.count(column) > 1:
             raise UserError(f"{source.name}: {found.count(column)} columns are called {column!r}; rename one")
-    logger.info("%s: %s from %s", source.name, ", ".join(OUTPUT_COLUMNS[len(columns)]), ", ".join(columns))
+    if tuple(columns) != OUTPUT_COLUMNS[len(columns)]:
+        logger.info("%s: %s from %s", source.name, ", ".join(OUTPUT_COLUMNS[len(columns)]), ", ".join(columns))
     return tuple(columns)
 
 
@@ -179,8 +183,11 @@ def _stream_rows(source: Source, columns: tuple[str, ...], max_rows: int | None)
 
 @cache
 def _workspace() -> str:
-    """This process's private temporary folder, removed when the process ends (not when a fork of it does)."""
-    folder, owner = tempfile.mkdtemp(prefix="cacse-trainer-"), os.getpid()
+    """This process's private temporary folder, removed when the process ends (not when a fork of it does).
+
+    The folder of a process that was killed goes when the next one makes its own.
+    """
+    folder, owner = str(private_folder("cacse-trainer-")), os.getpid()
 
     def remove() -> None:
         if os.getpid() == owner:

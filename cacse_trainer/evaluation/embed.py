@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 Embed = Callable[..., Tensor]
 """``embed(input_ids, attention_mask[, token_type_ids]) → (n, dim)``."""
+Advance = Callable[[int], object]
+"""Told how many more sentences are done; a progress bar's ``update``."""
 
 TOKENS_PER_BATCH = {"cpu": 4096}
 """Padded tokens a batch by kind of device; a CPU's caches like small batches (benchmarks/encode.py)."""
@@ -136,25 +138,63 @@ def embed_sentences(
     """
     distinct = list(dict.fromkeys(sentences))
     rows = tokenise(tokenizer, distinct, max_seq_length)
+    bar = tqdm(total=len(distinct), desc=description, unit=" sentences", disable=not show_progress_bar or rank() > 0)
+    with bar:
+        vectors = embed_rows(
+            embed,
+            tokenizer,
+            rows,
+            device=device,
+            dtype=dtype,
+            tokens_per_batch=tokens_per_batch,
+            rows_per_batch=rows_per_batch,
+            advance=bar.update,
+        )
+    if len(distinct) == len(sentences):
+        return vectors
+    position = {sentence: i for i, sentence in enumerate(distinct)}
+    return vectors[[position[sentence] for sentence in sentences]]
+
+
+def embed_rows(
+    embed: Embed,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, list[int]]],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    tokens_per_batch: int | None = None,
+    rows_per_batch: int | None = None,
+    advance: Advance = lambda count: None,
+) -> np.ndarray:
+    """Encode tokenised sentences; all of `embed_sentences` but the tokenizing and the search for repeated ones.
+
+    Args:
+        embed, tokenizer, device, dtype, tokens_per_batch, rows_per_batch: as for `embed_sentences`.
+        rows: from `tokenise`.
+        advance: told, batch by batch, how many more rows are done (on all processes together).
+
+    Returns:
+        (len(rows), dim) float32, in their order, the same on every process.
+    """
     device = torch.device(device)
     budget = tokens_per_batch or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ELSEWHERE)
     batches = list(token_budget_batches([len(row["input_ids"]) for row in rows], budget, rows_per_batch))
     mine = range(rank(), len(batches), world_size())
     autocast = torch.autocast(device.type, dtype=dtype) if dtype is not None else nullcontext()
     found: list[tuple[np.ndarray, np.ndarray]] = []
-    bar = tqdm(total=len(distinct), desc=description, unit=" sentences", disable=not show_progress_bar or rank() > 0)
-    with torch.inference_mode(), autocast, bar:
+    told = 0
+    with torch.inference_mode(), autocast:
         for i in mine:
             inputs = {name: ids.to(device) for name, ids in pad_rows(tokenizer, [rows[j] for j in batches[i]]).items()}
             found.append((batches[i], embed(**inputs).float().cpu().numpy()))
-            bar.update(min(len(batches[i]) * world_size(), len(distinct) - bar.n))
+            more = min(len(batches[i]) * world_size(), len(rows) - told)
+            told += more
+            advance(more)
     vectors = np.empty((0, 0), dtype=np.float32)
     for part in gather_objects(found):
         for indices, values in part:
             if vectors.size == 0:
-                vectors = np.empty((len(distinct), values.shape[1]), dtype=np.float32)
+                vectors = np.empty((len(rows), values.shape[1]), dtype=np.float32)
             vectors[indices] = values
-    if len(distinct) == len(sentences):
-        return vectors
-    position = {sentence: i for i, sentence in enumerate(distinct)}
-    return vectors[[position[sentence] for sentence in sentences]]
+    return vectors

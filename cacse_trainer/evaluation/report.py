@@ -11,7 +11,16 @@ from typing import Any
 
 import torch
 
-LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "scipy", "numpy", "sentence-transformers")
+LIBRARIES = (
+    "cacse-trainer",
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "scipy",
+    "numpy",
+    "sentence-transformers",
+)
 
 
 def environment() -> dict[str, Any]:
@@ -45,10 +54,13 @@ def plain(value: Any) -> Any:
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
     """Write a report as strict JSON, whole or not at all."""
+    write_text(path, json.dumps(plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(
-        json.dumps(plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 
@@ -58,7 +70,9 @@ def curve(log_history: list[dict[str, Any]], metric: str) -> list[dict[str, Any]
     return [{"step": step, "value": value} for step, value in sorted(points.items())]
 
 
-def plot_run(path: Path, log_history: list[dict[str, Any]], dev_metrics: list[str]) -> None:
+def plot_run(
+    path: Path, log_history: list[dict[str, Any]], dev_metrics: list[str], dev_label: str = "Spearman ×100"
+) -> None:
     """A picture of the loss and its parts (left) and the dev scores (right) over the steps."""
     import matplotlib
 
@@ -67,7 +81,7 @@ def plot_run(path: Path, log_history: list[dict[str, Any]], dev_metrics: list[st
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     losses = sorted({key for entry in log_history for key in entry if key == "loss" or key.startswith("loss_")})
-    for axis, names, label in ((left, losses, "loss"), (right, dev_metrics, "Spearman ×100")):
+    for axis, names, label in ((left, losses, "loss"), (right, dev_metrics, dev_label)):
         for name in names:
             points = curve(log_history, name)
             axis.plot(

@@ -69,6 +69,7 @@ class CardFacts:
         settings: training settings worth repeating.
         data: the training text, in words.
         ensemble: whether loading needs this package.
+        remote_code: whether the model's code comes with the folder (``trust_remote_code``).
         own_module: whether sentence-transformers needs the folder's own module (``trust_remote_code``).
         license: licence id, when known.
     """
@@ -81,6 +82,7 @@ class CardFacts:
     settings: dict[str, Any] = field(default_factory=dict)
     data: str = ""
     ensemble: bool = False
+    remote_code: bool = False
     own_module: bool = False
     license: str | None = None
 
@@ -121,6 +123,8 @@ def render_card(facts: CardFacts) -> str:
         ]
     usage = MODULE_USAGE if facts.own_module else ENSEMBLE_USAGE if facts.ensemble else PLAIN_USAGE
     usage = usage.format(path=LOCAL_PATH)
+    if facts.remote_code:
+        usage = usage.replace(f'"{LOCAL_PATH}")', f'"{LOCAL_PATH}", trust_remote_code=True)  # runs its own code')
     scores = {name: f"{score:.2f}" for name, score in facts.scores.items()}
     training = {"started from": ", ".join(facts.base_models), "training text": facts.data, **facts.settings}
     return CARD.format(

@@ -91,7 +91,7 @@ def export_onnx(folder: Path, score: Score | None = None) -> dict[str, Any]:
 
     expected = vectors(model)
     graphs = {
-        name: _embed_function(onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]))
+        name: session_function(onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]))
         for name, file in (("float32", path), ("int8", small))
     }
     difference = float(np.abs(vectors(graphs["float32"]) - expected).max())
@@ -145,7 +145,7 @@ def _write_graph(model: Pooled, tokenizer: Any, path: Path) -> None:
         )
 
 
-def _embed_function(session: Any) -> Embed:
+def session_function(session: Any) -> Embed:
     """A session as a function of tensors."""
     names = [entry.name for entry in session.get_inputs()]
 

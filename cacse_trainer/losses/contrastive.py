@@ -26,7 +26,27 @@ def check_same_shape(first: Tensor, second: Tensor) -> None:
         raise ValueError(f"both tensors must be (N, H), got {tuple(first.shape)} and {tuple(second.shape)}")
 
 
-def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.05) -> Tensor:
+def equal_rows(texts: Tensor) -> Tensor:
+    """Which rows are no negatives of each other, since their sentences are the same.
+
+    Args:
+        texts: (N, V), a number for each sentence, equal for equal texts: V = 1, or anchor and positive, or these and
+            a hard negative.
+
+    Returns:
+        (N, N), true at (i, j) with i ≠ j where an anchor or positive of row i is one of row j; with hard negatives
+        (N, 2N), the right half true where the hard negative of row j is the anchor or the positive of row i.
+    """
+    own = texts[:, :2]  # (N, 1 or 2)
+    same = (own[:, None, :, None] == own[None, :, None, :]).flatten(2).any(dim=2)  # (N, N)
+    same.fill_diagonal_(False)
+    if texts.shape[1] < 3:
+        return same
+    against_negatives = (own[:, None, :] == texts[None, :, 2:]).any(dim=2)  # (N, N)
+    return torch.cat([same, against_negatives], dim=1)
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.05, texts: Tensor | None = None) -> Tensor:
     """NT-Xent over two views of N sentences, the loss of CACSE's towers and cascade.
 
     With the 2N rows z = [first; second] and p(i) the other view of row i:
@@ -36,6 +56,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.05) -> Tensor:
         first: (N, H), first views.
         second: (N, H), second views, row i of the same sentence as row i of ``first``.
         temperature: τ > 0.
+        texts: (N, V), numbers of the sentences: rows with an equal one are no negatives of each other (`equal_rows`).
 
     Returns:
         Scalar loss, float32 for half-precision input. With N = 1 there is no negative and it is 0.
@@ -49,6 +70,46 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.05) -> Tensor:
     >>> round(nt_xent(x, x, 1.0).item(), 4)     # log(1 + 2·exp(0-1))
     0.5514
     """
+    return _partner_entropies(first, second, temperature, texts).mean()
+
+
+def labelled_nt_xent(
+    first: Tensor, second: Tensor, labels: Tensor, temperature: float = 0.05, texts: Tensor | None = None
+) -> Tensor:
+    """NT-Xent over N labelled pairs, AnglE's in-batch loss: only positive pairs draw together, all rows are negatives.
+
+    With the 2N rows z = [first; second] and y of row i the label of its pair:
+    ``L = -1/2N Σ_i y_i log( exp(cos(z_i, z_p(i))/τ) / Σ_{k≠i} exp(cos(z_i, z_k)/τ) )``.
+
+    Args:
+        first: (N, H), first sentences.
+        second: (N, H), second sentences.
+        labels: (N,), 1 for positive pairs and 0 for others. Graded labels have no meaning here.
+        temperature: τ > 0; AnglE's scale of 20 is τ = 0.05.
+        texts: as for `nt_xent`.
+
+    Returns:
+        Scalar loss, float32 for half-precision input.
+
+    Raises:
+        ValueError: shapes do not fit, a label is neither 0 nor 1, or the temperature is not positive.
+
+    Source: Li and Li 2023 (arXiv 2309.12871), and the AnglE release's ``in_batch_negative_loss``, which cuts graded
+    labels to whole numbers: nothing of a score in [0, 1) is left.
+    """
+    if labels.shape != first.shape[:1]:
+        raise ValueError(f"labels must be (N,) = ({first.shape[0]},), got {tuple(labels.shape)}")
+    if not ((labels == 0) | (labels == 1)).all():
+        raise ValueError(
+            "the in-batch part needs labels 0 and 1, these are graded; set positive_threshold (pairs from that label "
+            "on are positive), or ibn_weight 0"
+        )
+    entropies = _partner_entropies(first, second, temperature, texts)  # (2N,)
+    return (labels.to(entropies.dtype).repeat(2) * entropies).mean()
+
+
+def _partner_entropies(first: Tensor, second: Tensor, temperature: float, texts: Tensor | None) -> Tensor:
+    """(2N,), the cross-entropy of each of the 2N rows' other view among all rows but itself."""
     check_same_shape(first, second)
     check_temperature(temperature)
     with torch.autocast(first.device.type, enabled=False):
@@ -56,9 +117,10 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.05) -> Tensor:
         logits = views @ views.T / temperature  # (2N, 2N)
         count = first.shape[0]
         itself = torch.eye(2 * count, dtype=torch.bool, device=first.device)
-        logits = logits.masked_fill(itself, float("-inf"))
+        left_out = itself if texts is None else itself | equal_rows(texts).repeat(2, 2)
+        logits = logits.masked_fill(left_out, float("-inf"))
         partner = torch.arange(2 * count, device=first.device).roll(count)  # row i ↔ row i ± N
-        return F.cross_entropy(logits, partner)
+        return F.cross_entropy(logits, partner, reduction="none")
 
 
 def info_nce(
@@ -67,6 +129,7 @@ def info_nce(
     hard_negatives: Tensor | None = None,
     temperature: float = 0.05,
     hard_negative_weight: float = 0.0,
+    texts: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE with in-batch negatives and, where given, hard negatives: the loss of SimCSE.
 
@@ -78,6 +141,8 @@ def info_nce(
         hard_negatives: (N, H), or None.
         temperature: τ > 0.
         hard_negative_weight: a logit added to each anchor's own hard negative, after the division by τ.
+        texts: (N, V), numbers of the sentences, V = 3 with hard negatives: sentences that are a row's own anchor or
+            positive are no negatives of it (`equal_rows`).
 
     Returns:
         Scalar loss, float32 for half-precision input.
@@ -103,4 +168,6 @@ def info_nce(
             against_negatives = anchors @ negatives.T / temperature  # (N, N)
             own = torch.eye(anchors.shape[0], dtype=logits.dtype, device=logits.device)
             logits = torch.cat([logits, against_negatives + hard_negative_weight * own], dim=1)  # (N, 2N)
+        if texts is not None:
+            logits = logits.masked_fill(equal_rows(texts)[:, : logits.shape[1]], float("-inf"))
         return F.cross_entropy(logits, torch.arange(anchors.shape[0], device=anchors.device))

@@ -11,15 +11,17 @@ def interleave(teacher: Tensor, student: Tensor) -> Tensor:
     return torch.stack([teacher, student], dim=1).flatten(0, 1)
 
 
-def distillation_parts(student: Tensor, teacher: Tensor, temperature: float = 0.05) -> tuple[Tensor, Tensor]:
+def distillation_parts(
+    student: Tensor, teacher: Tensor, temperature: float = 0.05, texts: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """``NT-Xent(teacher, student; τ)`` and ``mean|student - teacher|``: (N, H), (N, H) → two scalars.
 
-    The teacher is detached here. Raises as `distillation_loss` does.
+    The teacher is detached here; ``texts`` as for `nt_xent`. Raises as `distillation_loss` does.
     """
     check_same_shape(student, teacher)
     teacher = full_precision(teacher.detach())
     student = full_precision(student)
-    return nt_xent(teacher, student, temperature), (student - teacher).abs().mean()
+    return nt_xent(teacher, student, temperature, texts), (student - teacher).abs().mean()
 
 
 def distillation_loss(

@@ -1,5 +1,6 @@
 """The models; importing this package registers them with transformers' Auto classes."""
 
+from cacse_trainer.models.adapters import LoraSettings
 from cacse_trainer.models.configuration_cacse import CacseConfig
 from cacse_trainer.models.configuration_diffcse import DiffcseConfig
 from cacse_trainer.models.configuration_ensemble import EnsembleConfig
@@ -9,6 +10,7 @@ from cacse_trainer.models.modeling_diffcse import DiffcseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
 from cacse_trainer.models.modeling_student import StudentConfig, StudentModel
+from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
 
 __all__ = [
@@ -20,9 +22,11 @@ __all__ = [
     "DiffcseModel",
     "EnsembleConfig",
     "EnsembleModel",
+    "LoraSettings",
     "SentenceEmbeddingConfig",
     "SentenceEmbeddingModel",
     "StudentConfig",
     "StudentModel",
     "TokenizerBundle",
+    "prepare_tokenizer",
 ]

@@ -2,17 +2,21 @@
 
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 CONSTRAINT_ATTENTIONS = ("batch", "sample")
 
 
 def as_config(config: PretrainedConfig | dict[str, Any] | None) -> PretrainedConfig:
-    """A sub-config from whatever ``config.json`` or a caller holds; BERT-base when nothing is given."""
+    """A sub-config from whatever ``config.json`` or a caller holds; BERT-base when nothing is given.
+
+    Of a kind whose code comes with its checkpoint only the fields are known: a plain `PretrainedConfig`.
+    """
     if isinstance(config, PretrainedConfig):
         return config
     fields = dict(config or {"model_type": "bert"})
-    return AutoConfig.for_model(fields.pop("model_type"), **fields)
+    kind = fields.pop("model_type")
+    return AutoConfig.for_model(kind, **fields) if kind in CONFIG_MAPPING else PretrainedConfig(**fields)
 
 
 class CacseConfig(PretrainedConfig):

@@ -17,6 +17,9 @@ DROPOUTS = (
     "attention_dropout",
     "embedding_dropout",
     "mlp_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
 )
 
 
@@ -52,6 +55,12 @@ class SentenceEmbeddingConfig(PretrainedConfig):
         hard_negative_weight: a logit added to each anchor's own hard negative.
         mlm_weight: weight of the auxiliary masked language model loss (SimCSE: 0.1); 0 is none, and no head for it.
         original_dropout: the encoder's dropouts before training, by name; an export gets them back.
+        cosine_weight, ibn_weight, cln_weight, angle_weight: of the parts of ``angle_combined`` and ``bellm``.
+        ranking_scale: τ of the CoSENT and angle losses, a factor.
+        positive_threshold: of graded labels, those from here on are positive to the in-batch part; None: labels must
+            be 0 or 1 there.
+        bidirectional_start_layer: decoder layers from this one on (from 0) see both directions; None: all are causal.
+        prompt_template, append_eos: what the tokenizer was given (`prepare_tokenizer`), for the record.
 
     Raises:
         ValueError: a setting is unknown or out of range; the message gives the choices.
@@ -71,6 +80,15 @@ class SentenceEmbeddingConfig(PretrainedConfig):
         hard_negative_weight: float = 0.0,
         mlm_weight: float = 0.0,
         original_dropout: dict[str, float] | None = None,
+        cosine_weight: float = 0.0,
+        ibn_weight: float = 1.0,
+        cln_weight: float = 1.0,
+        angle_weight: float = 0.02,
+        ranking_scale: float = 20.0,
+        positive_threshold: float | None = None,
+        bidirectional_start_layer: int | None = None,
+        prompt_template: str | None = None,
+        append_eos: bool = False,
         **kwargs: Any,
     ):
         self.encoder_config = as_config(encoder_config)
@@ -82,6 +100,15 @@ class SentenceEmbeddingConfig(PretrainedConfig):
         self.hard_negative_weight = hard_negative_weight
         self.mlm_weight = mlm_weight
         self.original_dropout = dict(original_dropout or {})
+        self.cosine_weight = cosine_weight
+        self.ibn_weight = ibn_weight
+        self.cln_weight = cln_weight
+        self.angle_weight = angle_weight
+        self.ranking_scale = ranking_scale
+        self.positive_threshold = positive_threshold
+        self.bidirectional_start_layer = bidirectional_start_layer
+        self.prompt_template = prompt_template
+        self.append_eos = append_eos
         check_pooling(pooling)
         for name, value, choices in (("projection", projection, PROJECTIONS), ("objective", objective, OBJECTIVES)):
             if value not in choices:
@@ -90,6 +117,11 @@ class SentenceEmbeddingConfig(PretrainedConfig):
             raise ValueError(f"contrastive_temperature must be positive, got {contrastive_temperature}")
         if not mlm_weight >= 0:
             raise ValueError(f"mlm_weight must not be negative, got {mlm_weight}")
+        for name in ("cosine_weight", "ibn_weight", "cln_weight", "angle_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not ranking_scale > 0:
+            raise ValueError(f"ranking_scale must be positive, got {ranking_scale}")
         # The base class writes its choice into the sub-configs; an encoder that already runs keeps its own.
         kwargs.setdefault("attn_implementation", self.encoder_config._attn_implementation)
         super().__init__(**kwargs)

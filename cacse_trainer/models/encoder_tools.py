@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,6 +26,13 @@ def known_inputs(encoder: nn.Module, inputs: Mapping[str, Tensor | None]) -> dic
     """The inputs that are given and that this kind of encoder reads (many know no ``token_type_ids``)."""
     known = inspect.signature(encoder.forward).parameters
     return {name: tensor for name, tensor in inputs.items() if tensor is not None and name in known}
+
+
+def run_encoder(encoder: nn.Module, inputs: Mapping[str, Tensor | None], **more: bool) -> Any:
+    """The encoder's output for the inputs that it reads; a decoder keeps no keys and values, there is no next token."""
+    if "use_cache" in inspect.signature(encoder.forward).parameters:
+        more["use_cache"] = False
+    return encoder(**known_inputs(encoder, inputs), **more)
 
 
 def global_mean(total: Tensor, count: Tensor) -> Tensor:

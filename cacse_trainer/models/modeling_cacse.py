@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 
-from cacse_trainer.distributed import gather_rows
+from cacse_trainer.distributed import shared_rows
 from cacse_trainer.losses import nt_xent
 from cacse_trainer.models.bucketing import encode_in_buckets
 from cacse_trainer.models.cascade import Cascade, CascadeLinear
@@ -63,8 +63,13 @@ class CacsePreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _no_split_modules = ["BertLayer", "RobertaLayer", "CascadeBlock"]  # noqa: RUF012 - transformers' convention
     tower_kind = "bert"
-    length_buckets = 1
-    """Groups of rows of similar length that the towers run over, one after the other; 1 is one padded pass."""
+    length_buckets: int | None = 1
+    """Groups of rows of similar length that the towers run over, one after the other; 1 is one padded pass,
+    None as many as pay for the lengths."""
+    mini_batch_size: int | None = None
+    """Sentences that are encoded at once in training, with gradient caching (`encode_in_buckets`); None: all."""
+    negatives = "global"
+    """Whose rows a row is compared with: those of all processes (``global``), or of its own (``local``)."""
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, CascadeLinear):
@@ -241,6 +246,7 @@ class CacseModel(CacsePreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        text_ids: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> CacseOutput | tuple[Tensor, ...]:
         """(B, 2, L) → the losses and the embeddings they compare; (N, L) → the sentence embedding.
@@ -249,13 +255,14 @@ class CacseModel(CacsePreTrainedModel):
             input_ids: (B, 2, L), the two views of each sentence, or (N, L).
             attention_mask: of the same shape, 1 for tokens, 0 for padding; default: all ones.
             token_type_ids: of the same shape, for BERT.
+            text_ids: (B, 2), numbers of the sentences: equal ones are then no negatives of each other.
             return_dict: False gives a tuple, as everywhere in transformers.
 
         Raises:
             ValueError: another number of dimensions or views.
         """
         if input_ids.dim() == 3:
-            output = self._losses(input_ids, attention_mask, token_type_ids)
+            output = self._losses(input_ids, attention_mask, token_type_ids, text_ids)
         elif input_ids.dim() == 2:
             inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
             hidden = self.tower_a(**inputs).last_hidden_state + self.tower_b(**inputs).last_hidden_state  # (N, L, H)
@@ -282,9 +289,15 @@ class CacseModel(CacsePreTrainedModel):
             hidden = tower(**bucket, output_hidden_states=True).hidden_states
             return torch.stack([states[:, 0] for states in hidden[self.config.cascade_start_layer :]], dim=1)
 
-        return encode_in_buckets(encode, inputs, self.length_buckets)
+        return encode_in_buckets(encode, inputs, self.length_buckets, self.mini_batch_size)
 
-    def _losses(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> CacseOutput:
+    def _losses(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        text_ids: Tensor | None,
+    ) -> CacseOutput:
         batch, views, length = input_ids.shape
         if views != 2:
             raise ValueError(f"CACSE compares two views of each row, got {views}: give one text column, or two")
@@ -295,16 +308,17 @@ class CacseModel(CacsePreTrainedModel):
         vectors_a, vectors_b = states_a[:, :, -1], states_b[:, :, -1]  # (B, 2, H)
 
         # Every process sees the whole global batch, the cascade's constraint layers included: they attend across it.
-        all_a, all_b = gather_rows(vectors_a), gather_rows(vectors_b)
+        all_a, all_b = shared_rows(vectors_a, self.negatives), shared_rows(vectors_b, self.negatives)
+        texts = shared_rows(text_ids, self.negatives) if text_ids is not None else None
         temperature = self.config.contrastive_temperature
-        loss_a = nt_xent(all_a[:, 0], all_a[:, 1], temperature)
-        loss_b = nt_xent(all_b[:, 0], all_b[:, 1], temperature)
+        loss_a = nt_xent(all_a[:, 0], all_a[:, 1], temperature, texts)
+        loss_b = nt_xent(all_b[:, 0], all_b[:, 1], temperature, texts)
         loss = loss_a + loss_b
         losses = {"tower_a": loss_a.detach(), "tower_b": loss_b.detach()}
         cascaded = None
         if self.config.cascade_loss_weight != 0 or not self.training:
-            cascaded = self.cascade(gather_rows(states_a + states_b))  # (global B, 2, H)
-            loss_c = nt_xent(cascaded[:, 0], cascaded[:, 1], temperature)
+            cascaded = self.cascade(shared_rows(states_a + states_b, self.negatives))  # (global B, 2, H)
+            loss_c = nt_xent(cascaded[:, 0], cascaded[:, 1], temperature, texts)
             loss = loss + self.config.cascade_loss_weight * loss_c
             losses["cascade"] = loss_c.detach()
         return CacseOutput(

@@ -182,8 +182,8 @@ class DiffcseModel(SentenceEmbeddingModel):
             filled
         )  # cut with the row's tokens
         inputs = {**known_inputs(self.discriminator, inputs), "row": numbers, "replaced": replaced}
-        buckets = self.length_buckets if self.config.rtd_positions == "tokens" else 1  # padding cut off is not counted
-        sums = encode_in_buckets(detect, inputs, buckets).sum(dim=0)  # (6,)
+        trim = self.config.rtd_positions == "tokens"  # padding cut off is not counted
+        sums = encode_in_buckets(detect, inputs, self.length_buckets, self.mini_batch_size, trim).sum(dim=0)  # (6,)
         loss = global_mean(sums[0], sums[1].detach())
         _, _, found, changed, confirmed, kept = gather_rows(sums.detach()[None]).sum(dim=0).unbind()
         parts = {
@@ -204,7 +204,7 @@ class DiffcseModel(SentenceEmbeddingModel):
             return F.pad(best, (0, length - best.shape[1]))  # (n, L)
 
         masked = {"input_ids": rows["mlm_input_ids"], "attention_mask": mask}
-        best = encode_in_buckets(fill, masked, self.length_buckets)  # (N, L)
+        best = encode_in_buckets(fill, masked, self.length_buckets, self.mini_batch_size)  # (N, L)
         first = torch.arange(length, device=mask.device) == first_token(mask)[:, None]
         filled = torch.where((mask != 0) & ~first, best, original)
         replaced = (filled != original).long()

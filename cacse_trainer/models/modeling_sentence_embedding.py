@@ -7,20 +7,34 @@ the SimCSE release gathers the negatives too, but lets the gradient of the own r
 Source: Gao et al. 2021 (arXiv 2104.08821), and the SimCSE release.
 """
 
+import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 
-from cacse_trainer.distributed import gather_rows, rank
+from cacse_trainer.distributed import gather_rows, rank, shared_rows
 from cacse_trainer.losses.contrastive import full_precision
+from cacse_trainer.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
+from cacse_trainer.models.adapters import (
+    LoraSettings,
+    add_lora,
+    base_model_of,
+    has_adapter,
+    load_adapter,
+    load_adapter_weights,
+    quantization,
+    save_adapter,
+)
+from cacse_trainer.models.bidirectional import make_bidirectional
 from cacse_trainer.models.bucketing import encode_in_buckets
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig, set_encoder_dropout
-from cacse_trainer.models.encoder_tools import freeze_pooler, global_mean, known_inputs, mark_loaded
+from cacse_trainer.models.encoder_tools import freeze_pooler, global_mean, known_inputs, mark_loaded, run_encoder
 from cacse_trainer.models.heads import PROJECTIONS, DetectionHead, MaskedLmHead, empty_masked_lm_head
-from cacse_trainer.models.objectives import OBJECTIVES
+from cacse_trainer.models.objectives import OBJECTIVES, compute
 from cacse_trainer.models.outputs import EmbeddingOutput
 from cacse_trainer.models.pooling import LAYER_POOLINGS, pool
 
@@ -41,8 +55,13 @@ class SentenceEmbeddingModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
-    length_buckets = 1
-    """Groups of rows of similar length that the encoder runs over, one after the other; 1 is one padded pass."""
+    length_buckets: int | None = 1
+    """Groups of rows of similar length that the encoder runs over, one after the other; 1 is one padded pass,
+    None as many as pay for the lengths."""
+    mini_batch_size: int | None = None
+    """Sentences that are encoded at once in training, with gradient caching (`encode_in_buckets`); None: all."""
+    negatives = "global"
+    """Whose rows a row is compared with: those of all processes (``global``), or of its own (``local``)."""
 
     def __init__(
         self,
@@ -57,6 +76,8 @@ class SentenceEmbeddingModel(PreTrainedModel):
             if given is not None:
                 mark_loaded(given)
         self.encoder = encoder if encoder is not None else AutoModel.from_config(config.encoder_config)
+        if config.bidirectional_start_layer is not None:
+            make_bidirectional(self.encoder, config.bidirectional_start_layer)
         if config.has_projection:
             self.projection_head = PROJECTIONS[config.projection](config.hidden_size)
         if config.mlm_weight > 0:
@@ -75,65 +96,141 @@ class SentenceEmbeddingModel(PreTrainedModel):
         cls,
         path: str,
         *,
-        pooling: str = "cls",
-        projection: str = "tanh",
-        mlp_only_train: bool = False,
-        objective: str = "info_nce",
-        contrastive_temperature: float = 0.05,
-        hard_negative_weight: float = 0.0,
-        mlm_weight: float = 0.0,
         dropout: float | None = None,
+        lora: LoraSettings | None = None,
+        adapter: str | None = None,
+        load_in_4bit: bool = False,
+        load_in_8bit: bool = False,
         attn_implementation: str | None = None,
         dtype: torch.dtype = torch.float32,
         trust_remote_code: bool = False,
+        **settings: Any,
     ) -> "SentenceEmbeddingModel":
         """A pretrained encoder with a fresh projection, ready to be trained.
 
         Args:
-            path: folder or hub id of any encoder that `AutoModel` knows.
+            path: folder or hub id of any encoder or decoder that `AutoModel` knows.
             dropout: every dropout of the encoder; None keeps what its config says.
+            lora: train a new LoRA adapter instead of the encoder's own weights.
+            adapter: go on training this adapter, a folder or hub id, instead.
+            load_in_4bit, load_in_8bit: hold the frozen weights so, by bitsandbytes; with an adapter only.
             attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; default: transformers' choice.
-            dtype: of the weights; float32 for training.
+            dtype: of the weights; float32 for training, unless an adapter is trained (which always is float32).
             trust_remote_code: run the model code that comes with the checkpoint.
-
-        The other arguments are those of `SentenceEmbeddingConfig`. With ``mlm_weight`` the checkpoint's masked language
-        model head is taken along.
+            settings: those of `SentenceEmbeddingConfig`. With ``mlm_weight`` the checkpoint's masked language model
+                head is taken along.
 
         Raises:
-            ValueError: a setting is unknown or out of range.
+            ValueError: a setting is unknown or out of range; an adapter with a projection or a masked language model
+                head, with another adapter, or one that does not fit; quantisation without an adapter or a GPU.
             OSError: the folder or hub id cannot be read.
         """
+        unknown = sorted(settings.keys() - inspect.signature(SentenceEmbeddingConfig.__init__).parameters.keys())
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no setting of SentenceEmbeddingConfig")
+        if lora is not None and adapter is not None:
+            raise ValueError("give either lora, for a new adapter, or adapter, to go on with one")
+        quantized = quantization(load_in_4bit, load_in_8bit)
+        if quantized is not None and lora is None and adapter is None:
+            raise ValueError("quantised weights cannot be trained themselves: give lora_r or adapter, too")
         encoder_config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         original_dropout = set_encoder_dropout(encoder_config, dropout)
-        config = SentenceEmbeddingConfig(
-            encoder_config,
-            pooling=pooling,
-            projection=projection,
-            mlp_only_train=mlp_only_train,
-            objective=objective,
-            contrastive_temperature=contrastive_temperature,
-            hard_negative_weight=hard_negative_weight,
-            mlm_weight=mlm_weight,
-            original_dropout=original_dropout,
-            dtype=dtype,
-        )
-        loading = {"dtype": dtype, "attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
+        config = SentenceEmbeddingConfig(encoder_config, original_dropout=original_dropout, dtype=dtype, **settings)
+        loading: dict[str, Any] = {
+            "dtype": dtype,
+            "attn_implementation": attn_implementation,
+            "trust_remote_code": trust_remote_code,
+            **({"quantization_config": quantized} if quantized is not None else {}),
+        }
         encoder = AutoModel.from_pretrained(path, config=encoder_config, **loading)
         lm_head = None
-        if mlm_weight > 0:
+        if config.mlm_weight > 0:
             lm_head = MaskedLmHead(AutoModelForMaskedLM.from_pretrained(path, **loading))
-        return cls(config, encoder, lm_head)
+        model = cls(config, encoder, lm_head)
+        if lora is not None or adapter is not None:
+            if config.has_projection or config.mlm_weight > 0:
+                raise ValueError(
+                    "an adapter is trained without a projection or a masked language model head: choose pooling "
+                    "last_token, mean, weighted_mean or cls_before_pooler, and mlm_weight 0"
+                )
+            if lora is not None:
+                add_lora(model.encoder, lora, base_model=path)
+            elif adapter is not None:
+                load_adapter(model.encoder, adapter, base_model=path)
+        return model
 
     def freeze(self) -> None:
         """Freeze what never gets a gradient."""
         freeze_pooler(self.encoder)
 
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is trained, and saved, instead of the encoder's own weights."""
+        return has_adapter(self.encoder)
+
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedModel.from_pretrained`; the frozen parts are frozen again."""
-        loaded = super().from_pretrained(*args, **kwargs)
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel.from_pretrained`; the frozen parts are frozen again.
+
+        Of a checkpoint that holds an adapter only, the base model is read from where the adapter names it, or from
+        ``base_model``, a folder or hub id.
+        """
+        path = str(pretrained_model_name_or_path)
+        if (Path(path) / ADAPTER_CONFIG).is_file():
+            return cls._from_adapter(path, **kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
         return loaded
+
+    @classmethod
+    def _from_adapter(
+        cls, path: str, base_model: str | None = None, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        base = base_model or base_model_of(path)
+        if base is None:
+            raise ValueError(f"{path}: its {ADAPTER_CONFIG} names no base model; state base_model_name_or_path there")
+        config = cls.config_class.from_pretrained(path)
+        names = ("attn_implementation", "trust_remote_code", "device_map")
+        loading = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        if type(config.encoder_config) is PretrainedConfig:  # its code comes with the base model
+            trusted = {"trust_remote_code": kwargs.get("trust_remote_code")}
+            config.encoder_config = AutoConfig.from_pretrained(base, **trusted)
+        try:  # in the dtype of the training, which rounds the weights, then in the one asked for
+            encoder = AutoModel.from_pretrained(base, config=config.encoder_config, dtype=config.dtype, **loading)
+            encoder = encoder.to(kwargs.get("dtype") or config.dtype)
+        except OSError as error:
+            raise OSError(f"{path} is an adapter of {base}, which cannot be read: {error}") from error
+        model = cls(config, encoder)
+        load_adapter(model.encoder, path, base_model=base)
+        model.eval()
+        report: dict[str, Any] = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}
+        return (model, report) if output_loading_info else model
+
+    def save_pretrained(  # type: ignore[override]  # the parent's further arguments pass through
+        self, save_directory: Any, is_main_process: bool = True, state_dict: dict | None = None, **kwargs: Any
+    ) -> None:
+        """As `PreTrainedModel.save_pretrained`; with an adapter the config and the adapter only."""
+        if not self.has_adapter:
+            super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        elif is_main_process:
+            self.config.architectures = [type(self).__name__]
+            self.config.save_pretrained(save_directory)
+            encoder_state = None
+            if state_dict is not None:
+                encoder_state = {
+                    name.removeprefix("encoder."): tensor
+                    for name, tensor in state_dict.items()
+                    if name.startswith("encoder.")
+                }
+            save_adapter(self.encoder, save_directory, encoder_state)
+
+    def load_adapter_checkpoint(self, folder: str) -> None:
+        """Read the adapter of a checkpoint into the one that is trained.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        load_adapter_weights(self.encoder, folder)
 
     def get_input_embeddings(self) -> nn.Module:
         """The encoder's word embeddings."""
@@ -146,6 +243,8 @@ class SentenceEmbeddingModel(PreTrainedModel):
         token_type_ids: Tensor | None = None,
         mlm_input_ids: Tensor | None = None,
         mlm_labels: Tensor | None = None,
+        labels: Tensor | None = None,
+        text_ids: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> EmbeddingOutput | tuple[Any, ...]:
         """(B, V, L) → the loss and the embeddings it compares; (N, L) → the sentence embedding.
@@ -156,14 +255,17 @@ class SentenceEmbeddingModel(PreTrainedModel):
             token_type_ids: of the same shape; dropped where the encoder reads none.
             mlm_input_ids: of the same shape, masked copies, for (B, V, L) inputs.
             mlm_labels: of the same shape, the original ids where masked, else -100.
+            labels: (B,), similarities of labelled pairs, for the objectives that read them.
+            text_ids: (B, V), numbers of the sentences: equal ones are then no negatives of each other.
             return_dict: False gives a tuple, as everywhere in transformers.
 
         Raises:
-            ValueError: another number of dimensions or views, or no masked copies where the loss needs them.
+            ValueError: another number of dimensions or views, no masked copies where the loss needs them, or rows of
+                a format that the objective does not compare.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         if input_ids.dim() == 3:
-            output = self._losses(inputs, mlm_input_ids, mlm_labels)
+            output = self._losses(inputs, mlm_input_ids, mlm_labels, labels, text_ids)
         elif input_ids.dim() == 2:
             states, vectors = self._encode(known_inputs(self.encoder, inputs))
             if self.config.projects_at_inference:
@@ -192,26 +294,35 @@ class SentenceEmbeddingModel(PreTrainedModel):
 
     def _encode(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(N, L) inputs → last hidden state (N, L, H) and pooled states (N, H), before the projection."""
-        output = self.encoder(**inputs, output_hidden_states=self.config.pooling in LAYER_POOLINGS)
+        output = run_encoder(self.encoder, inputs, output_hidden_states=self.config.pooling in LAYER_POOLINGS)
         states = output.last_hidden_state
         return states, pool(self.config.pooling, states, output.hidden_states, inputs.get("attention_mask"))
 
     def _losses(
-        self, given: dict[str, Tensor | None], mlm_input_ids: Tensor | None, mlm_labels: Tensor | None
+        self,
+        given: dict[str, Tensor | None],
+        mlm_input_ids: Tensor | None,
+        mlm_labels: Tensor | None,
+        labels: Tensor | None,
+        text_ids: Tensor | None,
     ) -> EmbeddingOutput:
         given = {**given, "mlm_input_ids": mlm_input_ids, "mlm_labels": mlm_labels}
         rows = {name: tensor.flatten(0, 1) for name, tensor in given.items() if tensor is not None}  # (B·V, L)
         batch, views, _ = given["input_ids"].shape  # type: ignore[union-attr]
         pooled = encode_in_buckets(
-            lambda **bucket: self._encode(bucket)[1], known_inputs(self.encoder, rows), self.length_buckets
+            lambda **bucket: self._encode(bucket)[1],
+            known_inputs(self.encoder, rows),
+            self.length_buckets,
+            self.mini_batch_size,
         ).unflatten(0, (batch, views))  # (B, V, H)
 
-        # Every process sees the rows of all: as negatives, and in the projection's batch statistics.
+        # Every process sees the rows of all: as negatives, and in any case in the projection's batch statistics.
         everywhere = gather_rows(pooled)
         if self.config.has_projection:
             everywhere = self.projection_head(everywhere)
-        loss = OBJECTIVES[self.config.objective].loss(everywhere, self.config)
         vectors = everywhere[rank() * batch : (rank() + 1) * batch]  # (B, V, H), this process's own
+        shared = [shared_rows(part, self.negatives) if part is not None else None for part in (labels, text_ids)]
+        loss = compute(everywhere if self.negatives == "global" else vectors, self.config, *shared)
         auxiliary, parts = self._auxiliary_loss(rows, pooled.flatten(0, 1), vectors.flatten(0, 1))
         losses = {"contrastive": loss.detach(), **parts}
         return EmbeddingOutput(loss=loss if auxiliary is None else loss + auxiliary, losses=losses, embeddings=vectors)
@@ -241,7 +352,7 @@ class SentenceEmbeddingModel(PreTrainedModel):
             return torch.stack([per_row, chosen.sum(dim=1).to(per_row.dtype)], dim=1)
 
         inputs = {**known_inputs(self.encoder, masked), "mlm_labels": rows["mlm_labels"]}
-        total, count = encode_in_buckets(score, inputs, self.length_buckets).sum(dim=0).unbind()
+        total, count = encode_in_buckets(score, inputs, self.length_buckets, self.mini_batch_size).sum(dim=0).unbind()
         mlm = global_mean(total, count.detach())
         return self.config.mlm_weight * mlm, {"mlm": mlm.detach()}
 

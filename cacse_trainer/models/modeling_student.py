@@ -115,7 +115,10 @@ class StudentModel(SentenceEmbeddingModel):
             return super().forward(input_ids, attention_mask, token_type_ids, return_dict=return_dict)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         vectors = encode_in_buckets(
-            lambda **bucket: self._encode(bucket)[1], known_inputs(self.encoder, given), self.length_buckets
+            lambda **bucket: self._encode(bucket)[1],
+            known_inputs(self.encoder, given),
+            self.length_buckets,
+            self.mini_batch_size,
         )  # (N, H)
         compared = self.teacher_projection(vectors) if self.config.teacher_size is not None else vectors
         output = EmbeddingOutput(sentence_embedding=vectors, embeddings=compared)

@@ -1,53 +1,170 @@
-"""Contrastive objectives over the views of a batch, by name. A new one is a function and a line in `OBJECTIVES`."""
+"""Training objectives over the vectors of a batch, by name. A new one is a function and a line in `OBJECTIVES`.
+
+Rows come in three formats: ``pair`` (B, 2, H), anchor and positive; ``triplet`` (B, 3, H), with a hard negative;
+``labelled`` (B, 2, H) with a label a pair (AnglE's formats B, C and A).
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from cacse_trainer.losses import info_nce, nt_xent
+from cacse_trainer.losses import angle_loss, cosent_loss, info_nce, labelled_nt_xent, nt_xent
+
+PAIR, TRIPLET, LABELLED = "pair", "triplet", "labelled"
+FORMATS = {
+    PAIR: "pairs (two columns, or one seen twice)",
+    TRIPLET: "triplets (three columns)",
+    LABELLED: "pairs with a label",
+}
 
 
-def _check_views(vectors: Tensor, name: str, allowed: tuple[int, ...]) -> None:
-    """Refuse a number of views V of (B, V, H) that the objective does not know."""
-    if vectors.shape[1] not in allowed:
-        raise ValueError(
-            f"objective {name} compares {' or '.join(map(str, allowed))} views of each row, got {vectors.shape[1]}"
-        )
-
-
-def info_nce_objective(vectors: Tensor, config: Any) -> Tensor:
-    """SimCSE: anchors and positives, and hard negatives where there is a third view. (B, 2 or 3, H) → scalar."""
-    _check_views(vectors, "info_nce", (2, 3))
+def info_nce_objective(vectors: Tensor, config: Any, texts: Tensor | None = None) -> Tensor:
+    """SimCSE, STS-CFT: in-batch negatives, and hard negatives where there is a third view. (B, 2 or 3, H) → scalar."""
     return info_nce(
         anchors=vectors[:, 0],
         positives=vectors[:, 1],
         hard_negatives=vectors[:, 2] if vectors.shape[1] == 3 else None,
         temperature=config.contrastive_temperature,
         hard_negative_weight=config.hard_negative_weight,
+        texts=texts,
     )
 
 
-def nt_xent_objective(vectors: Tensor, config: Any) -> Tensor:
+def nt_xent_objective(vectors: Tensor, config: Any, texts: Tensor | None = None) -> Tensor:
     """CACSE's towers: every other view is a negative, in both directions. (B, 2, H) → scalar."""
-    _check_views(vectors, "nt_xent", (2,))
-    return nt_xent(vectors[:, 0], vectors[:, 1], config.contrastive_temperature)
+    return nt_xent(vectors[:, 0], vectors[:, 1], config.contrastive_temperature, texts)
+
+
+def _labelled_pairs(vectors: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Labelled pairs as they are; triplets as (anchor, positive, 1) and (anchor, negative, 0), 2B pairs."""
+    if labels is not None:
+        return vectors[:, 0], vectors[:, 1], labels
+    anchors, positives, negatives = vectors.unbind(dim=1)
+    ones = vectors.new_ones(len(vectors))
+    return torch.cat([anchors, anchors]), torch.cat([positives, negatives]), torch.cat([ones, 0 * ones])
+
+
+def cosent_objective(vectors: Tensor, config: Any, labels: Tensor | None = None) -> Tensor:
+    """CoSENT's cosine loss over labelled pairs, or over the pairs of triplets. (B, 2 or 3, H) → scalar."""
+    return cosent_loss(*_labelled_pairs(vectors, labels), config.ranking_scale)
+
+
+def angle_objective(vectors: Tensor, config: Any, labels: Tensor | None = None) -> Tensor:
+    """AnglE's angle loss over labelled pairs, or over the pairs of triplets. (B, 2 or 3, H) → scalar."""
+    return angle_loss(*_labelled_pairs(vectors, labels), config.ranking_scale)
+
+
+def angle_combined_objective(
+    vectors: Tensor, config: Any, labels: Tensor | None = None, texts: Tensor | None = None
+) -> Tensor:
+    """AnglE's weighted combination. (B, 2 or 3, H) → scalar.
+
+    Labelled pairs: ``cosine·CoSENT + ibn·(labelled NT-Xent) + angle·angle``. Pairs: ``ibn·InfoNCE``. Triplets:
+    ``(ibn·InfoNCE + cln·InfoNCE with hard negatives)/2 + cosine·CoSENT + angle·angle``. A part of weight 0 is not run.
+
+    Source: the AnglE release 0.6.1, which ignores its weights on pairs; here they count.
+    """
+    total = vectors.new_zeros(())
+    ibn, temperature = config.ibn_weight, config.contrastive_temperature
+    if labels is not None:
+        if ibn:
+            positive = labels if config.positive_threshold is None else labels >= config.positive_threshold
+            total = total + ibn * labelled_nt_xent(vectors[:, 0], vectors[:, 1], positive, temperature, texts)
+    elif vectors.shape[1] == 2:
+        return total + ibn * info_nce(vectors[:, 0], vectors[:, 1], temperature=temperature, texts=texts)
+    else:
+        if ibn:
+            total = total + ibn / 2 * info_nce(vectors[:, 0], vectors[:, 1], temperature=temperature, texts=texts)
+        if config.cln_weight:
+            total = total + config.cln_weight / 2 * _triplet_info_nce(vectors, config, texts)
+    return total + _ranking_parts(vectors, config, labels)
+
+
+def bellm_objective(vectors: Tensor, config: Any, texts: Tensor | None = None) -> Tensor:
+    """BeLLM: ``ibn·(InfoNCE with hard negatives) + cosine·CoSENT + angle·angle`` over triplets. (B, 3, H) → scalar.
+
+    Source: Li and Li 2024 (arXiv 2311.05296), and the AnglE release of its time (0.4.0).
+    """
+    total = vectors.new_zeros(())
+    if config.ibn_weight:
+        total = config.ibn_weight * _triplet_info_nce(vectors, config, texts)
+    return total + _ranking_parts(vectors, config, None)
+
+
+def _triplet_info_nce(vectors: Tensor, config: Any, texts: Tensor | None) -> Tensor:
+    anchors, positives, negatives = vectors.unbind(dim=1)
+    return info_nce(anchors, positives, negatives, config.contrastive_temperature, texts=texts)
+
+
+def _ranking_parts(vectors: Tensor, config: Any, labels: Tensor | None) -> Tensor:
+    """``cosine·CoSENT + angle·angle``, the parts without weight left out."""
+    total = vectors.new_zeros(())
+    if config.cosine_weight:
+        total = total + config.cosine_weight * cosent_objective(vectors, config, labels)
+    if config.angle_weight:
+        total = total + config.angle_weight * angle_objective(vectors, config, labels)
+    return total
 
 
 class Objective(NamedTuple):
     """An objective.
 
     Args:
-        loss: takes the vectors (B, V, H) of the global batch and the model's config, returns a scalar.
+        loss: takes the vectors (B, V, H) of the global batch and the model's config, and of labelled rows the labels
+            (B,) as a third; returns a scalar. Those with in-batch negatives take ``texts`` (B, V), numbers of the
+            sentences, to leave out negatives that are a row's own sentence.
         negatives: in-batch negatives of each view, as a function of the global batch size B.
+        formats: of rows that it compares.
     """
 
-    loss: Callable[[Tensor, Any], Tensor]
+    loss: Callable[..., Tensor]
     negatives: Callable[[int], int]
+    formats: tuple[str, ...] = (PAIR, TRIPLET)
 
 
 OBJECTIVES: dict[str, Objective] = {
     "info_nce": Objective(info_nce_objective, lambda batch: batch - 1),
-    "nt_xent": Objective(nt_xent_objective, lambda batch: 2 * batch - 2),
+    "nt_xent": Objective(nt_xent_objective, lambda batch: 2 * batch - 2, (PAIR,)),
+    "cosent": Objective(cosent_objective, lambda batch: 0, (LABELLED, TRIPLET)),
+    "angle": Objective(angle_objective, lambda batch: 0, (LABELLED, TRIPLET)),
+    "angle_combined": Objective(angle_combined_objective, lambda batch: batch - 1, (LABELLED, PAIR, TRIPLET)),
+    "bellm": Objective(bellm_objective, lambda batch: batch - 1, (TRIPLET,)),
 }
 """Every objective by name."""
+
+
+def needs_binary_labels(config: Any) -> bool:
+    """Whether labelled pairs must be labelled 0 or 1: the in-batch part has no use for grades."""
+    return config.objective == "angle_combined" and config.ibn_weight != 0 and config.positive_threshold is None
+
+
+def check_format(objective: str, views: int, labelled: bool) -> None:
+    """Refuse rows of a format that the objective does not know.
+
+    Raises:
+        ValueError: with the formats that it knows, and the objectives that know this one.
+    """
+    found = LABELLED if labelled and views == 2 else {2: PAIR, 3: TRIPLET}.get(views)
+    if found not in OBJECTIVES[objective].formats:
+        known = ", ".join(FORMATS[name] for name in OBJECTIVES[objective].formats)
+        others = ", ".join(name for name, other in OBJECTIVES.items() if found in other.formats)
+        raise ValueError(
+            f"objective {objective} compares {known}, got {FORMATS.get(str(found), f'{views} views of each row')}"
+            + (f", which {others} compare" if others else "")
+        )
+
+
+def compute(vectors: Tensor, config: Any, labels: Tensor | None, texts: Tensor | None = None) -> Tensor:
+    """The config's objective over (B, V, H) vectors and (B,) labels or None: a scalar.
+
+    ``texts`` (B, V) are numbers of the sentences: equal ones are no negatives of each other; None: nothing is left out.
+
+    Raises:
+        ValueError: the rows are of a format that it does not know.
+    """
+    check_format(config.objective, vectors.shape[1], labels is not None)
+    objective = OBJECTIVES[config.objective]
+    named = {"texts": texts} if texts is not None and objective.negatives(len(vectors)) > 0 else {}
+    return objective.loss(vectors, config, *([] if labels is None else [labels]), **named)

@@ -53,6 +53,18 @@ def pool_avg(last_hidden_state: Tensor, hidden_states: HiddenStates, attention_m
     return masked_mean(last_hidden_state, attention_mask)
 
 
+def pool_weighted_mean(last_hidden_state: Tensor, hidden_states: HiddenStates, attention_mask: Tensor | None) -> Tensor:
+    """The mean of the last layer's states weighted by their place: ``Σ_i i·h_i / Σ_i i`` over a row's tokens, from 1.
+
+    Source: Muennighoff 2022 (arXiv 2202.08904), for decoders, whose later tokens have seen more.
+    """
+    if attention_mask is None:
+        attention_mask = torch.ones(last_hidden_state.shape[:2], device=last_hidden_state.device)
+    tokens = (attention_mask != 0).long()
+    weights = (tokens.cumsum(dim=1) * tokens).unsqueeze(-1).to(last_hidden_state.dtype)  # (N, L, 1)
+    return (last_hidden_state * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
 def pool_max(last_hidden_state: Tensor, hidden_states: HiddenStates, attention_mask: Tensor | None) -> Tensor:
     """The largest of the last layer's states over the tokens, in each dimension."""
     if attention_mask is not None:
@@ -81,6 +93,7 @@ POOLINGS: dict[str, Pooling] = {
     "avg_embeddings_last": _mean_with_layer(0),  # what DiffCSE's code calls avg_first_last
     "max": pool_max,
     "last_token": pool_last_token,
+    "weighted_mean": pool_weighted_mean,
 }
 """Every pooling by name."""
 

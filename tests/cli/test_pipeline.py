@@ -193,7 +193,7 @@ def test_the_whole_chain_for_real(recipe, tmp_path, capsys, senteval_sample):
     shutil.rmtree(root / "tower_b" / "export")
     assert run(pipeline.main, ["--config", str(recipe)]) == 0
     said = capsys.readouterr().out
-    assert f"{root}/pipeline_report.html" in said
+    assert f"{root}/report.html" in said
     assert set(todo(recipe).values()) == {"skip"}
     text = (root / "pipeline_report.md").read_text()
     for words in (
@@ -206,8 +206,9 @@ def test_the_whole_chain_for_real(recipe, tmp_path, capsys, senteval_sample):
     assert f"| joint | sum of the towers, exported | stsb | {joint['exported']['ensemble']['stsb']:.2f} |" in text
     scores = json.loads((root / "evaluate" / "results.json").read_text())["tasks"]
     assert f"| evaluate | student | STS12 | {scores['STS12']['spearman']:.2f} |" in text
-    page = (root / "pipeline_report.html").read_text()
-    assert page.count("<img") == 5 and "<table>" in page
+    page = (root / "report.html").read_text()
+    assert page.count("<h2>Stage ") == 4 and page.count("Spearman ×100</figcaption>") == 4 and "<table>" in page
+    assert (root / "joint" / "report.html").is_file()
     assert (root / "export" / "student" / "model.safetensors").is_file()
     wrong = ["--config", str(recipe), "--set", "tower_a.learning_rate=fast"]
     assert run(pipeline.main, wrong) == 2

@@ -331,7 +331,9 @@ def test_damaged_weights_are_one_line(command, tmp_path, capsys):
     weights = checkpoint / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     (tmp_path / "run" / "training_report.json").unlink()
-    assert "is damaged" in failed(capsys, [*command, "--resume_from_checkpoint", "last"])
+    assert "is damaged (model.safetensors has 5000 bytes" in failed(
+        capsys, [*command, "--resume_from_checkpoint", str(checkpoint)]
+    )
     exporting = ["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "out")]
     assert "checkpoint" in failed(capsys, exporting, command=export.main)
     tower = tmp_path / "tower"

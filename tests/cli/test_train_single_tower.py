@@ -77,7 +77,7 @@ def test_triplets(command, tmp_path):
         (["--tower_a", "x"], "either model (SimCSE, DiffCSE) or tower_a and tower_b (CACSE), not both"),
         (["--pooling", "first"], "pooling 'first' is unknown; choose one of cls"),
         (["--pooling", "avg_first_last"], "pooling avg_first_last has no form that sentence-transformers loads"),
-        (["--generator", "MASKED_LM", "--mlm_weight", "0.1"], "mlm_weight is SimCSE's auxiliary loss"),
+        (["--generator", "MASKED_LM", "--mlm_weight", "0.1"], "mlm_weight has no effect with DiffCSE"),
         (["--generator", "MASKED_LM", "--mask_probability", "1.5"], "mask_probability 1.5 is out of range"),
     ],
 )

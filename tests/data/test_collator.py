@@ -138,3 +138,17 @@ def test_no_padding_token(roberta_like):
     roberta_like.pad_token = None
     with pytest.raises(UserError, match="no padding token"):
         ContrastiveCollator(roberta_like)
+
+
+@pytest.mark.parametrize("columns", [("sentence1", "sentence2", "score"), ("text1", "text2", "label")])
+def test_labelled_pairs(tiny_tokenizer, columns):
+    """(B, 2, L), and the labels (B,) as float32; a pair without a label is no pair."""
+    rows = [dict(zip(columns, values, strict=True)) for values in (("a man", "the dog", 4), ("red", "blue", 0.5))]
+    batch = ContrastiveCollator(tiny_tokenizer)(rows)
+    assert batch["input_ids"].shape == (2, 2, 4)
+    assert batch["labels"].dtype == torch.float32 and batch["labels"].tolist() == [4.0, 0.5]
+    for label, words in ((None, "label is None"), ("high", "label is 'high'"), (float("nan"), "label is nan")):
+        with pytest.raises(UserError, match=words):
+            ContrastiveCollator(tiny_tokenizer)([{**rows[0], columns[2]: label}])
+    with pytest.raises(UserError, match="or sentence1, sentence2 and label"):
+        ContrastiveCollator(tiny_tokenizer)([{name: row[name] for name in columns[:2]} for row in rows])

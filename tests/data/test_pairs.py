@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cacse_trainer.data import load_pairs
+from cacse_trainer.data import has_labels, load_pairs
 from cacse_trainer.errors import UserError
 
 DATA = Path(os.environ.get("CACSE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -149,3 +149,24 @@ def test_sick(part, count):
     pairs = load_pairs(DATA / "senteval" / "downstream" / "SICK" / f"SICK_{part}.txt")
     assert len(pairs) == count
     assert 1 <= min(pairs["score"]) < max(pairs["score"]) <= 5
+
+
+def test_named_columns_and_what_has_labels(tmp_path):
+    """Labelled pairs are seen by their columns; other names are given."""
+    file = tmp_path / "pairs.csv"
+    file.write_text("first,second,grade\na man,a woman,0.5\nrain,sun,1\n")
+    assert not has_labels(file)
+    pairs = load_pairs(file, columns=("first", "second", "grade"))
+    assert pairs["sentence1"] == ["a man", "rain"] and pairs["score"] == [0.5, 1.0]
+    with pytest.raises(UserError, match="no column 'label', it has first, second, grade"):
+        load_pairs(file, columns=("first", "second", "label"))
+    for name, text, expected in (
+        ("angle.jsonl", '{"text1": "a", "text2": "b", "label": 1}\n{"text1": "c", "text2": "d", "label": 0}\n', True),
+        ("sts.csv", "g\tf\ty\t1\t2.5\tA plane\tAn air plane\ng\tf\ty\t1\t4.0\tRain\tIt rains\n", True),
+        ("triplets.csv", "sent0,sent1,hard_neg\na,b,c\n", False),
+        ("text.txt", "sentence1\tsentence2\tscore\n", False),
+    ):
+        (tmp_path / name).write_text(text)
+        assert has_labels(tmp_path / name) is expected
+        if expected:
+            assert len(load_pairs(tmp_path / name, split="train")) == 2

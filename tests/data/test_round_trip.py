@@ -148,4 +148,6 @@ def test_with_marian_s_own_tokenizer(tmp_path):
     found = translate(["a man is playing guitar", "the dog", "a man is playing guitar"])
     assert found[0] == found[2] and all(isinstance(text, str) for text in found)
     known = translate.tokenizer("the dog").input_ids
-    assert known[-1] == 0 and 1 not in known and translate.tokenizer.decode(known, skip_special_tokens=True) == "the dog"
+    assert (
+        known[-1] == 0 and 1 not in known and translate.tokenizer.decode(known, skip_special_tokens=True) == "the dog"
+    )

@@ -1,4 +1,4 @@
-"""Two processes distil as one does on the same global batch: loss parts and gradients of the trainer's own step."""
+"""Several processes distil as one does on the same global batch: loss parts and gradients of the trainer's own step."""
 
 import pytest
 import torch
@@ -12,8 +12,6 @@ from cacse_trainer.arguments import CacseTrainingArguments
 from cacse_trainer.models import StudentModel
 from cacse_trainer.teachers import load_ensemble, load_members
 from tests.distributed.processes import run_processes
-
-WORLD = 2
 
 
 def step(folders: list[str], output: str, share: slice) -> dict[str, torch.Tensor]:
@@ -44,17 +42,19 @@ def step(folders: list[str], output: str, share: slice) -> dict[str, torch.Tenso
     return {**found, "loss": loss.detach(), **{f"part.{k}": v for k, v in trainer._part_sums.items()}}
 
 
-def work(rank: int, folders: list[str], results: str) -> None:
-    torch.save(step(folders, results, slice(4 * rank, 4 * rank + 4)), f"{results}/{rank}")
+def work(rank: int, world: int, folders: list[str], results: str) -> None:
+    rows = 8 // world
+    torch.save(step(folders, results, slice(rows * rank, rows * rank + rows)), f"{results}/{rank}")
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tiny_towers, tmp_path):
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_equal_one(world, tiny_towers, tmp_path):
     folders = tiny_towers("bert")
-    run_processes(work, WORLD, str(tmp_path), folders, str(tmp_path))
+    run_processes(work, world, str(tmp_path), world, folders, str(tmp_path))
     expected = step(folders, str(tmp_path), slice(0, 8))
-    first, second = (torch.load(tmp_path / str(rank), weights_only=True) for rank in range(WORLD))
-    assert first.keys() == second.keys() == expected.keys()
+    first, *others = (torch.load(tmp_path / str(rank), weights_only=True) for rank in range(world))
+    assert first.keys() == expected.keys()
     for key, value in expected.items():
-        assert torch.equal(first[key], second[key]), key
+        assert all(torch.equal(first[key], other[key]) for other in others), key
         assert (first[key] - value).abs().max() <= 1e-10 * max(value.abs().max().item(), 1e-3), key

@@ -98,8 +98,9 @@ def test_export_with_different_tokenizers(tiny_towers, other, tmp_path, dev_file
         np.abs(SentenceEncoder(str(folder), device="cpu").encode(SENTENCES, normalize=False) - expected).max() <= 1e-5
     )
     assert type(AutoModel.from_pretrained(folder)) is EnsembleModel
-    with pytest.raises(Exception, match="trust_remote_code"):
-        library.SentenceTransformer(str(folder), device="cpu")
+    if int(library.__version__.split(".")[0]) >= 6:  # version 5 runs a local folder's own module unasked
+        with pytest.raises(Exception, match="trust_remote_code"):
+            library.SentenceTransformer(str(folder), device="cpu")
 
 
 @pytest.mark.parametrize(

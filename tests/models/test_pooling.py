@@ -18,6 +18,7 @@ EXPECTED = {
     "avg_embeddings_last": 5.5,  # (1 + 10) / 2
     "max": 4.0,
     "last_token": 4.0,
+    "weighted_mean": 1.5,  # (1·1 - 2·2 + 3·4) / 6
 }
 
 

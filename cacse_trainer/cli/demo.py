@@ -1,0 +1,82 @@
+"""``cacse-trainer demo``: try an encoder, or two side by side, in the browser.
+
+cacse-trainer demo --model runs/cacse/export/ensemble --corpus sentences.txt
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cacse_trainer.cli.build import public_name
+from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.encoders import add_encoder_flags, open_encoder
+from cacse_trainer.cli.output import tell
+from cacse_trainer.demo.page import Demo, load_gradio, serve
+from cacse_trainer.errors import UserError
+from cacse_trainer.recipes import resolve_resource
+
+EPILOG = """examples:
+  cacse-trainer demo --model runs/cacse/export/ensemble
+  cacse-trainer demo --model runs/cacse/export/tower_a --corpus sentences.txt --port 8000
+  cacse-trainer demo --model before --model after --corpus docs.csv --text_column body     (side by side)
+
+Needs pip install 'cacse-trainer[demo]'. Nothing leaves the machine; --host 0.0.0.0 lets others of your network in.
+"""
+
+
+def parser() -> OneLineParser:
+    """The command's flags."""
+    made = OneLineParser(
+        prog="cacse-trainer demo",
+        description="A page in the browser: similarity, search, two models side by side, a map of embeddings.",
+        epilog=EPILOG,
+    )
+    add = made.add_argument
+    add(
+        "--model",
+        action="append",
+        required=True,
+        help="folder, hub id or package:NAME/FOLDER; a second one is shown beside",
+    )
+    add(
+        "--corpus", help="txt (one sentence a line), csv, tsv, jsonl or parquet file to search; the page takes one, too"
+    )
+    add("--text_column", help="of a corpus with several columns")
+    add("--host", default="127.0.0.1", help="address to listen at; default 127.0.0.1: this machine only")
+    add("--port", type=int, default=7860, help="default 7860; 0: a free one")
+    add("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
+    add("--disable_tqdm", action="store_true", help="no progress bar")
+    add_encoder_flags(made)
+    return made
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with these arguments."""
+    settings = parser().parse_args(arguments)
+    if len(settings.model) > 2:
+        raise UserError(f"demo: shows one model or two side by side, not {len(settings.model)}")
+    load_gradio()  # before the models: what is missing is said at once
+    names = [shown_name(model) for model in settings.model]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({letter})" for name, letter in zip(names, "AB", strict=True)]
+    encoders = {
+        name: open_encoder(settings, model, settings.device) for name, model in zip(names, settings.model, strict=True)
+    }
+    corpus = resolve_resource(settings.corpus) if settings.corpus is not None else None
+    demo = Demo(encoders, corpus, settings.text_column, show_progress_bar=not settings.disable_tqdm)
+    page, address = serve(demo, settings.host, settings.port, wait=False)
+    tell(f"{address}   (Ctrl-C ends it)", {"address": address, "models": names})
+    sys.stdout.flush()
+    try:
+        page.block_thread()
+    finally:
+        page.close()
+
+
+def shown_name(model: str) -> str:
+    """A hub id as it is, the last three parts of a folder: ``cacse/export/ensemble``."""
+    return "/".join(Path(model).resolve().parts[-3:]) if Path(model).is_dir() else public_name(model)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,93 @@
+"""``cacse-trainer encode``: a file of sentences to a file of vectors.
+
+cacse-trainer encode --model runs/cacse/export/ensemble --input sentences.txt --output vectors.npy
+torchrun --nproc_per_node 4 -m cacse_trainer.cli.encode --model … --input corpus.parquet --output vectors.npy
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.encoders import add_encoder_flags, join_processes, open_encoder
+from cacse_trainer.cli.output import tell
+from cacse_trainer.data.corpus import Corpus
+from cacse_trainer.distributed import world_size
+from cacse_trainer.encode_corpus import SHARD_ROWS, encode_corpus
+from cacse_trainer.errors import UserError
+from cacse_trainer.recipes import resolve_resource
+from cacse_trainer.vectors.precision import PRECISIONS
+
+EPILOG = """examples:
+  cacse-trainer encode --model runs/cacse/export/ensemble --input sentences.txt --output vectors.npy
+  cacse-trainer encode --model A --input docs.csv --text_column body --output docs.parquet     (text, embedding)
+  cacse-trainer encode --model A --input corpus.txt --output small.npy --precision int8 --truncate_dim 256
+  cacse-trainer encode --model A --input corpus.txt --output v.npy --device cuda:0 cuda:1      (a process each)
+  torchrun --nproc_per_node 8 -m cacse_trainer.cli.encode --model A --input corpus.txt --output v.npy
+
+Row i of the output belongs to row i of the input, blank rows too; OUTPUT.json beside it says what made it. The vectors
+need not fit into memory: open them with numpy.load("vectors.npy", mmap_mode="r"), or search them with cacse-trainer
+search --corpus corpus.txt --vectors vectors.npy. A broken run goes on where it stopped: repeat the command.
+Several machines need a folder for the output that all of them see.
+"""
+
+
+def parser() -> OneLineParser:
+    """The command's flags."""
+    made = OneLineParser(
+        prog="cacse-trainer encode", description="Encode a file of sentences into a file of vectors.", epilog=EPILOG
+    )
+    add = made.add_argument
+    add("--model", help="folder, hub id or package:NAME/FOLDER; with --adapter: its base, by default")
+    add("--input", required=True, help="txt (one sentence a line), csv, tsv, jsonl or parquet file, or a hub data set")
+    add("--output", required=True, type=Path, help="a name that ends in .npy or .parquet")
+    add("--text_column", help="of an input with several columns")
+    add("--precision", default="float32", choices=PRECISIONS, help="int8: a byte a number; binary: a bit, packed")
+    add("--no_normalize", action="store_true", help="keep the vectors' lengths; default: scaled to 1")
+    add("--batch_size", type=int, help="rows a batch; default: by a budget of tokens, which is faster")
+    add("--shard_rows", type=int, default=SHARD_ROWS, help=f"lost at most when a run breaks; default {SHARD_ROWS}")
+    add("--device", nargs="+", help="cpu, cuda:1, …; several: a process each. Default: a GPU where there is one")
+    add("--overwrite", action="store_true", help="replace an output that is there, or shards of other settings")
+    add("--disable_tqdm", action="store_true", help="no progress bar")
+    add_encoder_flags(made)
+    return made
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with these arguments."""
+    settings = parser().parse_args(arguments)
+    corpus = Corpus(resolve_resource(settings.input), settings.text_column)
+    join_processes(settings.device)
+    devices = settings.device if settings.device and len(settings.device) > 1 else None
+    if devices and world_size() > 1:
+        raise UserError("device: torchrun has started the processes; give one device, or none")
+    first = "cpu" if devices else settings.device[0] if settings.device else None
+    encoder = open_encoder(settings, settings.model, first)
+    started = time.perf_counter()
+    try:
+        facts = encode_corpus(
+            encoder,
+            corpus,
+            settings.output,
+            {**encoder.described(), **encoder.settings(), "dim": encoder.encode("a").shape[0]},
+            shard_rows=settings.shard_rows,
+            normalize=not settings.no_normalize,
+            precision=settings.precision,
+            batch_size=settings.batch_size,
+            devices=devices,
+            overwrite=settings.overwrite,
+            show_progress_bar=not settings.disable_tqdm,
+        )
+    finally:
+        encoder.close()
+    if facts is not None:
+        tell(
+            f"{settings.output}: {facts['rows']} vectors of {facts['dim']} dimensions, {facts['precision']}, "
+            f"{settings.output.stat().st_size / 1e6:.1f} MB   ({time.perf_counter() - started:.1f} s)",
+            {"output": str(settings.output), "seconds": time.perf_counter() - started, **facts},
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

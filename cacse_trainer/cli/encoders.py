@@ -1,0 +1,91 @@
+"""What `encode`, `search`, `demo` and `evaluate` share: the flags that describe an encoder, and several processes."""
+
+import argparse
+import datetime
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from cacse_trainer.embedding import CHOICES
+from cacse_trainer.encoder import SentenceEncoder
+from cacse_trainer.encoder_base import BaseEncoder
+from cacse_trainer.encoder_onnx import GRAPHS, OnnxEncoder
+from cacse_trainer.errors import UserError
+
+
+def add_encoder_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `open_encoder`, but ``--model``."""
+    add = parser.add_argument_group("the encoder").add_argument
+    add("--pooling", help=f"{', '.join(CHOICES)}. Default: what the folder states")
+    add_decoder_flags(add)
+    add(
+        "--backend",
+        default="torch",
+        choices=["torch", *GRAPHS],
+        help="onnx, onnx_int8: the folder's graphs, made by cacse-trainer export --format onnx",
+    )
+    add("--bf16", action="store_true", help="compute in bfloat16; the vectors are float32 all the same")
+    add("--max_seq_length", type=int, help="in tokens; default: what the model states")
+    add("--tokens_per_batch", type=int, help="padded tokens a batch; default: by kind of device")
+    add("--truncate_dim", type=int, help="keep so many of the first dimensions")
+    add("--trust_remote_code", action="store_true", help="run the model code that comes with the checkpoint")
+
+
+def add_decoder_flags(add: Callable[..., Any]) -> None:
+    """The flags of an adapter and of what a plain decoder's files do not say."""
+    add("--adapter", help="folder or hub id of a PEFT adapter for the model")
+    add("--prompt_template", help="of a plain decoder: text around every sentence, with {text} once")
+    add("--append_eos", action="store_true", help="of a plain decoder: close every sentence with the EOS token")
+    add("--bidirectional_start_layer", type=int, help="BeLLM: decoder layers from this one see both directions")
+
+
+DECODER_FLAGS = ("prompt_template", "append_eos", "bidirectional_start_layer")
+
+
+def decoder_flags(settings: argparse.Namespace) -> dict[str, Any]:
+    """What `add_decoder_flags` added, but the adapter, as `SentenceEncoder` takes it."""
+    return {name: getattr(settings, name) for name in DECODER_FLAGS}
+
+
+def open_encoder(settings: argparse.Namespace, model: str | None, device: str | None) -> BaseEncoder:
+    """The encoder that the flags describe.
+
+    Raises:
+        UserError: it cannot be loaded, or the flags do not go together.
+    """
+    if model is None and settings.adapter is None:
+        raise UserError("command line: give --model, or --adapter")
+    common: dict[str, Any] = {
+        "max_seq_length": settings.max_seq_length,
+        "tokens_per_batch": settings.tokens_per_batch,
+        "truncate_dim": settings.truncate_dim,
+    }
+    if settings.backend == "torch":
+        return SentenceEncoder(
+            model,
+            settings.pooling,
+            device,
+            settings.adapter,
+            dtype=torch.bfloat16 if settings.bf16 else torch.float32,
+            trust_remote_code=settings.trust_remote_code,
+            **common,
+            **decoder_flags(settings),
+        )
+    for flag in ("pooling", "adapter", "bf16", "trust_remote_code", *DECODER_FLAGS):
+        if getattr(settings, flag):
+            raise UserError(f"--{flag}: belongs to --backend torch; a graph is what it was exported as")
+    return OnnxEncoder(str(model), settings.backend, device, **common)
+
+
+def join_processes(devices: Sequence[str] | None) -> None:
+    """Join the other processes when torchrun started several; each takes the GPU of its number."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        return
+    on_gpu = torch.cuda.is_available() and (not devices or list(devices) == ["cuda"])
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # the others wait while one process fits classifiers or merges files
+    dist.init_process_group("cuda:nccl,cpu:gloo" if on_gpu else "gloo", timeout=datetime.timedelta(hours=12))

@@ -1,0 +1,163 @@
+"""``cacse-trainer instruct``: teach a causal language model the similarity scores of a sentence encoder.
+
+cacse-trainer instruct --config instruct/llama2_7b_chat --encoder runs/cacse/export/ensemble
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cacse_trainer.arguments import CommonTrainingArguments
+from cacse_trainer.cli.common import run, user_errors
+from cacse_trainer.cli.output import tell
+from cacse_trainer.instruct import evaluation, merging, training
+from cacse_trainer.instruct.arguments import (
+    InstructDataArguments,
+    InstructEvaluationArguments,
+    InstructModelArguments,
+    StageArguments,
+)
+from cacse_trainer.instruct.dataset import build_dataset
+from cacse_trainer.instruct.stages import PROOF, InstructStage, check_order, make_stages
+from cacse_trainer.pipeline.runner import plan, read_record, run_stages
+from cacse_trainer.recipes import RecipeParser, parse_run, recipe_parser
+
+DESCRIPTION = """Teach a causal language model what a sentence encoder knows, in four stages, each a folder of the
+output folder:
+
+  data      sentence pairs with the encoder's scores (or the gold ones) as instruction records in Alpaca form
+  train     LoRA fine-tuning, the loss on the answers only; checkpoints, the adapter, training_report.json
+  merge     the adapter merged into the base model: a plain folder for AutoModelForCausalLM
+  evaluate  base and merged model through lm-evaluation-harness: table.md and results.json
+
+A stage that is finished with the same settings and inputs is skipped, an interrupted one goes on from its last
+checkpoint, one whose settings or inputs have changed is done anew, and so are those after it."""
+
+EPILOG = """examples:
+  cacse-trainer instruct --config instruct/tiny
+  cacse-trainer instruct --config instruct/tiny --plan
+  cacse-trainer instruct --config instruct/llama2_7b_chat --encoder runs/cacse/export/ensemble
+  cacse-trainer instruct --config instruct/llama2_7b_chat --scores gold --output_dir runs/instruct_gold
+  cacse-trainer instruct --config instruct/tiny --stages evaluate --tasks my_task --include_path my_tasks
+  cacse-trainer instruct --config instruct/tiny --pairs mine=pairs.tsv --gold_range 0 1 --stages data
+"""
+
+Settings = tuple[InstructDataArguments, InstructModelArguments, InstructEvaluationArguments, CommonTrainingArguments]
+
+
+SETTINGS = (
+    StageArguments,
+    InstructDataArguments,
+    InstructModelArguments,
+    InstructEvaluationArguments,
+    CommonTrainingArguments,
+)
+HELP: dict[str, Any] = {"prog": "cacse-trainer instruct", "description": DESCRIPTION, "epilog": EPILOG}
+
+
+def parser() -> RecipeParser:
+    """The command's flags."""
+    return recipe_parser(SETTINGS, **HELP)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with these arguments."""
+    stage_args, *settings, _ = parse_run(SETTINGS, arguments, **HELP)
+    data_args, model_args, eval_args, args = settings
+    root = Path(str(args.output_dir))
+    if stage_args.run_stage is not None:
+        run_one(stage_args.run_stage, root, (data_args, model_args, eval_args, args))
+        return
+    stages = make_stages(list(arguments), stage_args, data_args, model_args, eval_args, args)
+    todo = {stage.name: what for stage, _, what in plan(stages, read_record(root))}
+    if stage_args.plan:
+        planned = {name: what if name in stage_args.stages else "not chosen" for name, what in todo.items()}
+        tell("\n".join(f"{name:<9} {what}" for name, what in planned.items()), {"plan": planned})
+        return
+    check_order(stages, root, stage_args.stages)
+    ahead = [name for name in stage_args.stages if todo[name] != "skip"]
+    check_ahead(ahead, model_args, eval_args)
+    run_stages(root, stages, stage_args.stages)
+    found = {stage.name: left_by(stage) for stage in stages if stage.is_finished()}
+    lines = [line for name, left in found.items() for line in (f"{name:<9} {root / name}", *TOLD[name](left))]
+    tell("\n".join(lines), {"output_dir": str(root), **found})
+
+
+def check_ahead(
+    stages: Sequence[str], model_args: InstructModelArguments, eval_args: InstructEvaluationArguments
+) -> None:
+    """What a late stage would miss is told before the first one starts.
+
+    Raises:
+        UserError: a library, the model or a task is missing.
+    """
+    if {"train", "merge"} & set(stages):
+        training.require_peft()
+        training.load_tokenizer(model_args)
+    if "evaluate" in stages:
+        evaluation.check_tasks(eval_args)
+
+
+def run_one(name: str, root: Path, settings: Settings) -> None:
+    """Run one stage in this process."""
+    data_args, model_args, eval_args, args = settings
+    data, adapter, merged = root / "data", root / "train", root / "merge"
+    if name == "data":
+        build_dataset(data_args, data, args.seed)
+    elif name == "train":
+        with user_errors("settings", ImportError):  # a logger or an optimizer that is not installed
+            training.train_adapter(model_args, args, data, adapter)
+    elif name == "merge":
+        merging.merge_adapter_folder(model_args, adapter, merged)
+    else:
+        evaluation.evaluate_models(model_args, eval_args, merged, data, root / "evaluate")
+
+
+def left_by(stage: InstructStage) -> dict[str, Any]:
+    """The report that a finished stage has left."""
+    return json.loads((stage.folder / PROOF[stage.name]).read_text(encoding="utf-8"))
+
+
+def _told_of_data(facts: dict[str, Any]) -> list[str]:
+    counts = ", ".join(f"{count} {part}" for part, count in facts["records"].items())
+    lines = [f"  records: {counts}; scores: {facts['scores']}"]
+    for name, parts in facts["sets"].items():
+        for part, told in parts.items():
+            rho = told["spearman_with_gold"]
+            agreement = "" if facts["scores"] == "gold" or rho is None else f", Spearman with gold {rho:.2f}"
+            lines.append(f"  {name} {part}: {told['records']}, mean score {told['mean_score']:.2f}{agreement}")
+    return lines
+
+
+def _told_of_training(report: dict[str, Any]) -> list[str]:
+    share = f"{report['trainable_parameters']} of {report['parameters']} parameters"
+    lines = [f"  {report['steps']} steps on {report['records']} records, {share}"]
+    if report["kept"] is not None and report["baseline"] is not None:
+        lines.append(
+            f"  validation loss {report['baseline']:.4f} before, {report['kept']:.4f} at step {report['kept_step']}"
+        )
+    return lines
+
+
+def _told_of_merge(report: dict[str, Any]) -> list[str]:
+    return [
+        f"  {report['parameters']} parameters, {report['dtype']}; largest difference of a logit from base and adapter "
+        f"{report['merge_difference']:.1e}"
+    ]
+
+
+def _told_of_evaluation(report: dict[str, Any]) -> list[str]:
+    return [evaluation.terminal_table(report["rows"])]
+
+
+TOLD = {
+    "data": _told_of_data,
+    "train": _told_of_training,
+    "merge": _told_of_merge,
+    "evaluate": _told_of_evaluation,
+}
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,112 @@
+"""What a training run says while it runs: readable lines with the rate and the time left, and a bar on a terminal."""
+
+import logging
+import sys
+import time
+from typing import Any
+
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from cacse_trainer.report.svg import number
+from cacse_trainer.report.training import duration
+
+logger = logging.getLogger(__name__)
+
+SILENT = ("epoch", "total_flos", "step")  # in every entry of the log
+SPACE = ("_alignment", "_uniformity", "_average_cosine", "_dead_dimensions")
+
+
+class RunProgress(TrainerCallback):
+    """Lines of the log on standard error, above a bar where that is a terminal and bars are wanted.
+
+    Args:
+        bar: whether a bar is wanted.
+    """
+
+    def __init__(self, bar: bool):
+        self.bar = bar and sys.stderr.isatty()
+        self._tqdm: Any = None
+        self._started, self._first_step = 0.0, 0
+        self._baselines: dict[str, float] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock, and the bar."""
+        self._started, self._first_step = time.monotonic(), state.global_step
+        if self.bar and state.is_world_process_zero:
+            from tqdm.auto import tqdm
+
+            self._tqdm = tqdm(total=state.max_steps, initial=state.global_step, unit=" steps", dynamic_ncols=True)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Move the bar."""
+        if self._tqdm is not None:
+            self._tqdm.update(state.global_step - self._tqdm.n)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar."""
+        if self._tqdm is not None:
+            self._tqdm.close()
+            self._tqdm = None
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """One line an entry of the log."""
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        line = f"step {state.global_step}/{state.max_steps}  {self.line_of(logs)}{self.pace(state)}"
+        if self._tqdm is not None:
+            self._tqdm.clear()
+        logger.info("%s", line)
+        if self._tqdm is not None:
+            self._tqdm.refresh()
+
+    def line_of(self, logs: dict[str, Any]) -> str:
+        """The entry: a loss with its parts, or the dev sets' scores with what they gained."""
+        if "loss" in logs:
+            parts = [f"{name[5:]} {_text(value)}" for name, value in logs.items() if name.startswith("loss_")]
+            rest = f" ({', '.join(parts)})" if len(parts) > 1 else ""
+            rate = f"  lr {_text(logs['learning_rate'])}" if "learning_rate" in logs else ""
+            return f"loss {_text(logs['loss'])}{rest}{rate}"
+        scores, space = [], []
+        for name, value in logs.items():
+            label = name.removeprefix("eval_")
+            if label.endswith("_spearman"):
+                gain = f" ({value - self._baselines[label]:+.2f})" if label in self._baselines else ""
+                self._baselines.setdefault(label, value)
+                scores.append(f"{label.removesuffix('_spearman')} {value:.2f}{gain}")
+            elif label.endswith(SPACE):
+                space.append(f"{label.partition('_')[2].replace('_', ' ')} {_text(value)}")
+            elif not label.endswith("_pearson") and name not in SILENT:
+                scores.append(f"{label} {_text(value)}")
+        shown = scores + space
+        return ", ".join(shown)
+
+    def pace(self, state: TrainerState) -> str:
+        """Seconds a step and the time left, where no bar tells them."""
+        done = state.global_step - self._first_step
+        if self._tqdm is not None or done < 1 or state.global_step >= state.max_steps:
+            return ""
+        each = (time.monotonic() - self._started) / done
+        return f"  [{each:.2f} s a step, {duration(each * (state.max_steps - state.global_step))} left]"
+
+
+def _text(value: Any) -> str:
+    return number(value) if isinstance(value, (int, float)) else str(value)
+
+
+def use_run_progress(trainer: Trainer, bar: bool) -> None:
+    """Put `RunProgress` in the place of transformers' own callbacks."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(RunProgress(bar))

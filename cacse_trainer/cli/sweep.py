@@ -1,0 +1,101 @@
+"""``cacse-trainer sweep``: one recipe with several seeds and a grid of its fields.
+
+cacse-trainer sweep --config cacse/minilm --seeds 1 2 3 --grid learning_rate=1e-5,3e-5 --output_dir runs/sweep
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.output import tell
+from cacse_trainer.errors import RunError, UserError
+from cacse_trainer.pipeline.runner import plan
+from cacse_trainer.pipeline.stages import parse_change
+from cacse_trainer.pipeline.sweep import forget_changed, parse_grid, read_sweep, run_sweep, sweep_runs
+from cacse_trainer.pipeline.sweep_report import write_sweep_report
+from cacse_trainer.recipes import find_recipe
+
+EPILOG = """examples:
+  cacse-trainer sweep --config cacse/minilm --seeds 1 2 3 --output_dir runs/seeds --set train_file=mine.txt
+  cacse-trainer sweep --config simcse/minilm --grid learning_rate=1e-5,3e-5 --grid contrastive_temperature=0.05,0.1 \\
+      --output_dir runs/grid --plan
+  cacse-trainer sweep --config cacse/bert_base --seeds 1 2 3 4 --gpus 0 1 2 3 --output_dir runs/four
+  cacse-trainer sweep --command distill --config distill/cacse_bert --seeds 1 2 --output_dir runs/students
+
+Each run has a folder and a log in the output folder; sweep_report.md and .json hold mean ± standard deviation over the
+seeds of each point, and so does the card of the best run. Repeat the command to go on after an interruption; with more
+seeds or values only the new runs are done.
+"""
+
+
+def parser() -> OneLineParser:
+    """The command's flags."""
+    made = OneLineParser(
+        prog="cacse-trainer sweep",
+        description="Train one recipe with several seeds and a grid of settings; mean and standard deviation.",
+        epilog=EPILOG,
+    )
+    add = made.add_argument
+    add("--config", required=True, help="recipe: a YAML file or a name such as cacse/minilm")
+    add("--output_dir", required=True, type=Path, help="each run has a folder in it")
+    add("--seeds", nargs="+", type=int, default=[42], help="default: 42")
+    add("--grid", action="append", default=[], metavar="FIELD=V,V", help="values of a field; every combination is run")
+    add("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of all runs, instead of the recipe's")
+    add("--command", default="train", choices=["train", "distill"], help="what the recipe is for")
+    add("--parallel", type=int, help="runs at once; default: one a GPU of --gpus, else 1")
+    add("--gpus", nargs="+", help="numbers of the GPUs, one a run; default: all that are visible, by turns")
+    add("--overwrite", action="store_true", help="do runs anew whose settings or inputs have changed")
+    add("--plan", action="store_true", help="say what would be run, and run nothing")
+    return made
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with these arguments."""
+    settings = parser().parse_args(arguments)
+    parallel = settings.parallel or len(settings.gpus or [1])
+    if parallel < 1:
+        raise UserError(f"parallel {parallel}: at least 1")
+    find_recipe(settings.config)
+    runs = sweep_runs(
+        settings.config,
+        settings.command,
+        settings.output_dir,
+        seeds=settings.seeds,
+        grid=parse_grid(settings.grid),
+        settings=dict(parse_change(text) for text in settings.set),
+    )
+    if settings.plan:
+        planned = plan([one.stage for one in runs], read_sweep(settings.output_dir))
+        lines = [
+            f"{todo:<7} cacse-trainer {stage.command} {shlex.join(stage.flags(settings.output_dir))}"
+            for stage, _, todo in planned
+        ]
+        tell("\n".join(lines), {"plan": {stage.name: todo for stage, _, todo in planned}})
+        return
+    if settings.overwrite:
+        forget_changed(settings.output_dir, runs)
+    failure: RunError | None = None
+    try:
+        run_sweep(settings.output_dir, runs, parallel=parallel, gpus=settings.gpus or _visible_gpus())
+    except RunError as error:  # what did succeed is reported all the same
+        failure = error
+    text, found = write_sweep_report(settings.output_dir, settings.config, runs)
+    tell(text, found)
+    if failure is not None:
+        raise failure
+
+
+def _visible_gpus() -> list[str]:
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not torch.cuda.is_available():
+        return []
+    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,1 @@
+"""A page in the browser around one encoder or two (extra ``demo``)."""

@@ -1,0 +1,113 @@
+"""What is watched in every batch: losses and gradients that are not finite, and sentences that are there twice."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from cacse_trainer.data.collator import text_id
+from cacse_trainer.errors import RunError
+
+OVERFLOWS_IN_A_ROW = 20
+"""fp16 halves its loss scale at each overflow: so many in a row are a factor of a million, and no accident."""
+SHOWN_ROWS = 3
+READ_AT_ONCE = 10_000
+
+
+class NonFiniteError(RunError):
+    """A loss or a gradient became NaN or infinite; the message says at which step, in which part and on which rows."""
+
+
+class NonFiniteLossError(NonFiniteError):
+    """It was the loss."""
+
+
+class NonFiniteGradientError(NonFiniteError):
+    """It was a gradient, of a loss that was finite."""
+
+
+class OverflowGuard:
+    """Counts the steps in a row whose fp16 gradients overflow: a few are how the loss scale finds its size."""
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+
+    def see(self, is_finite: bool, step: int) -> None:
+        """Note a step.
+
+        Raises:
+            NonFiniteGradientError: there were too many overflows in a row.
+        """
+        self.in_a_row = 0 if is_finite else self.in_a_row + 1
+        if self.in_a_row >= OVERFLOWS_IN_A_ROW:
+            raise NonFiniteGradientError(
+                f"fp16 overflowed at {self.in_a_row} steps in a row, the last one step {step}: no loss scale is small "
+                "enough; train in bfloat16 (--bf16 auto) or float32 (--fp16 false)"
+            )
+
+
+def non_finite_parameters(model: nn.Module) -> list[str]:
+    """Names of the parameters whose gradient is NaN or infinite."""
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+    ]
+
+
+def rows_in_question(outputs: Mapping[str, Any]) -> list[int]:
+    """Rows of a batch with a vector that is not finite, of whatever part of the model; none where all are finite."""
+    found: set[int] = set()
+    for name, value in outputs.items():
+        if isinstance(value, Tensor) and name.endswith(("embeddings", "sentence_embedding")):
+            bad = ~torch.isfinite(value).flatten(1).all(dim=1)
+            found.update(bad.nonzero()[:, 0].tolist())
+    return sorted(found)
+
+
+def describe_rows(texts: Tensor | None, chosen: list[int], batch_size: int, dataset: Any) -> str:
+    """Which rows of a batch: how many, and the first of them with their numbers and texts in the training data.
+
+    Args:
+        texts: (B,) or (B, V), see `text_id`; None: the rows are not known.
+        chosen: rows of the batch; none: all are shown.
+        batch_size: B.
+        dataset: the training data; of a stream only the count is said.
+    """
+    what = (
+        f"{len(chosen)} of the batch's {batch_size} rows have a vector that is not finite"
+        if chosen
+        else f"a batch of {batch_size} rows"
+    )
+    if texts is None or not isinstance(dataset, Dataset):
+        return what
+    ids = texts.reshape(batch_size, -1)[:, 0].tolist()
+    wanted = [ids[i] for i in (chosen or range(batch_size)) if i < batch_size][:SHOWN_ROWS]
+    found = find_rows(wanted, dataset)
+    shown = [f"row {found[one][0]} {found[one][1][:60]!r}" for one in wanted if one in found]
+    return f"{what}: {', '.join(shown)}{', …' if len(chosen or ids) > len(shown) else ''}" if shown else what
+
+
+def find_rows(wanted: list[int], dataset: Dataset) -> dict[int, tuple[int, str]]:
+    """Numbers of texts → the row (from 1) of the data whose first column holds it, and the text."""
+    column = dataset.column_names[0]
+    found: dict[int, tuple[int, str]] = {}
+    for start in range(0, len(dataset), READ_AT_ONCE):
+        for offset, text in enumerate(dataset[start : start + READ_AT_ONCE][column]):
+            if isinstance(text, str) and (number := text_id(text)) in wanted and number not in found:
+                found[number] = (start + offset + 1, text)
+        if len(found) == len(set(wanted)):
+            break
+    return found
+
+
+def repeated_rows(texts: Tensor) -> Tensor:
+    """How many rows of a batch share their anchor or their positive with another row; (B,) or (B, V) → scalar."""
+    own = texts.reshape(len(texts), -1)[:, :2]  # (B, 1 or 2)
+    if own.shape[1] == 2 and bool((own[:, 0] == own[:, 1]).all()):
+        own = own[:, :1]  # the same sentence seen twice
+    _, inverse, counts = own.unique(return_inverse=True, return_counts=True)
+    within = (own[:, :, None] == own[:, None, :]).sum(dim=2)  # how often a row itself holds each of its texts
+    return (counts[inverse] > within).any(dim=1).sum()

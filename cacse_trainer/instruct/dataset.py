@@ -1,0 +1,269 @@
+"""Sentence pairs and their scores as an instruction data set in Alpaca form (instruction, input, output).
+
+The scores are those of a sentence encoder, whose knowledge the data set so carries, or the gold ones for comparison.
+Source: the last part of the CACSE release's description, which names STS-B and SICK-R and Alpaca's form; how scores are
+scaled and written is not published, so that all of it is a setting.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import senteval
+from datasets import Dataset
+from senteval.sts import SICK_FILES, STS_BENCHMARK_FILES
+
+from cacse_trainer.data import load_pairs
+from cacse_trainer.encoder import SentenceEncoder
+from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.report import write_report
+from cacse_trainer.evaluation.sts import SpearmanMetric, cosines
+from cacse_trainer.instruct.arguments import InstructDataArguments
+from cacse_trainer.instruct.prompts import Record
+from cacse_trainer.recipes import nearest, resolve_resource
+
+logger = logging.getLogger(__name__)
+
+TRAIN, VALIDATION, FACTS = "train.jsonl", "validation.jsonl", "data.json"
+
+NAMED = {
+    "stsb": ("STSBenchmark", STS_BENCHMARK_FILES, (0.0, 5.0)),
+    "sickr": ("SICKRelatedness", SICK_FILES, (1.0, 5.0)),
+}
+"""SentEval's task, its files by part, and the range of its gold scores."""
+
+
+@dataclass
+class PairSource:
+    """Where one set of pairs comes from.
+
+    Args:
+        name: for the report.
+        train: its file.
+        validation: its file; None: a share of the training pairs is held out.
+        gold_range: lowest and highest gold score.
+    """
+
+    name: str
+    train: str
+    validation: str | None
+    gold_range: tuple[float, float]
+
+
+def pair_sources(args: InstructDataArguments) -> list[PairSource]:
+    """The files of ``pairs``.
+
+    Raises:
+        UserError: an unknown name, a name given twice, or a file that is not there.
+    """
+    if not args.pairs:
+        raise UserError(f"pairs: give {', '.join(NAMED)} or name=path")
+    sources: list[PairSource] = []
+    for entry in args.pairs:
+        name, is_file, path = entry.partition("=")
+        if name in [source.name for source in sources]:
+            raise UserError(f"pairs: {name} is given twice")
+        if is_file:
+            low, high = args.gold_range
+            sources.append(PairSource(name, resolve_resource(path), None, (low, high)))
+            continue
+        if name not in NAMED:
+            raise UserError(f"pairs {name!r}: give {', '.join(NAMED)} or name=path{nearest(name, list(NAMED))}")
+        task, files, gold_range = NAMED[name]
+        spec = senteval.task_spec(task)
+        train, validation = (Path(args.data_dir) / spec.folder / files[part] for part in ("train", "dev"))
+        for file in (train, validation):
+            if not file.is_file():
+                raise UserError(
+                    f"pairs {name}: no file {file}; fetch it with bash {spec.script}, or point data_dir to SentEval's "
+                    "data folder"
+                )
+        sources.append(PairSource(name, str(train), str(validation), gold_range))
+    return sources
+
+
+def read_parts(source: PairSource, share: float, seed: int) -> tuple[Dataset, Dataset | None]:
+    """The pairs for training and for validation.
+
+    Args:
+        source: see `pair_sources`.
+        share: held out where the source has no part of its own for validation; 0: none.
+        seed: of that draw.
+
+    Raises:
+        UserError: a file is wrong, or the share leaves one side empty.
+    """
+    pairs = load_pairs(source.train, score_range=source.gold_range)
+    if source.validation is not None:
+        return pairs, load_pairs(source.validation, score_range=source.gold_range)
+    if share == 0:
+        return pairs, None
+    held_out = round(share * len(pairs))
+    if not 0 < held_out < len(pairs):
+        raise UserError(f"pairs {source.name}: validation_share {share:g} of {len(pairs)} pairs leaves one side empty")
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    return pairs.select(sorted(order[held_out:])), pairs.select(sorted(order[:held_out]))
+
+
+def rescale(values: np.ndarray, source: Sequence[float], target: Sequence[float]) -> np.ndarray:
+    """Linear from one range to another, cut off at its ends.
+
+    ``low' + (high' − low') · min(1, max(0, (x − low) / (high − low)))``
+
+    Args:
+        values: (n,).
+        source: (low, high).
+        target: (low', high').
+
+    >>> rescale(np.array([-0.1, 0.0, 0.5, 1.0]), (0, 1), (0, 5))
+    array([0. , 0. , 2.5, 5. ])
+    """
+    share = np.clip((np.asarray(values, dtype=np.float64) - source[0]) / (source[1] - source[0]), 0.0, 1.0)
+    return target[0] + (target[1] - target[0]) * share
+
+
+def make_records(pairs: Dataset, scores: np.ndarray, args: InstructDataArguments) -> list[Record]:
+    """One record a pair.
+
+    Args:
+        pairs: columns sentence1, sentence2.
+        scores: (n,), in ``score_range``.
+        args: the three texts, and how a score is written.
+
+    Raises:
+        UserError: a text names a field that there is not, or leaves out a sentence or the score.
+    """
+    low, high = (f"{end:g}" for end in args.score_range)
+    instruction = _filled("instruction", args.instruction, {"low": low, "high": high}, ())
+    records = []
+    for first, second, score in zip(pairs["sentence1"], pairs["sentence2"], scores, strict=True):
+        sentences = {"sentence1": first, "sentence2": second}
+        written = {"score": f"{score:.{args.score_decimals}f}"}
+        records.append(
+            {
+                "instruction": instruction,
+                "input": _filled("input_format", args.input_format, sentences, tuple(sentences)),
+                "output": _filled("output_format", args.output_format, written, ("score",)),
+            }
+        )
+    return records
+
+
+def _filled(name: str, form: str, fields: dict[str, str], required: Iterable[str]) -> str:
+    for field in required:
+        if f"{{{field}}}" not in form:
+            raise UserError(f"{name} {form!r}: must contain {{{field}}}")
+    try:
+        return form.format(**fields)
+    except (KeyError, IndexError, ValueError) as error:
+        known = ", ".join(f"{{{field}}}" for field in fields)
+        raise UserError(f"{name} {form!r}: only {known} may stand in braces; write others as {{{{ }}}}") from error
+
+
+def build_dataset(args: InstructDataArguments, folder: Path, seed: int) -> dict[str, Any]:
+    """Read, score and write the data set: ``train.jsonl``, ``validation.jsonl``, and ``data.json`` last.
+
+    Args:
+        args: see `InstructDataArguments`.
+        folder: is made.
+        seed: of the held-out pairs, and of the order of the training records.
+
+    Returns:
+        What ``data.json`` holds: counts, scores and their correlation with gold by set and part, settings.
+
+    Raises:
+        UserError: wrong pairs, texts or encoder.
+    """
+    sources = pair_sources(args)
+    parts = [(source, *read_parts(source, args.validation_share, seed)) for source in sources]
+    make_records(parts[0][1].select([0]), np.zeros(1), args)  # wrong texts are told before the encoder runs
+    encoder = None
+    if args.scores == "encoder":
+        if args.encoder is None:
+            raise UserError("scores: encoder needs an encoder: give encoder, in a recipe or as --encoder DIR")
+        encoder = SentenceEncoder(args.encoder, args.encoder_pooling, adapter=args.encoder_adapter)
+    written: dict[str, list[Record]] = {TRAIN: [], VALIDATION: []}
+    facts: dict[str, Any] = {}
+    for source, train, validation in parts:
+        for file, pairs in ((TRAIN, train), (VALIDATION, validation)):
+            if pairs is None:
+                continue
+            gold = np.asarray(pairs["score"], dtype=np.float64)
+            if encoder is None:
+                found = rescale(gold, source.gold_range, args.score_range)
+            else:
+                found = rescale(_cosines(encoder, pairs, source.name), args.cosine_range, args.score_range)
+            records = make_records(pairs, found, args)
+            facts.setdefault(source.name, {})[Path(file).stem] = _described(records, found, gold)
+            written[file] += records
+    seen = {record["input"] for record in written[TRAIN]}
+    order = np.random.default_rng(seed).permutation(len(written[TRAIN]))
+    written[TRAIN] = [written[TRAIN][i] for i in order]
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, records in written.items():
+        write_records(folder / file, records)
+    report = {
+        "records": {Path(file).stem: len(records) for file, records in written.items()},
+        "validation_inputs_also_in_train": sum(record["input"] in seen for record in written[VALIDATION]),
+        "sets": facts,
+        "scores": args.scores,
+        "encoder": None
+        if encoder is None
+        else {"name": args.encoder, "pooling": encoder.pooling, "fingerprint": encoder.fingerprint()},
+        "settings": {name: value for name, value in vars(args).items() if not name.startswith("encoder")},
+        "seed": seed,
+    }
+    write_report(folder / FACTS, report)
+    return report
+
+
+def _cosines(encoder: SentenceEncoder, pairs: Dataset, name: str) -> np.ndarray:
+    both = encoder.vectors([*pairs["sentence1"], *pairs["sentence2"]], description=f"Scoring {name}")
+    return cosines(both[: len(pairs)], both[len(pairs) :])
+
+
+def _described(records: list[Record], scores: np.ndarray, gold: np.ndarray) -> dict[str, Any]:
+    correlations = SpearmanMetric(keep_in_memory=True).compute(predictions=scores, references=gold)
+    assert correlations is not None  # for the type checker: compute returns None only on other processes
+    return {
+        "records": len(records),
+        "distinct_outputs": len({record["output"] for record in records}),
+        "mean_score": float(scores.mean()),
+        "lowest_score": float(scores.min()),
+        "highest_score": float(scores.max()),
+        "spearman_with_gold": 100 * correlations["spearman"],
+    }
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """One JSON object a line, the file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    partial.replace(path)
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a file.
+
+    Raises:
+        UserError: it is not there, or a line is no record.
+    """
+    if not path.is_file():
+        raise UserError(f"no data set {path}; run the stage data first (--stages data)")
+    records = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                record = json.loads(line)
+                fits = all(isinstance(record[name], str) for name in ("instruction", "input", "output"))
+            except (json.JSONDecodeError, KeyError, TypeError):
+                fits = False
+            if not fits:
+                raise UserError(f"{path}, line {number}: must be a JSON object of instruction, input and output texts")
+            records.append(record)
+    return records

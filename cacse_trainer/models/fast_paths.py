@@ -1,0 +1,181 @@
+"""Cheaper ways to the same result for training on a CPU, where other work than matrix products takes half of a step.
+
+- Dropout by 16-bit random lanes, four a draw: torch's own Bernoulli draw costs five times as much as they do.
+- Attention in training as plain matrix products: torch's fused kernels have no dropout on a CPU, and their backward
+  pass is several times slower on sentences.
+- The gradient of the token embeddings stays sparse until all passes over parts of a batch are summed; a dense one
+  a pass would fill and add the whole table each time.
+- An attention's input is cast to autocast's dtype once for its three projections.
+- Frozen linear layers keep a copy of their weights in autocast's dtype, which autocast keeps of trained ones only.
+"""
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "cacse_cpu_training"
+LEVELS = 2**16
+PLAIN_ATTENTION = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"})
+"""Kinds whose attention is a softmax over masked scores and nothing more."""
+LARGE_TABLE = 4096  # rows from which an embedding's dense gradient costs more than the sparse detour
+
+
+class _Dropout(torch.autograd.Function):
+    """Dropout whose mask is drawn in 16-bit lanes, from torch's generator; (…) → (…)."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, cut: int) -> Tensor:
+        count = states.numel()
+        # random_ without an upper bound fills all 64 bits; its default leaves the sign bit 0.
+        lanes = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        keep = (lanes[:count] >= cut - LEVELS // 2).view(states.shape)
+        ctx.save_for_backward(keep)
+        ctx.scale = LEVELS / (LEVELS - cut)
+        return (states * keep).mul_(ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (keep,) = ctx.saved_tensors
+        return (gradients[0] * keep).mul_(ctx.scale), None
+
+
+def fast_dropout(states: Tensor, probability: float) -> Tensor:
+    """As `torch.nn.functional.dropout` in training, the probability rounded to a multiple of 2⁻¹⁶.
+
+    Reproducible from torch's seed, by other masks than torch's. Off a CPU it is torch's own.
+    """
+    cut = round(probability * LEVELS)
+    if states.device.type != "cpu" or not 0 < cut < LEVELS:
+        return F.dropout(states, probability)
+    return _Dropout.apply(states, cut)
+
+
+class FastDropout(nn.Dropout):
+    """`nn.Dropout` by `fast_dropout`."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return fast_dropout(states, self.p) if self.training else states
+
+
+def training_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention for transformers' interface: (n, heads, l, d) each → (n, l, heads, d).
+
+    In training it is ``dropout(softmax(q kᵀ·scaling + mask)) v`` in matrix products; else torch's scaled dot product
+    attention.
+    """
+    if not module.training:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    scores = query @ key.transpose(2, 3) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
+    if attention_mask is not None:
+        if attention_mask.dtype == torch.bool:
+            lowest = torch.finfo(scores.dtype).min
+            attention_mask = torch.zeros_like(attention_mask, dtype=scores.dtype).masked_fill(~attention_mask, lowest)
+        scores = scores + attention_mask.to(scores.dtype)  # (n, heads, l, l)
+    weights = fast_dropout(scores.softmax(dim=-1), dropout)
+    return (weights @ value).transpose(1, 2).contiguous(), None
+
+
+class _DenseGradient(torch.autograd.Function):
+    """The weight itself; a sparse gradient becomes dense."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0]
+        return gradient.to_dense() if gradient.is_sparse else gradient
+
+
+class SharedEmbedding(nn.Embedding):
+    """`nn.Embedding` whose gradient is made dense once for all its calls in a step."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() or not self.weight.requires_grad or self.max_norm is not None:
+            return super().forward(ids)
+        return F.embedding(ids, self._shared(), self.padding_idx, sparse=True)
+
+    def _shared(self) -> Tensor:
+        """The one node that all calls hang on; it holds no values, so it serves step after step."""
+        shared = _SHARED.get(self)
+        if shared is None or shared.data_ptr() != self.weight.data_ptr():
+            shared = _SHARED[self] = _DenseGradient.apply(self.weight)
+        return shared
+
+
+class HalfLinear(nn.Linear):
+    """`nn.Linear` which, frozen and under autocast, uses copies of its weights that stay from call to call."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        device = states.device.type
+        if self.weight.requires_grad or not torch.is_autocast_enabled(device):
+            return super().forward(states)
+        weight, bias = self._copies(torch.get_autocast_dtype(device))
+        return F.linear(states, weight, bias)
+
+    def _copies(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        now = [(p.data_ptr(), p._version) for p in self.parameters(recurse=False)]
+        kept = _HALF.get(self)
+        if kept is None or kept[0] != (dtype, now):
+            with torch.inference_mode(False), torch.no_grad():  # made in an evaluation, they serve training too
+                bias = self.bias.to(dtype) if self.bias is not None else None
+                kept = _HALF[self] = ((dtype, now), self.weight.to(dtype), bias)
+        return kept[1:]
+
+
+def _half_once(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Cast an attention's input before its three projections, each of which would cast it again."""
+    device = given[0].device.type if given else "cpu"
+    if not given or not torch.is_autocast_enabled(device):
+        return given
+    return (given[0].to(torch.get_autocast_dtype(device)), *given[1:])
+
+
+# Beside the modules, not in them: what they hold would have to be copied and saved with the model.
+_SHARED: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
+_HALF: WeakKeyDictionary[nn.Module, tuple[Any, Tensor, Tensor | None]] = WeakKeyDictionary()
+
+REPLACED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Dropout: FastDropout,
+    nn.Embedding: SharedEmbedding,
+    nn.Linear: HalfLinear,
+}
+"""Plain modules and what takes their place, with the same parameters and names."""
+
+AttentionInterface.register(ATTENTION, training_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def use_fast_paths(model: nn.Module) -> None:
+    """Take the fast paths in this model from now on; parameters, names and what is saved stay as they are.
+
+    Modules change their class in place where they are plain torch ones, and ``sdpa`` attention becomes
+    `training_attention`.
+    """
+    for module in model.modules():
+        if type(module) in REPLACED and not (type(module) is nn.Embedding and module.num_embeddings < LARGE_TABLE):
+            module.__class__ = REPLACED[type(module)]
+        projections = {"query", "key", "value"} <= dict(module.named_children()).keys()
+        if projections and _half_once not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_half_once)
+        config = vars(module).get("config")
+        if config is not None and config.model_type in PLAIN_ATTENTION and config._attn_implementation == "sdpa":
+            config._attn_implementation = ATTENTION

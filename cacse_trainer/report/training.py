@@ -1,0 +1,272 @@
+"""The page of one training or distillation run, from what its ``training_report.json`` holds and nothing else."""
+
+import html
+from typing import Any
+
+from cacse_trainer.report.page import Section, command, details, grid, page, table, tiles
+from cacse_trainer.report.svg import Series, line_chart, number
+
+SPACE = {
+    "alignment": "Mean squared distance of the positive pairs; lower: paraphrases lie closer together.",
+    "uniformity": "log E exp(-2·distance²) over all pairs; lower: sentences are spread more evenly.",
+    "average_cosine": "Over all pairs of distinct sentences; near 1 the space has collapsed.",
+    "dead_dimensions": "Dimensions that hardly vary (under 1 % of the average deviation).",
+}
+"""What each measure of the embedding space says, by the end of its name in the log."""
+OPTIMISER = {"learning_rate": "learning rate", "grad_norm": "norm of the gradient"}
+HIDDEN_SETTINGS = frozenset({"train_batch_size", "eval_batch_size", "hub_token"})
+
+
+def training_page(report: dict[str, Any], title: str) -> str:
+    """``report.html``.
+
+    Args:
+        report: the contents of ``training_report.json``.
+        title: of the page; the run's name.
+    """
+    run, settings = report["run"], report["settings"]
+    recipe = f"recipe {settings['recipe']}" if settings.get("recipe") else "no recipe"
+    lead = " · ".join(part for part in (report["model"], recipe, report.get("finished")) if part)
+    return page(
+        title,
+        lead,
+        verdict(report) + tiles(figures(report)),
+        [
+            Section("Scores", scores(report), "Spearman's ρ ×100 of the cosine with the gold score, on each dev set."),
+            Section("Dev scores over the steps", grid(dev_charts(report))),
+            Section("Loss", grid(loss_charts(report)), loss_note(report)),
+            Section("Embedding space", grid(space_charts(report)), "Measured on the sentences of the dev sets."),
+            Section("Optimiser", grid(optimiser_charts(report))),
+            Section("Repeat it", command(report["command"]) if report.get("command") else ""),
+            Section("Data", facts(report["data"])),
+            Section("Model and batch", facts(run)),
+            Section("Settings", settings_tables(report), "As given by the recipe and the command line."),
+            Section("Environment", facts(report["environment"])),
+        ],
+    )
+
+
+def loss_page(report: dict[str, Any], title: str) -> str:
+    """The page of a run that is chosen by a validation loss and has no dev sets: a language model's fine-tuning.
+
+    Args:
+        report: ``training_report.json`` with ``baseline``, ``kept`` and ``kept_step``, validation losses.
+        title: of the page.
+    """
+    baseline, kept = report["baseline"], report["kept"]
+    line = "No validation loss was measured."
+    if kept is not None:
+        before = f"{baseline:.4f} before training, " if baseline is not None else ""
+        line = f"Validation loss: {before}{kept:.4f} at step {report['kept_step']}, which was kept."
+    validation = _points(report, "eval_loss")
+    chart = line_chart(
+        [Series("validation loss", validation)],
+        "validation loss",
+        reference=("before training", baseline) if baseline is not None else None,
+        mark=(report["kept_step"], kept) if kept is not None else None,
+        x_end=report["steps"],
+    )
+    shown = [
+        ("steps", str(report["steps"])),
+        ("records", str(report["records"])),
+        ("trained parameters", f"{report['trainable_parameters'] / 1e6:.2f} M"),
+        ("wall time", duration(report["wall_seconds"])),
+        ("peak memory of the process", f"{report['peak_memory_gb']:.1f} GB"),
+    ]
+    counts = {name: report[name] for name in ("records", "records_too_long", "answer_tokens", "parameters")}
+    return page(
+        title,
+        f"{report['model']} · {report['finished']}",
+        f'<p class="verdict">{html.escape(line)}</p>' + tiles(shown),
+        [
+            Section("Loss", grid([chart, *loss_charts(report)]), loss_note(report)),
+            Section("Optimiser", grid(optimiser_charts(report))),
+            Section("Data and model", facts(counts)),
+            Section("Settings", details("all settings, defaults included", facts(report["settings"]))),
+            Section("Environment", facts(report["environment"])),
+        ],
+    )
+
+
+def verdict(report: dict[str, Any]) -> str:
+    """One line: did training help?"""
+    best, baseline = report.get("best"), report.get("baseline")
+    if report.get("metric") is None:
+        return '<p class="verdict">No dev set was scored: the last model was kept.</p>'
+    metric = html.escape(report["metric"])
+    if best is None:
+        return f'<p class="verdict bad">{metric} was never defined after training began.</p>'
+    where = f"best {best:.2f} at step {report['best_step']}"
+    if baseline is None:
+        return f'<p class="verdict">{metric}: {where}.</p>'
+    if best <= baseline:
+        return (
+            f'<p class="verdict bad">Training did not help: {metric} {where}, {baseline:.2f} before training. '
+            "Try a lower learning rate, more text, or a larger batch.</p>"
+        )
+    gain = f'<span class="good">{best - baseline:+.2f}</span>'
+    return f'<p class="verdict">{metric}: {baseline:.2f} before training, {where} ({gain}).</p>'
+
+
+def figures(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """The figures on top."""
+    run = report["run"]
+    shown = [
+        ("steps", str(report["steps"])),
+        ("rows a step", str(run["global_batch"] * run["gradient_accumulation_steps"])),
+        ("negatives of each row", str(run["effective_negatives"])),
+        ("trained parameters", f"{run['trainable_parameters'] / 1e6:.1f} M"),
+        ("wall time", duration(report["wall_seconds"])),
+        ("peak memory of the process", f"{report['peak_memory_gb']:.1f} GB"),
+    ]
+    if report.get("gpu_memory_gb") is not None:
+        shown.append(("peak memory of the GPU", f"{report['gpu_memory_gb']:.1f} GB"))
+    return shown
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person.
+
+    >>> duration(74.5), duration(5400)
+    ('1 min 14 s', '1 h 30 min')
+    """
+    whole = int(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
+def scores(report: dict[str, Any]) -> str:
+    """Before training, the teacher, the best checkpoint, every exported folder; by dev set."""
+    curves = dev_curves(report)
+    names = list(dict.fromkeys([*curves, *(dev for found in report["exported"].values() for dev in found)]))
+    if not names:
+        return ""
+    rows: list[tuple[str, dict[str, float | None]]] = []
+    start = {name: points[0][1] for name, points in curves.items() if points and points[0][0] == 0}
+    if start:
+        rows.append(("before training", start))
+    if teacher := report.get("teacher", {}).get("scores"):
+        rows.append(("teacher", teacher))
+    best = report.get("best_step")
+    if best is not None:
+        found = {name: dict(points).get(best) for name, points in curves.items()}
+        rows.append((f"best checkpoint (step {best})", found))
+    rows += [(f"exported: {name}", dict(found)) for name, found in report["exported"].items()]
+    cells = [(label, *(_score(found.get(name)) for name in names)) for label, found in rows]
+    return table(["", *names], cells, numeric=range(1, len(names) + 1))
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def dev_curves(report: dict[str, Any]) -> dict[str, list[tuple[float, float | None]]]:
+    """Spearman over the steps by dev set."""
+    return {
+        key.removeprefix("eval_").removesuffix("_spearman"): _points(report, key)
+        for key in _keys(report)
+        if key.startswith("eval_") and key.endswith("_spearman")
+    }
+
+
+def dev_charts(report: dict[str, Any]) -> list[str]:
+    """One chart a dev set, the untrained score dashed and the chosen checkpoint ringed; and of other dev measures."""
+    charts = []
+    chosen = str(report.get("metric")).removeprefix("eval_")
+    for name, points in dev_curves(report).items():
+        start = next((y for x, y in points if x == 0 and y is not None), None)
+        best = dict(points).get(report.get("best_step") or -1) if chosen == f"{name}_spearman" else None
+        charts.append(
+            line_chart(
+                [Series(name, points)],
+                f"{name}: Spearman ×100",
+                reference=("before training", start) if start is not None else None,
+                mark=(report["best_step"], best) if best is not None else None,
+                x_end=report["steps"],
+            )
+        )
+    if any(key.startswith("eval_transfer") for key in _keys(report)):
+        lines = [Series(k.removeprefix("eval_"), _points(report, k)) for k in _keys(report) if k == "eval_transfer_avg"]
+        charts.append(line_chart(lines, "transfer tasks, dev accuracy", x_end=report["steps"]))
+    return charts
+
+
+def loss_charts(report: dict[str, Any]) -> list[str]:
+    """The loss, and each part on its own scale."""
+    keys = [key for key in _keys(report) if key == "loss" or key.startswith("loss_")]
+    if len(keys) == 2:  # one part is the loss itself
+        keys = ["loss"]
+    keys.sort(key=lambda key: key != "loss")  # stable: the parts in the order of the log
+    names = {key: "loss" if key == "loss" else f"part: {key.removeprefix('loss_')}" for key in keys}
+    return [line_chart([Series(names[k], _points(report, k))], names[k], x_end=report["steps"]) for k in keys]
+
+
+def loss_note(report: dict[str, Any]) -> str:
+    """How often it was averaged."""
+    every = report["settings"].get("logging_steps")
+    shown = "Of every step" if every == 1 else f"Mean over every {every:g} steps"
+    return f"{shown}; each part has a scale of its own." if every else ""
+
+
+def space_charts(report: dict[str, Any]) -> list[str]:
+    """One chart a measure, a line a dev set."""
+    charts = []
+    for measure, meaning in SPACE.items():
+        lines = [
+            Series(key.removeprefix("eval_").removesuffix(f"_{measure}"), _points(report, key))
+            for key in _keys(report)
+            if key.startswith("eval_") and key.endswith(f"_{measure}")
+        ]
+        charts.append(line_chart(lines, measure.replace("_", " "), note=meaning, x_end=report["steps"]))
+    return charts
+
+
+def optimiser_charts(report: dict[str, Any]) -> list[str]:
+    """Learning rate and gradient norm."""
+    return [
+        line_chart([Series(label, _points(report, key))], label, x_end=report["steps"])
+        for key, label in OPTIMISER.items()
+    ]
+
+
+def settings_tables(report: dict[str, Any]) -> str:
+    """Those that were given, then all of them folded away."""
+    settings = {name: value for name, value in report["settings"].items() if name not in HIDDEN_SETTINGS}
+    given = [name for name in report.get("given", []) if name in settings]
+    everything = details("all settings, defaults included", facts(settings))
+    return facts({name: settings[name] for name in given}) + everything
+
+
+def facts(found: dict[str, Any]) -> str:
+    """A table of names and values."""
+    return table(
+        [], [(name.replace("_", " ") if " " not in name else name, _text(value)) for name, value in found.items()]
+    )
+
+
+def _text(value: Any) -> str:
+    if value is None or value == "None":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, int) and abs(value) >= 10_000:
+        return f"{value:,}".replace(",", "\u202f")
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_text(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "–"
+    return str(value)
+
+
+def _keys(report: dict[str, Any]) -> list[str]:
+    """Names in the log, in the order of their first appearance."""
+    return list(dict.fromkeys(key for entry in report["log_history"] for key in entry))
+
+
+def _points(report: dict[str, Any], key: str) -> list[tuple[float, float | None]]:
+    """(step, value) of one name in the log, one entry a step."""
+    found = {entry["step"]: entry[key] for entry in report["log_history"] if key in entry}
+    return sorted(found.items())

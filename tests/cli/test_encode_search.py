@@ -1,0 +1,215 @@
+"""`cacse-trainer encode` and `search`: files in and out, broken runs, several processes, indexes, refusals."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cacse_trainer import SentenceEncoder, encode_corpus
+from cacse_trainer.cli import encode, search
+from cacse_trainer.cli.common import run
+from cacse_trainer.vectors.precision import directions
+from tests.conftest import write_sentences
+from tests.distributed.processes import run_processes
+
+
+@pytest.fixture
+def model(tiny_towers):
+    """A small encoder, and the flags that name it."""
+    folder = tiny_towers("bert")[0]
+    return SentenceEncoder(folder, "mean"), [
+        "--model",
+        folder,
+        "--pooling",
+        "mean",
+        "--device",
+        "cpu",
+        "--disable_tqdm",
+    ]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A text file with a blank line in the middle and a repeated one."""
+    path = write_sentences(tmp_path / "corpus.txt", 30)
+    path.write_text(path.read_text() + "\nthe dog\nthe dog\n")
+    return path, path.read_text().split("\n")[:-1]
+
+
+def test_every_row_has_its_vector(model, corpus, tmp_path, capsys):
+    encoder, flags = model
+    path, lines = corpus
+    output = tmp_path / "vectors.npy"
+    assert run(encode.main, [*flags, "--input", str(path), "--output", str(output), "--shard_rows", "7"]) == 0
+    assert "33 vectors of 32 dimensions" in capsys.readouterr().out
+    found = np.load(output, mmap_mode="r")
+    np.testing.assert_allclose(found, encoder.encode(lines), atol=1e-5)
+    facts = json.loads((tmp_path / "vectors.npy.json").read_text())
+    assert (facts["rows"], facts["dim"], facts["fingerprint"]) == (33, 32, encoder.fingerprint())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus.txt", "vectors.npy", "vectors.npy.json"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_kinds_of_files_and_precisions(model, corpus, tmp_path, kind):
+    encoder, flags = model
+    _, lines = corpus
+    path = tmp_path / f"in.{kind}"
+    if kind == "csv":
+        path.write_text("id,body\n" + "".join(f'{i},"{line}"\n' for i, line in enumerate(lines)))
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps({"id": i, "body": line or None}) + "\n" for i, line in enumerate(lines)))
+    else:
+        pq.write_table(pa.table({"id": range(len(lines)), "body": lines}), path)
+    output = tmp_path / "out.parquet"
+    flags = [*flags, "--text_column", "body", "--precision", "int8", "--truncate_dim", "20", "--shard_rows", "10"]
+    assert run(encode.main, [*flags, "--input", str(path), "--output", str(output)]) == 0
+    table = pq.read_table(output)
+    assert table.column("text").to_pylist() == lines
+    stored = np.array(table.column("embedding").to_pylist(), dtype=np.int8)
+    expected = encoder.encode(lines, truncate_dim=20)
+    assert (directions(stored, "int8", 20) * expected).sum(axis=1).min() > 0.999
+
+
+def test_a_broken_run_goes_on(model, corpus, tmp_path, monkeypatch, capsys):
+    """Interrupted after two of five shards: the second call encodes the other three only."""
+    encoder, flags = model
+    path, lines = corpus
+    output = tmp_path / "v.npy"
+    command = [*flags, "--input", str(path), "--output", str(output), "--shard_rows", "7"]
+    original, written = encode_corpus._write_shard, []
+
+    def interrupted(folder, number, table):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(number)
+        original(folder, number, table)
+
+    monkeypatch.setattr(encode_corpus, "_write_shard", interrupted)
+    assert run(encode.main, command) == 130
+    assert written == [0, 1] and not output.exists()
+    monkeypatch.setattr(
+        encode_corpus,
+        "_write_shard",
+        lambda folder, number, table: (written.append(number), original(folder, number, table)),
+    )
+    assert run(encode.main, [*command, "--precision", "int8"]) == 2  # other settings
+    assert "holds shards of other settings (precision)" in capsys.readouterr().err.splitlines()[-1]
+    assert run(encode.main, command) == 0
+    assert written == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(np.load(output), encoder.encode(lines), atol=1e-5)
+    assert run(encode.main, command) == 2
+    assert "is there already" in capsys.readouterr().err.splitlines()[-1]
+    assert run(encode.main, [*command, "--overwrite", "--no_normalize"]) == 0
+    np.testing.assert_allclose(np.load(output), encoder.encode(lines, normalize=False), atol=1e-5)
+
+
+def _encode(rank, command):
+    encode.main(command)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_shards(model, corpus, tmp_path):
+    encoder, flags = model
+    path, lines = corpus
+    output = tmp_path / "v.npy"
+    command = [*flags, "--input", str(path), "--output", str(output), "--shard_rows", "4"]
+    run_processes(_encode, 2, str(tmp_path), command)
+    np.testing.assert_allclose(np.load(output), encoder.encode(lines), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--output", "v.bin"], "ends in .npy or .parquet"),
+        (["--output", "v.npy", "--shard_rows", "0"], "at least 1"),
+        (["--output", "v.npy", "--truncate_dim", "33"], "between 1 and"),
+        (["--output", "v.npy", "--backend", "onnx"], "belongs to --backend torch"),
+    ],
+)
+def test_wrong_settings_are_one_line(model, corpus, tmp_path, monkeypatch, capsys, flags, words):
+    monkeypatch.chdir(tmp_path)
+    assert run(encode.main, [*model[1], "--input", str(corpus[0]), *flags]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1 and words in told[0]
+
+
+def test_search_prints_and_keeps_an_index(model, corpus, tmp_path, monkeypatch, capsys):
+    encoder, flags = model
+    path, lines = corpus
+    index = tmp_path / "index"
+    command = [*flags, "--corpus", str(path), "--save_index", str(index)]
+    assert run(search.main, [*command, "--query", "the dog", "--top_k", "3"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "the dog" and printed[1].split(maxsplit=1) == ["1.000", "the dog"] and len(printed) == 5
+    asked = ["--index", str(index), "--pooling", "mean", "--device", "cpu", "--format", "jsonl"]
+    (tmp_path / "queries.txt").write_text("the dog\nred\n")
+    assert run(search.main, [*asked, "--input", str(tmp_path / "queries.txt"), "--top_k", "2"]) == 0
+    from_file = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    monkeypatch.setattr("sys.stdin", io.StringIO("the dog\n\nred\n"))
+    assert run(search.main, [*asked, "--top_k", "2"]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == from_file
+    encoder.build_index([line for line in lines if line])
+    expected = encoder.search(["the dog", "red"], top_k=2, threshold=-1)
+    found = [[hit["score"] for hit in entry["hits"]] for entry in from_file]
+    np.testing.assert_allclose(found, [[score for _, score in hits] for hits in expected], atol=1e-5)
+    assert run(search.main, [*asked, "--query", "red", "--query", "blue", "--threshold", "1.1", "--json"]) == 0
+    nothing = [{"query": "red", "hits": []}, {"query": "blue", "hits": []}]
+    assert json.loads(capsys.readouterr().out) == {"results": nothing}
+
+
+def test_search_over_encoded_vectors(model, corpus, tmp_path, capsys):
+    _, flags = model
+    path, _ = corpus
+    vectors = tmp_path / "v.npy"
+    assert run(encode.main, [*flags, "--input", str(path), "--output", str(vectors), "--precision", "binary"]) == 0
+    command = ["--corpus", str(path), "--vectors", str(vectors), "--query", "the dog", "--top_k", "2"]
+    capsys.readouterr()
+    assert run(search.main, [*flags, *command]) == 0
+    assert [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()[1:3]] == ["the dog"] * 2
+    path.write_text(path.read_text() + "one more\n")
+    assert run(search.main, [*flags, *command]) == 2
+    assert "33 of them, and the corpus has 34 rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "either --corpus FILE or --index"),
+        (["--corpus", "nothing.txt"], "needs the encoder"),
+        (["--index", "nowhere"], "no index.json"),
+    ],
+)
+def test_search_refuses_in_one_line(tmp_path, monkeypatch, capsys, flags, words):
+    monkeypatch.chdir(tmp_path)
+    assert run(search.main, flags) == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_an_exported_graph_encodes(tiny_towers, tiny_tokenizer, tmp_path, capsys):
+    """float32: the folder's own vectors; int8: near them."""
+    pytest.importorskip("onnxruntime")
+    from transformers import AutoModel
+
+    from cacse_trainer.encoder_onnx import OnnxEncoder
+    from cacse_trainer.export.encoders import clean_tokenizer
+    from cacse_trainer.export.onnx import export_onnx
+    from cacse_trainer.export.sentence_transformers import write_modules
+
+    folder = tmp_path / "encoder"
+    AutoModel.from_pretrained(tiny_towers("bert")[0]).save_pretrained(folder)
+    clean_tokenizer(tiny_tokenizer).save_pretrained(folder)
+    write_modules(folder, pooling="cls", hidden_size=32, max_seq_length=16)
+    path = write_sentences(tmp_path / "corpus.txt", 20)
+    command = ["--model", str(folder), "--input", str(path), "--disable_tqdm", "--output"]
+    assert run(encode.main, [*command, str(tmp_path / "v.npy"), "--backend", "onnx"]) == 2
+    assert "cacse-trainer export" in capsys.readouterr().err
+    export_onnx(folder)
+    expected = SentenceEncoder(folder).encode(path.read_text().splitlines())
+    for backend, nearest in (("onnx", 0.99999), ("onnx_int8", 0.97)):
+        assert run(encode.main, [*command, str(tmp_path / f"{backend}.npy"), "--backend", backend]) == 0
+        assert (np.load(tmp_path / f"{backend}.npy") * expected).sum(axis=1).min() > nearest
+    assert OnnxEncoder(folder).similarity("red", "red") == pytest.approx(1, abs=1e-5)

@@ -1,0 +1,146 @@
+"""The command line as a whole: help, examples, quiet and JSON modes, shell completion."""
+
+import json
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+from cacse_trainer.cli import compare, completion, main, train
+from cacse_trainer.cli.common import run
+from cacse_trainer.cli.runs import given_settings, repeating_command
+from cacse_trainer.errors import UserError
+from cacse_trainer.recipes import recipe_names
+
+
+def test_the_help_tells_of_every_command_once(capsys):
+    assert main.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    listed = [name for names in main.GROUPS.values() for name in names]
+    assert sorted(listed) == sorted(main.COMMANDS) == sorted(main.EXAMPLES)
+    for name, what in main.COMMANDS.items():
+        assert said.count(f"  {what}\n") == 1 and f"cacse-trainer {main.EXAMPLES[name]}\n" in said
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_example_is_one_that_its_command_takes(name):
+    command, *arguments = shlex.split(main.EXAMPLES[name])
+    assert command == name
+    made = completion.parser_of(name)
+    _, unknown = made.parse_known_args(arguments)
+    assert not unknown
+    assert {"--quiet", "--json"} <= set(made._option_string_actions)
+    with pytest.raises((UserError, SystemExit)):  # an abbreviation or a misspelt flag is no flag
+        made.parse_args([*arguments, "--no_such_flag"])
+
+
+def test_exit_codes_without_a_command(capsys):
+    assert main.main([]) == 2
+    assert main.main(["trian"]) == 2
+    assert "did you mean train?" in capsys.readouterr().err
+    assert main.main(["--version"]) == 0
+
+
+def results(folder, **scores) -> str:
+    folder.mkdir()
+    tasks = {name: {"spearman": score} for name, score in scores.items()}
+    (folder / "results.json").write_text(json.dumps({"model": "m", "pooling": "cls", "tasks": tasks}))
+    return str(folder)
+
+
+def test_the_result_as_json_and_nothing_else(tmp_path, capsys):
+    a, b = results(tmp_path / "a", STS12=70.0), results(tmp_path / "b", STS12=72.5)
+    assert run(compare.main, [a, b, "--json"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["STS12"]["difference"] == 2.5
+    assert run(compare.main, [a, b]) == 0
+    assert "| STS12 |" in capsys.readouterr().out
+    assert run(compare.main, [a, str(tmp_path / "none"), "--json"]) == 2
+    said = capsys.readouterr()
+    assert "no such file" in json.loads(said.out)["error"] and said.err.startswith("error: ")
+
+
+def a_run(tmp_path, tiny_towers, text_file, dev_file, *flags) -> list[str]:
+    a, b, _ = tiny_towers("bert")
+    return [
+        *("--tower_a", a, "--tower_b", b, "--cascade_start_layer", "2", "--constraint_layers", "1"),
+        *("--train_file", str(text_file), "--dev_file", f"stsb={dev_file}", "--max_steps", "2", "--eval_steps", "1"),
+        *("--eval_strategy", "steps", "--save_strategy", "no", "--per_device_train_batch_size", "8", "--use_cpu"),
+        *("--logging_steps", "1", "--report_to", "none", "--output_dir", str(tmp_path / "run"), *flags),
+    ]
+
+
+def test_a_run_tells_its_progress(tmp_path, tiny_towers, text_file, dev_file, capsys, caplog):
+    with caplog.at_level("INFO", logger="cacse_trainer"):
+        assert run(train.main, a_run(tmp_path, tiny_towers, text_file, dev_file)) == 0
+    lines = [message for message in caplog.messages if message.startswith("step ")]
+    assert lines[0].startswith("step 0/2  stsb ") and "left]" not in lines[0]
+    losses = [line for line in lines if "  loss " in line]
+    assert len(losses) == 2 and "(tower_a " in losses[0] and "s a step, " in losses[0]
+    assert "step 2/2  stsb " in lines[-1] and "left]" not in lines[-1]
+    said = capsys.readouterr()
+    assert "{'" not in said.out + said.err and "report.html" in said.out
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "part: cascade" in page and "cacse-trainer train " in page and "--tower_a" in page
+
+
+def test_quiet_and_json_of_a_run(tmp_path, tiny_towers, text_file, dev_file, capsys):
+    flags = ("--quiet", "--json", "--hub_token", "hf_secret")
+    assert run(train.main, a_run(tmp_path, tiny_towers, text_file, dev_file, *flags)) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["steps"] == 2 and set(found["exported"]) == {"tower_a", "tower_b", "ensemble"}
+    assert not any(line.startswith(("training ", "step ", "exported ")) for line in said.err.splitlines())
+    for name in ("report.html", "training_report.json"):
+        assert "hf_secret" not in (tmp_path / "run" / name).read_text()
+
+
+def test_the_command_that_repeats_a_run():
+    """Without secrets, without going on with an earlier run, and with the launcher of several processes."""
+    given = ["train", "--config", "quickstart", "--hub_token", "hf_x", "--resume_from_checkpoint=last", "--seed", "1"]
+    assert repeating_command(given, 1) == "cacse-trainer train --config quickstart --seed 1"
+    assert repeating_command(["train", "--train_file", "my text.txt", "--hub_token=hf_x"], 4) == (
+        "torchrun --nproc_per_node 4 -m cacse_trainer.cli.train --train_file 'my text.txt'"
+    )
+    given = given_settings(["train", "--learning_rate=1e-5", "--quiet"], "quickstart")
+    assert "learning_rate" in given and "cascade_start_layer" in given and "adam_beta1" not in given
+
+
+@pytest.fixture(scope="module")
+def flags():
+    return completion.all_flags()
+
+
+def test_completion_knows_flags_recipes_and_choices(flags):
+    named = {flag.name: flag for flag in flags["train"]}
+    assert "--learning_rate" in named and "--learning-rate" not in named
+    assert "cacse/bert_base" in named["--config"].choices and "distill/cacse_bert" not in named["--config"].choices
+    found = {name for command in flags for flag in flags[command] if flag.name == "--config" for name in flag.choices}
+    assert found == set(recipe_names())
+    assert {flag.name: flag.choices for flag in flags["evaluate"]}["--mode"] == ["test", "dev", "fasttest"]
+
+
+def complete(flags, *words: str) -> set[str]:
+    script = f"""{completion.bash_script(flags)}
+COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _cacse_trainer; echo "${{COMPREPLY[@]}}\""""
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_completion_in_bash(flags):
+    assert complete(flags, "cacse-trainer", "tr") == {"train"}
+    assert complete(flags, "cacse-trainer", "evaluate", "--mode", "") == {"test", "dev", "fasttest"}
+    assert "simcse/minilm" in complete(flags, "cacse-trainer", "train", "--config", "simcse/")
+    assert complete(flags, "cacse-trainer", "train", "--tower_") == {"--tower_a", "--tower_b", "--tower_dropout"}
+    assert complete(flags, "cacse-trainer", "train", "--train_file", "") == set()  # files, by the shell itself
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_parses_in_other_shells(shell, flags, tmp_path):
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    make = {"zsh": completion.zsh_script, "fish": completion.fish_script}[shell]
+    (tmp_path / "script").write_text(make(flags))
+    subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)

@@ -1,0 +1,112 @@
+"""The documentation is a promise: its commands parse or run, its names exist, it builds and loads nothing."""
+
+import ast
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cacse_trainer.cli.main import COMMANDS
+from cacse_trainer.recipes import recipe_names
+from tests.conftest import ROOT
+from tests.documents import blocks, check_command, commands
+
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+SMALL = {  # what makes a command of the quick start short
+    "train": ["--max_steps", "2", "--eval_steps", "2", "--save_steps", "2"],
+    "distill": ["--max_steps", "2", "--eval_steps", "2", "--save_steps", "2"],
+    "pipeline": ["--set", "common.max_steps=1", "common.eval_steps=1", "common.save_steps=1"],
+}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT / "docs"))
+
+
+def all_commands() -> list:
+    return [pytest.param(c, id=f"{name_of(page)}: {shlex.join(c)}"[:90]) for page in PAGES for c in commands(page)]
+
+
+@pytest.mark.parametrize("command", all_commands())
+def test_every_command_is_one_that_the_program_takes(command, tmp_path):
+    check_command(command, tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_python_blocks(page):
+    """They compile, and what they import from this package is there."""
+    for code in blocks(page.read_text(encoding="utf-8"), "python"):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cacse_trainer"):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+def test_every_recipe_and_command_is_told_of():
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    listed = (ROOT / "docs" / "reference" / "recipes.md").read_text(encoding="utf-8")
+    assert [name for name in recipe_names() if f"`{name}`" not in listed] == []
+    assert [name for name in COMMANDS if f"cacse-trainer {name}" not in text] == []
+    told = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/reference/commands.md").read_text(), flags=re.MULTILINE)
+    assert sorted(told) == sorted(COMMANDS)
+
+
+def test_recipe_blocks_parse():
+    from cacse_trainer.cli.train import parser
+
+    known = {action.dest for action in parser()._actions}
+    for page in PAGES:
+        for code in blocks(page.read_text(encoding="utf-8"), "yaml"):
+            assert set(yaml.safe_load(code)) <= known, page
+
+
+def test_it_builds_strictly_and_loads_nothing(tmp_path):
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) >= len(PAGES)
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"<(script|img|iframe)[^>]+src=[\"']?(https?:)?//", text), page
+        assert not re.search(r"<link[^>]+rel=[\"']?(stylesheet|preconnect)[^>]+href=[\"']?(https?:)?//", text), page
+    python = (tmp_path / "site" / "reference" / "python.html").read_text(encoding="utf-8")
+    for name in ("CacseTrainer", "SentenceEncoder", "nt_xent", "load_reference_checkpoint", "build_index"):
+        assert name in python
+
+
+@pytest.mark.slow
+def test_the_quick_start_runs_as_written(tmp_path, minilm):
+    """Its commands in order, with fewer steps, in an empty folder; then its Python and that of the encoder's guide."""
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"}
+
+    def call(words: list[str]) -> str:
+        done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr[-3000:]}"
+        assert "Warning" not in done.stderr and "Traceback" not in done.stderr
+        return done.stdout
+
+    said = {}
+    for command in commands(ROOT / "docs" / "quickstart.md"):
+        if command[0] == "cacse-trainer":
+            said[command[1]] = call([*command, *SMALL.get(command[1], [])])
+    assert "music" in said["search"] or "plays" in said["search"]
+    assert (tmp_path / "vectors.npy").is_file() and "tower_a" in said["export"]
+    for folder in ("runs/quickstart", "runs/pipeline_small"):
+        assert (tmp_path / folder / "report.html").is_file()
+    for name in ("quickstart.md", "guides/encode_and_search.md", "migrating.md"):
+        page = ROOT / "docs" / name
+        for code in blocks(page.read_text(encoding="utf-8"), "python"):
+            call([sys.executable, "-c", code])
+    for command in commands(ROOT / "docs" / "guides" / "encode_and_search.md"):
+        if command[:2] in (["cacse-trainer", "encode"], ["cacse-trainer", "search"]) and "hnsw" not in command:
+            call([*command, "--overwrite"] if command[1] == "encode" else command)
