@@ -11,6 +11,7 @@ from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.mteb_suites import MTEB_SUITES, NOT_MAPPED, RELEASE_METRICS
 from cacse_trainer.evaluation.results import ResultStore
 from cacse_trainer.evaluation.senteval_suite import Scoring, run_tasks
+from tests.tiny_decoders import make_tiny_decoder
 
 mteb = pytest.importorskip("mteb")
 
@@ -52,6 +53,19 @@ def test_a_local_task_gives_sentevals_figure(tiny_towers, senteval_sample, tmp_p
     ran = dict(kept.mteb)
     mteb_adapter.run_mteb(encoder, [local_sts12(senteval_sample)], kept, progress=False)
     assert kept.mteb == ran  # already there: not run again, its seconds stay
+
+
+def test_a_decoder_with_its_prompt(senteval_sample, tmp_path):
+    """A causal language model's last token after a prompt: SentEval's figure as well."""
+    folder = make_tiny_decoder(tmp_path)
+    encoder = SentenceEncoder(
+        folder, "last_token", device="cpu", prompt_template="This sentence: {text} means", append_eos=True
+    )
+    kept = store(tmp_path / "results", encoder)
+    run_tasks(encoder, ["STS12"], senteval_sample, kept, Scoring(), progress=False)
+    mteb_adapter.run_mteb(encoder, [local_sts12(senteval_sample)], kept, progress=False)
+    found = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert found["mteb"]["LocalSTS12"]["main_score"] == pytest.approx(found["tasks"]["STS12"]["spearman"], abs=0.1)
 
 
 @pytest.mark.slow
