@@ -329,8 +329,8 @@ class CacseTrainingArguments(CommonTrainingArguments):
     fast_paths: str = field(
         default="auto",
         metadata={
-            "help": "Cheaper dropout, attention, embedding gradient and casts with the same result: true, false, or "
-            "auto: on a CPU with up to 16 threads, uncompiled. The masks of dropout are others than torch's."
+            "help": "Cheaper attention, embedding gradient and casts with the same result: true, false, or auto: on a "
+            "CPU with up to 16 threads, uncompiled."
         },
     )
     mini_batch_size: int | None = field(

@@ -1,6 +1,5 @@
 """Cheaper ways to the same result for training on a CPU, where other work than matrix products takes half of a step.
 
-- Dropout by 16-bit random lanes, four a draw: torch's own Bernoulli draw costs five times as much as they do.
 - Attention in training as plain matrix products: torch's fused kernels have no dropout on a CPU, and their backward
   pass is several times slower on sentences.
 - The gradient of the token embeddings stays sparse until all passes over parts of a batch are summed; a dense one
@@ -20,47 +19,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "cacse_cpu_training"
-LEVELS = 2**16
 PLAIN_ATTENTION = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"})
 """Kinds whose attention is a softmax over masked scores and nothing more."""
 LARGE_TABLE = 4096  # rows from which an embedding's dense gradient costs more than the sparse detour
-
-
-class _Dropout(torch.autograd.Function):
-    """Dropout whose mask is drawn in 16-bit lanes, from torch's generator; (…) → (…)."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, cut: int) -> Tensor:
-        count = states.numel()
-        # random_ without an upper bound fills all 64 bits; its default leaves the sign bit 0.
-        lanes = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        keep = (lanes[:count] >= cut - LEVELS // 2).view(states.shape)
-        ctx.save_for_backward(keep)
-        ctx.scale = LEVELS / (LEVELS - cut)
-        return (states * keep).mul_(ctx.scale)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (keep,) = ctx.saved_tensors
-        return (gradients[0] * keep).mul_(ctx.scale), None
-
-
-def fast_dropout(states: Tensor, probability: float) -> Tensor:
-    """As `torch.nn.functional.dropout` in training, the probability rounded to a multiple of 2⁻¹⁶.
-
-    Reproducible from torch's seed, by other masks than torch's. Off a CPU it is torch's own.
-    """
-    cut = round(probability * LEVELS)
-    if states.device.type != "cpu" or not 0 < cut < LEVELS:
-        return F.dropout(states, probability)
-    return _Dropout.apply(states, cut)
-
-
-class FastDropout(nn.Dropout):
-    """`nn.Dropout` by `fast_dropout`."""
-
-    def forward(self, states: Tensor) -> Tensor:
-        return fast_dropout(states, self.p) if self.training else states
 
 
 def training_attention(
@@ -88,7 +49,7 @@ def training_attention(
             lowest = torch.finfo(scores.dtype).min
             attention_mask = torch.zeros_like(attention_mask, dtype=scores.dtype).masked_fill(~attention_mask, lowest)
         scores = scores + attention_mask.to(scores.dtype)  # (n, heads, l, l)
-    weights = fast_dropout(scores.softmax(dim=-1), dropout)
+    weights = F.dropout(scores.softmax(dim=-1), dropout)
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 
@@ -154,7 +115,6 @@ _SHARED: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
 _HALF: WeakKeyDictionary[nn.Module, tuple[Any, Tensor, Tensor | None]] = WeakKeyDictionary()
 
 REPLACED: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Dropout: FastDropout,
     nn.Embedding: SharedEmbedding,
     nn.Linear: HalfLinear,
 }
