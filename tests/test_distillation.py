@@ -207,8 +207,9 @@ def test_cached_vectors_equal_the_online_teacher(make_trainer, tmp_path):
         trainer.train()
     losses = [[e["loss"] for e in t.state.log_history if "loss" in e] for t in (online, cached)]
     assert losses[0] == pytest.approx(losses[1], abs=2e-4)
-    for ours, theirs in zip(online.model.state_dict().values(), cached.model.state_dict().values(), strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-4)
+    for (name, ours), theirs in zip(online.model.state_dict().items(), cached.model.state_dict().values(), strict=True):
+        if not name.endswith("key.bias"):  # its gradient is 0 but for rounding, of which Adam makes whole steps
+            assert torch.allclose(ours, theirs, atol=1e-4), name
 
 
 def test_cache_sees_every_change(make_trainer, tmp_path):

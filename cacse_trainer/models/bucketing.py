@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 PASS_COST = 200
 """What a pass costs besides its tokens, in tokens: weights read, cast and their gradients added (measured on a CPU)."""
-MOST_CUTS = 32  # places where a batch may be cut
+MOST_CUTS = 64  # places where a batch may be cut
 
 
 def encode_in_buckets(
@@ -68,18 +68,19 @@ def encode_in_buckets(
     return whole if order is None else whole[torch.argsort(order)]
 
 
-def cheapest_groups(lengths: Tensor) -> list[int]:
-    """Rows of these ascending lengths cut so that padded tokens and `PASS_COST` a group cost least: the groups' sizes.
+def cheapest_groups(lengths: Tensor, group_cost: int = PASS_COST) -> list[int]:
+    """Rows of these ascending lengths cut so that padded tokens and ``group_cost`` a group cost least: their sizes.
 
     >>> cheapest_groups(torch.tensor([10] * 20 + [60] * 20))    # 40·60 + 200 tokens in one, 20·10 + 20·60 + 400 in two
     [20, 20]
     """
     rows = lengths.tolist()
-    points = [*range(0, len(rows), math.ceil(len(rows) / MOST_CUTS)), len(rows)]
+    changes = [i for i in range(1, len(rows)) if rows[i] != rows[i - 1]]  # equal lengths stay together
+    points = [0, *changes[:: math.ceil(len(changes) / MOST_CUTS) or 1], len(rows)]
     best: list[tuple[float, int]] = [(0.0, 0)]  # the least cost of the rows before each point, and its last cut
     for j in range(1, len(points)):
         end = points[j]
-        best.append(min((best[i][0] + (end - points[i]) * rows[end - 1] + PASS_COST, i) for i in range(j)))
+        best.append(min((best[i][0] + (end - points[i]) * rows[end - 1] + group_cost, i) for i in range(j)))
     sizes, j = [], len(points) - 1
     while j > 0:
         sizes.append(points[j] - points[best[j][1]])

@@ -7,6 +7,7 @@ family.
 Source: the CACSE release, and the later papers of its authors, TNCSE (AAAI 2025) and JTCSE (arXiv 2505.02366).
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from cacse_trainer.models.configuration_cacse import CacseConfig
 from cacse_trainer.models.constraint import load_constraint_layers
 from cacse_trainer.models.encoder_tools import freeze_pooler, mark_loaded
 from cacse_trainer.models.outputs import CacseOutput
+from cacse_trainer.models.packing import can_pack, first_token_states
 
 LAYER_CLASSES = {"bert": BertLayer, "roberta": RobertaLayer}
 
@@ -64,8 +66,8 @@ class CacsePreTrainedModel(PreTrainedModel):
     _no_split_modules = ["BertLayer", "RobertaLayer", "CascadeBlock"]  # noqa: RUF012 - transformers' convention
     tower_kind = "bert"
     length_buckets: int | None = 1
-    """Groups of rows of similar length that the towers run over, one after the other; 1 is one padded pass,
-    None as many as pay for the lengths."""
+    """Groups of rows of similar length that the towers run over, one after the other; 1 is one padded pass, None no
+    padding at all (`packing`) or, where that is not to be had, as many as pay for the lengths."""
     mini_batch_size: int | None = None
     """Sentences that are encoded at once in training, with gradient caching (`encode_in_buckets`); None: all."""
     negatives = "global"
@@ -285,9 +287,13 @@ class CacseModel(CacsePreTrainedModel):
     def _cls_states(self, tower: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         """CLS states of the layers k0..last: (N, L) inputs → (N, K, H)."""
 
+        start = self.config.cascade_start_layer
+        if self.length_buckets is None and can_pack(tower, inputs):
+            return encode_in_buckets(partial(first_token_states, tower, start), inputs, 1, self.mini_batch_size)
+
         def encode(**bucket: Tensor) -> Tensor:
             hidden = tower(**bucket, output_hidden_states=True).hidden_states
-            return torch.stack([states[:, 0] for states in hidden[self.config.cascade_start_layer :]], dim=1)
+            return torch.stack([states[:, 0] for states in hidden[start:]], dim=1)
 
         return encode_in_buckets(encode, inputs, self.length_buckets, self.mini_batch_size)
 

@@ -8,6 +8,8 @@ Source: Gao et al. 2021 (arXiv 2104.08821), and the SimCSE release.
 """
 
 import inspect
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from cacse_trainer.models.encoder_tools import freeze_pooler, global_mean, known
 from cacse_trainer.models.heads import PROJECTIONS, DetectionHead, MaskedLmHead, empty_masked_lm_head
 from cacse_trainer.models.objectives import OBJECTIVES, compute
 from cacse_trainer.models.outputs import EmbeddingOutput
+from cacse_trainer.models.packing import can_pack, pool_packed
 from cacse_trainer.models.pooling import LAYER_POOLINGS, pool
 
 IGNORED_LABEL = -100
@@ -56,8 +59,8 @@ class SentenceEmbeddingModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     length_buckets: int | None = 1
-    """Groups of rows of similar length that the encoder runs over, one after the other; 1 is one padded pass,
-    None as many as pay for the lengths."""
+    """Groups of rows of similar length that the encoder runs over, one after the other; 1 is one padded pass, None no
+    padding at all (`packing`) or, where that is not to be had, as many as pay for the lengths."""
     mini_batch_size: int | None = None
     """Sentences that are encoded at once in training, with gradient caching (`encode_in_buckets`); None: all."""
     negatives = "global"
@@ -298,6 +301,16 @@ class SentenceEmbeddingModel(PreTrainedModel):
         states = output.last_hidden_state
         return states, pool(self.config.pooling, states, output.hidden_states, inputs.get("attention_mask"))
 
+    def _encode_rows(self, rows: Mapping[str, Tensor | None]) -> Tensor:
+        """(N, L) inputs of a training batch → pooled states (N, H), by `length_buckets` and `mini_batch_size`."""
+        inputs = known_inputs(self.encoder, rows)
+        if self.length_buckets is None and can_pack(self.encoder, inputs):
+            packed = partial(pool_packed, self.encoder, self.config.pooling)
+            return encode_in_buckets(packed, inputs, 1, self.mini_batch_size)
+        return encode_in_buckets(
+            lambda **bucket: self._encode(bucket)[1], inputs, self.length_buckets, self.mini_batch_size
+        )
+
     def _losses(
         self,
         given: dict[str, Tensor | None],
@@ -309,12 +322,7 @@ class SentenceEmbeddingModel(PreTrainedModel):
         given = {**given, "mlm_input_ids": mlm_input_ids, "mlm_labels": mlm_labels}
         rows = {name: tensor.flatten(0, 1) for name, tensor in given.items() if tensor is not None}  # (B·V, L)
         batch, views, _ = given["input_ids"].shape  # type: ignore[union-attr]
-        pooled = encode_in_buckets(
-            lambda **bucket: self._encode(bucket)[1],
-            known_inputs(self.encoder, rows),
-            self.length_buckets,
-            self.mini_batch_size,
-        ).unflatten(0, (batch, views))  # (B, V, H)
+        pooled = self._encode_rows(rows).unflatten(0, (batch, views))  # (B, V, H)
 
         # Every process sees the rows of all: as negatives, and in any case in the projection's batch statistics.
         everywhere = gather_rows(pooled)

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
-from cacse_trainer.models.bucketing import encode_in_buckets
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
-from cacse_trainer.models.encoder_tools import known_inputs
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
 from cacse_trainer.models.outputs import EmbeddingOutput
 
@@ -114,12 +112,7 @@ class StudentModel(SentenceEmbeddingModel):
         if not self.training or input_ids.dim() != 2:
             return super().forward(input_ids, attention_mask, token_type_ids, return_dict=return_dict)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        vectors = encode_in_buckets(
-            lambda **bucket: self._encode(bucket)[1],
-            known_inputs(self.encoder, given),
-            self.length_buckets,
-            self.mini_batch_size,
-        )  # (N, H)
+        vectors = self._encode_rows(given)  # (N, H)
         compared = self.teacher_projection(vectors) if self.config.teacher_size is not None else vectors
         output = EmbeddingOutput(sentence_embedding=vectors, embeddings=compared)
         return output if return_dict is not False else output.to_tuple()

@@ -97,6 +97,9 @@ POOLINGS: dict[str, Pooling] = {
 }
 """Every pooling by name."""
 
+FIRST_TOKEN_POOLINGS = frozenset({"cls", "cls_before_pooler"})
+"""Those that read the last layer's state at the first token, and nothing else."""
+
 LAYER_POOLINGS = frozenset({"avg_top2", "avg_first_last", "avg_embeddings_last"})
 """Those that read ``hidden_states``: the encoder must be run with ``output_hidden_states=True``."""
 

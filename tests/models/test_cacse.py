@@ -173,7 +173,7 @@ def test_loss_weight_zero_leaves_the_cascade_out(tiny_towers):
     assert weighted.loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("buckets", [2, 4])
+@pytest.mark.parametrize("buckets", [2, 4, None])
 def test_length_buckets_change_nothing(tiny_towers, buckets):
     plain, fast = build(tiny_towers).train(), build(tiny_towers).train()
     for model, count in ((plain, 1), (fast, buckets)):

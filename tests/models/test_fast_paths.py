@@ -1,4 +1,4 @@
-"""The fast paths on a CPU equal the plain way."""
+"""The fast paths on a CPU: dropout's distribution and reproducibility, everything else equal to the plain way."""
 
 import copy
 
@@ -11,6 +11,7 @@ from transformers import BertModel, RobertaModel
 from cacse_trainer.models import SentenceEmbeddingModel
 from cacse_trainer.models.fast_paths import (
     LARGE_TABLE,
+    FastDropout,
     HalfLinear,
     SharedEmbedding,
     use_fast_paths,
@@ -18,6 +19,56 @@ from cacse_trainer.models.fast_paths import (
 from tests.conftest import tiny_config
 from tests.models.test_cacse import batch as cacse_batch
 from tests.models.test_cacse import build as build_cacse
+
+
+def dropped_out(states: torch.Tensor, probability: float) -> torch.Tensor:
+    return FastDropout(probability)(states)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("probability", [0.015, 0.1, 0.5])
+def test_dropout_is_dropout(dtype, probability):
+    """Kept with 1 - p, scaled by 1/(1 - p): the expected value is the input's, within 5 standard errors."""
+    torch.manual_seed(0)
+    count = 1_000_003
+    dropped = dropped_out(torch.ones(count, dtype=dtype), probability).float()
+    error = (probability * (1 - probability) / count) ** 0.5
+    assert abs((dropped == 0).float().mean().item() - probability) < 5 * error
+    assert set(dropped.unique().tolist()) == {0.0, torch.tensor(1 / (1 - probability)).to(dtype).item()} or (
+        dropped.max().item() == pytest.approx(1 / (1 - probability), rel=1e-4 if dtype == torch.float32 else 4e-3)
+    )
+    if dtype == torch.float32:
+        assert abs(dropped.mean().item() - 1) < 5 * error / (1 - probability) + 2e-5
+        expected = probability / (1 - probability)  # E[m²] - 1 with m = 1/(1-p) of chance 1-p
+        assert dropped.var().item() == pytest.approx(expected, rel=0.02)
+
+
+def test_dropout_lanes_are_independent():
+    """No correlation between neighbours, between the four lanes of a draw, or between two calls; no lane is biased."""
+    torch.manual_seed(1)
+    first, second = (dropped_out(torch.ones(400_000), 0.5) == 0 for _ in range(2))
+    bound = 5 / 400_000**0.5
+    for other in (second, first.roll(1), first.roll(2), first.roll(3), first.roll(4)):
+        assert abs(torch.corrcoef(torch.stack([first.float(), other.float()]))[0, 1].item()) < bound
+    for lane in range(4):
+        assert abs(first[lane::4].float().mean().item() - 0.5) < 2 * bound
+
+
+def test_dropout_gradient_and_seed():
+    states = torch.randn(5, 7, 3, requires_grad=True)
+    torch.manual_seed(2)
+    dropped = dropped_out(states, 0.3)
+    scale = (dropped / states).detach()
+    (gradient,) = torch.autograd.grad(dropped.sum(), states)
+    assert torch.allclose(gradient, scale)
+    state = torch.get_rng_state()
+    again = [dropped_out(states, 0.3) for _ in range(2)]
+    assert not torch.equal(again[0], again[1])
+    torch.set_rng_state(state)
+    assert torch.equal(again[0], dropped_out(states, 0.3))
+    assert torch.equal(dropped_out(states, 0.0), states)
+    assert not dropped_out(states, 1.0).any()
+    assert torch.equal(FastDropout(0.3).eval()(states), states)
 
 
 def large(model_class, kind, **changes):

@@ -72,7 +72,7 @@ def assert_same(found, expected, bound):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("buckets", [1, 2])
+@pytest.mark.parametrize("buckets", [1, 2, None])
 def test_equals_the_plain_step(make, case, buckets):
     model, batch = make(case)
     expected = step(model, batch)

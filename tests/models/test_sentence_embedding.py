@@ -151,7 +151,7 @@ def test_gradient_checkpointing_changes_nothing(encoder):
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "avg_top2", "last_token"])
-@pytest.mark.parametrize("buckets", [2, 4])
+@pytest.mark.parametrize("buckets", [2, 4, None])
 def test_buckets_change_nothing(encoder, pooling, buckets):
     model = SentenceEmbeddingModel.from_encoder(encoder, pooling=pooling).train()
     batch = make_batch(3)
