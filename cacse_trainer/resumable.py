@@ -31,6 +31,7 @@ from cacse_trainer.checkpoints import (
 from cacse_trainer.distributed import barrier, gather_rows
 from cacse_trainer.errors import UserError
 from cacse_trainer.interruption import SignalWatch
+from cacse_trainer.memory import keep_freed_memory
 
 DUPLICATES = "duplicate_rows"
 """Among the parts of the log that is no part of the loss."""
@@ -101,7 +102,7 @@ class ResumableTrainer(Trainer):
             clear_leftovers(folder)
         if resume_from_checkpoint:
             self.args.eval_on_start = False
-        with self._signals.watching():
+        with self._signals.watching(), keep_freed_memory(self.args.device.type):
             return super().train(resume_from_checkpoint or None, *args, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from cacse_trainer.distributed import gather_objects, rank, world_size
+from cacse_trainer.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ def embed_rows(
     autocast = torch.autocast(device.type, dtype=dtype) if dtype is not None else nullcontext()
     found: list[tuple[np.ndarray, np.ndarray]] = []
     told = 0
-    with torch.inference_mode(), autocast:
+    with torch.inference_mode(), autocast, keep_freed_memory(device.type):
         for i in mine:
             inputs = {name: ids.to(device) for name, ids in pad_rows(tokenizer, [rows[j] for j in batches[i]]).items()}
             found.append((batches[i], embed(**inputs).float().cpu().numpy()))
