@@ -19,6 +19,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from cacse_trainer import SentenceEncoder
+from cacse_trainer.arguments import bf16_is_fast
 from cacse_trainer.evaluation.report import environment
 from cacse_trainer.recipes import resolve_resource
 
@@ -41,6 +42,13 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3, help="of each way, in turn")
     parser.add_argument("--batch_size", type=int, default=32, help="of sentence-transformers; 32 is its default")
     parser.add_argument("--tokens_per_batch", type=int, help="of ours; default: 4096 on a CPU")
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        choices=["float32", "bf16"],
+        default=["float32", "bf16"] if bf16_is_fast() else ["float32"],
+        help="of ours; default: float32, and bf16 where the hardware has it",
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, help="JSON file")
     settings = parser.parse_args()
@@ -60,6 +68,7 @@ def main() -> int:
             settings.model, device="cpu", dtype=dtype, tokens_per_batch=settings.tokens_per_batch
         )
         for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16))
+        if name in settings.dtypes
     }
 
     def run_peer(rows: list[str]) -> np.ndarray:

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoTokenizer
 from cacse_trainer import CacseBertModel, SentenceEmbeddingModel
 from cacse_trainer.arguments import CacseTrainingArguments, resolve_bf16
 from cacse_trainer.data import ContrastiveCollator
+from cacse_trainer.memory import keep_freed_memory
 from cacse_trainer.models.fast_paths import use_fast_paths
 
 KINDS = {
@@ -128,14 +129,15 @@ def main() -> int:
         optimizer.zero_grad()
         stage("optimizer")
 
-    step(0)
-    stages.clear()
-    for number in range(settings.steps):
-        step(number + 1)
-    by_stage = {name: seconds / settings.steps for name, seconds in stages.items()}
     activities = [ProfilerActivity.CUDA] if settings.device == "cuda" else [ProfilerActivity.CPU]
-    with profile(activities=activities) as recorded:
-        step(1)
+    with keep_freed_memory(settings.device):  # as in training
+        step(0)
+        stages.clear()
+        for number in range(settings.steps):
+            step(number + 1)
+        by_stage = {name: seconds / settings.steps for name, seconds in stages.items()}
+        with profile(activities=activities) as recorded:
+            step(1)
     by_kind: dict[str, float] = {}
     for event in recorded.key_averages():
         seconds = (event.self_device_time_total if settings.device == "cuda" else event.self_cpu_time_total) / 1e6

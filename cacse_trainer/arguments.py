@@ -323,14 +323,15 @@ class CacseTrainingArguments(CommonTrainingArguments):
         default="auto",
         metadata={
             "help": "Run the encoder over so many groups of rows of similar length; the loss still sees the whole "
-            "batch. auto: on a CPU as many as pay for the batch's lengths, 1 elsewhere."
+            "batch. auto: on a CPU without any padding (other encoders than BERT's kind: as many groups as pay for the "
+            "batch's lengths), 1 elsewhere and where the model is compiled."
         },
     )
     fast_paths: str = field(
         default="auto",
         metadata={
-            "help": "Cheaper attention, embedding gradient and casts with the same result: true, false, or auto: on a "
-            "CPU with up to 16 threads, uncompiled."
+            "help": "Cheaper dropout masks, attention, embedding gradient and casts with the same result: true, false, "
+            "or auto: on a CPU with up to 16 threads, uncompiled."
         },
     )
     mini_batch_size: int | None = field(
@@ -394,7 +395,7 @@ class CacseTrainingArguments(CommonTrainingArguments):
 
     def _buckets(self) -> int | None:
         if self.length_buckets == "auto":
-            return 1 if self._accelerated else None
+            return 1 if self._accelerated or self.torch_compile else None
         try:
             count = int(self.length_buckets)
         except ValueError:
