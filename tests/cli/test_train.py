@@ -215,6 +215,12 @@ def test_all_scores_undefined_exports_nothing(command, tmp_path, monkeypatch, ca
     assert not (tmp_path / "run" / "export").exists()
 
 
+def test_no_dev_set_without_a_network(command, capsys):
+    cut = command.index("--dev_file")
+    message = failed(capsys, [*command[:cut], *command[cut + 2 :]])
+    assert "no dev_file is given" in message and "--dev_file stsb=PATH, or --evaluation none" in message
+
+
 def test_streaming_and_csv_pairs(command, tmp_path):
     rows = tmp_path / "pairs.csv"
     rows.write_text(
