@@ -44,13 +44,19 @@ Scorer = Callable[[Embed, Any, int, torch.device, torch.dtype | None], dict[str,
 """``scorer(embed, tokenizer, max_seq_length, device, dtype) → metrics by name``; more scores of a model in training."""
 
 
+def _first_score(dev_sets: Dataset | dict[str, Dataset] | None) -> str:
+    """Spearman's correlation of the first dev set, by the name that `evaluate` gives it."""
+    return f"{next(iter(dev_sets))}_spearman" if isinstance(dev_sets, dict) else "spearman"
+
+
 class CacseTrainer(ResumableTrainer):
     """A `transformers.Trainer` for the models of this package.
 
     Args:
         model: a model whose ``forward`` returns its loss and whose ``embed`` gives the sentence embedding.
         args: `transformers.TrainingArguments` or `CacseTrainingArguments`; a copy is used, with columns kept, the last
-            incomplete batch dropped, and, where there is an evaluation, one before the first step.
+            incomplete batch dropped, and, where there is an evaluation, one before the first step. Without
+            ``metric_for_best_model`` the first dev set's Spearman correlation chooses the best model.
         data_collator: default: `ContrastiveCollator` of the tokenizer.
         train_dataset: raw columns text | anchor, positive[, hard_negative]; a map-style or a streamed dataset.
         eval_dataset: graded pairs (sentence1, sentence2, score), or a dict of them by name; the scores of the set
@@ -64,7 +70,8 @@ class CacseTrainer(ResumableTrainer):
         extra_scorers: called at each evaluation of the dev sets, for more metrics (`Scorer`); none by default.
 
     Raises:
-        UserError: several GPUs in one process, no tokenizer, or a data set smaller than one batch.
+        UserError: several GPUs in one process, no tokenizer, no parameter to train, or a data set smaller than one
+            batch.
     """
 
     model: Any  # the parent's types admit None, and modules without our methods
@@ -89,6 +96,9 @@ class CacseTrainer(ResumableTrainer):
         args.dataloader_drop_last = True
         wants_baseline = args.eval_on_start or not isinstance(args, CacseTrainingArguments)
         args.eval_on_start = wants_baseline and eval_dataset is not None and args.eval_strategy != "no"
+        if args.load_best_model_at_end and args.metric_for_best_model == "loss":  # the default, and no score here
+            args.metric_for_best_model = _first_score(eval_dataset)
+            args.greater_is_better = True
         if args.ddp_find_unused_parameters is None:  # every trainable parameter gets a gradient
             args.ddp_find_unused_parameters = False
         if args.ddp_broadcast_buffers is None:
@@ -139,6 +149,11 @@ class CacseTrainer(ResumableTrainer):
     # ---- before training ----
 
     def _check_data(self) -> None:
+        if self.train_dataset is not None and not any(p.requires_grad for p in self.model.parameters()):
+            raise UserError(
+                "nothing to train: every parameter of the model is frozen; lower cascade_start_layer, or set "
+                "freeze_embeddings false"
+            )
         if self.train_dataset is not None and self.args.train_batch_size * world_size() < 2:
             raise UserError(
                 f"per_device_train_batch_size={self.args.train_batch_size}: a batch of one row has no negatives; "

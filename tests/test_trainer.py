@@ -259,6 +259,30 @@ def test_two_columns_and_a_stream(make_trainer, tmp_path):
     assert trainer.state.global_step == 2
 
 
+def test_the_first_dev_set_chooses_when_no_metric_is_named(make_trainer):
+    trainer = make_trainer(metric_for_best_model=None)
+    trainer.train()
+    measured = {step: score for step, score in scores(trainer).items() if step}
+    assert trainer.state.best_metric == max(measured.values())
+    pairs = trainer.eval_dataset["stsb"]
+    assert make_trainer("single", metric_for_best_model=None, pairs=pairs).args.metric_for_best_model == "spearman"
+
+
+def test_nothing_to_train(make_trainer, tiny_towers):
+    a, b, constraint = tiny_towers("bert")
+    frozen = CacseBertModel.from_towers(
+        a,
+        b,
+        constraint,
+        cascade_start_layer=4,
+        constraint_layers=1,
+        freeze_embeddings=True,
+        cascade_loss_weight=0.0,
+    )
+    with pytest.raises(UserError, match="every parameter of the model is frozen"):
+        make_trainer(model=frozen)
+
+
 def test_a_batch_of_one_row_is_refused(make_trainer):
     with pytest.raises(UserError, match="no negatives"):
         make_trainer(per_device_train_batch_size=1)

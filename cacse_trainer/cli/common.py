@@ -189,8 +189,17 @@ def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, Dataset]:
     Raises:
         UserError: an entry without a name, a name given twice, a file that is wrong.
     """
+    if not dev_files:
+        try:
+            return {"stsb": load_pairs(STSB_ON_THE_HUB)}
+        except UserError as error:
+            reason = str(error).partition(";")[0]
+            raise UserError(
+                f"no dev_file is given, and STS-B cannot be read from the hub ({reason}); give --dev_file stsb=PATH, "
+                "or --evaluation none"
+            ) from error
     sets: dict[str, Dataset] = {}
-    for entry in dev_files or [f"stsb={STSB_ON_THE_HUB}"]:
+    for entry in dev_files:
         name, separator, path = entry.partition("=")
         if not separator or not name.isidentifier():
             raise UserError(f"dev_file {entry!r}: give name=path, the name of letters and digits, such as stsb={entry}")

@@ -1,25 +1,30 @@
 """``cacse-trainer export``: a training checkpoint → plain encoder folders."""
 
+import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import AutoModel, PreTrainedModel
 
 import cacse_trainer.models  # noqa: F401 - registers the model classes with AutoModel
 from cacse_trainer.arguments import EncoderChoice
 from cacse_trainer.cli.build import dev_scores, export_model, load_encoders, load_tokenizer, public_name
-from cacse_trainer.cli.common import OneLineParser, load_dev_sets, run, user_errors
+from cacse_trainer.cli.common import REPORT, OneLineParser, load_dev_sets, run, user_errors
 from cacse_trainer.cli.output import tell_json
 from cacse_trainer.cli.pushing import add_hub_flags, flagged_target, push_export
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.sts import score_pairs
 from cacse_trainer.export.encoders import Score
 from cacse_trainer.export.hub import HubTarget, push_folders
-from cacse_trainer.export.model_card import CardFacts
+from cacse_trainer.export.model_card import RECORDED, CardFacts
 from cacse_trainer.export.onnx import export_onnx
+
+logger = logging.getLogger(__name__)
 
 EPILOG = """examples:
   cacse-trainer export --checkpoint runs/cacse/checkpoint-1200 --output_dir exported
@@ -53,7 +58,7 @@ def parser() -> OneLineParser:
         "--dev_file",
         nargs="+",
         metavar="NAME=PATH",
-        help="dev sets that the exported folders are scored on, for their cards",
+        help="dev sets that the exported folders are scored on, for their cards; default: the run's own",
     )
     made.add_argument(
         "--format",
@@ -92,7 +97,12 @@ def main(arguments: Sequence[str]) -> None:
         )
     else:
         model, tokenizer = load_checkpoint(Path(settings.checkpoint), settings.trust_remote_code)
-        facts = CardFacts(title=Path(settings.checkpoint).resolve().name, what="", license=settings.hub_license)
+        recorded, dev_files = recorded_run(Path(settings.checkpoint))
+        facts = CardFacts(
+            title=Path(settings.checkpoint).resolve().name, what="", license=settings.hub_license, **recorded
+        )
+        if not dev_sets and dev_files:
+            dev_sets = dev_sets_still_there(dev_files)
     with user_errors(f"output_dir {settings.output_dir} cannot be written"):
         Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
     scores = export_model(model, tokenizer, Path(settings.output_dir), facts, dev_scores(dev_sets, score_pairs))
@@ -103,6 +113,31 @@ def main(arguments: Sequence[str]) -> None:
     if target is not None:
         push_export(target, Path(settings.output_dir), scores)
     tell_json({"folders": {str(Path(settings.output_dir) / name): measured for name, measured in scores.items()}})
+
+
+def recorded_run(checkpoint: Path) -> tuple[dict[str, Any], list[str] | None]:
+    """What the report of the checkpoint's run, in its folder or beside it, says for the card, and the run's dev sets.
+
+    Raises:
+        UserError: the report cannot be read.
+    """
+    for folder in (checkpoint, checkpoint.resolve().parent):
+        path = folder / REPORT
+        if path.is_file():
+            with user_errors(f"report {path}"):
+                report = json.loads(path.read_text(encoding="utf-8"))
+            card = report.get("card", {})
+            return {name: card[name] for name in RECORDED if name in card}, report.get("settings", {}).get("dev_file")
+    return {}, None
+
+
+def dev_sets_still_there(dev_files: Sequence[str]) -> dict[str, Dataset]:
+    """The dev sets of a run; none, with a warning, where they have moved."""
+    try:
+        return load_dev_sets(dev_files)
+    except UserError as error:
+        logger.warning("the run's dev sets cannot be scored again (%s); name them with --dev_file", error)
+        return {}
 
 
 def use_folder(folder: Path, kind: str, target: HubTarget | None, score: Score | None) -> None:

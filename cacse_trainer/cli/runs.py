@@ -47,7 +47,7 @@ from cacse_trainer.evaluation.report import (
 )
 from cacse_trainer.evaluation.sts import score_pairs
 from cacse_trainer.export.hub import HubTarget
-from cacse_trainer.export.model_card import CardFacts
+from cacse_trainer.export.model_card import RECORDED, CardFacts
 from cacse_trainer.recipes import find_recipe, read_recipe
 from cacse_trainer.report import training_page
 from cacse_trainer.resumable import DUPLICATES
@@ -177,24 +177,29 @@ class TrainingRun:
         trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         trainer.save_model()  # before the export, whose failure must not cost the weights
         exported: dict[str, dict[str, float]] = {}
+        facts = CardFacts(
+            title=folder.resolve().name,
+            what="",
+            base_models=base_models,
+            license=args.hub_license,
+            data=f"{public_name(self.data_args.train_file or '')}, {self.data_facts.get('kept', 'streamed')} rows",
+            settings=card_settings(self.model_args, self.data_args, args, self.recipe),
+        )
         if args.export and trainer.is_world_process_zero():
-            facts = CardFacts(
-                title=folder.resolve().name,
-                what="",
-                base_models=base_models,
-                license=args.hub_license,
-                data=f"{public_name(self.data_args.train_file or '')}, {self.data_facts.get('kept', 'streamed')} rows",
-                settings=card_settings(self.model_args, self.data_args, args, self.recipe),
-            )
             score = dev_scores(self.dev_sets, score_pairs)
             exported = export_model(trained, tokenizer, folder / "export", facts, score)
         if trainer.is_world_process_zero():
-            self.report(trainer, summary, exported, result)
+            self.report(trainer, summary, exported, result, facts)
             if self.hub is not None:
                 push_export(self.hub, folder / "export", exported)
 
     def report(
-        self, trainer: CacseTrainer, summary: dict[str, Any], exported: dict[str, dict[str, float]], result: Any
+        self,
+        trainer: CacseTrainer,
+        summary: dict[str, Any],
+        exported: dict[str, dict[str, float]],
+        result: Any,
+        facts: CardFacts,
     ) -> None:
         """Write the report and the plot, and print what came out."""
         folder = Path(str(self.args.output_dir))
@@ -221,6 +226,7 @@ class TrainingRun:
             "environment": environment(),
             "given": given_settings(self.command, self.recipe),
             "settings": {**settings, "recipe": self.recipe},
+            "card": {name: getattr(facts, name) for name in RECORDED},
             "log_history": history,
         }
         write_text(folder / PAGE, training_page(plain(report), folder.resolve().name))

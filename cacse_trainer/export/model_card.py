@@ -87,6 +87,10 @@ class CardFacts:
     license: str | None = None
 
 
+RECORDED = ("base_models", "data", "settings")
+"""Facts that a run's report keeps for the cards of later exports of its checkpoints."""
+
+
 def table(rows: dict[str, Any], head: tuple[str, str]) -> str:
     """A two-column Markdown table."""
     lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from cacse_trainer.models.configuration_cacse import CacseConfig
-from cacse_trainer.models.modeling_cacse import CacseModel, cacse_class, set_dropout
+from cacse_trainer.models.modeling_cacse import CacseModel, cacse_class, set_dropouts
 
 logger = logging.getLogger(__name__)
 
@@ -107,24 +107,31 @@ def convert_reference_checkpoint(
     cascade_start_layer: int = 7,
     constraint_layers: int = 4,
     cascade_heads: int = 6,
+    cascade_loss_weight: float = 1.0,
+    contrastive_temperature: float = 0.05,
     tower_dropout: list[float] | None = None,
     cascade_dropout: float = 0.2,
     constraint_dropout: float | None = 0.1,
+    constraint_attention: str = "batch",
 ) -> tuple[CacseModel, ReferenceReport]:
     """As `load_reference_checkpoint`, with the report of skipped, left-over and missing keys; raises for neither."""
-    configs = [AutoConfig.from_pretrained(folder) for folder in (tower_a, tower_b, constraint)]
-    for config, dropout in zip(configs, (*(tower_dropout or (None, None)), constraint_dropout), strict=True):
-        set_dropout(config, dropout)
+    model_class = cacse_class(AutoConfig.from_pretrained(tower_a))
+    *towers, constraint_config = model_class.read_configs(tower_a, tower_b, constraint)
+    original_dropout = set_dropouts(towers, constraint_config, tower_dropout, constraint_dropout)
     renamed, report = rename_reference_keys(read_state_dict(path))
-    model = cacse_class(configs[0])(
+    model = model_class(
         CacseConfig(
-            tower_a_config=configs[0],
-            tower_b_config=configs[1],
-            constraint_config=configs[2],
+            tower_a_config=towers[0],
+            tower_b_config=towers[1],
+            constraint_config=constraint_config,
             cascade_start_layer=cascade_start_layer,
             constraint_layers=constraint_layers,
             cascade_heads=cascade_heads,
+            cascade_loss_weight=cascade_loss_weight,
+            contrastive_temperature=contrastive_temperature,
             cascade_dropout=cascade_dropout,
+            constraint_attention=constraint_attention,
+            original_dropout=original_dropout,
         )
     )
     expected = model.state_dict()
@@ -148,8 +155,9 @@ def load_reference_checkpoint(path: str | Path, tower_a: str, tower_b: str, cons
     Args:
         path: ``pytorch_model.bin`` or ``.safetensors`` with the release's key names (old ``position_ids`` are fine).
         tower_a, tower_b, constraint: folders or hub ids whose configs describe the parts; their weights are not read.
-        settings: ``cascade_start_layer`` (7), ``constraint_layers`` (4), ``cascade_heads`` (6), and the dropouts
-            ``tower_dropout``, ``cascade_dropout`` (0.2), ``constraint_dropout`` (0.1).
+        settings: ``cascade_start_layer`` (7), ``constraint_layers`` (4), ``cascade_heads`` (6), and for going on with
+            the training ``cascade_loss_weight`` (1), ``contrastive_temperature`` (0.05), ``constraint_attention``
+            (``batch``), ``tower_dropout``, ``cascade_dropout`` (0.2), ``constraint_dropout`` (0.1).
 
     Raises:
         ValueError: keys are missing or left over (listed), a shape differs, or the file is damaged.

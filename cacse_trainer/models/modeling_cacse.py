@@ -39,6 +39,26 @@ def set_dropout(config: Any, dropout: float | None) -> None:
         config.attention_probs_dropout_prob = dropout
 
 
+def set_dropouts(
+    towers: list[Any], constraint: Any, tower_dropout: list[float] | None, constraint_dropout: float | None
+) -> dict[str, list[float]]:
+    """Set the dropout of tower A and B and of the constraint model in their configs; returns what the towers had.
+
+    Raises:
+        ValueError: not two numbers for the towers, or one out of range.
+    """
+    if tower_dropout is not None and len(tower_dropout) != 2:
+        raise ValueError(f"tower_dropout takes two numbers, for tower A and tower B, got {tower_dropout}")
+    had = {
+        name: [config.hidden_dropout_prob, config.attention_probs_dropout_prob]
+        for name, config in zip(("tower_a", "tower_b"), towers, strict=True)
+    }
+    dropouts = (*(tower_dropout or (None, None)), constraint_dropout)
+    for config, dropout in zip((*towers, constraint), dropouts, strict=True):
+        set_dropout(config, dropout)
+    return had
+
+
 def load_tower(path: str, config: Any, dtype: torch.dtype, attn_implementation: str | None) -> PreTrainedModel:
     """A pretrained encoder with all its weights but the pooler's, which never runs.
 
@@ -172,25 +192,8 @@ class CacseModel(CacsePreTrainedModel):
             OSError: a folder or hub id cannot be read.
         """
         constraint = constraint if constraint is not None else tower_a
-        if tower_dropout is not None and len(tower_dropout) != 2:
-            raise ValueError(f"tower_dropout takes two numbers, for tower A and tower B, got {tower_dropout}")
-        dropout_a, dropout_b = tower_dropout if tower_dropout is not None else (None, None)
-        tower_configs = [AutoConfig.from_pretrained(tower_a), AutoConfig.from_pretrained(tower_b)]
-        constraint_config = AutoConfig.from_pretrained(constraint)
-        for path, part in zip((tower_a, tower_b, constraint), (*tower_configs, constraint_config), strict=True):
-            if part.model_type != cls.tower_kind:
-                raise ValueError(
-                    f"{cls.__name__} is made of {cls.tower_kind} towers, got {part.model_type} towers ({path})"
-                )
-            if Path(path).exists():
-                part.name_or_path = ""  # no machine's folder in what is saved
-        original_dropout = {
-            name: [config.hidden_dropout_prob, config.attention_probs_dropout_prob]
-            for name, config in zip(("tower_a", "tower_b"), tower_configs, strict=True)
-        }
-        dropouts = (dropout_a, dropout_b, constraint_dropout)
-        for config, dropout in zip((*tower_configs, constraint_config), dropouts, strict=True):
-            set_dropout(config, dropout)
+        *tower_configs, constraint_config = cls.read_configs(tower_a, tower_b, constraint)
+        original_dropout = set_dropouts(tower_configs, constraint_config, tower_dropout, constraint_dropout)
         config = CacseConfig(
             tower_a_config=tower_configs[0],
             tower_b_config=tower_configs[1],
@@ -215,6 +218,23 @@ class CacseModel(CacsePreTrainedModel):
         )
         config._attn_implementation = towers[0].config._attn_implementation
         return cls(config, tower_a=towers[0], tower_b=towers[1], constraint_layers=layers)
+
+    @classmethod
+    def read_configs(cls, *paths: str) -> list[Any]:
+        """The configs of encoders of this class's kind, without a machine's folder in what is saved of them.
+
+        Raises:
+            ValueError: one is of another kind.
+        """
+        configs = [AutoConfig.from_pretrained(path) for path in paths]
+        for path, config in zip(paths, configs, strict=True):
+            if config.model_type != cls.tower_kind:
+                raise ValueError(
+                    f"{cls.__name__} is made of {cls.tower_kind} towers, got {config.model_type} towers ({path})"
+                )
+            if Path(path).exists():
+                config.name_or_path = ""
+        return configs
 
     def freeze(self) -> None:
         """Freeze the encoder layers below k0, the unused poolers and, if asked for, the embeddings.

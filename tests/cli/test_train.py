@@ -110,16 +110,35 @@ def test_sentence_transformers_loads_the_exports(command, tmp_path):
 
 
 def test_export_of_a_checkpoint(command, tmp_path, dev_file, capsys):
+    """The cards say what those of the run's own export say, from the run's report beside the checkpoint."""
     assert run(train.main, [*command, "--export", "false"]) == 0
     checkpoint = next((tmp_path / "run").glob("checkpoint-*"))
     out = tmp_path / "exported"
-    arguments = ["--checkpoint", str(checkpoint), "--output_dir", str(out), "--dev_file", f"stsb={dev_file}"]
+    arguments = ["--checkpoint", str(checkpoint), "--output_dir", str(out)]
     assert run(export.main, arguments) == 0
     assert {path.name for path in out.iterdir()} == {"tower_a", "tower_b", "ensemble"}
-    assert "stsb" in capsys.readouterr().out
+    score = json.loads((tmp_path / "run" / "training_report.json").read_text())["best"]
+    card = (out / "ensemble" / "README.md").read_text()
+    for row in (f"stsb | {score:.2f}", "learning rate | 0.001", "training text | sentences.txt, 64 rows", "batch | 8"):
+        assert f"| {row}" in card
+    capsys.readouterr()
+    assert run(export.main, [*arguments, "--dev_file", f"mine={dev_file}"]) == 0
+    assert f"mine {score:.2f}" in capsys.readouterr().out
     assert "no config.json" in failed(
         capsys, ["--checkpoint", str(tmp_path), "--output_dir", str(out)], command=export.main
     )
+
+
+def test_export_of_a_checkpoint_without_its_run(command, tmp_path, dev_file, caplog):
+    """Dev sets that have moved cost the score and no more; a checkpoint alone is exported, too."""
+    assert run(train.main, [*command, "--export", "false"]) == 0
+    dev_file.rename(tmp_path / "moved.tsv")
+    out = tmp_path / "exported"
+    assert run(export.main, ["--checkpoint", str(tmp_path / "run"), "--output_dir", str(out)]) == 0
+    assert "name them with --dev_file" in caplog.text
+    next((tmp_path / "run").glob("checkpoint-*")).rename(tmp_path / "alone")
+    assert run(export.main, ["--checkpoint", str(tmp_path / "alone"), "--output_dir", str(out)]) == 0
+    assert "No dev set was given" in (out / "tower_a" / "README.md").read_text()
 
 
 def test_finished_and_unfinished_folders(command, tmp_path, capsys):
@@ -194,6 +213,12 @@ def test_all_scores_undefined_exports_nothing(command, tmp_path, monkeypatch, ca
     assert run(train.main, command) == 1
     assert "nothing is exported" in capsys.readouterr().err
     assert not (tmp_path / "run" / "export").exists()
+
+
+def test_no_dev_set_without_a_network(command, capsys):
+    cut = command.index("--dev_file")
+    message = failed(capsys, [*command[:cut], *command[cut + 2 :]])
+    assert "no dev_file is given" in message and "--dev_file stsb=PATH, or --evaluation none" in message
 
 
 def test_streaming_and_csv_pairs(command, tmp_path):

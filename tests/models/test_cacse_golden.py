@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cacse_trainer import CacseBertModel, CacseRobertaModel
+from cacse_trainer import CacseBertModel, CacseRobertaModel, load_reference_checkpoint
 from cacse_trainer.export.reference_checkpoints import convert_reference_checkpoint, rename_reference_keys
 from tests.conftest import GOLDEN
 
@@ -138,3 +138,19 @@ def test_reference_keys_are_accounted_for():
     assert not report.missing and not report.left_over
     assert any("in_proj_weight (query and key rows)" in name for name in report.skipped)
     assert any("Encoderlayers_Model.pooler" in name for name in report.skipped)
+
+
+def test_an_imported_checkpoint_keeps_what_its_export_needs(tmp_path):
+    """The towers' own dropout for the exports, training's in the model; no machine's folder in what is saved."""
+    folder = GOLDEN / "cacse" / "bert_begin7_constraint4"
+    parts = {"tower_a": folder / "submodel1", "tower_b": folder / "submodel2", "constraint": folder / "constraint"}
+    model = load_reference_checkpoint(
+        folder / "reference_state_dict.safetensors",
+        **{name: str(path) for name, path in parts.items()},
+        tower_dropout=[0.15, 0.1],
+        cascade_loss_weight=0.3,
+    )
+    assert model.config.original_dropout == {"tower_a": [0.0, 0.0], "tower_b": [0.0, 0.0]}
+    assert model.tower_b.encoder.layer[0].output.dropout.p == 0.1 and model.config.cascade_loss_weight == 0.3
+    model.save_pretrained(tmp_path)
+    assert str(folder) not in (tmp_path / "config.json").read_text()
