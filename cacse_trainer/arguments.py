@@ -1,7 +1,5 @@
 """The three groups of settings of a run: model, data, training. Recipes and flags fill them (see recipes.py)."""
 
-from argparse import ArgumentTypeError
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -121,82 +119,6 @@ class ModelArguments(DecoderArguments):
         metadata={"help": "CACSE: freeze the towers' embeddings too; faster, the frozen prefix needs no graph."},
     )
     contrastive_temperature: float = field(default=0.05, metadata={"help": "τ of the contrastive losses."})
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "sdpa, eager or flash_attention_2. Default: transformers' choice."}
-    )
-
-
-class EncoderChoice:
-    """One encoder of a weighted list: ``path=…,pooling=…,weight=…``, or a mapping of these, or a path alone.
-
-    Args:
-        given: text or mapping; pooling and weight may be left out (what the folder says, and 1).
-
-    Raises:
-        ArgumentTypeError: an unknown key, no path, or a weight that is no number.
-    """
-
-    def __init__(self, given: str | Mapping[str, Any]):
-        if isinstance(given, str):
-            text = given if "=" in given else f"path={given}"
-            fields: dict[str, Any] = {key: value for key, _, value in (part.partition("=") for part in text.split(","))}
-        else:
-            fields = dict(given)
-        unknown = set(fields) - {"path", "pooling", "weight"}
-        if unknown or not fields.get("path"):
-            raise ArgumentTypeError(f"an encoder of a list is path=…[,pooling=…][,weight=…], got {given!r}")
-        self.path = str(fields["path"])
-        self.pooling = None if fields.get("pooling") is None else str(fields["pooling"])
-        try:
-            self.weight = float(fields.get("weight", 1.0))
-        except (TypeError, ValueError) as error:
-            raise ArgumentTypeError(f"the weight of {self.path} must be a number, got {fields['weight']!r}") from error
-
-    def __str__(self) -> str:
-        pooling = f",pooling={self.pooling}" if self.pooling is not None else ""
-        return f"path={self.path}{pooling},weight={self.weight:g}"
-
-
-@dataclass
-class DistillationArguments:
-    """Who learns from whom, and how."""
-
-    _argument_group_name: ClassVar[str] = "distillation"
-
-    student: str | None = field(
-        default=None, metadata={"help": "The encoder that learns: a folder, a hub id, or package:NAME/FOLDER."}
-    )
-    teacher: str | None = field(
-        default=None,
-        metadata={
-            "help": "The teacher: a CACSE checkpoint, a folder with tower_a/ and tower_b/, an ensemble, or any encoder."
-        },
-    )
-    teachers: list[EncoderChoice] | None = field(
-        default=None,
-        metadata={"help": "Instead: a weighted list, path=…,pooling=…,weight=… each; tokenizers may differ."},
-    )
-    teacher_bf16: str = field(
-        default="false", metadata={"help": "Run the teacher in bfloat16: true, false, or auto (where it is fast)."}
-    )
-    teacher_cache: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder for the teacher's vectors, computed once and reused. Default: computed at each step."
-        },
-    )
-    pooling: str = field(default="cls", metadata={"help": "The student's: cls (raw), mean, max or last_token."})
-    dropout: float | None = field(
-        default=None, metadata={"help": "Every dropout of the student. Default: what its config says."}
-    )
-    project_to_teacher: bool = field(
-        default=False, metadata={"help": "Where the widths differ: learn a projection of the student for the loss."}
-    )
-    contrastive_weight: float = field(
-        default=0.01,
-        metadata={"help": "w in w·NT-Xent + (1-w)·mean|student - teacher| (published: 0.01; with UC 0.1)."},
-    )
-    contrastive_temperature: float = field(default=0.05, metadata={"help": "τ of the NT-Xent part."})
     attn_implementation: str | None = field(
         default=None, metadata={"help": "sdpa, eager or flash_attention_2. Default: transformers' choice."}
     )

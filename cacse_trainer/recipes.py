@@ -14,7 +14,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from cacse_trainer.arguments import EncoderChoice
+from cacse_trainer.distillation_arguments import EncoderChoice
 from cacse_trainer.errors import UserError
 
 CHECKOUT = Path(__file__).resolve().parent.parent

@@ -24,7 +24,8 @@ ALLOWED = {
     "evaluation": {"evaluation", "distributed", "memory"} | BASE,
     "arguments": {"decoder_arguments"} | BASE,
     "decoder_arguments": set(),
-    "recipes": {"arguments"} | BASE,
+    "distillation_arguments": set(),
+    "recipes": {"arguments", "distillation_arguments"} | BASE,
     "resumable": {"checkpoints", "interruption", "distributed", "memory"} | BASE,
     "guards": {"data"} | BASE,
     "description": {"distributed"},
@@ -33,7 +34,7 @@ ALLOWED = {
     "distillation": {"trainer", "models", "losses", "data", "distributed", "evaluation"} | BASE,
     "teachers": {"teachers", "models", "export", "evaluation", "distributed"} | BASE,
     "report": {"report"},
-    "pipeline": {"pipeline", "report", "recipes", "arguments", "evaluation"} | BASE,
+    "pipeline": {"pipeline", "report", "recipes", "arguments", "distillation_arguments", "evaluation"} | BASE,
     "instruct": {
         *("instruct", "encoder", "loading", "export", "pipeline", "models", "evaluation", "data", "report"),
         *("checkpoints", "recipes", "arguments"),

@@ -13,10 +13,11 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from cacse_trainer.arguments import DataArguments, EncoderChoice, ModelArguments
+from cacse_trainer.arguments import DataArguments, ModelArguments
 from cacse_trainer.cli.common import user_errors
 from cacse_trainer.data import ContrastiveCollator, MaskingCollator
 from cacse_trainer.decoder_arguments import DecoderArguments
+from cacse_trainer.distillation_arguments import EncoderChoice
 from cacse_trainer.distributed import alone
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.embed import position_limit

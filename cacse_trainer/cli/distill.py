@@ -13,17 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from cacse_trainer.arguments import (
-    CacseTrainingArguments,
-    DataArguments,
-    DistillationArguments,
-    EncoderChoice,
-    resolve_bf16,
-)
+from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, resolve_bf16
 from cacse_trainer.cli.build import check_export, check_fit, check_weights, load_encoders, load_tokenizer, public_name
 from cacse_trainer.cli.common import run, user_errors
 from cacse_trainer.cli.runs import TrainingRun, given_settings
 from cacse_trainer.distillation import DistillationTrainer, check_widths
+from cacse_trainer.distillation_arguments import DistillationArguments, EncoderChoice
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_student import StudentModel

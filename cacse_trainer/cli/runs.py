@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, DistillationArguments, ModelArguments
+from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.cli.build import dev_scores, export_model, public_name
 from cacse_trainer.cli.common import PAGE, REPORT, load_dev_sets
 from cacse_trainer.cli.output import tell
@@ -35,6 +35,7 @@ from cacse_trainer.cli.preparation import (
 )
 from cacse_trainer.cli.progress import use_run_progress
 from cacse_trainer.cli.pushing import check_hub, hub_target, push_export
+from cacse_trainer.distillation_arguments import DistillationArguments
 from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.report import (
     curve,

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from cacse_trainer.arguments import EncoderChoice
+from cacse_trainer.distillation_arguments import EncoderChoice
 from cacse_trainer.errors import UserError
 from cacse_trainer.recipes import find_recipe, nearest, read_recipe, resolve_resource
 

@@ -160,8 +160,9 @@ def test_wrong_flags(recipe, capsys):
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("pipeline/")])
 def test_shipped_recipes(name, tmp_path, capsys):
     """Every stage's settings pass its command's own parser."""
-    from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, DistillationArguments, ModelArguments
+    from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, ModelArguments
     from cacse_trainer.cli.evaluate import parser
+    from cacse_trainer.distillation_arguments import DistillationArguments
     from cacse_trainer.recipes import parse_run
 
     root, stages = read_stages(find_recipe(name), str(tmp_path / "out"), {})
