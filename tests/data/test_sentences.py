@@ -338,16 +338,15 @@ def test_a_million_lines_in_flat_memory(tmp_path):
     line = "A sentence of about the length that sentences in an encyclopedia have, all in all, number"
     path.write_text("".join(f"{line} {number}.\n" for number in range(1_000_000)), encoding="utf-8")
     code = f"""
-import resource, time
+import resource
 from cacse_trainer.data import load_sentences
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-before, start = peak(), time.perf_counter()
+before = peak()
 dataset = load_sentences({str(path)!r})
-print(len(dataset), time.perf_counter() - start, peak() - before)
+print(len(dataset), peak() - before)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment).stdout
-    rows, seconds, megabytes = (float(part) for part in output.split())
+    rows, megabytes = (float(part) for part in output.split())
     assert rows == 1_000_000
-    assert seconds < 10
     assert megabytes < 200
