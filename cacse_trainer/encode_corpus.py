@@ -119,7 +119,7 @@ def _begin(
     facts = {
         **facts,
         "input": Path(corpus.name).name,
-        "input_sha256": _hash(Path(corpus.name)),
+        "input_sha256": file_hash(Path(corpus.name)),
         "column": corpus.column,
         "rows": rows,
         "shard_rows": shard_rows,
@@ -149,7 +149,7 @@ def _begin(
     return {**facts, "processes": world_size()}, missing
 
 
-def _hash(path: Path) -> str | None:
+def file_hash(path: Path) -> str | None:
     """Of a local file; a hub data set is known by its name."""
     if not path.is_file():
         return None

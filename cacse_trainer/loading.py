@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 import cacse_trainer.models  # noqa: F401 - registers the model classes with AutoModel
 from cacse_trainer.embedding import (
@@ -121,7 +122,7 @@ def load_encoder(
     kind = (read_json(path, "config.json") or {}).get("model_type")
     stated = Modules() if kind in OURS else read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
     where = {"subfolder": stated.subfolder, "trust_remote_code": trust_remote_code}
-    device = torch.device(device) if device is not None else default_device()
+    device = check_device(device) if device is not None else default_device()
     try:
         config = AutoConfig.from_pretrained(path, **where)
         more = {"base_model": ours} if ours is not None else {}
@@ -156,9 +157,9 @@ def load_encoder(
     embed = embed_function(
         name, model, chosen, stated.dense, set(report["missing_keys"]), is_stated=pooling is not None
     )
-    limit = max_seq_length or stated.max_seq_length or length_limit(tokenizer, model.config)
-    limit = min(limit, length_limit(tokenizer, model.config)) if max_seq_length is None else limit
-    check_length(name, limit, length_limit(tokenizer, model.config))
+    possible = length_limit(tokenizer, model.config)
+    limit = max_seq_length if max_seq_length is not None else min(stated.max_seq_length or possible, possible)
+    check_length(name, limit, possible)
     described = describe_pooling(model, chosen, stated)
     return Loaded(
         name, model, tokenizer, embed, described, limit, stated.normalizes, text_function(stated), stated.dense
@@ -170,6 +171,20 @@ def default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def check_device(device: torch.device | str) -> torch.device:
+    """The device that is meant.
+
+    Raises:
+        UserError: no such kind of device, or none here.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device {device}: {str(error).splitlines()[0]}; give cpu, or leave it out") from error
+    return found
 
 
 def text_function(stated: Modules) -> Callable[[str], str] | None:
@@ -207,8 +222,9 @@ def find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | None
         UserError: no model, or an adapter that names none.
     """
     path = resolve_resource(name) if name is not None else None
-    if path is not None and not Path(path).exists():
+    if path is not None and not Path(path).is_dir():
         _check_folder(str(name), path)
+        _check_hub(str(name), path)
     if path is not None and adapter is None:
         if read_json(path, "config.json") is not None or find_file(path, ADAPTER_CONFIG) is None:
             return path, None, None
@@ -256,6 +272,16 @@ def _check_folder(name: str, path: str) -> None:
     raise UserError(f"model {name}: no config.json in it{hint}")
 
 
+def _check_hub(name: str, path: str) -> None:
+    """Ask for one file: without network each of the others would be waited for in turn, and taken for missing."""
+    try:
+        cached_file(path, "config.json", _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError) as error:
+        offline = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        if cached_file(path, ADAPTER_CONFIG, local_files_only=True, **offline) is None:  # an adapter has no config.json
+            raise UserError(f"model {name}: {_one_line(error)}") from error
+
+
 def check_length(name: str, asked: int, possible: int) -> None:
     """Refuse a length limit beyond what the model takes.
 
@@ -263,7 +289,8 @@ def check_length(name: str, asked: int, possible: int) -> None:
         UserError: with both numbers.
     """
     if not 0 < asked <= possible:
-        raise UserError(f"model {name}: max_seq_length {asked} is beyond the {possible} tokens that it takes")
+        wrong = "less than one token" if asked < 1 else f"beyond the {possible} tokens that it takes"
+        raise UserError(f"model {name}: max_seq_length {asked} is {wrong}")
 
 
 def _one_line(error: Exception) -> str:

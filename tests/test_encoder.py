@@ -344,7 +344,9 @@ def test_wrong_models_are_told_in_one_line(tiny_towers, tmp_path):
     folder = tiny_towers("bert")[0]
     (tmp_path / "export" / "encoder").mkdir(parents=True)
     (tmp_path / "export" / "encoder" / "config.json").write_text("{}")
+    (tmp_path / "weights.bin").write_text("")
     cases = {
+        "is a file; give the folder": dict(path=tmp_path / "weights.bin"),
         "no such folder": dict(path=tmp_path / "absent" / "model"),
         "did you mean .*encoder": dict(path=tmp_path),
         "did you mean mean": dict(path=folder, pooling="meen"),
@@ -355,6 +357,15 @@ def test_wrong_models_are_told_in_one_line(tiny_towers, tmp_path):
         with pytest.raises(UserError, match=f"(?i){words}") as told:
             SentenceEncoder(**arguments)
         assert "\n" not in str(told.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
+    """Each file that is asked for waits for the network anew."""
+    asked = []
+    monkeypatch.setattr("cacse_trainer.export.stated_modules.cached_file", lambda *given, **more: asked.append(given))
+    with pytest.raises(UserError, match="model owner/no-such-model"):
+        SentenceEncoder("owner/no-such-model")
+    assert not asked
 
 
 def test_broken_weights_are_told(tiny_towers):

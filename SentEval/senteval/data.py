@@ -149,8 +149,13 @@ def sst(path: Path, classes: int) -> tuple[list[Tokens], list[int]]:
 
 
 def snli(folder: Path, split: str) -> tuple[list[Tokens], list[Tokens], list[int]]:
-    """``s1.<split>``, ``s2.<split>``, ``labels.<split>``, line by line."""
-    first, second = plain_sentences(folder / f"s1.{split}"), plain_sentences(folder / f"s2.{split}")
+    """``s1.<split>``, ``s2.<split>``, ``labels.<split>``, line by line; tokens end at ASCII white space only."""
+
+    def sentences(column: str) -> list[Tokens]:
+        path = folder / f"{column}.{split}"
+        return [[word.decode() for word in line.encode().split()] for line in not_empty(latin1_lines(path), path)]
+
+    first, second = sentences("s1"), sentences("s2")
     path = folder / f"labels.{split}"
     form = "entailment, neutral or contradiction"
     labels = [parse(path, n, line, lambda s: SNLI_LABELS[s.strip()], form) for n, line in utf8_lines(path)]

@@ -16,7 +16,9 @@ class UnknownTask(ValueError):
     def __init__(self, name: object, known: Iterable[str]) -> None:
         names = list(known)
         lowered = {n.lower(): n for n in names}
-        near = difflib.get_close_matches(str(name).lower(), list(lowered), n=1, cutoff=0.5)
+        bare = "".join(letter for letter in str(name).lower() if letter.isalnum())  # the tables' STS-B, SICK-R, SST
+        begun = [n for n in lowered if bare and n.startswith(bare)]
+        near = begun or difflib.get_close_matches(str(name).lower(), list(lowered), n=1, cutoff=0.5)
         hint = f"did you mean {lowered[near[0]]!r}? " if near else ""
         super().__init__(f"unknown task {name!r}: {hint}Known tasks: {', '.join(names)}")
 

@@ -23,7 +23,7 @@ from senteval.tools import validation
 from senteval.tools.settings import Settings
 from senteval.utils import dotdict
 
-NO_REGULARISATION = (1e-9,)  # SNLI's 550 000 pairs are trained once, without a grid
+NO_REGULARISATION = 1e-9  # SNLI's 550 000 pairs are trained once, without a grid
 PROBING_FILES = {
     "Length": "sentence_length.txt",
     "WordContent": "word_content.txt",
@@ -45,10 +45,10 @@ class Part:
     texts: tuple[list[Tokens], ...]
     labels: list[int]
 
-    def ordered(self, by: Sequence[int] = (0, 1)) -> Part:
-        """Sorted stably by the lengths of the text columns in the order ``by``, then by label."""
+    def ordered(self, by: Sequence[int] = (0, 1), rank: Sequence[int] | None = None) -> Part:
+        """Sorted stably by the lengths of the text columns in the order ``by``, then by label (or its rank)."""
         keys = [self.texts[column] for column in by if column < len(self.texts)]
-        order = length_order(*keys, self.labels)
+        order = length_order(*keys, self.labels if rank is None else [rank[label] for label in self.labels])
         return Part(tuple([text[i] for i in order] for text in self.texts), [self.labels[i] for i in order])
 
 
@@ -102,7 +102,8 @@ class ClassificationTask(Task):
             ``devacc`` and ``acc`` in percent, ``ndev``, ``ntest``.
         """
         if "dev" in rows:
-            devacc, acc = validation.split(x, y, rows["train"], rows["dev"], rows["test"], settings, self.regs())
+            regs = self.regs(settings)
+            devacc, acc = validation.split(x, y, rows["train"], rows["dev"], rows["test"], settings, regs)
             return {"devacc": devacc, "acc": acc, "ndev": len(rows["dev"]), "ntest": len(rows["test"])}
         if "test" in rows:
             devacc, acc, _ = validation.kfold(x, y, rows["train"], rows["test"], settings)
@@ -110,8 +111,8 @@ class ClassificationTask(Task):
         devacc, acc = validation.inner_kfold(x, y, settings)
         return {"devacc": devacc, "acc": acc, "ndev": len(y), "ntest": len(y)}
 
-    def regs(self) -> tuple[float, ...] | None:
-        """L2 values in place of the usual grid."""
+    def regs(self, settings: Settings) -> tuple[float, ...] | None:
+        """Regularisation values in place of the usual grid."""
         return None
 
 
@@ -135,8 +136,8 @@ class SnliTask(ClassificationTask):
             x[:, column * u.shape[1] : (column + 1) * u.shape[1]] = block
         return x
 
-    def regs(self) -> tuple[float, ...] | None:
-        return NO_REGULARISATION
+    def regs(self, settings: Settings) -> tuple[float, ...] | None:
+        return (NO_REGULARISATION,) if settings.usepytorch else (1 / NO_REGULARISATION,)  # an L2, or scikit-learn's C
 
 
 class WordContentTask(ClassificationTask):
@@ -179,9 +180,11 @@ def load_sick_entailment(name: str, folder: Path, seed: int) -> ClassificationTa
 
 
 def load_snli(name: str, folder: Path, seed: int) -> ClassificationTask:
-    """SNLI, sorted by the hypothesis' length first."""
+    """SNLI, sorted by the hypothesis' length first, and at last by the labels' names."""
     found = {part: data.snli(folder, part) for part in ("train", "dev", "test")}
-    return SnliTask(name, {p: Part((a, b), y).ordered(by=(1, 0)) for p, (a, b, y) in found.items()}, 3, seed)
+    rank = [sorted(data.SNLI_LABELS).index(label) for label in data.SNLI_LABELS]
+    parts = {p: Part((a, b), y).ordered(by=(1, 0), rank=rank) for p, (a, b, y) in found.items()}
+    return SnliTask(name, parts, 3, seed)
 
 
 def load_probing(name: str, folder: Path, seed: int) -> ClassificationTask:

@@ -21,10 +21,12 @@ from cacse_trainer.cli.output import tell_json
 from cacse_trainer.data import load_sentences
 from cacse_trainer.distributed import rank
 from cacse_trainer.embedding import CHOICES
+from cacse_trainer.encode_corpus import file_hash
 from cacse_trainer.encoder import SentenceEncoder
 from cacse_trainer.encoder_base import BaseEncoder
 from cacse_trainer.encoder_sum import WeightedEncoders
 from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.contamination import TrainingText
 from cacse_trainer.evaluation.results import RESULTS, ResultStore, undefined
 from cacse_trainer.evaluation.senteval_suite import Scoring, check_data, run_tasks, task_names
 from cacse_trainer.evaluation.tables import terminal, write_tables
@@ -94,6 +96,8 @@ def main(arguments: Sequence[str]) -> None:
     mteb_chosen = mteb_tasks(settings.mteb)
     if not names and not mteb_chosen:
         raise UserError("nothing to evaluate: give --suite sts|transfer|probing|full, --tasks NAME …, or --mteb NAME …")
+    if settings.tokens_per_batch is not None and settings.tokens_per_batch < 1:
+        raise UserError(f"tokens_per_batch is {settings.tokens_per_batch}; it must be at least 1")
     join_processes([settings.device] if settings.device else None)
     started = time.perf_counter()
     encoder = build_encoder(settings)
@@ -207,8 +211,8 @@ def output_folder(settings: argparse.Namespace, encoder: BaseEncoder) -> Path:
     return folder
 
 
-def training_text(name: str) -> tuple[str, Iterator[str]]:
-    """The training text's name and its sentences, of all columns, read as they are needed."""
+def training_text(name: str) -> TrainingText:
+    """The training text, its sentences of all columns, read as they are needed."""
     source = resolve_resource(name)
     rows = load_sentences(source, streaming=True)
 
@@ -216,7 +220,7 @@ def training_text(name: str) -> tuple[str, Iterator[str]]:
         for row in rows:
             yield from (text for text in row.values() if isinstance(text, str))
 
-    return public_name(source), sentences()
+    return TrainingText(public_name(source), file_hash(Path(source)), sentences())
 
 
 def report(store: ResultStore, seconds: float) -> None:

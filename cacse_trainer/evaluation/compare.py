@@ -109,7 +109,9 @@ def compare(
         UserError: a file is missing or none of ours, no task is in both, or a task was scored in two ways.
     """
     paths = [path / RESULTS if path.is_dir() else path for path in (first_path, second_path)]
-    tasks = [read_results(path)["tasks"] for path in paths]
+    found = [read_results(path) for path in paths]
+    tasks = [results["tasks"] for results in found]
+    modes = [results.get("settings", {}).get("mode") for results in found]
     known = [name for names in SUITES.values() for name in names]
     both = [name for name in [*known, *(n for n in tasks[0] if n not in known)] if all(name in t for t in tasks)]
     if not both:
@@ -118,7 +120,7 @@ def compare(
     rows = []
     for name in both:
         entries = [t[name] for t in tasks]
-        _check_same_protocol(name, entries)
+        _check_same_protocol(name, entries, modes)
         row = Difference(name, score_of(entries[0]), score_of(entries[1]))
         pairs = [load_pairs_of(path, name) for path in paths]
         if pairs[0] is not None and pairs[1] is not None and _same_pairs(pairs[0], pairs[1]):
@@ -137,10 +139,12 @@ def compare(
     return rows
 
 
-def _check_same_protocol(name: str, entries: Sequence[dict[str, Any]]) -> None:
+def _check_same_protocol(name: str, entries: Sequence[dict[str, Any]], modes: Sequence[str | None]) -> None:
     ways = [entry.get("aggregation") for entry in entries]
     if ways[0] != ways[1]:
         raise UserError(f"{name} was scored in two ways: {ways[0]} and {ways[1]}; evaluate both with one --aggregation")
+    if "acc" in entries[0] and modes[0] != modes[1]:  # the classifiers' settings; a cosine has none
+        raise UserError(f"{name} was scored in two modes: {modes[0]} and {modes[1]}; evaluate both with one --mode")
 
 
 def _same_pairs(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:

@@ -8,7 +8,7 @@ import copy
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from senteval.relatedness import RelatednessTask
 from senteval.sts import SimilarityTask
@@ -16,6 +16,26 @@ from senteval.task import Task
 from senteval.transfer import ClassificationTask
 
 _OTHER = re.compile(r"[\W_]+")
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """What the evaluation sentences are looked for in.
+
+    Args:
+        name: as it is reported.
+        digest: hash of a local file, by which a second call knows it again; None for a hub data set.
+        sentences: read once.
+    """
+
+    name: str
+    digest: str | None
+    sentences: Iterable[str]
+
+    @property
+    def label(self) -> dict[str, str | None]:
+        """What results say of it."""
+        return {"training_text": self.name, "digest": self.digest}
 
 
 def normalised(sentence: str) -> str:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -126,12 +127,19 @@ def save_pairs(path: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> N
 
 
 def load_pairs_of(results: Path, task: str) -> dict[str, np.ndarray] | None:
-    """The per-pair scores beside a ``results.json``; None when there are none."""
+    """The per-pair scores beside a ``results.json``; None when there are none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = results.parent / PAIRS / f"{task}.npz"
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in ("cosine", "gold", "subset")}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it, or evaluate anew with --overwrite") from error
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from cacse_trainer.distributed import gather_objects, rank, world_size
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.contamination import occurring, without
+from cacse_trainer.evaluation.contamination import TrainingText, occurring, without
 from cacse_trainer.evaluation.results import SUITES, ResultStore, score_of
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def run_tasks(
     store: ResultStore,
     protocol: Scoring,
     *,
-    training_text: tuple[str, Iterable[str]] | None = None,
+    training_text: TrainingText | None = None,
     progress: bool = True,
 ) -> None:
     """Run those of the tasks that the store has no results of, and keep each result.
@@ -102,23 +102,22 @@ def run_tasks(
         data_dir: holds ``downstream/`` and ``probing/``.
         store: takes the results.
         protocol: how they are scored.
-        training_text: its name and its sentences: scores without those that occur in it are added.
+        training_text: scores without the sentences that occur in it are added.
         progress: bars on standard error.
 
     Raises:
         UserError: a data file is broken, or a vector not finite.
     """
-    label = training_text[0] if training_text else None
-    todo = [name for name in names if not _is_finished(store.tasks.get(name), label)]
+    todo = [name for name in names if not _is_finished(store.tasks.get(name), training_text)]
     if len(todo) < len(names) and rank() == 0:
         logger.info("already there: %s", ", ".join(name for name in names if name not in todo))
     try:
         tasks = [senteval.load_task(name, data_dir, protocol.seed) for name in todo]
         found: set[str] = set()
         if training_text and tasks:
-            found = occurring(training_text[1], senteval.distinct_sentences(tasks))
+            found = occurring(training_text.sentences, senteval.distinct_sentences(tasks))
         for group, table in encoded_groups(encoder, tasks, progress):
-            _run_group(group, table, store, protocol, label, found, progress)
+            _run_group(group, table, store, protocol, training_text, found, progress)
     except SENTEVAL_ERRORS as error:
         raise UserError(str(error)) from error
 
@@ -149,7 +148,7 @@ def _run_group(
     table: senteval.EmbeddingTable,
     store: ResultStore,
     protocol: Scoring,
-    label: str | None,
+    training_text: TrainingText | None,
     found: set[str],
     progress: bool,
 ) -> None:
@@ -162,8 +161,9 @@ def _run_group(
             bar.set_postfix_str(task.name)
             if i % world_size() == rank():
                 entry, pairs = run_task(engine, task, protocol)
-                if label is not None:
-                    entry["contamination"] = {"training_text": label, **_contamination(engine, task, protocol, found)}
+                if training_text is not None:
+                    told = _contamination(engine, task, protocol, found)
+                    entry["contamination"] = {**training_text.label, **told}
                 finished.append((task.name, entry, pairs))
                 if world_size() == 1:
                     store.add_task(*finished[-1])
@@ -243,7 +243,7 @@ def _contamination(engine: senteval.SE, task: Task, protocol: Scoring, found: se
     return {**told, "score_without": None if math.isnan(value) else value, "n_without": entry["n"]}
 
 
-def _is_finished(entry: dict[str, Any] | None, training_text: str | None) -> bool:
-    if entry is None:
-        return False
-    return training_text is None or entry.get("contamination", {}).get("training_text") == training_text
+def _is_finished(entry: dict[str, Any] | None, training_text: TrainingText | None) -> bool:
+    if entry is None or training_text is None:
+        return entry is not None
+    return training_text.label.items() <= entry.get("contamination", {}).items()

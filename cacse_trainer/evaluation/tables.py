@@ -78,6 +78,12 @@ def _table(name: str, title: str, scores: dict[str, float], whole: int) -> Table
     return Table(name, title, [*scores, label], [*values, sum(values) / len(values)])
 
 
+def quick_mode(results: dict[str, Any]) -> str:
+    """The mode, where it is not the papers' (``dev``: dev scores; ``fasttest``: quick classifiers); else nothing."""
+    mode = results["settings"].get("mode", "test")
+    return "" if mode == "test" else mode
+
+
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A boxed table for the terminal, first column and all others centred.
 
@@ -105,6 +111,8 @@ def _centre(cell: str, width: int) -> str:
 def terminal(results: dict[str, Any], most: int = 11) -> str:
     """All tables as text, named, with model and pooling on top; more than ``most`` columns go below each other."""
     lines = [f"model    {results['model']}", f"pooling  {results['pooling']}"]
+    if mode := quick_mode(results):
+        lines.append(f"mode     {mode}")
     for table in tables_of(results):
         lines.append(f"\n{table.title}")
         if table.name == "mteb":  # long names: one a line
@@ -117,7 +125,9 @@ def terminal(results: dict[str, Any], most: int = 11) -> str:
 
 def markdown(results: dict[str, Any]) -> str:
     """All tables in Markdown."""
-    lines = [f"Model `{results['model']}`, pooling `{results['pooling']}`."]
+    mode = quick_mode(results)
+    more = f", mode `{mode}`" if mode else ""
+    lines = [f"Model `{results['model']}`, pooling `{results['pooling']}`{more}."]
     for table in tables_of(results):
         rule = "|".join(["---:"] * len(table.header))
         rows = [f"| {' | '.join(cells)} |" for cells in (table.header, table.cells)]
@@ -139,10 +149,12 @@ def comma_separated(results: dict[str, Any]) -> str:
 def latex(results: dict[str, Any]) -> str:
     """All tables as ``tabular`` (needs booktabs)."""
     lines = []
+    mode = quick_mode(results)
+    more = f", mode {mode}" if mode else ""
     for table in tables_of(results):
         columns = "c" * len(table.header)
         lines += [
-            f"% {table.title}; model {results['model']}, pooling {results['pooling']}",
+            f"% {table.title}; model {results['model']}, pooling {results['pooling']}{more}",
             f"\\begin{{tabular}}{{{columns}}}",
             "\\toprule",
             " & ".join(_escaped(name) for name in table.header) + r" \\",
@@ -178,7 +190,8 @@ def bar_chart(path: Path, results: dict[str, Any]) -> None:
         axis.set_xticks(range(len(heights)), table.header, rotation=30, ha="right", fontsize=8)
         axis.set_title(table.title, fontsize=9)
         axis.set_ylim(min(0.0, *heights), max(100.0, *heights) * 1.08)
-    figure.suptitle(f"{results['model']} ({results['pooling']})", fontsize=10)
+    named = ", ".join(filter(None, [results["pooling"], quick_mode(results)]))
+    figure.suptitle(f"{results['model']} ({named})", fontsize=10)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

@@ -145,6 +145,9 @@ def test_contamination(evaluate, tmp_path, senteval_sample, capsys):
     assert "STS12: " in capsys.readouterr().out
     nothing = results(tmp_path / "out")["tasks"]["TREC"]["contamination"]
     assert nothing["occurring"] == 0 and "score_without" not in nothing
+    text.write_text("nothing of it\n")  # another text of the same name is counted anew
+    assert evaluate("--tasks", "STS12", "--train_text", str(text)) == 0
+    assert results(tmp_path / "out")["tasks"]["STS12"]["contamination"]["occurring"] == 0
 
 
 def test_undefined_scores_are_null(evaluate, tiny_towers, tmp_path, capsys, caplog):
@@ -173,6 +176,11 @@ def test_undefined_scores_are_null(evaluate, tiny_towers, tmp_path, capsys, capl
         (["--tasks", "STS12", "--pooling", "meen"], "did you mean mean"),
         (["--tasks", "STS12", "--moddel", "x"], "unrecognized arguments"),
         (["--tasks", "STS12", "--train_text", "/absent.txt"], "absent.txt"),
+        (["--tasks", "STS12", "--tokens_per_batch", "-5"], "at least 1"),
+        (["--tasks", "STS12", "--max_seq_length", "0"], "less than one token"),
+        (["--tasks", "STS12", "--device", "gpu"], "device gpu: "),
+        (["--tasks", "STS12", "--device", "cuda:99"], "device cuda:99: "),
+        (["--tasks", "TREC", "--seed", "-3"], "seed is -3; it must be at least 0"),
     ],
 )
 def test_wrong_input(evaluate, flags, words, capsys):

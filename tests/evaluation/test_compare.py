@@ -46,6 +46,30 @@ def test_compare_refuses_two_aggregations(tmp_path):
         compare(tmp_path / "a", tmp_path / "b")
 
 
+def test_compare_refuses_two_modes_of_a_classifier(tmp_path):
+    """Quick classifiers give other accuracies; the mode changes no cosine."""
+    for mode in ("test", "fasttest"):
+        kept = ResultStore(tmp_path / mode, model="m", pooling="cls", settings={"mode": mode})
+        kept.add_task("STS12", {"spearman": 70.0, "aggregation": "all", "n": 4})
+    assert compare(tmp_path / "test", tmp_path / "fasttest")[0].difference == 0
+    for mode in ("test", "fasttest"):
+        kept = ResultStore(tmp_path / mode, model="m", pooling="cls", settings={"mode": mode})
+        kept.add_task("MR", {"acc": 76.0, "aggregation": "test", "n": 4})
+    with pytest.raises(UserError, match="MR was scored in two modes: test and fasttest"):
+        compare(tmp_path / "test", tmp_path / "fasttest")
+
+
+def test_compare_tells_damaged_pairs(tmp_path):
+    for name in "ab":
+        kept = ResultStore(tmp_path / name, model="m", pooling="cls", settings={})
+        pairs = {"x": (np.array([0.1, 0.2]), np.array([1.0, 2.0]))}
+        kept.add_task("STS12", {"spearman": 70.0, "aggregation": "all", "n": 2}, pairs)
+    damaged = tmp_path / "b" / "pairs" / "STS12.npz"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"STS12\.npz is damaged"):
+        compare(tmp_path / "a", tmp_path / "b")
+
+
 def test_without_pairs_there_is_no_interval(tmp_path):
     for name, score in (("a", 70.0), ("b", 71.5)):
         kept = ResultStore(tmp_path / name, model="m", pooling="cls", settings={})
@@ -65,9 +89,17 @@ def test_normalised():
 
 def test_tables():
     tasks = {name: {"spearman": 70.0 + i, "aggregation": "all"} for i, name in enumerate(STS)}
-    found = {"model": "m_1", "pooling": "cls", "tasks": {**tasks, "SST5": {"acc": 40.0}, "MR": {"acc": None}}}
+    found = {
+        "model": "m_1",
+        "pooling": "cls",
+        "settings": {"mode": "test"},
+        "tasks": {**tasks, "SST5": {"acc": 40.0}, "MR": {"acc": None}},
+    }
     by_name = {table.name: table for table in tables_of(found)}
     assert by_name["sts"].header[-2:] == ["SICK-R", "Avg."] and by_name["sts"].cells[-1] == "73.00"
     assert by_name["transfer"].header == ["MR", "Avg. of 1"] and by_name["transfer"].cells == ["-", "-"]
     assert by_name["more"].header == ["SST5"]
     assert "aggregation: all" in terminal(found) and "| 73.00 |" in markdown(found) and r"73.00 \\" in latex(found)
+    assert not any(word in terminal(found) + markdown(found) + latex(found) for word in ("mode ", "mode `"))
+    found["settings"]["mode"] = "dev"  # dev scores do not pass for test scores
+    assert "mode     dev" in terminal(found) and "mode `dev`" in markdown(found) and "mode dev" in latex(found)

@@ -10,6 +10,7 @@ from senteval.tools.classifier import fit_plain
 from senteval.tools.fits import Fit, hold_out
 from senteval.tools.settings import Settings, make_optimizer
 from senteval.tools.updates import UPDATES
+from senteval.transfer import SnliTask
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from torch import nn
@@ -180,6 +181,15 @@ def test_hidden_layer_other_optimizers_and_scikit_learn_path():
         {"usepytorch": False},
     ):
         assert validation.split(x, y, *parts, settings(nclasses=3, **changes))[1] > linear - 15
+
+
+@pytest.mark.parametrize("usepytorch", [True, False])
+def test_snli_is_not_regularised(usepytorch):
+    """Its one value is a tiny L2 for torch, and a large C, the inverse, for scikit-learn."""
+    x, y = problem(300, 3, noise=0.0)
+    rows = {"train": np.arange(200), "dev": np.arange(200, 250), "test": np.arange(250, 300)}
+    result = SnliTask("SNLI", {}, 3).classify(x, y, rows, settings(nclasses=3, epoch_size=20, usepytorch=usepytorch))
+    assert result["acc"] > 60
 
 
 def test_too_many_folds_are_told():

@@ -7,7 +7,7 @@ import pkgutil
 import numpy as np
 import pytest
 import senteval
-from senteval import data, relatedness, sts
+from senteval import data, relatedness, sts, transfer
 from senteval.task import length_order
 
 
@@ -52,6 +52,17 @@ def test_sst_two_and_five(tmp_path):
         senteval.DataFormatError, match=r"five, line 1: expected label sentence with labels 0 to 1|line 1"
     ):
         data.sst(path, 2)
+
+
+def test_snli_is_split_at_ascii_spaces_and_sorted_by_label_names(tmp_path):
+    """A UTF-8 "à" read as latin-1 holds a no-break space; contradiction comes before entailment and neutral."""
+    for part in ("train", "dev", "test"):
+        write(tmp_path / f"s1.{part}", "a b\nvoil\u00e0\nc d\ne f\n")
+        write(tmp_path / f"s2.{part}", "x\ny\nz\nw\n")
+        write(tmp_path / f"labels.{part}", "neutral\nneutral\nentailment\ncontradiction\n")
+    found = transfer.load_snli("SNLI", tmp_path, 1111).parts["train"]
+    assert found.texts[0] == [["voil\u00c3\u00a0"], ["e", "f"], ["c", "d"], ["a", "b"]]
+    assert found.labels == [1, 2, 0, 1]
 
 
 def test_probing_labels_are_numbered_in_sorted_order(tmp_path):

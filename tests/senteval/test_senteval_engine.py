@@ -138,6 +138,12 @@ def test_a_similarity_of_the_users(data_folder, batcher):
     assert result["all"]["spearman"]["all"] > 0.5
 
 
+@pytest.mark.parametrize("written, meant", [("STS-B", "STSBenchmark"), ("SICK-R", "SICKRelatedness"), ("sst", "SST2")])
+def test_names_of_the_papers_tables_are_understood(written, meant):
+    with pytest.raises(senteval.UnknownTask, match=f"did you mean '{meant}'"):
+        senteval.task_spec(written)
+
+
 def test_unknown_names_suggest_the_nearest(data_folder, batcher):
     with pytest.raises(senteval.UnknownTask, match="did you mean 'STSBenchmark'"):
         engine(data_folder, batcher).eval("STSBenchmrk")

@@ -97,7 +97,14 @@ class Settings:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name, least in (("kfold", 2), ("batch_size", 1), ("epoch_size", 1), ("nhid", 0), ("tenacity", 0)):
+        for name, least in (
+            ("kfold", 2),
+            ("batch_size", 1),
+            ("epoch_size", 1),
+            ("nhid", 0),
+            ("tenacity", 0),
+            ("seed", 0),
+        ):
             if getattr(self, name) < least:
                 raise SettingsError(f"classifier setting {name} is {getattr(self, name)}; it must be at least {least}")
         parse_optimizer(self.optim)
