@@ -66,8 +66,9 @@ def test_cached_run_and_resumed_run_equal_the_plain_one(command, tmp_path):
     assert run(distill.main, [*command, "--resume_from_checkpoint", "last"]) == 0
     resumed = AutoModel.from_pretrained(tmp_path / "run").state_dict()
     for name, tensor in AutoModel.from_pretrained(tmp_path / "cached").state_dict().items():
-        assert torch.allclose(whole[name], tensor, atol=1e-4), name
         assert torch.equal(whole[name], resumed[name]), name
+        if not name.endswith("attention.self.key.bias"):  # zero gradient in exact arithmetic, AdamW steps by its noise
+            assert torch.allclose(whole[name], tensor, atol=1e-4), name
 
 
 def test_projection_to_another_width(command, tmp_path, tiny_towers):
