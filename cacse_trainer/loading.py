@@ -275,10 +275,14 @@ def _check_folder(name: str, path: str) -> None:
 def _check_hub(name: str, path: str) -> None:
     """Ask for one file: without network each of the others would be waited for in turn, and taken for missing."""
     try:
-        cached_file(path, "config.json", _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError) as error:
-        offline = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-        if cached_file(path, ADAPTER_CONFIG, local_files_only=True, **offline) is None:  # an adapter has no config.json
+        cached_file(path, "config.json")
+    except OSError as error:
+        if error.__cause__ is None:  # reached, and there is no such file: it may be an adapter
+            return
+        quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        if isinstance(error.__cause__, ValueError) or not cached_file(
+            path, ADAPTER_CONFIG, local_files_only=True, **quiet
+        ):
             raise UserError(f"model {name}: {_one_line(error)}") from error
 
 

@@ -145,7 +145,7 @@ def test_contamination(evaluate, tmp_path, senteval_sample, capsys):
     assert "STS12: " in capsys.readouterr().out
     nothing = results(tmp_path / "out")["tasks"]["TREC"]["contamination"]
     assert nothing["occurring"] == 0 and "score_without" not in nothing
-    text.write_text("nothing of it\n")  # another text of the same name is counted anew
+    text.write_text("nothing of it\nnor of this\n")  # another text of the same name is counted anew
     assert evaluate("--tasks", "STS12", "--train_text", str(text)) == 0
     assert results(tmp_path / "out")["tasks"]["STS12"]["contamination"]["occurring"] == 0
 
