@@ -1,4 +1,4 @@
-"""Freed memory is kept while a model runs, and given back afterwards."""
+"""Freed memory is kept while a model runs on a CPU."""
 
 import subprocess
 import sys
@@ -25,16 +25,14 @@ with keep_freed_memory():
     with keep_freed_memory():
         pass
     found.append(page_faults())
-torch.ones(64 << 20)
-found.append(page_faults())
 print(*found)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_blocks_are_reused_until_the_outermost_context_ends():
+def test_blocks_are_reused_inside_nested_contexts_too():
     """8 blocks are written and freed, one after the other, in a process of its own, whose heap is empty before."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
-    before, elsewhere, inside, after = (int(count) for count in done.stdout.split())
-    assert min(before, elsewhere, after) > 5 * PAGES
+    before, elsewhere, inside = (int(count) for count in done.stdout.split())
+    assert min(before, elsewhere) > 5 * PAGES
     assert inside < 3 * PAGES
