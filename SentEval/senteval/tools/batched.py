@@ -65,44 +65,43 @@ class LinearBank:
     def __init__(self, initial: torch.Tensor, regs: torch.Tensor, optim: str) -> None:
         method, options = parse_optimizer(optim)
         self.regs = regs[:, :, None, None]  # (G, R, 1, 1)
+        self.minus_one = initial.new_tensor(-1.0)  # a number would be made a tensor anew in every step
         self.weight = initial.expand(*regs.shape, -1, -1).clone()  # (G, R, C, D)
         self.update = UPDATES[method](self.weight, **options)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Outputs for rows x (G, B, D): (G, R, C, B); for two classes only the second minus the first, C = 1."""
-        weight = self.weight
-        if weight.shape[2] == 2:
-            weight = weight[:, :, 1:] - weight[:, :, :1]
-        groups, count, classes, width = weight.shape
-        flat = weight.reshape(groups, count * classes, width)
-        return torch.bmm(flat, x.transpose(1, 2)).view(groups, count, classes, -1)
+        """Outputs for rows x (G, B, D): (G, R, C, B); for two classes only the second minus the first, (G, R, B)."""
+        if self.weight.shape[2] == 2:
+            return torch.bmm(self.weight[:, :, 1] - self.weight[:, :, 0], x.transpose(1, 2))
+        flat = self.weight.flatten(1, 2)
+        return torch.bmm(flat, x.transpose(1, 2)).unflatten(1, self.weight.shape[1:3])
 
     def predictions(self, x: torch.Tensor) -> torch.Tensor:
         """Labels for rows x (G, B, D): (G, R, B)."""
         logits = self.logits(x)
-        return (logits[:, :, 0] > 0).long() if logits.shape[2] == 1 else logits.argmax(2)
+        return (logits > 0).long() if logits.dim() == 3 else logits.argmax(2)
 
-    def step(self, x: torch.Tensor, targets: torch.Tensor, share: float | torch.Tensor) -> None:
+    def step(self, x: torch.Tensor, targets: torch.Tensor, share: torch.Tensor) -> None:
         """One optimizer step on the mean cross-entropy plus the coupled L2.
 
         Args:
             x: rows, (G, B, D).
-            targets: labels, (G, B); for two classes in the features' type.
-            share: what each row counts in the mean, 1/B or a tensor (G, 1, 1, B).
+            targets: labels, (G, 1, B); for two classes in the features' type.
+            share: what each row counts in the mean, one number or (G, 1, B).
         """
-        error = self.logits(x)  # (G, R, C, B) or (G, R, 1, B)
-        groups, count, outputs, rows = error.shape
-        if outputs == 1:  # d loss / d (second − first) = sigmoid − label
-            error.sigmoid_().sub_(targets[:, None, None, :])
+        error = self.logits(x)
+        gradient = self.regs * self.weight
+        if error.dim() == 3:  # d loss / d (second − first) = sigmoid − label
+            error.sigmoid_().sub_(targets).mul_(share)
+            slope = torch.bmm(error, x)
+            gradient[:, :, 1].add_(slope)
+            gradient[:, :, 0].sub_(slope)
         else:  # d loss / d logit = softmax − one-hot
             error = torch.softmax(error, dim=2)
-            index = targets[:, None, None, :].expand(-1, count, -1, -1)  # (G, R, 1, B)
-            error.scatter_add_(2, index, error.new_tensor(-1.0).expand(index.shape))
-        error.mul_(share)
-        gradient = torch.bmm(error.view(groups, count * outputs, rows), x).view(groups, count, outputs, -1)
-        if outputs == 1:
-            gradient = torch.cat([-gradient, gradient], dim=2)  # (G, R, 2, D)
-        self.update.step(self.weight, gradient.addcmul_(self.regs, self.weight))
+            index = targets[:, None].expand(-1, error.shape[1], -1, -1)  # (G, R, 1, B)
+            error = error.scatter_add_(2, index, self.minus_one.expand(index.shape)).flatten(1, 2).mul_(share)
+            gradient.flatten(1, 2).baddbmm_(error, x)
+        self.update.step(self.weight, gradient)
 
     def keep(self, index: Index) -> None:
         """Drops all classifiers but ``index`` (folds (G', 1), L2 slots (G', R')), optimizer state included."""
@@ -136,8 +135,8 @@ class Batches:
         self.dev = torch.from_numpy(np.stack([np.resize(rows, longest) for _, rows in parts])).to(device)
         self.dev_sizes = torch.tensor([len(rows) for _, rows in parts], device=device)
 
-    def one_pass(self, active: list[int]) -> Iterator[tuple[torch.Tensor, float | torch.Tensor]]:
-        """Row numbers (G, B) of the active folds and what each row counts in its mean, batch after batch.
+    def one_pass(self, active: list[int], targets: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Row numbers (G, B) of the active folds, their targets (G, 1, B) and what each counts in its mean, by batch.
 
         Folds may differ by a few rows in the last batch: the shorter ones are filled up with rows that count nothing.
         """
@@ -148,12 +147,14 @@ class Batches:
         }
         rows = [self.train[g][orders[self.kind[g]].to(self.device)] for g in active]
         ordered = nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (G, n)
-        *full, last = ordered.split(self.size, dim=1)
+        wanted = targets[ordered][:, None]  # (G, 1, n)
+        *full, last = zip(ordered.split(self.size, dim=1), wanted.split(self.size, dim=2), strict=True)
+        share = torch.tensor(1 / self.size, device=self.device)
         for batch in full:
-            yield batch, 1 / self.size
+            yield *batch, share
         sizes = torch.tensor([len(r) for r in rows], device=self.device) - self.size * len(full)  # (G,)
-        counts = torch.arange(last.shape[1], device=self.device) < sizes[:, None]  # (G, B)
-        yield last, (counts / sizes[:, None])[:, None, None, :]
+        counts = torch.arange(last[0].shape[1], device=self.device) < sizes[:, None]  # (G, B)
+        yield *last, (counts / sizes[:, None])[:, None, :]
 
 
 @torch.no_grad()
@@ -190,9 +191,9 @@ def fit_together(
     while len(here[0]) and passes <= settings.max_epoch:
         active = here[0][:, 0]
         for _ in range(settings.epoch_size):
-            for rows, share in batches.one_pass(active.tolist()):
+            for rows, wanted, share in batches.one_pass(active.tolist(), targets):
                 x = torch.index_select(wide, 0, rows.reshape(-1), out=buffer[: rows.numel()])
-                bank.step(x.view(*rows.shape, -1), targets[rows], share)
+                bank.step(x.view(*rows.shape, -1), wanted, share)
         passes += settings.epoch_size
         dev = batches.dev[active]
         hits = bank.predictions(wide[dev]) == labels[dev][:, None, :]  # (G', R', m)

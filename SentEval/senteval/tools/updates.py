@@ -6,35 +6,41 @@ that would take longer than the arithmetic of a small classifier.
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 Index = tuple[torch.Tensor, ...]
 
 
 class Adam:
-    """w ← w − lr · m̂ / (√v̂ + ε), bias-corrected moments m and v with decays 0.9 and 0.999."""
+    """w ← w − lr · m̂ / (√v̂ + ε), bias-corrected moments m and v with decays 0.9 and 0.999; torch's fused kernel."""
 
     def __init__(self, like: torch.Tensor, lr: float = 1e-3) -> None:
-        self.lr, self.steps = lr, 0
+        self.lr = lr
+        self.steps, self.one = torch.zeros((), device=like.device), torch.ones((), device=like.device)
         self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
-        self.scratch = torch.empty_like(like)
 
     def step(self, parameter: torch.Tensor, gradient: torch.Tensor) -> None:
         """Updates ``parameter`` in place."""
-        self.steps += 1
-        correction = math.sqrt(1 - 0.999**self.steps)
-        self.mean.lerp_(gradient, 0.1)
-        self.square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        # √v̂ + ε = (√v + ε·c) / c with c = √(1 − 0.999^t): one division of the whole tensor is saved.
-        torch.sqrt(self.square, out=self.scratch).add_(1e-8 * correction)
-        parameter.addcdiv_(self.mean, self.scratch, value=-self.lr * correction / (1 - 0.9**self.steps))
+        self.steps.add_(self.one)
+        torch._fused_adam_(
+            [parameter],
+            [gradient],
+            [self.mean],
+            [self.square],
+            [],
+            [self.steps],
+            lr=self.lr,
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=0.0,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        )
 
     def keep(self, index: Index) -> None:
         """Drops the state of everything but ``index``."""
         self.mean, self.square = self.mean[index], self.square[index]
-        self.scratch = torch.empty_like(self.mean)
 
 
 class RMSprop:
