@@ -34,15 +34,16 @@ class _Dropout(torch.autograd.Function):
         count = states.numel()
         # random_ without an upper bound fills all 64 bits; its default leaves the sign bit 0.
         lanes = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        keep = (lanes[:count] >= cut - LEVELS // 2).view(states.shape)
-        ctx.save_for_backward(keep)
+        # By way of float32, where comparing is vectorised; kept as bytes, which are read faster than bools.
+        keep = lanes[:count].float().ge_(cut - LEVELS // 2).view(states.shape)
+        ctx.save_for_backward(keep.byte())
         ctx.scale = LEVELS / (LEVELS - cut)
-        return (states * keep).mul_(ctx.scale)
+        return keep.to(states.dtype).mul_(states).mul_(ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (keep,) = ctx.saved_tensors
-        return (gradients[0] * keep).mul_(ctx.scale), None
+        return keep.to(gradients[0].dtype).mul_(gradients[0]).mul_(ctx.scale), None
 
 
 class FastDropout(nn.Dropout):

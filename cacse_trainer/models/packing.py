@@ -2,14 +2,16 @@
 
 The rows are sorted by length and laid end to end. Linear layers, norms and dropout run once over all tokens; attention
 goes by groups of rows of nearly equal length, each padded to its own longest row. Where only the first token's state is
-read (CLS pooling, CACSE), the last layer runs for the first tokens alone, with keys and values of every token.
+read (CLS pooling, CACSE), the last layer runs for the first tokens alone, and their attention needs no keys and values:
+with one question q to a row's states x, the scores q·(W_k x + b_k) are (W_kᵀ q)·x + q·b_k and the result
+Σ aᵢ (W_v xᵢ + b_v) is W_v (Σ aᵢ xᵢ) + b_v Σ aᵢ, so that a row is multiplied once and not each of its tokens.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cacse_trainer.models.bucketing import cheapest_groups
 from cacse_trainer.models.fast_paths import ATTENTION, half_once
@@ -28,6 +30,7 @@ def can_pack(encoder: Any, inputs: Mapping[str, Tensor]) -> bool:
         mask is not None
         and mask.device.type == "cpu"
         and config.model_type in KINDS
+        and all(isinstance(part, nn.Linear) for part in _top_projections(encoder))  # no adapter: weights are read
         and config._attn_implementation in {"sdpa", ATTENTION}
         and not config.is_decoder
         and not any(getattr(part, "gradient_checkpointing", False) for part in encoder.modules())
@@ -36,12 +39,38 @@ def can_pack(encoder: Any, inputs: Mapping[str, Tensor]) -> bool:
     )
 
 
+def _top_projections(encoder: Any) -> tuple[Any, Any]:
+    attention = encoder.encoder.layer[-1].attention.self
+    return attention.key, attention.value
+
+
 class Group(NamedTuple):
-    """Packed rows that attend together; ``mask``, (rows, 1, 1, length), is added to the scores; None: equal lengths."""
+    """Packed rows that attend together; ``mask``, (rows, 1, length), is added to the scores; None: equal lengths."""
 
     rows: int
     length: int
     mask: Tensor | None
+
+
+class _Moved(torch.autograd.Function):
+    """Rows by number, (n, w) → (m, w), each taken once but for those whose gradient is 0: no sums in the backward pass.
+
+    ``back`` are the numbers of the taken rows in the result, (n,), or None: the rows not in ``there`` have no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, there: Tensor, back: Tensor | None) -> Tensor:
+        ctx.save_for_backward(there, back)
+        ctx.count = len(states)
+        return states.index_select(0, there)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        there, back = ctx.saved_tensors
+        if back is not None:
+            return gradients[0].index_select(0, back), None, None
+        whole = gradients[0].new_zeros(ctx.count, gradients[0].shape[1])
+        return whole.index_copy_(0, there, gradients[0]), None, None
 
 
 class PackedRows:
@@ -49,35 +78,59 @@ class PackedRows:
 
     Args:
         inputs: ``input_ids``, ``attention_mask`` and, where given, ``token_type_ids``, (N, L) each.
+        heads: of the attention.
 
     Attributes:
-        groups: of the attention; T is the sum of their rows · length.
+        groups: of the attention; S is the sum of their rows · length.
         tokens: (T,), each packed token's place in the flattened (N·L) inputs.
         places: (T,), its place in its row.
         starts: (N,), where each packed row begins, in their order.
         order: (N,), the packed rows' numbers in the inputs.
     """
 
-    def __init__(self, inputs: Mapping[str, Tensor]):
+    def __init__(self, inputs: Mapping[str, Tensor], heads: int):
         self.inputs = inputs
         mask = inputs["attention_mask"] != 0
         self.order = torch.argsort(mask.sum(dim=1), stable=True)
-        lengths = mask.sum(dim=1)[self.order].clamp(min=1)
-        self.groups: list[Group] = []
-        tokens, places, starts, row, start = [], [], [], 0, 0
-        for size in cheapest_groups(lengths, GROUP_COST):
-            rows, longest = self.order[row : row + size], int(lengths[row + size - 1])
-            added = None
-            if lengths[row] < longest:
-                padding = ~mask[rows, :longest]
-                added = torch.zeros(padding.shape).masked_fill(padding, torch.finfo(torch.float32).min)[:, None, None]
-            self.groups.append(Group(size, longest, added))
-            place = torch.arange(longest)
-            tokens.append((rows[:, None] * mask.shape[1] + place).flatten())
-            places.append(place.repeat(size))
-            starts.append(start + torch.arange(size) * longest)
-            row, start = row + size, start + size * longest
-        self.tokens, self.places, self.starts = torch.cat(tokens), torch.cat(places), torch.cat(starts)
+        lengths = mask.sum(dim=1)[self.order]
+        self.starts = lengths.cumsum(0) - lengths
+        row, self.places = _rows_and_places(lengths)
+        self.tokens = self.order[row] * mask.shape[1] + self.places
+        self.groups = [_group(part) for part in lengths.split(cheapest_groups(lengths, GROUP_COST))]
+        # The groups' rows are padded to `widths`: where each padded token comes from, and each token goes to.
+        widths = torch.cat([torch.full((group.rows,), group.length) for group in self.groups])
+        starts = widths.cumsum(0) - widths
+        padded_row, padded_place = _rows_and_places(widths)
+        self._from = self.starts[padded_row] + torch.minimum(padded_place, lengths[padded_row] - 1)  # (S,)
+        self._to = starts[row] + self.places  # (T,)
+        # The same by heads: from (T, heads) to one block of (heads, width) a row.
+        head = torch.arange(heads)
+
+        def by_head(row: Tensor, place: Tensor) -> Tensor:
+            return (heads * starts[row, None] + head * widths[row, None] + place[:, None]).flatten()
+
+        self._to_by_head = by_head(row, self.places)  # (T·heads,)
+        self._from_by_head = torch.empty(len(padded_row) * heads, dtype=torch.long)
+        self._from_by_head[by_head(padded_row, padded_place)] = (self._from[:, None] * heads + head).flatten()
+        self.heads = heads
+
+    def spread(self, states: Tensor) -> list[Tensor]:
+        """(T, H) → each group's (rows, length, H)."""
+        whole = _Moved.apply(states, self._from, self._to)
+        parts = whole.split([group.rows * group.length for group in self.groups])
+        return [part.unflatten(0, group[:2]) for part, group in zip(parts, self.groups, strict=True)]
+
+    def spread_by_head(self, states: Tensor) -> list[Tensor]:
+        """(T, heads·d) → each group's (rows·heads, length, d)."""
+        by_head = states.unflatten(1, (self.heads, -1)).flatten(0, 1)
+        whole = _Moved.apply(by_head, self._from_by_head, self._to_by_head)
+        parts = whole.split([group.rows * self.heads * group.length for group in self.groups])
+        return [part.unflatten(0, (-1, group.length)) for part, group in zip(parts, self.groups, strict=True)]
+
+    def gather_by_head(self, parts: list[Tensor]) -> Tensor:
+        """The way back of `spread_by_head`, without the padding."""
+        whole = torch.cat([part.flatten(0, 1) for part in parts])
+        return _Moved.apply(whole, self._to_by_head, None).unflatten(0, (-1, self.heads)).flatten(1)
 
     def ids(self, name: str) -> Tensor:
         """One of the inputs, (N, L) → (1, T)."""
@@ -96,7 +149,7 @@ class PackedRows:
 
 def first_token_states(encoder: Any, start_layer: int, **inputs: Tensor) -> Tensor:
     """First tokens' states of the layers from ``start_layer`` on (0: the embeddings): (N, L) inputs → (N, K, H)."""
-    rows = PackedRows(inputs)
+    rows = PackedRows(inputs, encoder.config.num_attention_heads)
     *states, last = packed_states(encoder, rows, first_only=True)
     firsts = [rows.in_order(part[rows.starts]) for part in states[start_layer:]]
     return torch.stack([*firsts, rows.in_order(last)], dim=1)
@@ -104,7 +157,7 @@ def first_token_states(encoder: Any, start_layer: int, **inputs: Tensor) -> Tens
 
 def pool_packed(encoder: Any, pooling: str, **inputs: Tensor) -> Tensor:
     """Pooled states: (N, L) inputs → (N, H)."""
-    rows = PackedRows(inputs)
+    rows = PackedRows(inputs, encoder.config.num_attention_heads)
     first_only = pooling in FIRST_TOKEN_POOLINGS
     states = packed_states(encoder, rows, first_only)
     if first_only:
@@ -125,35 +178,67 @@ def packed_states(encoder: Any, rows: PackedRows, first_only: bool) -> list[Tens
     else:
         given["token_type_ids"] = torch.zeros_like(given["input_ids"])
     states = [encoder.embeddings(**given)[0]]
-    layers = encoder.encoder.layer
-    for i, layer in enumerate(layers):
-        asking = rows.starts if first_only and i == len(layers) - 1 else None
-        states.append(_run_layer(layer, states[-1], rows.groups, asking))
-    return states
+    *lower, top = encoder.encoder.layer
+    for layer in lower:
+        states.append(_run_layer(layer, states[-1], rows, False))
+    return [*states, _run_layer(top, states[-1], rows, first_only)]
 
 
-def _run_layer(layer: Any, states: Tensor, groups: list[Group], asking: Tensor | None) -> Tensor:
-    """One encoder layer: (T, H) → (T, H), or (N, H) for the tokens ``asking``, the first of each row."""
-    attention = layer.attention.self
-    own = states if asking is None else states[asking]
+def _rows_and_places(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each token of rows laid end to end its row's number and its place there: lengths (N,) → (T,), (T,)."""
+    row = torch.repeat_interleave(lengths)
+    return row, torch.arange(len(row)) - (lengths.cumsum(0) - lengths)[row]
+
+
+def _group(lengths: Tensor) -> Group:
+    """Rows of these ascending lengths as a group."""
+    longest = int(lengths[-1])
+    if lengths[0] == longest:
+        return Group(len(lengths), longest, None)
+    padding = torch.arange(longest) >= lengths[:, None]
+    lowest = torch.finfo(torch.float32).min
+    return Group(len(lengths), longest, torch.zeros(padding.shape).masked_fill(padding, lowest)[:, None])
+
+
+def _run_layer(layer: Any, states: Tensor, rows: PackedRows, first_only: bool) -> Tensor:
+    """One encoder layer: (T, H) → (T, H), or (N, H), of each row's first token."""
+    own = states[rows.starts] if first_only else states
+    attend = _attend_from_first if first_only else _attend
+    return layer.feed_forward_chunk(layer.attention.output(attend(layer.attention.self, states, rows), own))
+
+
+def _attend(module: Any, states: Tensor, rows: PackedRows) -> Tensor:
+    """``dropout(softmax(q kᵀ·scaling + mask)) v`` by heads and groups: (T, H) → (T, H)."""
     half = half_once(states)
-    query = attention.query(half if asking is None else half_once(own))
-    context = _attend(attention, query, attention.key(half), attention.value(half), groups)
-    return layer.feed_forward_chunk(layer.attention.output(context, own))
-
-
-def _attend(module: Any, query: Tensor, key: Tensor, value: Tensor, groups: list[Group]) -> Tensor:
-    """``dropout(softmax(q kᵀ·scaling + mask)) v`` by heads and groups: (T or N, H), (T, H), (T, H) → as ``query``."""
-    width = module.attention_head_size
-    sizes = [group.rows * group.length for group in groups]
-    asked = sizes if len(query) == len(key) else [group.rows for group in groups]
+    projected = [rows.spread_by_head(part(half)) for part in (module.query, module.key, module.value)]
     found = []
-    parts = zip(groups, query.split(asked), key.split(sizes), value.split(sizes), strict=True)
-    for (rows, _, mask), *projected in parts:
-        q, k, v = (part.view(rows, len(part) // rows, -1, width).transpose(1, 2) for part in projected)
-        scores = q @ k.transpose(2, 3) * module.scaling  # (rows, heads, l or 1, l)
-        if mask is not None:
-            scores = scores + mask.to(scores.dtype)
+    for group, q, k, v in zip(rows.groups, *projected, strict=True):
+        mask = q.new_zeros(1) if group.mask is None else group.mask.to(q.dtype).repeat_interleave(rows.heads, dim=0)
+        scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=module.scaling)  # (rows · heads, l, l)
+        found.append(torch.bmm(module.dropout(scores.softmax(dim=-1)), v))
+    return rows.gather_by_head(found)
+
+
+def _attend_from_first(module: Any, states: Tensor, rows: PackedRows) -> Tensor:
+    """The same for each row's first token alone, without keys and values: (T, H) → (N, H)."""
+    half = half_once(states)
+
+    def by_head(part: Tensor) -> Tensor:  # (heads · d, …) → (heads, d, …)
+        return part.unflatten(0, (rows.heads, -1))
+
+    query = by_head((module.query(half[rows.starts]) * module.scaling).T)  # (heads, d, N)
+    asked = torch.bmm(query.transpose(1, 2), by_head(module.key.weight)).transpose(0, 1)  # (N, heads, H)
+    biases = torch.bmm(query.transpose(1, 2), by_head(module.key.bias)[:, :, None]).transpose(0, 1)  # (N, heads, 1)
+    sizes = [group.rows for group in rows.groups]
+    mixed, shares = [], []
+    parts = zip(rows.groups, asked.split(sizes), biases.split(sizes), rows.spread(half), strict=True)
+    for group, question, bias, tokens in parts:
+        scores = torch.bmm(question, tokens.transpose(1, 2)) + bias  # (rows, heads, l)
+        if group.mask is not None:
+            scores = scores + group.mask.to(scores.dtype)
         weights = module.dropout(scores.softmax(dim=-1))
-        found.append((weights @ v).transpose(1, 2).flatten(0, 1).flatten(1))  # (rows · (l or 1), H)
-    return torch.cat(found)
+        mixed.append(torch.bmm(weights, tokens))
+        shares.append(weights.sum(dim=-1))
+    by_value = torch.bmm(by_head(module.value.weight), torch.cat(mixed).permute(1, 2, 0))  # (heads, d, N)
+    value_bias = by_head(module.value.bias)[:, :, None] * torch.cat(shares).T[:, None]
+    return (by_value + value_bias).flatten(0, 1).T

@@ -77,12 +77,12 @@ def test_runs_over_tokens_alone_and_the_last_layer_over_first_tokens():
     seen = []
     for layer in model.encoder.layer:
         layer.output.register_forward_hook(lambda module, given, output: seen.append(len(output)))
-    rows = PackedRows(batch)
+    rows = PackedRows(batch, 4)
     states = packed_states(model, rows, first_only=True)
     assert [(group.rows, group.length) for group in rows.groups] == [(6, 9)]
-    assert seen == [54] * (len(seen) - 1) + [6] and len(states) == len(seen) + 1
+    assert seen == [33] * (len(seen) - 1) + [6] and len(states) == len(seen) + 1
     many = inputs(LENGTHS * 60)
-    groups = PackedRows(many).groups
+    groups = PackedRows(many, 4).groups
     assert sum(group.rows * group.length for group in groups) == sum(LENGTHS) * 60
     assert all(group.mask is None for group in groups)
 
