@@ -87,7 +87,7 @@ class SentenceEncoder(BaseEncoder):
             trust_remote_code=trust_remote_code,
             decoder=DecoderOptions(prompt_template, append_eos, bidirectional_start_layer),
         )
-        self.name, self.pooling = loaded.name, loaded.pooling
+        self.name, self.pooling, self.pooling_guessed = loaded.name, loaded.pooling, loaded.guessed
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
         self.max_seq_length = loaded.max_seq_length
         self.tokens_per_batch = tokens_per_batch

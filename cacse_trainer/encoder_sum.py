@@ -35,6 +35,7 @@ class WeightedEncoders(BaseEncoder):
             raise UserError(f"the models' vectors differ in width and cannot be summed: {named}")
         self.name = " + ".join(f"{w:g}·{e.name}" for w, e in zip(self.weights, self.encoders, strict=True))
         self.pooling = " + ".join(encoder.pooling for encoder in self.encoders)
+        self.pooling_guessed = any(encoder.pooling_guessed for encoder in self.encoders)
         self.normalizes = False
 
     @property

@@ -32,6 +32,7 @@ class Encoding(ABC):
     """As the user gave it."""
     pooling: str
     """What was stated, read or guessed."""
+    pooling_guessed: bool = False
     normalizes: bool
     """Whether the folder says that its vectors are scaled to length 1 (MTEB's classifiers see them so)."""
 

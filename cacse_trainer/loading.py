@@ -58,6 +58,7 @@ class Loaded:
         normalizes: sentence-transformers would scale the vectors to length 1.
         prepare: the text that the tokenizer sees, from a sentence; None where that is the sentence itself.
         above: layers that ``embed`` runs above the model; they move with it.
+        guessed: nobody stated the pooling.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Loaded:
     normalizes: bool = False
     prepare: Callable[[str], str] | None = None
     above: list[nn.Module] = field(default_factory=list)
+    guessed: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,16 +155,25 @@ def load_encoder(
     if config.is_encoder_decoder:
         model = model.get_encoder()
     model = model.eval().to(device)
-    chosen = pooling or stated.pooling or stated_by_model(model) or guess_pooling(name, config)
+    known = pooling or stated.pooling or stated_by_model(model)
+    chosen = known or guess_pooling(name, config)
     embed = embed_function(
         name, model, chosen, stated.dense, set(report["missing_keys"]), is_stated=pooling is not None
     )
     possible = length_limit(tokenizer, model.config)
     limit = max_seq_length if max_seq_length is not None else min(stated.max_seq_length or possible, possible)
     check_length(name, limit, possible)
-    described = describe_pooling(model, chosen, stated)
     return Loaded(
-        name, model, tokenizer, embed, described, limit, stated.normalizes, text_function(stated), stated.dense
+        name,
+        model,
+        tokenizer,
+        embed,
+        describe_pooling(model, chosen, stated),
+        limit,
+        normalizes=stated.normalizes,
+        prepare=text_function(stated),
+        above=stated.dense,
+        guessed=not known,
     )
 
 

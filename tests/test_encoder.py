@@ -60,6 +60,7 @@ def test_a_guess_is_never_silent(tiny_towers, caplog):
     with caplog.at_level(logging.WARNING):
         encoder = SentenceEncoder(folder)
     assert encoder.pooling == "mean" and "GUESSED mean" in caplog.text and "--pooling" in caplog.text
+    assert encoder.pooling_guessed and not SentenceEncoder(folder, "mean").pooling_guessed
 
 
 @pytest.mark.parametrize("stated", ["cls", "max"])

@@ -106,6 +106,7 @@ def main(arguments: Sequence[str]) -> None:
         output_folder(settings, encoder),
         model=" + ".join(public_name(name) for name in settings.model),
         pooling=encoder.pooling,
+        pooling_guessed=encoder.pooling_guessed,
         settings={
             "pooling": encoder.pooling,
             "fingerprint": encoder.fingerprint(),

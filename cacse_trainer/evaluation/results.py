@@ -49,7 +49,7 @@ class ResultStore:
 
     Args:
         folder: where ``results.json`` and ``pairs/`` are.
-        model, pooling: of the encoder, for the head of the file.
+        model, pooling, pooling_guessed: of the encoder, for the head of the file.
         settings: everything the figures depend on; a folder with others is refused.
         overwrite: forget what is there.
         writes: False on all processes but the first: they read what is there, and write nothing.
@@ -65,6 +65,7 @@ class ResultStore:
         model: str,
         pooling: str,
         settings: dict[str, Any],
+        pooling_guessed: bool = False,
         overwrite: bool = False,
         writes: bool = True,
     ):
@@ -72,7 +73,13 @@ class ResultStore:
         self.path = folder / RESULTS
         self.tasks: dict[str, dict[str, Any]] = {}
         self.mteb: dict[str, dict[str, Any]] = {}
-        self._head = {"model": model, "pooling": pooling, "settings": settings, "environment": environment()}
+        self._head = {
+            "model": model,
+            "pooling": pooling,
+            "pooling_guessed": pooling_guessed,
+            "settings": settings,
+            "environment": environment(),
+        }
         if self.path.is_file() and not overwrite:
             self._take_up(read_results(self.path))
 

@@ -84,6 +84,11 @@ def quick_mode(results: dict[str, Any]) -> str:
     return "" if mode == "test" else mode
 
 
+def named_pooling(results: dict[str, Any]) -> str:
+    """The pooling, and that it was guessed where it was."""
+    return results["pooling"] + (" (guessed)" if results.get("pooling_guessed") else "")
+
+
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A boxed table for the terminal, first column and all others centred.
 
@@ -110,7 +115,7 @@ def _centre(cell: str, width: int) -> str:
 
 def terminal(results: dict[str, Any], most: int = 11) -> str:
     """All tables as text, named, with model and pooling on top; more than ``most`` columns go below each other."""
-    lines = [f"model    {results['model']}", f"pooling  {results['pooling']}"]
+    lines = [f"model    {results['model']}", f"pooling  {named_pooling(results)}"]
     if mode := quick_mode(results):
         lines.append(f"mode     {mode}")
     for table in tables_of(results):
@@ -127,7 +132,7 @@ def markdown(results: dict[str, Any]) -> str:
     """All tables in Markdown."""
     mode = quick_mode(results)
     more = f", mode `{mode}`" if mode else ""
-    lines = [f"Model `{results['model']}`, pooling `{results['pooling']}`{more}."]
+    lines = [f"Model `{results['model']}`, pooling `{named_pooling(results)}`{more}."]
     for table in tables_of(results):
         rule = "|".join(["---:"] * len(table.header))
         rows = [f"| {' | '.join(cells)} |" for cells in (table.header, table.cells)]
@@ -154,7 +159,7 @@ def latex(results: dict[str, Any]) -> str:
     for table in tables_of(results):
         columns = "c" * len(table.header)
         lines += [
-            f"% {table.title}; model {results['model']}, pooling {results['pooling']}{more}",
+            f"% {table.title}; model {results['model']}, pooling {named_pooling(results)}{more}",
             f"\\begin{{tabular}}{{{columns}}}",
             "\\toprule",
             " & ".join(_escaped(name) for name in table.header) + r" \\",
@@ -190,7 +195,7 @@ def bar_chart(path: Path, results: dict[str, Any]) -> None:
         axis.set_xticks(range(len(heights)), table.header, rotation=30, ha="right", fontsize=8)
         axis.set_title(table.title, fontsize=9)
         axis.set_ylim(min(0.0, *heights), max(100.0, *heights) * 1.08)
-    named = ", ".join(filter(None, [results["pooling"], quick_mode(results)]))
+    named = ", ".join(filter(None, [named_pooling(results), quick_mode(results)]))
     figure.suptitle(f"{results['model']} ({named})", fontsize=10)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

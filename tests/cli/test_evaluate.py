@@ -49,9 +49,18 @@ def test_full_suite(evaluate, tmp_path, capsys):
         assert found["averages"][suite] == pytest.approx(mean)
     assert "| STS12 | STS13 | STS14 | STS15 | STS16 | STS-B | SICK-R |" in " ".join(out.split())
     assert "pooling  mean" in out and "aggregation: all" in out
+    assert not found["pooling_guessed"] and "(guessed)" not in out
     for name in ("tables.md", "tables.csv", "tables.tex", "scores.png"):
         assert (tmp_path / "out" / name).stat().st_size > 0
     assert r"\begin{tabular}" in (tmp_path / "out" / "tables.tex").read_text()
+
+
+def test_a_guessed_pooling_is_named_so(tiny_towers, senteval_sample, tmp_path, capsys):
+    where = ["--data_dir", str(senteval_sample), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(["evaluate", "--model", tiny_towers("bert")[0], "--tasks", "STS12", "--disable_tqdm", *where]) == 0
+    assert results(tmp_path / "out")["pooling_guessed"]
+    assert "pooling  mean (guessed)" in capsys.readouterr().out
+    assert "`mean (guessed)`" in (tmp_path / "out" / "tables.md").read_text()
 
 
 def test_scores_are_those_of_the_pairs(evaluate, tmp_path):
