@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-dev
+# a test process a core
+TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: check test test-all bench docs clean
 
@@ -19,10 +21,10 @@ check: $(STAMP)  ## ruff, format, types, import directions
 	$(BIN)/python -m pytest tests/test_imports.py
 
 test: $(STAMP)  ## the default tests, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 test-all: $(STAMP)  ## the slow ones too, as CI runs them
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(TESTS) -m "slow or not slow"
 
 bench: $(STAMP)  ## speed and memory, ratios to a peer in the same run
 	for script in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done

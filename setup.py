@@ -34,6 +34,7 @@ EXTRAS["dev"] = [  # everything that a test needs
     "mypy",
     "pytest>=8",
     "pytest-timeout",
+    "pytest-xdist",
     "ruff",
     "selenium>=4.20",
     "types-PyYAML",

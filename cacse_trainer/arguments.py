@@ -1,5 +1,6 @@
 """The three groups of settings of a run: model, data, training. Recipes and flags fill them (see recipes.py)."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -7,6 +8,8 @@ import torch
 from transformers import TrainingArguments
 
 from cacse_trainer.decoder_arguments import DecoderArguments
+
+logger = logging.getLogger(__name__)
 
 
 def bf16_is_fast() -> bool:
@@ -185,6 +188,10 @@ class DataArguments:
         default=False,
         metadata={"help": "Read the training text while training (needs max_steps); for text beyond the disk."},
     )
+    shuffle_buffer: int = field(
+        default=10_000,
+        metadata={"help": "A streamed text is shuffled within so many rows; 1: its own order."},
+    )
 
 
 @dataclass
@@ -218,6 +225,9 @@ class CommonTrainingArguments(TrainingArguments):
             raise ValueError("fp16 needs a CUDA GPU; give bf16 auto instead, or neither")
         if self.eval_strategy == "no":
             self.eval_on_start = False
+        if self.load_best_model_at_end and "no" in (self.eval_strategy, self.save_strategy):
+            logger.warning("load_best_model_at_end is off: without evaluation and saving the last state is kept")
+            self.load_best_model_at_end = False
         # transformers refuses bf16 on a CPU unless told that the CPU is meant.
         if self.bf16 and not torch.cuda.is_available() and not torch.backends.mps.is_available():
             self.use_cpu = True

@@ -10,6 +10,9 @@ import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast, RobertaConfig, RobertaModel
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # for the processes that tests start
+if os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") != "1":  # tests run side by side: one core each
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 huggingface_hub.constants.HF_HUB_OFFLINE = True  # for this one: the imports above have read the environment
 torch.set_num_threads(min(2, torch.get_num_threads()))
 

@@ -114,3 +114,18 @@ def test_yaml_no_and_null_where_they_are_meant(tmp_path):
     path.write_text("save_strategy: no\neval_strategy: no\nconstraint_dropout: null\n")
     model, _, training, _ = parse("--config", str(path), "--output_dir", str(tmp_path))
     assert training.save_strategy.value == "no" and model.constraint_dropout is None
+
+
+def test_without_saving_no_best_model_is_asked_for(tmp_path, caplog):
+    flags = [
+        "--config",
+        "simcse/minilm",
+        "--evaluation",
+        "none",
+        "--save_strategy",
+        "no",
+        "--output_dir",
+        str(tmp_path),
+    ]
+    args = parse(*flags)[2]
+    assert not args.load_best_model_at_end and "load_best_model_at_end is off" in caplog.text

@@ -156,7 +156,11 @@ def load_training_text(
     if data_args.streaming:
         if args.max_steps <= 0:
             raise UserError("streaming needs max_steps: the length of the text is not known before it is read")
-        return load_sentences(source, data_args.text_columns, streaming=True), {"source": public_name(source)}
+        if data_args.shuffle_buffer < 1:
+            raise UserError(f"shuffle_buffer is {data_args.shuffle_buffer}; it must be at least 1")
+        stream = load_sentences(source, data_args.text_columns, streaming=True)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return stream.shuffle(seed, buffer_size=data_args.shuffle_buffer), {"source": public_name(source)}
     dataset, stats = load_sentences_with_stats(source, data_args.text_columns)
     return dataset, {
         "source": public_name(source),
