@@ -196,8 +196,7 @@ def _group(lengths: Tensor) -> Group:
     if lengths[0] == longest:
         return Group(len(lengths), longest, None)
     padding = torch.arange(longest) >= lengths[:, None]
-    lowest = torch.finfo(torch.float32).min
-    return Group(len(lengths), longest, torch.zeros(padding.shape).masked_fill(padding, lowest)[:, None])
+    return Group(len(lengths), longest, torch.zeros(padding.shape).masked_fill(padding, -1e30)[:, None])  # in any dtype
 
 
 def _run_layer(layer: Any, states: Tensor, rows: PackedRows, first_only: bool) -> Tensor:
