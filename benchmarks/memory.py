@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from common import BERT_BASE, MINILM, Clock, lines_of, model_folder, peak_gb, quiet, save
 
+from cacse_trainer.arguments import bf16_is_fast
+
 CASES = ["simcse", "simcse cached", "peer", "peer cached", "cacse", "cacse cached"]
 
 
@@ -76,7 +78,7 @@ def peer_trainer(settings: argparse.Namespace, path: str, rows: Any, output: str
         loss = losses.MultipleNegativesRankingLoss(peer)
     args = SentenceTransformerTrainingArguments(
         output,
-        bf16=True,
+        bf16=bf16_is_fast(),  # as ours
         use_cpu=settings.device == "cpu",
         **common_arguments(settings),
     )
