@@ -9,11 +9,8 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from cacse_trainer.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.cli import export, import_reference, main, train
 from cacse_trainer.cli.common import run
-from cacse_trainer.cli.preparation import load_training_text
-from cacse_trainer.errors import UserError
 from tests.conftest import GOLDEN
 
 
@@ -231,22 +228,6 @@ def test_streaming_and_csv_pairs(command, tmp_path):
     )
     arguments = [*command, "--train_file", str(rows), "--text_columns", "en", "back", "--streaming", "true"]
     assert run(train.main, arguments) == 0
-
-
-def test_a_stream_is_shuffled(tmp_path):
-    lines = [f"sentence {i}" for i in range(60)]
-    (tmp_path / "text.txt").write_text("\n".join(lines))
-
-    def streamed(buffer: int, seed: int = 1) -> list[str]:
-        args = CacseTrainingArguments(str(tmp_path), use_cpu=True, max_steps=1, seed=seed)
-        data_args = DataArguments(train_file=str(tmp_path / "text.txt"), streaming=True, shuffle_buffer=buffer)
-        return [row["text"] for row in load_training_text(data_args, args)[0]]
-
-    found = streamed(20)
-    assert sorted(found) == sorted(lines) and found != lines and found == streamed(20) != streamed(20, seed=2)
-    assert streamed(1) == lines
-    with pytest.raises(UserError, match="shuffle_buffer is 0"):
-        streamed(0)
 
 
 @pytest.mark.parametrize(
