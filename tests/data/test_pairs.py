@@ -1,8 +1,6 @@
 """Dev sets in each layout, and the one-line errors for wrong ones."""
 
 import json
-import os
-from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -11,8 +9,9 @@ import pytest
 
 from cacse_trainer.data import has_labels, load_pairs
 from cacse_trainer.errors import UserError
+from tests.conftest import SHARED
 
-DATA = Path(os.environ.get("CACSE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = SHARED / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real data are not on this machine")
 
 ROWS = [

@@ -7,7 +7,6 @@ import logging
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -17,8 +16,9 @@ from torch.utils.data import DataLoader
 
 from cacse_trainer.data import SourceStats, load_sentences, load_sentences_with_stats
 from cacse_trainer.errors import UserError
+from tests.conftest import SHARED
 
-DATA = Path(os.environ.get("CACSE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = SHARED / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real data are not on this machine")
 
 
