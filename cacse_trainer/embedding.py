@@ -9,10 +9,11 @@ from transformers import PreTrainedModel
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.embed import Embed
 from cacse_trainer.export.stated_modules import Modules
-from cacse_trainer.models.encoder_tools import known_inputs, run_encoder
+from cacse_trainer.models.encoder_tools import known_inputs
 from cacse_trainer.models.modeling_cacse import CacseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
+from cacse_trainer.models.packing import sentence_vectors
 from cacse_trainer.models.pooling import LAYER_POOLINGS, pool
 
 logger = logging.getLogger(__name__)
@@ -43,12 +44,9 @@ def embed_function(
             f"model {name}: pooling {pooling} averages layers, and a sum of towers has none; use cls or mean"
         )
     layers = nn.ModuleList(dense).to(model.device)
-    more = {"output_hidden_states": True} if pooling in LAYER_POOLINGS else {}
 
     def embed(**inputs: Tensor) -> Tensor:
-        output = run_encoder(core, inputs, **more)
-        hidden = output.hidden_states if more else None
-        vectors = pool(pooling, output.last_hidden_state, hidden, inputs.get("attention_mask"))  # (N, H)
+        vectors = sentence_vectors(core, pooling, inputs)  # (N, H)
         for layer in layers:
             vectors = layer(vectors)
         return vectors

@@ -117,6 +117,7 @@ class OnnxEncoder(BaseEncoder):
                 tokens_per_batch=self.tokens_per_batch,
                 rows_per_batch=batch_size,
                 advance=advance,
+                cores=1,  # the session has its own
             )
             return check_finite(self.name, table, sentences)
 

@@ -119,7 +119,8 @@ def test_the_teacher_stays_frozen(make_trainer, tmp_path):
     before = copy.deepcopy(trainer.teacher.state_dict())
     start = copy.deepcopy(trainer.model.state_dict())
     modes = []
-    trainer.teacher.register_forward_hook(lambda module, _i, output: modes.append(module.training))
+    for part in trainer.teacher.modules():
+        part.register_forward_hook(lambda module, _i, output: modes.append(module.training))
     trainer.train()
     assert modes and not any(modes)
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.teacher.state_dict().items())

@@ -98,7 +98,7 @@ def test_resume_is_exact(make_trainer, tmp_path, bf16):
 def test_frozen_layers_see_the_dev_sentences_once(make_trainer):
     trainer = make_trainer("run", max_steps=4, eval_on_start=True)
     runs = []
-    trainer.model.tower_a.encoder.layer[0].register_forward_hook(
+    trainer.model.tower_a.encoder.layer[0].intermediate.register_forward_hook(
         lambda module, given, output: runs.append(None if module.training else len(output))
     )
     trainer.train()

@@ -1,13 +1,13 @@
 """Sentences to vectors: each distinct sentence once, sorted by length, in batches of a token budget.
 
 This is the one road on which anything is encoded outside of training: dev sets, exports, the evaluation suites, the
-encoder tool. It sees a model only through a function of input tensors. On several processes the batches are dealt
-out and the vectors gathered, so that every process returns the same.
+encoder tool. It sees a model only through a function of input tensors. On a CPU each core has batches of its own. On
+several processes the batches are dealt out and the vectors gathered, so that every process returns the same.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from cacse_trainer.cores import over_cores
 from cacse_trainer.distributed import gather_objects, rank, world_size
 from cacse_trainer.memory import keep_freed_memory
 
@@ -26,8 +27,8 @@ Embed = Callable[..., Tensor]
 Advance = Callable[[int], object]
 """Told how many more sentences are done; a progress bar's ``update``."""
 
-TOKENS_PER_BATCH = {"cpu": 4096}
-"""Padded tokens a batch by kind of device; a CPU's caches like small batches (benchmarks/encode.py)."""
+TOKENS_PER_BATCH = {"cpu": 1024}
+"""Padded tokens a batch by kind of device. On a CPU a batch is one core's (benchmarks/encode.py --tokens_per_batch)."""
 TOKENS_PER_BATCH_ELSEWHERE = 16384
 TOKENISE_AT_ONCE = 16384  # sentences; bounds the memory of the tokenizer's own objects
 
@@ -124,7 +125,7 @@ def embed_sentences(
     """Encode sentences.
 
     Args:
-        embed: function of input tensors; a model's ``embed``.
+        embed: function of input tensors; a model's ``embed``. On a CPU it is called from several threads at once.
         tokenizer: its tokenizer.
         sentences: any number, repeated ones are encoded once; ``""`` is fine.
         max_seq_length: longer ones are truncated to so many tokens.
@@ -167,6 +168,7 @@ def embed_rows(
     tokens_per_batch: int | None = None,
     rows_per_batch: int | None = None,
     advance: Advance = lambda count: None,
+    cores: int | None = None,
 ) -> np.ndarray:
     """Encode tokenised sentences; all of `embed_sentences` but the tokenizing and the search for repeated ones.
 
@@ -174,6 +176,8 @@ def embed_rows(
         embed, tokenizer, device, dtype, tokens_per_batch, rows_per_batch: as for `embed_sentences`.
         rows: from `tokenise`.
         advance: told, batch by batch, how many more rows are done (on all processes together).
+        cores: of a CPU, each with batches of its own; 1 for a function that has threads of its own. Default: torch's
+            number of threads.
 
     Returns:
         (len(rows), dim) float32, in their order, the same on every process.
@@ -181,17 +185,31 @@ def embed_rows(
     device = torch.device(device)
     budget = tokens_per_batch or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ELSEWHERE)
     batches = list(token_budget_batches([len(row["input_ids"]) for row in rows], budget, rows_per_batch))
-    mine = range(rank(), len(batches), world_size())
-    autocast = torch.autocast(device.type, dtype=dtype) if dtype is not None else nullcontext()
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+    mine = batches[rank() :: world_size()]
+    if dtype is None and torch.is_autocast_enabled(device.type):  # the caller's, which other threads do not see
+        dtype = torch.get_autocast_dtype(device.type)
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            yield
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        inputs = {name: ids.to(device) for name, ids in pad_rows(tokenizer, [rows[i] for i in batch]).items()}
+        return embed(**inputs).float().cpu().numpy()
+
     told = 0
-    with torch.inference_mode(), autocast, keep_freed_memory(device.type):
-        for i in mine:
-            inputs = {name: ids.to(device) for name, ids in pad_rows(tokenizer, [rows[j] for j in batches[i]]).items()}
-            found.append((batches[i], embed(**inputs).float().cpu().numpy()))
-            more = min(len(batches[i]) * world_size(), len(rows) - told)
-            told += more
-            advance(more)
+
+    def tell(batch: np.ndarray) -> None:
+        nonlocal told
+        more = min(len(batch) * world_size(), len(rows) - told)
+        told += more
+        advance(more)
+
+    if cores is None:
+        cores = torch.get_num_threads() if device.type == "cpu" else 1
+    with keep_freed_memory(device.type):
+        found = list(zip(mine, over_cores(run, mine, around, tell, cores), strict=True))
     vectors = np.empty((0, 0), dtype=np.float32)
     for part in gather_objects(found):
         for indices, values in part:

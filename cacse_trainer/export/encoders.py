@@ -22,10 +22,9 @@ from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.embed import Embed, embed_sentences, length_limit
 from cacse_trainer.export.model_card import CardFacts, render_card
 from cacse_trainer.export.sentence_transformers import read_dense, write_modules
-from cacse_trainer.models.encoder_tools import run_encoder
 from cacse_trainer.models.modeling_cacse import CacseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
-from cacse_trainer.models.pooling import pool
+from cacse_trainer.models.packing import sentence_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +97,7 @@ def cacse_encoders(model: CacseModel, facts: CardFacts) -> list[Encoder]:
     model_name = facts.title
 
     def cls_of(tower: PreTrainedModel) -> Embed:
-        return lambda **inputs: tower(**inputs).last_hidden_state[:, 0]
+        return lambda **inputs: sentence_vectors(tower, "cls", inputs)
 
     texts = (
         ("tower_a", towers[0], cls_of(model.tower_a), f"Tower A of {model_name}: a plain encoder.", False),
@@ -149,11 +148,9 @@ def export_encoder(
     dense = dense.to(device) if dense is not None else None
 
     def embed(**inputs: torch.Tensor) -> torch.Tensor:
-        vectors = pool(
-            encoder.pooling,
-            run_encoder(reloaded, inputs).last_hidden_state,
-            attention_mask=inputs["attention_mask"],
-        )
+        if isinstance(reloaded, EnsembleModel):
+            return reloaded.embed(**inputs)
+        vectors = sentence_vectors(reloaded, encoder.pooling, inputs)
         return vectors if dense is None else torch.tanh(dense(vectors))
 
     return place(encoder, staged, tokenizer, embed, reloaded_tokenizer, limit, score)

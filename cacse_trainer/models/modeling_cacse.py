@@ -25,7 +25,7 @@ from cacse_trainer.models.configuration_cacse import CacseConfig
 from cacse_trainer.models.constraint import load_constraint_layers
 from cacse_trainer.models.encoder_tools import freeze_pooler, mark_loaded
 from cacse_trainer.models.outputs import CacseOutput
-from cacse_trainer.models.packing import can_pack, first_token_states
+from cacse_trainer.models.packing import can_pack, first_token_states, sentence_vectors
 
 LAYER_CLASSES = {"bert": BertLayer, "roberta": RobertaLayer}
 
@@ -297,7 +297,8 @@ class CacseModel(CacsePreTrainedModel):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
         """(N, L) → (N, H), h_A + h_B at the first token."""
-        return self(input_ids, attention_mask, token_type_ids).sentence_embedding
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        return sentence_vectors(self.tower_a, "cls", inputs) + sentence_vectors(self.tower_b, "cls", inputs)
 
     @staticmethod
     def effective_negatives(batch_size: int) -> int:

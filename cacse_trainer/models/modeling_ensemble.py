@@ -4,7 +4,7 @@ A trained CACSE pair is exported as one (the plain sum), and so is CACSE+UC, ``Î
 encoder may have a tokenizer of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from cacse_trainer.models.configuration_ensemble import EnsembleConfig
 from cacse_trainer.models.encoder_tools import known_inputs, mark_loaded
 from cacse_trainer.models.outputs import EmbeddingOutput
+from cacse_trainer.models.packing import sentence_vectors
 from cacse_trainer.models.pooling import pool
 
 
@@ -107,29 +108,16 @@ class EnsembleModel(PreTrainedModel):
         Raises:
             ValueError: ``encoder_ids`` are missing, or given where the tokenizer is shared.
         """
-        if self.config.own_tokenizers != (encoder_ids is not None):
-            raise ValueError(
-                "encoder_ids are needed: the encoders have tokenizers of their own, tokenise with TokenizerBundle"
-                if self.config.own_tokenizers
-                else "encoder_ids were given to an ensemble with one tokenizer"
-            )
-        shared = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        tokens = attention_mask.bool() if attention_mask is not None else torch.ones_like(input_ids, dtype=torch.bool)
-        vectors, hidden = None, None
-        encoders: list[Any] = list(self.encoders)
-        for i, (encoder, weight, pooling) in enumerate(
-            zip(encoders, self.config.weights, self.config.poolings, strict=True)
-        ):
-            inputs: dict[str, Tensor | None] = dict(shared)
-            if encoder_ids is not None:
-                inputs.update(select_tokens(input_ids, tokens & (encoder_ids == i), encoder.config.pad_token_id or 0))
-                inputs["token_type_ids"] = None
+        vectors: Any = 0
+        hidden: Any = 0
+        for encoder, inputs, weight, pooling in self._parts(input_ids, attention_mask, token_type_ids, encoder_ids):
             states = encoder(**known_inputs(encoder, inputs)).last_hidden_state  # (N, l, H)
-            part = weight * pool(pooling, states, attention_mask=inputs["attention_mask"])  # (N, H)
-            vectors = part if vectors is None else vectors + part
+            vectors = vectors + weight * pool(pooling, states, attention_mask=inputs["attention_mask"])  # (N, H)
             if self.config.sums_tokens:
-                hidden = weight * states if hidden is None else hidden + weight * states
-        output = EmbeddingOutput(last_hidden_state=hidden, sentence_embedding=vectors)
+                hidden = hidden + weight * states
+        output = EmbeddingOutput(
+            last_hidden_state=hidden if self.config.sums_tokens else None, sentence_embedding=vectors
+        )
         return output if return_dict is not False else output.to_tuple()
 
     def embed(
@@ -140,7 +128,37 @@ class EnsembleModel(PreTrainedModel):
         encoder_ids: Tensor | None = None,
     ) -> Tensor:
         """(N, L) â†’ (N, H)."""
-        return self(input_ids, attention_mask, token_type_ids, encoder_ids).sentence_embedding
+        vectors: Any = 0
+        for encoder, inputs, weight, pooling in self._parts(input_ids, attention_mask, token_type_ids, encoder_ids):
+            vectors = vectors + weight * sentence_vectors(encoder, pooling, inputs)
+        return vectors
+
+    def _parts(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        encoder_ids: Tensor | None,
+    ) -> Iterator[tuple[Any, dict[str, Tensor | None], float, str]]:
+        """Each encoder with its inputs, its weight and its pooling; raises as `forward` does."""
+        if self.config.own_tokenizers != (encoder_ids is not None):
+            raise ValueError(
+                "encoder_ids are needed: the encoders have tokenizers of their own, tokenise with TokenizerBundle"
+                if self.config.own_tokenizers
+                else "encoder_ids were given to an ensemble with one tokenizer"
+            )
+        tokens = attention_mask.bool() if attention_mask is not None else torch.ones_like(input_ids, dtype=torch.bool)
+        encoders: list[Any] = list(self.encoders)
+        for i, encoder in enumerate(encoders):
+            inputs: dict[str, Tensor | None] = {
+                "input_ids": input_ids,
+                "attention_mask": attention_mask,
+                "token_type_ids": token_type_ids,
+            }
+            if encoder_ids is not None:
+                inputs.update(select_tokens(input_ids, tokens & (encoder_ids == i), encoder.config.pad_token_id or 0))
+                inputs["token_type_ids"] = None
+            yield encoder, inputs, self.config.weights[i], self.config.poolings[i]
 
 
 AutoConfig.register("cacse_ensemble", EnsembleConfig)

@@ -38,7 +38,7 @@ from cacse_trainer.models.encoder_tools import freeze_pooler, global_mean, known
 from cacse_trainer.models.heads import PROJECTIONS, DetectionHead, MaskedLmHead, empty_masked_lm_head
 from cacse_trainer.models.objectives import OBJECTIVES, compute
 from cacse_trainer.models.outputs import EmbeddingOutput
-from cacse_trainer.models.packing import can_pack, pool_packed
+from cacse_trainer.models.packing import can_pack, pool_packed, sentence_vectors
 from cacse_trainer.models.pooling import LAYER_POOLINGS, pool
 
 IGNORED_LABEL = -100
@@ -284,7 +284,9 @@ class SentenceEmbeddingModel(PreTrainedModel):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
         """(N, L) → (N, H), the sentence embedding."""
-        return self(input_ids, attention_mask, token_type_ids).sentence_embedding
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        vectors = sentence_vectors(self.encoder, self.config.pooling, inputs)
+        return self.projection_head(vectors) if self.config.projects_at_inference else vectors
 
     @property
     def needs_masked_copies(self) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cacse_trainer.models.bucketing import cheapest_groups
+from cacse_trainer.models.encoder_tools import known_inputs, run_encoder
 from cacse_trainer.models.fast_paths import ATTENTION, half_once
 from cacse_trainer.models.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, pool
 
@@ -166,22 +167,39 @@ def pool_packed(encoder: Any, pooling: str, **inputs: Tensor) -> Tensor:
     return pool(pooling, hidden[-1], hidden, inputs["attention_mask"])
 
 
-def packed_states(encoder: Any, rows: PackedRows, first_only: bool) -> list[Tensor]:
+def sentence_vectors(encoder: Any, pooling: str, inputs: Mapping[str, Tensor | None]) -> Tensor:
+    """Pooled states: (N, L) inputs → (N, H), without padding where `can_pack`, else by the encoder's own forward."""
+    known = known_inputs(encoder, inputs)
+    if can_pack(encoder, known):
+        return pool_packed(encoder, pooling, **known)
+    more = {"output_hidden_states": True} if pooling in LAYER_POOLINGS else {}
+    output = run_encoder(encoder, known, **more)
+    return pool(pooling, output.last_hidden_state, output.hidden_states if more else None, known.get("attention_mask"))
+
+
+def packed_states(
+    encoder: Any, rows: PackedRows, first_only: bool, below: Tensor | None = None, start_layer: int = 0
+) -> list[Tensor]:
     """The embedding output and each layer's, (T, H) each; with ``first_only`` the last is (N, H), of the first tokens.
 
-    The last one is in the packed rows' order as well.
+    The last one is in the packed rows' order as well. With ``below``, the output of the first ``start_layer`` layers,
+    the list begins with it and only the layers above run.
     """
+    states = [_embedded(encoder, rows) if below is None else below]
+    layers = encoder.encoder.layer
+    for number in range(start_layer, len(layers)):
+        states.append(_run_layer(layers[number], states[-1], rows, first_only and number == len(layers) - 1))
+    return states
+
+
+def _embedded(encoder: Any, rows: PackedRows) -> Tensor:
     offset = encoder.config.pad_token_id + 1 if KINDS[encoder.config.model_type] else 0
     given = {"input_ids": rows.ids("input_ids"), "position_ids": (rows.places + offset)[None]}
     if "token_type_ids" in rows.inputs:
         given["token_type_ids"] = rows.ids("token_type_ids")
     else:
         given["token_type_ids"] = torch.zeros_like(given["input_ids"])
-    states = [encoder.embeddings(**given)[0]]
-    *lower, top = encoder.encoder.layer
-    for layer in lower:
-        states.append(_run_layer(layer, states[-1], rows, False))
-    return [*states, _run_layer(top, states[-1], rows, first_only)]
+    return encoder.embeddings(**given)[0]
 
 
 def _rows_and_places(lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,7 @@
 """Dev sentences through the frozen layers once: the same vectors, fewer layers run, dropped when something changes."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -7,9 +9,11 @@ from cacse_trainer.models.frozen_prefix import FrozenPrefixes
 from tests.models.test_cacse import batch, build
 
 
-@pytest.fixture(params=["bert", "roberta"])
+@pytest.fixture(params=["bert", "roberta", "bert, padded"])
 def model(request, tiny_towers):
-    return build(tiny_towers, request.param, freeze_embeddings=True).eval()
+    kind, _, padded = request.param.partition(", ")
+    attention = "eager" if padded else "sdpa"
+    return build(tiny_towers, kind, freeze_embeddings=True, attn_implementation=attention).eval()
 
 
 def flat(seed=0):
@@ -27,7 +31,7 @@ def count_runs(model) -> list[int]:
         return hook
 
     for number, layer in enumerate(model.tower_b.encoder.layer):
-        layer.register_forward_hook(count(number))
+        layer.intermediate.register_forward_hook(count(number))
     return runs
 
 
@@ -71,6 +75,16 @@ def test_half_precision_and_the_limit(model):
     for _ in range(2):
         assert torch.equal(none_kept.embed_of(model)(**flat()), full)
     assert runs == [2, 2, 2, 2]
+
+
+@torch.inference_mode()
+def test_in_two_threads_at_once(model):
+    embed = FrozenPrefixes().embed_of(model)
+    expected = [model.embed(**flat(seed)) for seed in range(4)]
+    with ThreadPoolExecutor(2, initializer=lambda: torch.inference_mode().__enter__()) as pool:
+        for _ in range(5):
+            for found, vectors in zip(pool.map(lambda seed: embed(**flat(seed)), range(4)), expected, strict=True):
+                torch.testing.assert_close(found, vectors, rtol=0, atol=1e-6)
 
 
 def test_only_where_the_prefix_is_frozen(model, tiny_towers):

@@ -1,0 +1,83 @@
+"""Independent pieces of work on a CPU, each on a core of its own.
+
+Torch splits every operation over all cores, and all of them wait for the slowest one. Batches that need nothing of
+each other go without that: a thread takes a batch, computes it on one core, and takes the next.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from queue import SimpleQueue
+from typing import TypeVar
+
+import torch
+
+MOST_THREADS = 8
+"""Beyond it they would wait for Python itself; with more cores each thread computes on several."""
+
+_taken = threading.Lock()
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def over_cores(
+    run: Callable[[Item], Result],
+    items: Sequence[Item],
+    around: Callable[[], AbstractContextManager[object]],
+    told: Callable[[Item], object],
+    cores: int,
+) -> list[Result]:
+    """Results of the items, in their order.
+
+    With one core, or one item, or while another call is at it, the items run one after another in the caller's thread.
+
+    Args:
+        run: work on an item; runs in several threads at once.
+        items: begun in their order.
+        around: makes the context of the work (grad mode, autocast); each thread enters one.
+        told: called in the caller's thread with each item that is done.
+        cores: torch's number of threads, which is set again afterwards; 1 where the work is not on the CPU.
+
+    Raises:
+        Exception: what ``run`` or ``told`` raise; no further item is begun.
+    """
+    results: dict[int, Result] = {}
+    if cores == 1 or len(items) < 2 or not _taken.acquire(blocking=False):
+        with around():
+            for i, item in enumerate(items):
+                results[i] = run(item)
+                told(item)
+        return list(results.values())
+    count = min(cores, MOST_THREADS, len(items))
+    numbers = iter(range(len(items)))  # one is taken by one thread only
+    done: SimpleQueue[int | BaseException] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            torch.set_num_threads(cores // count)
+            with around():
+                for i in numbers:
+                    results[i] = run(items[i])
+                    done.put(i)
+        except BaseException as error:
+            deque(numbers, 0)
+            done.put(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in items:
+            found = done.get()
+            if isinstance(found, BaseException):
+                raise found
+            told(items[found])
+    finally:
+        deque(numbers, 0)  # those that no thread has begun are left
+        for thread in threads:
+            thread.join()
+        torch.set_num_threads(cores)  # MKL's is one for all threads
+        _taken.release()
+    return [results[i] for i in range(len(items))]
