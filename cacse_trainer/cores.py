@@ -31,7 +31,9 @@ def over_cores(
 ) -> list[Result]:
     """Results of the items, in their order.
 
-    With one core, or one item, or while another call is at it, the items run one after another in the caller's thread.
+    The first item runs alone, on all cores: tables that a model makes at its first call, or for its longest row so far
+    (give that first), are then there for all threads. With one core, or while another call is at it, the items run one
+    after another in the caller's thread.
 
     Args:
         run: work on an item; runs in several threads at once.
@@ -44,14 +46,31 @@ def over_cores(
         Exception: what ``run`` or ``told`` raise; no further item is begun.
     """
     results: dict[int, Result] = {}
-    if cores == 1 or len(items) < 2 or not _taken.acquire(blocking=False):
+    alone = cores == 1 or not _taken.acquire(blocking=False)
+    try:
         with around():
-            for i, item in enumerate(items):
+            for i, item in enumerate(items if alone else items[:1]):
                 results[i] = run(item)
                 told(item)
-        return list(results.values())
-    count = min(cores, MOST_THREADS, len(items))
-    numbers = iter(range(len(items)))  # one is taken by one thread only
+        if not alone and len(items) > 1:
+            _side_by_side(run, items, results, around, told, cores)
+    finally:
+        if not alone:
+            _taken.release()
+    return [results[i] for i in range(len(items))]
+
+
+def _side_by_side(
+    run: Callable[[Item], Result],
+    items: Sequence[Item],
+    results: dict[int, Result],
+    around: Callable[[], AbstractContextManager[object]],
+    told: Callable[[Item], object],
+    cores: int,
+) -> None:
+    """All items but the first, whose results are put in."""
+    count = min(cores, MOST_THREADS, len(items) - 1)
+    numbers = iter(range(1, len(items)))  # each is taken by one thread only
     done: SimpleQueue[int | BaseException] = SimpleQueue()
 
     def work() -> None:
@@ -62,22 +81,20 @@ def over_cores(
                     results[i] = run(items[i])
                     done.put(i)
         except BaseException as error:
-            deque(numbers, 0)
+            deque(numbers, 0)  # those that no thread has begun are left
             done.put(error)
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     try:
         for thread in threads:
             thread.start()
-        for _ in items:
+        for _ in range(1, len(items)):
             found = done.get()
             if isinstance(found, BaseException):
                 raise found
             told(items[found])
     finally:
-        deque(numbers, 0)  # those that no thread has begun are left
+        deque(numbers, 0)
         for thread in threads:
             thread.join()
         torch.set_num_threads(cores)  # MKL's is one for all threads
-        _taken.release()
-    return [results[i] for i in range(len(items))]
