@@ -52,9 +52,13 @@ def main() -> int:
         default=["float32", "bf16"] if bf16_is_fast() else ["float32"],
         help="of ours; default: float32, and bf16 where the hardware has it",
     )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, help="JSON file")
     settings = parser.parse_args()
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        print("nothing measured: no CUDA device here")
+        return 0
     torch.set_num_threads(settings.threads)
     if settings.data_dir:
         sentences = sentences_of(settings.data_dir, settings.tasks)
@@ -65,10 +69,10 @@ def main() -> int:
         chosen = np.linspace(0, len(sentences) - 1, settings.sentences).round().astype(int)
         sentences = [sentences[i] for i in chosen]
 
-    peer = SentenceTransformer(resolve_resource(settings.model), device="cpu")
+    peer = SentenceTransformer(resolve_resource(settings.model), device=settings.device)
     ours = {
         f"ours {name}": SentenceEncoder(
-            settings.model, device="cpu", dtype=dtype, tokens_per_batch=settings.tokens_per_batch
+            settings.model, device=settings.device, dtype=dtype, tokens_per_batch=settings.tokens_per_batch
         )
         for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16))
         if name in settings.dtypes

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cacse_trainer.cores import over_cores
-from cacse_trainer.evaluation.embed import embed_sentences
+from cacse_trainer.evaluation.embed import embed_rows, tokenise
 
 
 @pytest.fixture(autouse=True)
@@ -93,21 +93,23 @@ def test_an_error_is_raised_and_no_further_item_begun(where):
 
 
 def test_sentences_over_cores(tiny_tokenizer):
-    """The threads see the caller's autocast, keep no graph, and the bar counts every sentence once."""
+    """The threads keep no graph and see the caller's autocast; every sentence is told of once."""
     layer = torch.nn.Linear(1, 4)
-    seen = []
+    without_graph = []
 
     def embed(input_ids, attention_mask, **rest):
-        seen.append((threading.get_ident(), torch.is_inference_mode_enabled()))
+        without_graph.append(torch.is_inference_mode_enabled())
         return layer(input_ids.float().sum(dim=1, keepdim=True) / 100)
 
-    sentences = [f"the cat sat {i}" for i in range(40)] * 2
-    plain = embed_sentences(embed, tiny_tokenizer, sentences, max_seq_length=8, rows_per_batch=4)
-    torch.set_num_threads(1)
-    one = embed_sentences(embed, tiny_tokenizer, sentences, max_seq_length=8, rows_per_batch=4)
-    torch.set_num_threads(3)
-    np.testing.assert_allclose(plain, one, rtol=0, atol=1e-6)
-    assert all(inference for _, inference in seen)
+    rows = tokenise(tiny_tokenizer, [f"the cat sat {i}" for i in range(40)], 8)
+    told = []
+
+    def vectors(cores):
+        return embed_rows(embed, tiny_tokenizer, rows, rows_per_batch=3, advance=told.append, cores=cores)
+
+    plain = vectors(3)
+    assert sum(told) == 40 and len(without_graph) == 14 and all(without_graph)
+    np.testing.assert_allclose(plain, vectors(1), rtol=0, atol=1e-6)
     with torch.autocast("cpu", torch.bfloat16):
-        half = embed_sentences(embed, tiny_tokenizer, sentences, max_seq_length=8, rows_per_batch=4)
+        half = vectors(3)
     assert np.array_equal(half, torch.from_numpy(half).bfloat16().float().numpy()) and not np.array_equal(half, plain)
