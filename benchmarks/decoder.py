@@ -24,10 +24,10 @@ from datasets import Dataset
 from transformers import AutoModel, AutoTokenizer, GemmaConfig, PrinterCallback, TrainerCallback
 
 from cacse_trainer import CacseTrainer, SentenceEmbeddingModel
-from cacse_trainer.arguments import CacseTrainingArguments
 from cacse_trainer.models import SentenceEmbeddingConfig
 from cacse_trainer.models.adapters import LoraSettings, add_lora
-from cacse_trainer.recipes import resolve_resource
+from cacse_trainer.settings.arguments import CacseTrainingArguments
+from cacse_trainer.settings.resources import resolve_resource
 
 SIZES = {
     "small": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4},

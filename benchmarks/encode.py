@@ -21,9 +21,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from cacse_trainer import SentenceEncoder
-from cacse_trainer.arguments import bf16_is_fast
-from cacse_trainer.evaluation.report import environment
-from cacse_trainer.recipes import resolve_resource
+from cacse_trainer.evaluation.environment import environment
+from cacse_trainer.settings.arguments import bf16_is_fast
+from cacse_trainer.settings.resources import resolve_resource
 
 TARGETS = {"ours float32": 1.7, "ours bf16": 4.0}
 MOST_LOST = {"ours float32": 1e-5, "ours bf16": 2e-4}

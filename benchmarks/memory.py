@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from common import BERT_BASE, MINILM, Clock, lines_of, model_folder, peak_gb, quiet, save
 
-from cacse_trainer.arguments import bf16_is_fast
+from cacse_trainer.settings.arguments import bf16_is_fast
 
 CASES = ["simcse", "simcse cached", "peer", "peer cached", "cacse", "cacse cached"]
 
@@ -29,7 +29,7 @@ def our_trainer(settings: argparse.Namespace, path: str, rows: Any, output: str)
     from transformers import AutoConfig, AutoTokenizer
 
     from cacse_trainer import CacseBertModel, CacseTrainer, SentenceEmbeddingModel
-    from cacse_trainer.arguments import CacseTrainingArguments
+    from cacse_trainer.settings.arguments import CacseTrainingArguments
 
     model: Any
     if settings.case.startswith("cacse"):

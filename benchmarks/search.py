@@ -20,9 +20,9 @@ import torch
 
 from cacse_trainer import SentenceEncoder
 from cacse_trainer.data.corpus import Corpus
-from cacse_trainer.evaluation.report import environment
-from cacse_trainer.recipes import resolve_resource
-from cacse_trainer.vectors.index import SearchIndex
+from cacse_trainer.encoding.vectors.index import SearchIndex
+from cacse_trainer.evaluation.environment import environment
+from cacse_trainer.settings.resources import resolve_resource
 
 WAYS = {
     "exact": {},

@@ -1,9 +1,8 @@
 """cacse-trainer: sentence encoders from raw text, on the Hugging Face Trainer."""
 
 from cacse_trainer.data import load_pairs, load_sentences
-from cacse_trainer.distillation import DistillationTrainer
-from cacse_trainer.encoder import SentenceEncoder
-from cacse_trainer.export.reference_checkpoints import load_reference_checkpoint
+from cacse_trainer.encoding.encoder import SentenceEncoder
+from cacse_trainer.importers.reference import load_reference_checkpoint
 from cacse_trainer.models import (
     CacseBertModel,
     CacseConfig,
@@ -12,7 +11,8 @@ from cacse_trainer.models import (
     EnsembleModel,
     SentenceEmbeddingModel,
 )
-from cacse_trainer.trainer import CacseTrainer
+from cacse_trainer.training.distillation import DistillationTrainer
+from cacse_trainer.training.trainer import CacseTrainer
 from cacse_trainer.version import __version__
 
 __all__ = [

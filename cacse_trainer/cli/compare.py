@@ -12,9 +12,9 @@ from cacse_trainer.cli.common import OneLineParser, run
 from cacse_trainer.cli.output import tell
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.compare import compare, comparison_rows
-from cacse_trainer.evaluation.report import write_report
 from cacse_trainer.evaluation.results import read_results
 from cacse_trainer.evaluation.tables import text_table
+from cacse_trainer.files import write_json
 
 EPILOG = """The interval on STS is a paired bootstrap: the pairs are drawn anew, the same ones for both models.
 "clear" means that it lies on one side of 0: then the difference does not hang on which pairs happen to
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     differences = {row.name: {**dataclasses.asdict(row), "difference": row.difference} for row in rows}
     if settings.output is not None:
         settings.output.parent.mkdir(parents=True, exist_ok=True)
-        write_report(settings.output, differences)
+        write_json(settings.output, differences)
     tell("\n".join([*lines, text_table(header, comparison_rows(rows))]), differences)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cacse_trainer.cli.common import OneLineParser, run
 from cacse_trainer.cli.main import COMMANDS, MODULES
 from cacse_trainer.cli.output import tell
-from cacse_trainer.recipes import recipe_names
+from cacse_trainer.settings.recipes import recipe_names
 
 SHELLS = ("bash", "zsh", "fish")
 EPILOG = """examples:

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cacse_trainer.cli.build import public_name
 from cacse_trainer.cli.common import OneLineParser, run
 from cacse_trainer.cli.encoders import add_encoder_flags, open_encoder
 from cacse_trainer.cli.output import tell
 from cacse_trainer.demo.page import Demo, load_gradio, serve
 from cacse_trainer.errors import UserError
-from cacse_trainer.recipes import resolve_resource
+from cacse_trainer.runs.build import public_name
+from cacse_trainer.settings.resources import resolve_resource
 
 EPILOG = """examples:
   cacse-trainer demo --model runs/cacse/export/ensemble

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, resolve_bf16
-from cacse_trainer.cli.build import check_export, check_fit, check_weights, load_encoders, load_tokenizer, public_name
-from cacse_trainer.cli.common import run, user_errors
-from cacse_trainer.cli.runs import TrainingRun, given_settings
-from cacse_trainer.distillation import DistillationTrainer, check_widths
-from cacse_trainer.distillation_arguments import DistillationArguments, EncoderChoice
-from cacse_trainer.errors import UserError
+from cacse_trainer.cli.common import run
+from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_student import StudentModel
-from cacse_trainer.recipes import RecipeParser, parse_run, recipe_parser, resolve_resource
-from cacse_trainer.teachers import cached_teacher_embeddings
+from cacse_trainer.runs.build import check_export, check_fit, check_weights, load_encoders, load_tokenizer, public_name
+from cacse_trainer.runs.run import TrainingRun, given_settings
+from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, resolve_bf16
+from cacse_trainer.settings.distillation import DistillationArguments, EncoderChoice
+from cacse_trainer.settings.recipes import RecipeParser, parse_run, recipe_parser
+from cacse_trainer.settings.resources import resolve_resource
+from cacse_trainer.training.distillation import DistillationTrainer, check_widths
+from cacse_trainer.training.teacher_cache import cached_teacher_embeddings
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from cacse_trainer.cli.common import OneLineParser, run
 from cacse_trainer.cli.encoders import add_encoder_flags, join_processes, open_encoder
 from cacse_trainer.cli.output import tell
+from cacse_trainer.compute.distributed import world_size
 from cacse_trainer.data.corpus import Corpus
-from cacse_trainer.distributed import world_size
-from cacse_trainer.encode_corpus import SHARD_ROWS, encode_corpus
+from cacse_trainer.encoding.corpus import SHARD_ROWS, encode_corpus
+from cacse_trainer.encoding.vectors.precision import PRECISIONS
 from cacse_trainer.errors import UserError
-from cacse_trainer.recipes import resolve_resource
-from cacse_trainer.vectors.precision import PRECISIONS
+from cacse_trainer.settings.resources import resolve_resource
 
 EPILOG = """examples:
   cacse-trainer encode --model runs/cacse/export/ensemble --input sentences.txt --output vectors.npy

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cacse_trainer.embedding import CHOICES
-from cacse_trainer.encoder import SentenceEncoder
-from cacse_trainer.encoder_base import BaseEncoder
-from cacse_trainer.encoder_onnx import GRAPHS, OnnxEncoder
+from cacse_trainer.encoding.base import BaseEncoder
+from cacse_trainer.encoding.embedding import CHOICES
+from cacse_trainer.encoding.encoder import SentenceEncoder
+from cacse_trainer.encoding.onnx import GRAPHS, OnnxEncoder
 from cacse_trainer.errors import UserError
 
 

@@ -14,23 +14,23 @@ from typing import Any
 
 import torch
 
-from cacse_trainer.cli.build import public_name
 from cacse_trainer.cli.common import OneLineParser, run
 from cacse_trainer.cli.encoders import add_decoder_flags, decoder_flags, join_processes
 from cacse_trainer.cli.output import tell_json
+from cacse_trainer.compute.distributed import rank
 from cacse_trainer.data import load_sentences
-from cacse_trainer.distributed import rank
-from cacse_trainer.embedding import CHOICES
-from cacse_trainer.encode_corpus import file_hash
-from cacse_trainer.encoder import SentenceEncoder
-from cacse_trainer.encoder_base import BaseEncoder
-from cacse_trainer.encoder_sum import WeightedEncoders
+from cacse_trainer.encoding.base import BaseEncoder
+from cacse_trainer.encoding.corpus import file_hash
+from cacse_trainer.encoding.embedding import CHOICES
+from cacse_trainer.encoding.encoder import SentenceEncoder
+from cacse_trainer.encoding.weighted import WeightedEncoders
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.contamination import TrainingText
 from cacse_trainer.evaluation.results import RESULTS, ResultStore, undefined
 from cacse_trainer.evaluation.senteval_suite import Scoring, check_data, run_tasks, task_names
 from cacse_trainer.evaluation.tables import terminal, write_tables
-from cacse_trainer.recipes import CHECKOUT, resolve_resource
+from cacse_trainer.runs.build import public_name
+from cacse_trainer.settings.resources import CHECKOUT, resolve_resource
 
 logger = logging.getLogger(__name__)
 

@@ -12,17 +12,18 @@ from datasets import Dataset
 from transformers import AutoModel, PreTrainedModel
 
 import cacse_trainer.models  # noqa: F401 - registers the model classes with AutoModel
-from cacse_trainer.cli.build import dev_scores, export_model, load_encoders, load_tokenizer, public_name
-from cacse_trainer.cli.common import REPORT, OneLineParser, load_dev_sets, run, user_errors
+from cacse_trainer.cli.common import OneLineParser, run
 from cacse_trainer.cli.output import tell_json
-from cacse_trainer.cli.pushing import add_hub_flags, flagged_target, push_export
-from cacse_trainer.distillation_arguments import EncoderChoice
-from cacse_trainer.errors import UserError
+from cacse_trainer.encoding.hub import HubTarget, push_folders
+from cacse_trainer.encoding.model_card import RECORDED, CardFacts
+from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.evaluation.sts import score_pairs
 from cacse_trainer.export.encoders import Score
-from cacse_trainer.export.hub import HubTarget, push_folders
-from cacse_trainer.export.model_card import RECORDED, CardFacts
 from cacse_trainer.export.onnx import export_onnx
+from cacse_trainer.runs.build import dev_scores, export_model, load_encoders, load_tokenizer, public_name
+from cacse_trainer.runs.preparation import REPORT, load_dev_sets
+from cacse_trainer.runs.pushing import add_hub_flags, flagged_target, push_export
+from cacse_trainer.settings.distillation import EncoderChoice
 
 logger = logging.getLogger(__name__)
 

@@ -4,16 +4,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cacse_trainer.cli.build import load_tokenizer
-from cacse_trainer.cli.common import OneLineParser, run, user_errors
+from cacse_trainer.cli.common import OneLineParser, run
 from cacse_trainer.cli.output import tell
-from cacse_trainer.errors import UserError
+from cacse_trainer.encoding.model_card import CardFacts
+from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.export.encoders import clean_tokenizer
-from cacse_trainer.export.model_card import CardFacts
-from cacse_trainer.export.reference_checkpoints import convert_reference_checkpoint
-from cacse_trainer.export.simcse_checkpoints import load_simcse_checkpoint
 from cacse_trainer.export.single_tower import export_single_tower
-from cacse_trainer.recipes import resolve_resource
+from cacse_trainer.importers.reference import convert_reference_checkpoint
+from cacse_trainer.importers.simcse import load_simcse_checkpoint
+from cacse_trainer.runs.build import load_tokenizer
+from cacse_trainer.settings.resources import resolve_resource
 
 EPILOG = """examples:
   cacse-trainer import --checkpoint pytorch_model.bin --tower_a bert-base-uncased --output_dir cacse_model

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cacse_trainer.arguments import CommonTrainingArguments
-from cacse_trainer.cli.common import run, user_errors
+from cacse_trainer.cli.common import run
 from cacse_trainer.cli.output import tell
+from cacse_trainer.errors import user_errors
 from cacse_trainer.instruct import evaluation, merging, training
 from cacse_trainer.instruct.arguments import (
     InstructDataArguments,
@@ -22,7 +22,8 @@ from cacse_trainer.instruct.arguments import (
 from cacse_trainer.instruct.dataset import build_dataset
 from cacse_trainer.instruct.stages import PROOF, InstructStage, check_order, make_stages
 from cacse_trainer.pipeline.runner import plan, read_record, run_stages
-from cacse_trainer.recipes import RecipeParser, parse_run, recipe_parser
+from cacse_trainer.settings.arguments import CommonTrainingArguments
+from cacse_trainer.settings.recipes import RecipeParser, parse_run, recipe_parser
 
 DESCRIPTION = """Teach a causal language model what a sentence encoder knows, in four stages, each a folder of the
 output folder:

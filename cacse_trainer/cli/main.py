@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        from cacse_trainer.recipes import nearest
+        from cacse_trainer.settings.resources import nearest
 
         print(f"error: no command {name!r}{nearest(name, list(COMMANDS))} (cacse-trainer --help)", file=sys.stderr)
         return 2

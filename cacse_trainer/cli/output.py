@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
-from cacse_trainer.evaluation.report import plain
+from cacse_trainer.files import plain
 
 QUIET, JSON = "--quiet", "--json"
 

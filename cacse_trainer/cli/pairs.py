@@ -14,7 +14,7 @@ from cacse_trainer.cli.output import tell
 from cacse_trainer.data import load_sentences
 from cacse_trainer.data.round_trip import Translator, write_pairs
 from cacse_trainer.errors import UserError
-from cacse_trainer.recipes import resolve_resource
+from cacse_trainer.settings.resources import resolve_resource
 
 PAIRS = "pairs.csv"
 

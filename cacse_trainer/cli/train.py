@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, ModelArguments
-from cacse_trainer.cli.build import (
+from cacse_trainer.cli.common import run
+from cacse_trainer.errors import user_errors
+from cacse_trainer.runs.build import (
     base_models,
     build_collator,
     build_model,
@@ -18,11 +19,11 @@ from cacse_trainer.cli.build import (
     check_fit,
     check_weights,
 )
-from cacse_trainer.cli.common import run, user_errors
-from cacse_trainer.cli.methods import check_hard_negatives, check_used
-from cacse_trainer.cli.runs import TrainingRun, given_settings
-from cacse_trainer.recipes import RecipeParser, parse_run, recipe_parser
-from cacse_trainer.trainer import CacseTrainer
+from cacse_trainer.runs.methods import check_hard_negatives, check_used
+from cacse_trainer.runs.run import TrainingRun, given_settings
+from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
+from cacse_trainer.settings.recipes import RecipeParser, parse_run, recipe_parser
+from cacse_trainer.training.trainer import CacseTrainer
 
 EPILOG = """examples:
   cacse-trainer train --config quickstart

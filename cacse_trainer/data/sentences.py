@@ -23,7 +23,7 @@ import pyarrow as pa
 from cacse_trainer.data.cleaning import OUTPUT_COLUMNS, CleanText
 from cacse_trainer.data.sources import Source, open_source
 from cacse_trainer.errors import UserError
-from cacse_trainer.locks import private_folder
+from cacse_trainer.files import private_folder
 
 logger = logging.getLogger(__name__)
 

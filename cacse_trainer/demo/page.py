@@ -14,9 +14,9 @@ import numpy as np
 
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.demo.views import map_figure, matrix_figure, principal_components, score_table
-from cacse_trainer.encoder_base import BaseEncoder
+from cacse_trainer.encoding.base import BaseEncoder
+from cacse_trainer.encoding.vectors.index import SearchIndex
 from cacse_trainer.errors import UserError
-from cacse_trainer.vectors.index import SearchIndex
 
 EXAMPLES = [
     "A man is playing a guitar.",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cacse_trainer.vectors.index import Hits
+from cacse_trainer.encoding.vectors.index import Hits
 
 LONGEST_LABEL = 34
 CHARACTER_WIDTH, LINE_HEIGHT = 0.013, 0.042  # of a label, in parts of the map

@@ -10,7 +10,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.report import environment, write_report
+from cacse_trainer.evaluation.environment import environment
+from cacse_trainer.files import write_json
 
 RESULTS = "results.json"
 PAIRS = "pairs"
@@ -117,7 +118,7 @@ class ResultStore:
         """Write the file, whole or not at all."""
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_report(self.path, self.contents())
+            write_json(self.path, self.contents())
 
 
 def save_pairs(path: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:

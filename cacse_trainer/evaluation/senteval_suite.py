@@ -14,7 +14,7 @@ from senteval.sts import SimilarityTask
 from senteval.task import Task
 from tqdm.auto import tqdm
 
-from cacse_trainer.distributed import gather_objects, rank, world_size
+from cacse_trainer.compute.distributed import gather_objects, rank, world_size
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.contamination import TrainingText, occurring, without
 from cacse_trainer.evaluation.results import SUITES, ResultStore, score_of

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from transformers import PreTrainedTokenizerBase
 
-from cacse_trainer.evaluation.embed import Embed, embed_sentences
+from cacse_trainer.encoding.embedder import Embed, embed_sentences
 from cacse_trainer.evaluation.health import alignment, average_cosine, dead_dimensions, uniformity, unit
 
 POSITIVE_SHARE = 0.8

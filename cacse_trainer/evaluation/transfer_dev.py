@@ -8,9 +8,9 @@ import numpy as np
 import senteval
 import torch
 
-from cacse_trainer.distributed import gather_objects, rank, world_size
+from cacse_trainer.compute.distributed import gather_objects, rank, world_size
+from cacse_trainer.encoding.embedder import Embed, embed_sentences
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.embed import Embed, embed_sentences
 from cacse_trainer.evaluation.results import TRANSFER
 
 logger = logging.getLogger(__name__)

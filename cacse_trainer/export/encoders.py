@@ -18,13 +18,13 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from cacse_trainer.compute.packing import sentence_vectors
+from cacse_trainer.encoding.embedder import Embed, embed_sentences, length_limit
+from cacse_trainer.encoding.model_card import CardFacts, render_card
+from cacse_trainer.encoding.sentence_transformers import read_dense, write_modules
 from cacse_trainer.errors import RunError
-from cacse_trainer.evaluation.embed import Embed, embed_sentences, length_limit
-from cacse_trainer.export.model_card import CardFacts, render_card
-from cacse_trainer.export.sentence_transformers import read_dense, write_modules
 from cacse_trainer.models.modeling_cacse import CacseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
-from cacse_trainer.models.packing import sentence_vectors
 
 logger = logging.getLogger(__name__)
 

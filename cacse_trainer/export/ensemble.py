@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from cacse_trainer.evaluation.embed import length_limit
+from cacse_trainer.encoding.embedder import length_limit
+from cacse_trainer.encoding.model_card import CardFacts
+from cacse_trainer.encoding.sentence_transformers import write_json
 from cacse_trainer.export import ensemble_module
 from cacse_trainer.export.encoders import Encoder, Score, clean_tokenizer, empty_stage, export_encoder, place
-from cacse_trainer.export.model_card import CardFacts
-from cacse_trainer.export.sentence_transformers import write_json
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
 

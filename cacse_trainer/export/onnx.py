@@ -17,19 +17,18 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
+from cacse_trainer.compute.encoder_tools import known_inputs
+from cacse_trainer.compute.pooling import LAYER_POOLINGS, pool
+from cacse_trainer.encoding.embedder import Embed, embed_sentences, length_limit
+from cacse_trainer.encoding.onnx import FOLDER, OUTPUT, session_function
+from cacse_trainer.encoding.stated_modules import read_modules
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.embed import Embed, embed_sentences, length_limit
-from cacse_trainer.evaluation.report import write_report
 from cacse_trainer.export.encoders import PROBES, ExportError, Score
-from cacse_trainer.export.stated_modules import read_modules
-from cacse_trainer.models.encoder_tools import known_inputs
-from cacse_trainer.models.pooling import LAYER_POOLINGS, pool
+from cacse_trainer.files import write_json
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
-FOLDER = "onnx"
-OUTPUT = "sentence_embedding"
 
 
 class Pooled(nn.Module):
@@ -107,7 +106,7 @@ def export_onnx(folder: Path, score: Score | None = None) -> dict[str, Any]:
         report["scores"] = {name: score(embed, tokenizer, limit) for name, embed in graphs.items()}
         before, after = report["scores"]["float32"], report["scores"]["int8"]
         report["cost_of_int8"] = {dev: before[dev] - after[dev] for dev in before}
-    write_report(staged / "report.json", report)
+    write_json(staged / "report.json", report)
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
     staged.replace(folder / FOLDER)
     logger.info("%s: largest difference from the folder's vectors %.1e", folder / FOLDER, difference)
@@ -143,14 +142,3 @@ def _write_graph(model: Pooled, tokenizer: Any, path: Path) -> None:
             dynamo=True,
             verbose=False,
         )
-
-
-def session_function(session: Any) -> Embed:
-    """A session as a function of tensors."""
-    names = [entry.name for entry in session.get_inputs()]
-
-    def embed(**inputs: Tensor) -> Tensor:
-        given = {name: inputs[name].numpy() for name in names}
-        return torch.from_numpy(session.run([OUTPUT], given)[0])
-
-    return embed

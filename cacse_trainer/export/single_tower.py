@@ -14,14 +14,14 @@ from typing import cast
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cacse_trainer.compute.pooling import POOLINGS
+from cacse_trainer.encoding.model_card import CardFacts
+from cacse_trainer.encoding.sentence_transformers import POOLING_FLAGS
 from cacse_trainer.errors import UserError
 from cacse_trainer.export.encoders import Encoder, Score, export_encoder, is_remote
-from cacse_trainer.export.model_card import CardFacts
-from cacse_trainer.export.sentence_transformers import POOLING_FLAGS
 from cacse_trainer.models.adapters import in_full_precision, merged_copy
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
-from cacse_trainer.models.pooling import POOLINGS
 from cacse_trainer.models.prompting import prompt_of
 
 # What sentence-transformers calls the poolings of a single tower.

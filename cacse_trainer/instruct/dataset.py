@@ -18,13 +18,13 @@ from datasets import Dataset
 from senteval.sts import SICK_FILES, STS_BENCHMARK_FILES
 
 from cacse_trainer.data import load_pairs
-from cacse_trainer.encoder import SentenceEncoder
+from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.report import write_report
 from cacse_trainer.evaluation.sts import SpearmanMetric, cosines
+from cacse_trainer.files import write_json
 from cacse_trainer.instruct.arguments import InstructDataArguments
 from cacse_trainer.instruct.prompts import Record
-from cacse_trainer.recipes import nearest, resolve_resource
+from cacse_trainer.settings.resources import nearest, resolve_resource
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ def build_dataset(args: InstructDataArguments, folder: Path, seed: int) -> dict[
         "settings": {name: value for name, value in vars(args).items() if not name.startswith("encoder")},
         "seed": seed,
     }
-    write_report(folder / FACTS, report)
+    write_json(folder / FACTS, report)
     return report
 
 

@@ -19,13 +19,14 @@ import torch
 import yaml
 
 from cacse_trainer.errors import UserError, one_line
-from cacse_trainer.evaluation.report import environment, write_report
+from cacse_trainer.evaluation.environment import environment
 from cacse_trainer.evaluation.tables import text_table
+from cacse_trainer.files import write_json
 from cacse_trainer.instruct.arguments import InstructEvaluationArguments, InstructModelArguments
 from cacse_trainer.instruct.dataset import VALIDATION, read_records
 from cacse_trainer.instruct.prompts import render
 from cacse_trainer.instruct.training import base_path, load_tokenizer
-from cacse_trainer.recipes import nearest
+from cacse_trainer.settings.resources import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ def evaluate_models(
         file = folder / f"{name}.json"
         if not file.is_file():
             logger.info("evaluating the %s model", name)
-            write_report(file, run_harness(path, dtype, tasks, model_args, args))
+            write_json(file, run_harness(path, dtype, tasks, model_args, args))
         measured[name] = json.loads(file.read_text(encoding="utf-8"))
     rows = compare(measured["base"], measured["tuned"])
     report = {
@@ -182,7 +183,7 @@ def evaluate_models(
         "environment": environment(),
     }
     (folder / TABLE).write_text(markdown_table(rows), encoding="utf-8")
-    write_report(folder / RESULTS, report)
+    write_json(folder / RESULTS, report)
     return report
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from cacse_trainer.encoding.loading import default_device
 from cacse_trainer.errors import RunError, UserError, one_line
-from cacse_trainer.evaluation.report import write_report
 from cacse_trainer.export.encoders import PROBES, empty_stage, replace_folder
+from cacse_trainer.files import write_json
 from cacse_trainer.instruct.arguments import InstructModelArguments
 from cacse_trainer.instruct.training import base_path, load_causal_lm, load_tokenizer, require_peft
-from cacse_trainer.loading import default_device
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def merge_adapter_folder(args: InstructModelArguments, adapter: Path, final: Pat
         "reload_difference": reload_difference,
     }
     (staged / "README.md").write_text(model_card(args, final.resolve().parent.name), encoding="utf-8")
-    write_report(staged / REPORT, report)
+    write_json(staged / REPORT, report)
     replace_folder(staged, final)
     logger.info("merged into %s (largest difference of a logit %.1e)", final, merge_difference)
     return report

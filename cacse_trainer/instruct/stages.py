@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cacse_trainer.arguments import CommonTrainingArguments
 from cacse_trainer.errors import UserError
 from cacse_trainer.instruct import dataset, evaluation, merging, training
 from cacse_trainer.instruct.arguments import (
@@ -22,7 +21,8 @@ from cacse_trainer.instruct.arguments import (
 )
 from cacse_trainer.pipeline.runner import plan, read_record
 from cacse_trainer.pipeline.stages import Stage
-from cacse_trainer.recipes import resolve_resource
+from cacse_trainer.settings.arguments import CommonTrainingArguments
+from cacse_trainer.settings.resources import resolve_resource
 
 PROOF = {"data": dataset.FACTS, "train": training.REPORT, "merge": merging.REPORT, "evaluate": evaluation.RESULTS}
 COMMAND = "instruct"

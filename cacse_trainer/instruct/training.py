@@ -22,25 +22,19 @@ from transformers import (
     set_seed,
 )
 
-from cacse_trainer.arguments import CommonTrainingArguments
-from cacse_trainer.checkpoints import damage, list_checkpoints
+from cacse_trainer.encoding.embedder import position_limit
 from cacse_trainer.errors import RunError, UserError, one_line
-from cacse_trainer.evaluation.embed import position_limit
-from cacse_trainer.evaluation.report import (
-    curve,
-    environment,
-    peak_memory_gb,
-    plain,
-    plot_run,
-    write_report,
-    write_text,
-)
+from cacse_trainer.evaluation.environment import environment, peak_memory_gb
+from cacse_trainer.files import plain, write_json, write_text
 from cacse_trainer.instruct.arguments import InstructModelArguments
 from cacse_trainer.instruct.dataset import TRAIN, VALIDATION, read_records
 from cacse_trainer.instruct.prompts import tokenize_records
 from cacse_trainer.models.adapters import peft_library
-from cacse_trainer.recipes import resolve_resource
 from cacse_trainer.report import loss_page
+from cacse_trainer.report.curves import curve, plot_run
+from cacse_trainer.settings.arguments import CommonTrainingArguments
+from cacse_trainer.settings.resources import resolve_resource
+from cacse_trainer.training.checkpoints import damage, list_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +223,7 @@ def train_adapter(
     if trainer.is_world_process_zero():
         plot_run(folder / "training_curves.png", trainer.state.log_history, ["eval_loss"], "validation loss")
         write_text(folder / PAGE, loss_page(plain(report), f"{folder.parent.name}: fine-tuning"))
-        write_report(folder / REPORT, report)
+        write_json(folder / REPORT, report)
     return report
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cacse_trainer.models.fast_paths import ATTENTION as TRAINING_ATTENTION
+from cacse_trainer.compute.fast_paths import ATTENTION as TRAINING_ATTENTION
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi", "phi3")
 """Kinds of decoder whose layers take the mask as ``attention_mask`` and ask ``is_causal`` of their attention."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cacse_trainer.models.pooling import first_token
+from cacse_trainer.compute.pooling import first_token
 
 
 @contextmanager

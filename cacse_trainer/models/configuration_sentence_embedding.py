@@ -4,10 +4,10 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
+from cacse_trainer.compute.pooling import check_pooling
 from cacse_trainer.models.configuration_cacse import as_config
 from cacse_trainer.models.heads import PROJECTIONS
 from cacse_trainer.models.objectives import OBJECTIVES
-from cacse_trainer.models.pooling import check_pooling
 
 # What the kinds of encoder call their dropouts; dropouts of classifiers are not among them.
 DROPOUTS = (

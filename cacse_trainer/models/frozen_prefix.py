@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from cacse_trainer.compute.packing import PackedRows, can_pack, packed_states
+from cacse_trainer.compute.pooling import pool
 from cacse_trainer.models.modeling_cacse import CacseModel
-from cacse_trainer.models.packing import PackedRows, can_pack, packed_states
-from cacse_trainer.models.pooling import pool
 
 MOST_BYTES = 2 * 10**9
 """Kept states beyond this are not kept; those of STS-B dev take 0.3 GB with BERT-base towers in float32."""

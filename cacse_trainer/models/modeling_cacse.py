@@ -17,15 +17,15 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 
-from cacse_trainer.distributed import shared_rows
+from cacse_trainer.compute.bucketing import encode_in_buckets
+from cacse_trainer.compute.distributed import shared_rows
+from cacse_trainer.compute.encoder_tools import freeze_pooler, mark_loaded
+from cacse_trainer.compute.packing import can_pack, first_token_states, sentence_vectors
 from cacse_trainer.losses import nt_xent
-from cacse_trainer.models.bucketing import encode_in_buckets
 from cacse_trainer.models.cascade import Cascade, CascadeLinear
 from cacse_trainer.models.configuration_cacse import CacseConfig
 from cacse_trainer.models.constraint import load_constraint_layers
-from cacse_trainer.models.encoder_tools import freeze_pooler, mark_loaded
 from cacse_trainer.models.outputs import CacseOutput
-from cacse_trainer.models.packing import can_pack, first_token_states, sentence_vectors
 
 LAYER_CLASSES = {"bert": BertLayer, "roberta": RobertaLayer}
 

@@ -19,16 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
-from cacse_trainer.distributed import gather_rows
+from cacse_trainer.compute.bucketing import encode_in_buckets
+from cacse_trainer.compute.distributed import gather_rows
+from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, known_inputs, mark_loaded
+from cacse_trainer.compute.pooling import first_token
 from cacse_trainer.losses.contrastive import full_precision
-from cacse_trainer.models.bucketing import encode_in_buckets
 from cacse_trainer.models.conditioning import condition_on
 from cacse_trainer.models.configuration_diffcse import DiffcseConfig
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig, set_encoder_dropout
-from cacse_trainer.models.encoder_tools import freeze_pooler, global_mean, known_inputs, mark_loaded
 from cacse_trainer.models.heads import DetectionHead
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
-from cacse_trainer.models.pooling import first_token
 
 
 class DiffcseModel(SentenceEmbeddingModel):

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
+from cacse_trainer.compute.encoder_tools import known_inputs, mark_loaded
+from cacse_trainer.compute.packing import sentence_vectors
+from cacse_trainer.compute.pooling import pool
 from cacse_trainer.models.configuration_ensemble import EnsembleConfig
-from cacse_trainer.models.encoder_tools import known_inputs, mark_loaded
 from cacse_trainer.models.outputs import EmbeddingOutput
-from cacse_trainer.models.packing import sentence_vectors
-from cacse_trainer.models.pooling import pool
 
 
 def select_tokens(input_ids: Tensor, chosen: Tensor, pad_token_id: int) -> dict[str, Tensor]:

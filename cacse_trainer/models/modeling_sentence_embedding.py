@@ -18,7 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 
-from cacse_trainer.distributed import gather_rows, rank, shared_rows
+from cacse_trainer.compute.bucketing import encode_in_buckets
+from cacse_trainer.compute.distributed import gather_rows, rank, shared_rows
+from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, known_inputs, mark_loaded, run_encoder
+from cacse_trainer.compute.packing import can_pack, pool_packed, sentence_vectors
+from cacse_trainer.compute.pooling import LAYER_POOLINGS, pool
 from cacse_trainer.losses.contrastive import full_precision
 from cacse_trainer.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from cacse_trainer.models.adapters import (
@@ -32,14 +36,10 @@ from cacse_trainer.models.adapters import (
     save_adapter,
 )
 from cacse_trainer.models.bidirectional import make_bidirectional
-from cacse_trainer.models.bucketing import encode_in_buckets
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig, set_encoder_dropout
-from cacse_trainer.models.encoder_tools import freeze_pooler, global_mean, known_inputs, mark_loaded, run_encoder
 from cacse_trainer.models.heads import PROJECTIONS, DetectionHead, MaskedLmHead, empty_masked_lm_head
 from cacse_trainer.models.objectives import OBJECTIVES, compute
 from cacse_trainer.models.outputs import EmbeddingOutput
-from cacse_trainer.models.packing import can_pack, pool_packed, sentence_vectors
-from cacse_trainer.models.pooling import LAYER_POOLINGS, pool
 
 IGNORED_LABEL = -100
 

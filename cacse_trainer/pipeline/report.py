@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cacse_trainer.evaluation.report import curve, environment, write_text
+from cacse_trainer.evaluation.environment import environment
+from cacse_trainer.files import write_text
 from cacse_trainer.pipeline.stages import PROOF, TRAINING, Stage
 from cacse_trainer.report import Section, Series, line_chart, page, table
+from cacse_trainer.report.curves import curve
 from cacse_trainer.report.page import command as command_block
 from cacse_trainer.report.page import grid, tiles
 from cacse_trainer.report.training import dev_charts, duration, facts, loss_charts, space_charts

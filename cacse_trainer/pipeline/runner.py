@@ -18,7 +18,7 @@ from typing import Any
 from transformers.trainer_utils import get_last_checkpoint
 
 from cacse_trainer.errors import RunError, UserError
-from cacse_trainer.evaluation.report import write_report
+from cacse_trainer.files import write_json
 from cacse_trainer.pipeline.stages import TRAINING, Stage
 
 logger = logging.getLogger(__name__)
@@ -83,16 +83,16 @@ def run_stages(root: Path, stages: Sequence[Stage], only: Sequence[str] | None =
         spent = record[stage.name]["seconds"] if todo == "resume" else 0.0
         entry = {"fingerprint": fingerprint, "command": stage.command, "seconds": spent, "finished": False}
         record[stage.name] = entry
-        write_report(root / RECORD, record)
+        write_json(root / RECORD, record)
         logger.info("stage %s: %s", stage.name, {"resume": "going on"}.get(todo, "starting"))
         started = time.time()
         try:
             run_command(stage, root, resume=todo == "resume")
         finally:
             entry["seconds"] = spent + time.time() - started
-            write_report(root / RECORD, record)
+            write_json(root / RECORD, record)
         entry["finished"] = True
-        write_report(root / RECORD, record)
+        write_json(root / RECORD, record)
         logger.info("stage %s: done in %.0f s", stage.name, entry["seconds"])
     return record
 

@@ -19,9 +19,10 @@ from typing import Any
 
 import yaml
 
-from cacse_trainer.distillation_arguments import EncoderChoice
 from cacse_trainer.errors import UserError
-from cacse_trainer.recipes import find_recipe, nearest, read_recipe, resolve_resource
+from cacse_trainer.settings.distillation import EncoderChoice
+from cacse_trainer.settings.recipes import find_recipe, read_recipe
+from cacse_trainer.settings.resources import nearest, resolve_resource
 
 STAGE = "stage:"
 COMMANDS = {

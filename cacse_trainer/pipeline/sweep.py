@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from cacse_trainer.errors import RunError, UserError
-from cacse_trainer.evaluation.report import write_report
+from cacse_trainer.files import write_json
 from cacse_trainer.pipeline.runner import command_line, plan
 from cacse_trainer.pipeline.stages import Stage
 
@@ -139,7 +139,7 @@ def run_sweep(root: Path, runs: Sequence[SweepRun], *, parallel: int, gpus: Sequ
                     started += 1
                     spent = record.get(stage.name, {}).get("seconds", 0.0)
                     record[stage.name] = {"fingerprint": fingerprint, "seconds": spent, "finished": False}
-                    write_report(root / RECORD, record)
+                    write_json(root / RECORD, record)
                     logger.info("%s: run %d of %d, log in %s", stage.name, started, total, root / f"{stage.name}.log")
                     running[slot] = _Process(stage, root, _environment(slot, parallel, gpus), resume=todo == "resume")
             time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -151,7 +151,7 @@ def run_sweep(root: Path, runs: Sequence[SweepRun], *, parallel: int, gpus: Sequ
                 entry = record[process.stage.name]
                 entry["seconds"] += time.time() - process.started
                 entry["finished"] = code == 0
-                write_report(root / RECORD, record)
+                write_json(root / RECORD, record)
                 if code == 2:
                     raise UserError(f"{process.stage.name}: {process.last_error()}")
                 if code != 0:
@@ -165,7 +165,7 @@ def run_sweep(root: Path, runs: Sequence[SweepRun], *, parallel: int, gpus: Sequ
         for process in running.values():
             process.popen.wait()
             record[process.stage.name]["seconds"] += time.time() - process.started
-            write_report(root / RECORD, record)
+            write_json(root / RECORD, record)
     if failed:
         raise RunError(f"sweep: {len(failed)} of {total} runs failed: {', '.join(failed)}; their logs are in {root}")
     return record
@@ -185,7 +185,7 @@ def forget_changed(root: Path, runs: Sequence[SweepRun]) -> None:
             shutil.rmtree(stage.folder)
             record.pop(stage.name, None)
     if root.is_dir():
-        write_report(root / RECORD, record)
+        write_json(root / RECORD, record)
 
 
 class _Process:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cacse_trainer.errors import RunError
-from cacse_trainer.evaluation.report import environment, write_report
+from cacse_trainer.evaluation.environment import environment
+from cacse_trainer.files import write_json
 from cacse_trainer.pipeline.stages import PROOF
 from cacse_trainer.pipeline.sweep import SweepRun
 
@@ -72,7 +73,7 @@ def write_sweep_report(root: Path, recipe: str, runs: Sequence[SweepRun]) -> tup
     text = "\n".join([*lines, "", table, "", _run_table(found), ""])
     paths = [root / "sweep_report.md", root / "sweep_report.json"]
     _write(paths[0], text)
-    write_report(paths[1], found)
+    write_json(paths[1], found)
     for run in runs:
         note = ""
         if run.stage.name == found["best"]:

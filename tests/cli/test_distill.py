@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from cacse_trainer.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.cli import distill, export
 from cacse_trainer.cli.common import run
-from cacse_trainer.distillation_arguments import DistillationArguments
-from cacse_trainer.recipes import find_recipe, parse_run, recipe_names
+from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
+from cacse_trainer.settings.distillation import DistillationArguments
+from cacse_trainer.settings.recipes import find_recipe, parse_run, recipe_names
 
 KINDS = [DistillationArguments, DataArguments, CacseTrainingArguments]
 

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cacse_trainer import SentenceEncoder, encode_corpus
+from cacse_trainer import SentenceEncoder
 from cacse_trainer.cli import encode, search
 from cacse_trainer.cli.common import run
-from cacse_trainer.vectors.precision import directions
+from cacse_trainer.encoding import corpus as encode_corpus
+from cacse_trainer.encoding.vectors.precision import directions
 from tests.conftest import write_sentences
 from tests.distributed.processes import run_processes
 
@@ -194,10 +195,10 @@ def test_an_exported_graph_encodes(tiny_towers, tiny_tokenizer, tmp_path, capsys
     pytest.importorskip("onnxruntime")
     from transformers import AutoModel
 
-    from cacse_trainer.encoder_onnx import OnnxEncoder
+    from cacse_trainer.encoding.onnx import OnnxEncoder
+    from cacse_trainer.encoding.sentence_transformers import write_modules
     from cacse_trainer.export.encoders import clean_tokenizer
     from cacse_trainer.export.onnx import export_onnx
-    from cacse_trainer.export.sentence_transformers import write_modules
 
     folder = tmp_path / "encoder"
     AutoModel.from_pretrained(tiny_towers("bert")[0]).save_pretrained(folder)

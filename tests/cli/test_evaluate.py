@@ -88,7 +88,7 @@ def test_aggregation_and_dev_mode(evaluate, tmp_path):
 
 
 def test_each_distinct_sentence_is_encoded_once(evaluate, monkeypatch):
-    from cacse_trainer.encoder import SentenceEncoder
+    from cacse_trainer.encoding.encoder import SentenceEncoder
 
     seen: list[str] = []
     original = SentenceEncoder.vectors

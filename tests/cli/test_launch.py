@@ -8,9 +8,9 @@ import sys
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from cacse_trainer import arguments
 from cacse_trainer.cli import train
 from cacse_trainer.cli.common import run
+from cacse_trainer.settings import arguments
 from tests.conftest import ROOT
 from tests.faults.runs import prepare
 

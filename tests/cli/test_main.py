@@ -9,9 +9,9 @@ import pytest
 
 from cacse_trainer.cli import compare, completion, main, train
 from cacse_trainer.cli.common import run
-from cacse_trainer.cli.runs import given_settings, repeating_command
 from cacse_trainer.errors import UserError
-from cacse_trainer.recipes import recipe_names
+from cacse_trainer.runs.run import given_settings, repeating_command
+from cacse_trainer.settings.recipes import recipe_names
 
 
 def test_the_help_tells_of_every_command_once(capsys):

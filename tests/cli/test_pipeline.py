@@ -12,7 +12,7 @@ from cacse_trainer.errors import UserError
 from cacse_trainer.pipeline import runner
 from cacse_trainer.pipeline.runner import command_line, plan, read_record, run_stages
 from cacse_trainer.pipeline.stages import Stage, parse_change, read_stages
-from cacse_trainer.recipes import find_recipe, recipe_names
+from cacse_trainer.settings.recipes import find_recipe, recipe_names
 
 
 @pytest.fixture
@@ -160,10 +160,10 @@ def test_wrong_flags(recipe, capsys):
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("pipeline/")])
 def test_shipped_recipes(name, tmp_path, capsys):
     """Every stage's settings pass its command's own parser."""
-    from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, ModelArguments
     from cacse_trainer.cli.evaluate import parser
-    from cacse_trainer.distillation_arguments import DistillationArguments
-    from cacse_trainer.recipes import parse_run
+    from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
+    from cacse_trainer.settings.distillation import DistillationArguments
+    from cacse_trainer.settings.recipes import parse_run
 
     root, stages = read_stages(find_recipe(name), str(tmp_path / "out"), {})
     assert [stage.name for stage in stages][-4:-2] == ["joint", "distill"] or name == "pipeline/small"

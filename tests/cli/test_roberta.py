@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel, 
 from cacse_trainer import CacseRobertaModel, SentenceEncoder
 from cacse_trainer.cli import distill, train
 from cacse_trainer.cli.common import run
-from cacse_trainer.recipes import resolve_resource
+from cacse_trainer.settings.resources import resolve_resource
 from tests.conftest import SHARED
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]

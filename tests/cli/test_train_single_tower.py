@@ -8,7 +8,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 
 from cacse_trainer.cli import import_reference, train
 from cacse_trainer.cli.common import run
-from cacse_trainer.recipes import read_recipe, recipe_folders, recipe_names
+from cacse_trainer.settings.recipes import read_recipe, recipe_folders, recipe_names
 from tests.conftest import tiny_config
 
 
@@ -90,8 +90,8 @@ def test_wrong_settings(command, masked_lm, capsys, flags, words):
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith(("simcse/", "diffcse/"))])
 def test_recipes_are_read(name, tmp_path):
     """Every recipe passes the parser, names its model, and says in its header how it is launched."""
-    from cacse_trainer.arguments import CacseTrainingArguments, DataArguments, ModelArguments
-    from cacse_trainer.recipes import parse_run
+    from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
+    from cacse_trainer.settings.recipes import parse_run
 
     flags = ["--config", name, "--output_dir", str(tmp_path), "--bf16", "false", "--use_cpu", "true"]
     model, data, args, _ = parse_run(

@@ -8,9 +8,9 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import BertTokenizerFast
 
 from cacse_trainer import DistillationTrainer
-from cacse_trainer.arguments import CacseTrainingArguments
+from cacse_trainer.encoding.members import load_ensemble, load_members
 from cacse_trainer.models import StudentModel
-from cacse_trainer.teachers import load_ensemble, load_members
+from cacse_trainer.settings.arguments import CacseTrainingArguments
 from tests.distributed.processes import run_processes
 
 

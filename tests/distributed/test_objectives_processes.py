@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
-from cacse_trainer.distributed import gather_rows
+from cacse_trainer.compute.distributed import gather_rows
 from cacse_trainer.losses import info_nce
 from cacse_trainer.models import SentenceEmbeddingModel
 from tests.conftest import GOLDEN

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
-from cacse_trainer.export.simcse_checkpoints import rename_simcse_keys
+from cacse_trainer.importers.simcse import rename_simcse_keys
 from tests.conftest import GOLDEN
 from tests.distributed.processes import run_processes
 from tests.models.test_simcse_golden import ZERO_GRADIENTS, Case, simcse

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict
 
-from cacse_trainer.encoder import SentenceEncoder
+from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.mteb_suites import MTEB_SUITES, NOT_MAPPED, RELEASE_METRICS
 from cacse_trainer.evaluation.results import ResultStore

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cacse_trainer.encoder import SentenceEncoder
+from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.evaluation.results import ResultStore
 from cacse_trainer.evaluation.senteval_suite import Scoring, run_tasks
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from cacse_trainer.data import load_pairs
-from cacse_trainer.evaluation.embed import embed_sentences, length_limit, pad_rows, token_budget_batches
+from cacse_trainer.encoding.embedder import embed_sentences, length_limit, pad_rows, token_budget_batches
 from cacse_trainer.evaluation.health import alignment, average_cosine, dead_dimensions, uniformity
 from cacse_trainer.evaluation.sts import SpearmanMetric, score_pairs
 

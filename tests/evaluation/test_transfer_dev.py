@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from cacse_trainer.arguments import DataArguments
 from cacse_trainer.cli.main import main
-from cacse_trainer.cli.preparation import dev_entries
-from cacse_trainer.encoder import SentenceEncoder
+from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.results import TRANSFER
 from cacse_trainer.evaluation.transfer_dev import TransferDevScorer
+from cacse_trainer.runs.preparation import dev_entries
+from cacse_trainer.settings.arguments import DataArguments
 
 
 def test_scores_are_sentevals_dev_scores(tiny_towers, senteval_sample):

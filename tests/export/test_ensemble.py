@@ -11,11 +11,11 @@ from transformers import AutoModel, PreTrainedTokenizerFast, RobertaModel
 from cacse_trainer import EnsembleModel, SentenceEncoder
 from cacse_trainer.cli import export
 from cacse_trainer.cli.common import run
+from cacse_trainer.encoding.embedder import embed_sentences, length_limit
+from cacse_trainer.encoding.members import load_ensemble, load_members
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.embed import embed_sentences, length_limit
 from cacse_trainer.models import TokenizerBundle
 from cacse_trainer.models.tokenizer_bundle import same_tokens
-from cacse_trainer.teachers import load_ensemble, load_members
 from tests.conftest import WORDS, tiny_config
 
 SENTENCES = ["a man is playing guitar", "the dog", "", "a woman with a blue flute in the park"]

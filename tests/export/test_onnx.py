@@ -6,7 +6,7 @@ import pytest
 
 from cacse_trainer.cli import export
 from cacse_trainer.cli.common import run
-from cacse_trainer.export.model_card import CardFacts
+from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.export.onnx import export_onnx
 from cacse_trainer.export.single_tower import export_single_tower
 from cacse_trainer.models import SentenceEmbeddingModel

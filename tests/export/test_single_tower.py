@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.errors import UserError
-from cacse_trainer.export.model_card import CardFacts
 from cacse_trainer.export.single_tower import export_single_tower
 from cacse_trainer.models import SentenceEmbeddingModel
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, BertModel, BertTokenizerFast
 
 from cacse_trainer.cli import main
-from cacse_trainer.locks import take
+from cacse_trainer.files import take
 from tests.conftest import WORDS, tiny_config, write_pairs, write_sentences
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from multiprocessing import Process
 from pathlib import Path
 
-from cacse_trainer.checkpoints import STAGING
+from cacse_trainer.training.checkpoints import STAGING
 from tests.faults.runs import finish, going_on, is_done, kill, outcome, prepare, start
 
 

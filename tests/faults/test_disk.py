@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cacse_trainer.checkpoints import damage, list_checkpoints
 from cacse_trainer.cli import train
 from cacse_trainer.cli.common import run
+from cacse_trainer.training.checkpoints import damage, list_checkpoints
 from tests.faults.runs import finish, kill, outcome, prepare, start, wait_for
 
 
@@ -71,7 +71,7 @@ def test_an_error_of_the_disk_at_any_place_of_a_checkpoint(tmp_path, monkeypatch
 
         monkeypatch.setattr(torch, "save", fail)
     else:
-        from cacse_trainer import resumable
+        from cacse_trainer.training import resumable
 
         write = resumable.write_manifest
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from cacse_trainer import trainer as trainer_module
-from cacse_trainer.checkpoints import MANIFEST, damage, list_checkpoints, newest_whole, rotate_checkpoints
 from cacse_trainer.cli import train
 from cacse_trainer.cli.common import run
 from cacse_trainer.data.sentences import load_sentences
 from cacse_trainer.errors import UserError
-from cacse_trainer.interruption import SignalWatch
-from cacse_trainer.locks import private_folder, take
+from cacse_trainer.files import private_folder, take
+from cacse_trainer.training import trainer as trainer_module
+from cacse_trainer.training.checkpoints import MANIFEST, damage, list_checkpoints, newest_whole, rotate_checkpoints
+from cacse_trainer.training.interruption import SignalWatch
 from tests.faults.runs import outcome, prepare
 
 
@@ -189,9 +189,9 @@ def test_temporary_folders_of_killed_processes_go(tmp_path, monkeypatch):
     foreign = tmp_path / "cacse-trainer-foreign"
     foreign.mkdir()
     code = "import sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
-    code += "from cacse_trainer.locks import private_folder; print(private_folder('cacse-trainer-'), flush=True)\n"
+    code += "from cacse_trainer.files import private_folder; print(private_folder('cacse-trainer-'), flush=True)\n"
     code += "sys.stdin.read()"
-    path = os.pathsep.join([str(Path(trainer_module.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(trainer_module.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path)],

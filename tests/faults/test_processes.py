@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from cacse_trainer.checkpoints import damage, list_checkpoints
+from cacse_trainer.training.checkpoints import damage, list_checkpoints
 from tests.faults.runs import finish, kill, outcome, prepare, start_ranks, wait_for
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from cacse_trainer.encoder import SentenceEncoder
+from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.instruct.arguments import InstructDataArguments
 from cacse_trainer.instruct.dataset import build_dataset, make_records, pair_sources, read_records, rescale

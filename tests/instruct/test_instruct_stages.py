@@ -7,7 +7,6 @@ import sys
 import pytest
 import yaml
 
-from cacse_trainer.arguments import CommonTrainingArguments
 from cacse_trainer.cli import instruct
 from cacse_trainer.cli.common import run
 from cacse_trainer.instruct.arguments import (
@@ -19,7 +18,8 @@ from cacse_trainer.instruct.arguments import (
 from cacse_trainer.instruct.evaluation import compare, markdown_table, terminal_table
 from cacse_trainer.instruct.stages import PROOF
 from cacse_trainer.pipeline import runner
-from cacse_trainer.recipes import find_recipe, parse_run, recipe_names
+from cacse_trainer.settings.arguments import CommonTrainingArguments
+from cacse_trainer.settings.recipes import find_recipe, parse_run, recipe_names
 
 KINDS = [
     StageArguments,

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cacse_trainer.arguments import CommonTrainingArguments
 from cacse_trainer.errors import UserError
 from cacse_trainer.instruct import merging
 from cacse_trainer.instruct.arguments import InstructModelArguments
 from cacse_trainer.instruct.dataset import TRAIN, VALIDATION, write_records
 from cacse_trainer.instruct.training import train_adapter
+from cacse_trainer.settings.arguments import CommonTrainingArguments
 
 peft = pytest.importorskip("peft")
 SENTENCE = "Sentence 1: a man is playing the guitar"

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cacse_trainer.data.collator import ContrastiveCollator, text_id
-from cacse_trainer.guards import repeated_rows
 from cacse_trainer.losses import info_nce, nt_xent
 from cacse_trainer.losses.contrastive import equal_rows
+from cacse_trainer.training.guards import repeated_rows
 
 
 def test_which_rows_are_equal():

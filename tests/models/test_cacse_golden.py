@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from cacse_trainer import CacseBertModel, CacseRobertaModel, load_reference_checkpoint
-from cacse_trainer.export.reference_checkpoints import convert_reference_checkpoint, rename_reference_keys
+from cacse_trainer.importers.reference import convert_reference_checkpoint, rename_reference_keys
 from tests.conftest import GOLDEN
 
 CASES = {"bert_begin7_constraint4": (7, 4, CacseBertModel), "roberta_begin11_constraint1": (11, 1, CacseRobertaModel)}

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
+from cacse_trainer.compute.distributed import world_size
 from cacse_trainer.data import mask_tokens
-from cacse_trainer.distributed import world_size
-from cacse_trainer.export.simcse_checkpoints import load_diffcse_training_state, rename_simcse_keys
+from cacse_trainer.importers.simcse import load_diffcse_training_state, rename_simcse_keys
 from cacse_trainer.models import DiffcseConfig, SentenceEmbeddingConfig, SentenceEmbeddingModel
 from tests.conftest import GOLDEN
 

@@ -1,0 +1,1 @@
+"""How it is computed: packed and bucketed passes, pooling kernels, fast paths, cores, memory, processes."""

@@ -1,0 +1,261 @@
+"""Encoders of BERT's kind over the tokens of a batch alone: nothing is spent on padding, or on states nobody reads.
+
+The rows are sorted by length and laid end to end. Linear layers, norms and dropout run once over all tokens; attention
+goes by groups of rows of nearly equal length, each padded to its own longest row. Where only the first token's state is
+read (CLS pooling, CACSE), the last layer runs for the first tokens alone, and their attention needs no keys and values:
+with one question q to a row's states x, the scores q·(W_k x + b_k) are (W_kᵀ q)·x + q·b_k and the result
+Σ aᵢ (W_v xᵢ + b_v) is W_v (Σ aᵢ xᵢ) + b_v Σ aᵢ, so that a row is multiplied once and not each of its tokens.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cacse_trainer.compute.bucketing import cheapest_groups
+from cacse_trainer.compute.encoder_tools import known_inputs, run_encoder
+from cacse_trainer.compute.fast_paths import ATTENTION, half_once
+from cacse_trainer.compute.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, pool
+
+GROUP_COST = 50
+"""What a group of the attention costs besides its tokens, in tokens."""
+KINDS = {"bert": False, "roberta": True, "xlm-roberta": True, "camembert": True}
+"""Kinds whose modules are run here, and whether their positions count from the padding's id."""
+
+
+def can_pack(encoder: Any, inputs: Mapping[str, Tensor]) -> bool:
+    """Whether `PackedRows` takes these inputs and `packed_states` this encoder: a CPU, padding on the right."""
+    config, mask = encoder.config, inputs.get("attention_mask")
+    return (
+        mask is not None
+        and mask.device.type == "cpu"
+        and config.model_type in KINDS
+        and all(isinstance(part, nn.Linear) for part in _top_projections(encoder))  # no adapter: weights are read
+        and config._attn_implementation in {"sdpa", ATTENTION}
+        and not config.is_decoder
+        and not any(getattr(part, "gradient_checkpointing", False) for part in encoder.modules())
+        and bool(mask[:, 0].all())
+        and bool((mask[:, 1:] <= mask[:, :-1]).all())
+    )
+
+
+def _top_projections(encoder: Any) -> tuple[Any, Any]:
+    attention = encoder.encoder.layer[-1].attention.self
+    return attention.key, attention.value
+
+
+class Group(NamedTuple):
+    """Packed rows that attend together; ``mask``, (rows, 1, length), is added to the scores; None: equal lengths."""
+
+    rows: int
+    length: int
+    mask: Tensor | None
+
+
+class _Moved(torch.autograd.Function):
+    """Rows by number, (n, w) → (m, w), each taken once but for those whose gradient is 0: no sums in the backward pass.
+
+    ``back`` are the numbers of the taken rows in the result, (n,), or None: the rows not in ``there`` have no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, there: Tensor, back: Tensor | None) -> Tensor:
+        ctx.save_for_backward(there, back)
+        ctx.count = len(states)
+        return states.index_select(0, there)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        there, back = ctx.saved_tensors
+        if back is not None:
+            return gradients[0].index_select(0, back), None, None
+        whole = gradients[0].new_zeros(ctx.count, gradients[0].shape[1])
+        return whole.index_copy_(0, there, gradients[0]), None, None
+
+
+class PackedRows:
+    """The tokens of padded rows laid end to end, the shortest row first.
+
+    Args:
+        inputs: ``input_ids``, ``attention_mask`` and, where given, ``token_type_ids``, (N, L) each.
+        heads: of the attention.
+
+    Attributes:
+        groups: of the attention; S is the sum of their rows · length.
+        tokens: (T,), each packed token's place in the flattened (N·L) inputs.
+        places: (T,), its place in its row.
+        starts: (N,), where each packed row begins, in their order.
+        order: (N,), the packed rows' numbers in the inputs.
+    """
+
+    def __init__(self, inputs: Mapping[str, Tensor], heads: int):
+        self.inputs = inputs
+        mask = inputs["attention_mask"] != 0
+        self.order = torch.argsort(mask.sum(dim=1), stable=True)
+        lengths = mask.sum(dim=1)[self.order]
+        self.starts = lengths.cumsum(0) - lengths
+        row, self.places = _rows_and_places(lengths)
+        self.tokens = self.order[row] * mask.shape[1] + self.places
+        self.groups = [_group(part) for part in lengths.split(cheapest_groups(lengths, GROUP_COST))]
+        # The groups' rows are padded to `widths`: where each padded token comes from, and each token goes to.
+        widths = torch.cat([torch.full((group.rows,), group.length) for group in self.groups])
+        starts = widths.cumsum(0) - widths
+        padded_row, padded_place = _rows_and_places(widths)
+        self._from = self.starts[padded_row] + torch.minimum(padded_place, lengths[padded_row] - 1)  # (S,)
+        self._to = starts[row] + self.places  # (T,)
+        # The same by heads: from (T, heads) to one block of (heads, width) a row.
+        head = torch.arange(heads)
+
+        def by_head(row: Tensor, place: Tensor) -> Tensor:
+            return (heads * starts[row, None] + head * widths[row, None] + place[:, None]).flatten()
+
+        self._to_by_head = by_head(row, self.places)  # (T·heads,)
+        self._from_by_head = torch.empty(len(padded_row) * heads, dtype=torch.long)
+        self._from_by_head[by_head(padded_row, padded_place)] = (self._from[:, None] * heads + head).flatten()
+        self.heads = heads
+
+    def spread(self, states: Tensor) -> list[Tensor]:
+        """(T, H) → each group's (rows, length, H)."""
+        whole = _Moved.apply(states, self._from, self._to)
+        parts = whole.split([group.rows * group.length for group in self.groups])
+        return [part.unflatten(0, group[:2]) for part, group in zip(parts, self.groups, strict=True)]
+
+    def spread_by_head(self, states: Tensor) -> list[Tensor]:
+        """(T, heads·d) → each group's (rows·heads, length, d)."""
+        by_head = states.unflatten(1, (self.heads, -1)).flatten(0, 1)
+        whole = _Moved.apply(by_head, self._from_by_head, self._to_by_head)
+        parts = whole.split([group.rows * self.heads * group.length for group in self.groups])
+        return [part.unflatten(0, (-1, group.length)) for part, group in zip(parts, self.groups, strict=True)]
+
+    def gather_by_head(self, parts: list[Tensor]) -> Tensor:
+        """The way back of `spread_by_head`, without the padding."""
+        whole = torch.cat([part.flatten(0, 1) for part in parts])
+        return _Moved.apply(whole, self._to_by_head, None).unflatten(0, (-1, self.heads)).flatten(1)
+
+    def ids(self, name: str) -> Tensor:
+        """One of the inputs, (N, L) → (1, T)."""
+        return self.inputs[name].flatten()[self.tokens][None]
+
+    def in_order(self, vectors: Tensor) -> Tensor:
+        """(N, H) of the packed rows → in the order of the inputs."""
+        return vectors[torch.argsort(self.order)]
+
+    def unpack(self, states: Tensor) -> Tensor:
+        """(T, H) → (N, L, H), 0 at padding that was cut off."""
+        rows, length = self.inputs["attention_mask"].shape
+        whole = states.new_zeros(rows * length, states.shape[1])
+        return whole.index_copy(0, self.tokens, states).unflatten(0, (rows, length))
+
+
+def first_token_states(encoder: Any, start_layer: int, **inputs: Tensor) -> Tensor:
+    """First tokens' states of the layers from ``start_layer`` on (0: the embeddings): (N, L) inputs → (N, K, H)."""
+    rows = PackedRows(inputs, encoder.config.num_attention_heads)
+    *states, last = packed_states(encoder, rows, first_only=True)
+    firsts = [rows.in_order(part[rows.starts]) for part in states[start_layer:]]
+    return torch.stack([*firsts, rows.in_order(last)], dim=1)
+
+
+def pool_packed(encoder: Any, pooling: str, **inputs: Tensor) -> Tensor:
+    """Pooled states: (N, L) inputs → (N, H)."""
+    rows = PackedRows(inputs, encoder.config.num_attention_heads)
+    first_only = pooling in FIRST_TOKEN_POOLINGS
+    states = packed_states(encoder, rows, first_only)
+    if first_only:
+        return rows.in_order(states[-1])
+    hidden = [rows.unpack(part) for part in (states if pooling in LAYER_POOLINGS else states[-1:])]
+    return pool(pooling, hidden[-1], hidden, inputs["attention_mask"])
+
+
+def sentence_vectors(encoder: Any, pooling: str, inputs: Mapping[str, Tensor | None]) -> Tensor:
+    """Pooled states: (N, L) inputs → (N, H), without padding where `can_pack`, else by the encoder's own forward."""
+    known = known_inputs(encoder, inputs)
+    if can_pack(encoder, known):
+        return pool_packed(encoder, pooling, **known)
+    more = {"output_hidden_states": True} if pooling in LAYER_POOLINGS else {}
+    output = run_encoder(encoder, known, **more)
+    return pool(pooling, output.last_hidden_state, output.hidden_states if more else None, known.get("attention_mask"))
+
+
+def packed_states(
+    encoder: Any, rows: PackedRows, first_only: bool, below: Tensor | None = None, start_layer: int = 0
+) -> list[Tensor]:
+    """The embedding output and each layer's, (T, H) each; with ``first_only`` the last is (N, H), of the first tokens.
+
+    The last one is in the packed rows' order as well. With ``below``, the output of the first ``start_layer`` layers,
+    the list begins with it and only the layers above run.
+    """
+    states = [_embedded(encoder, rows) if below is None else below]
+    layers = encoder.encoder.layer
+    for number in range(start_layer, len(layers)):
+        states.append(_run_layer(layers[number], states[-1], rows, first_only and number == len(layers) - 1))
+    return states
+
+
+def _embedded(encoder: Any, rows: PackedRows) -> Tensor:
+    offset = encoder.config.pad_token_id + 1 if KINDS[encoder.config.model_type] else 0
+    given = {"input_ids": rows.ids("input_ids"), "position_ids": (rows.places + offset)[None]}
+    if "token_type_ids" in rows.inputs:
+        given["token_type_ids"] = rows.ids("token_type_ids")
+    else:
+        given["token_type_ids"] = torch.zeros_like(given["input_ids"])
+    return encoder.embeddings(**given)[0]
+
+
+def _rows_and_places(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each token of rows laid end to end its row's number and its place there: lengths (N,) → (T,), (T,)."""
+    row = torch.repeat_interleave(lengths)
+    return row, torch.arange(len(row)) - (lengths.cumsum(0) - lengths)[row]
+
+
+def _group(lengths: Tensor) -> Group:
+    """Rows of these ascending lengths as a group."""
+    longest = int(lengths[-1])
+    if lengths[0] == longest:
+        return Group(len(lengths), longest, None)
+    padding = torch.arange(longest) >= lengths[:, None]
+    return Group(len(lengths), longest, torch.zeros(padding.shape).masked_fill(padding, -1e30)[:, None])  # in any dtype
+
+
+def _run_layer(layer: Any, states: Tensor, rows: PackedRows, first_only: bool) -> Tensor:
+    """One encoder layer: (T, H) → (T, H), or (N, H), of each row's first token."""
+    own = states[rows.starts] if first_only else states
+    attend = _attend_from_first if first_only else _attend
+    return layer.feed_forward_chunk(layer.attention.output(attend(layer.attention.self, states, rows), own))
+
+
+def _attend(module: Any, states: Tensor, rows: PackedRows) -> Tensor:
+    """``dropout(softmax(q kᵀ·scaling + mask)) v`` by heads and groups: (T, H) → (T, H)."""
+    half = half_once(states)
+    projected = [rows.spread_by_head(part(half)) for part in (module.query, module.key, module.value)]
+    found = []
+    for group, q, k, v in zip(rows.groups, *projected, strict=True):
+        mask = q.new_zeros(1) if group.mask is None else group.mask.to(q.dtype).repeat_interleave(rows.heads, dim=0)
+        scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=module.scaling)  # (rows · heads, l, l)
+        found.append(torch.bmm(module.dropout(scores.softmax(dim=-1)), v))
+    return rows.gather_by_head(found)
+
+
+def _attend_from_first(module: Any, states: Tensor, rows: PackedRows) -> Tensor:
+    """The same for each row's first token alone, without keys and values: (T, H) → (N, H)."""
+    half = half_once(states)
+
+    def by_head(part: Tensor) -> Tensor:  # (heads · d, …) → (heads, d, …)
+        return part.unflatten(0, (rows.heads, -1))
+
+    query = by_head((module.query(half[rows.starts]) * module.scaling).T)  # (heads, d, N)
+    asked = torch.bmm(query.transpose(1, 2), by_head(module.key.weight)).transpose(0, 1)  # (N, heads, H)
+    biases = torch.bmm(query.transpose(1, 2), by_head(module.key.bias)[:, :, None]).transpose(0, 1)  # (N, heads, 1)
+    sizes = [group.rows for group in rows.groups]
+    mixed, shares = [], []
+    parts = zip(rows.groups, asked.split(sizes), biases.split(sizes), rows.spread(half), strict=True)
+    for group, question, bias, tokens in parts:
+        scores = torch.bmm(question, tokens.transpose(1, 2)) + bias  # (rows, heads, l)
+        if group.mask is not None:
+            scores = scores + group.mask.to(scores.dtype)
+        weights = module.dropout(scores.softmax(dim=-1))
+        mixed.append(torch.bmm(weights, tokens))
+        shares.append(weights.sum(dim=-1))
+    by_value = torch.bmm(by_head(module.value.weight), torch.cat(mixed).permute(1, 2, 0))  # (heads, d, N)
+    value_bias = by_head(module.value.bias)[:, :, None] * torch.cat(shares).T[:, None]
+    return (by_value + value_bias).flatten(0, 1).T

@@ -1,0 +1,216 @@
+"""A corpus of any size to a file of vectors: in shards that are written whole, so that a broken run goes on.
+
+The shards lie in ``OUTPUT.partial/`` until all are there; then they become one ``.npy`` (open it with
+``numpy.load(path, mmap_mode="r")``) or ``.parquet`` file (columns ``text``, ``embedding``). On several processes each
+takes every n-th shard that is missing. Row i of the output belongs to row i of the input, blank ones too.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from cacse_trainer.compute.distributed import alone, barrier, gather_objects, rank, world_size
+from cacse_trainer.data.corpus import Corpus
+from cacse_trainer.encoding.blocks import Device, Encoding
+from cacse_trainer.errors import UserError
+from cacse_trainer.files import write_json
+
+logger = logging.getLogger(__name__)
+
+SHARD_ROWS = 16_384
+FACTS = "facts.json"
+FORMATS = (".npy", ".parquet")
+
+
+def encode_corpus(
+    encoder: Encoding,
+    corpus: Corpus,
+    output: Path,
+    facts: dict[str, Any],
+    *,
+    shard_rows: int = SHARD_ROWS,
+    normalize: bool = True,
+    precision: str = "float32",
+    batch_size: int | None = None,
+    devices: list[Device] | None = None,
+    overwrite: bool = False,
+    show_progress_bar: bool = False,
+) -> dict[str, Any] | None:
+    """Encode all rows of a corpus into a file.
+
+    Args:
+        encoder: with its ``truncate_dim``.
+        corpus: read once to count its rows and once more by each process.
+        output: ``.npy`` or ``.parquet``; beside it ``OUTPUT.json`` says what made it.
+        facts: of the encoder, for that file, its ``dim`` among them; a run with other ones is not gone on with.
+        shard_rows: rows that are lost at most, a process, when the run breaks.
+        normalize, precision, batch_size: as for `Encoding.encode`.
+        devices: several: a process each (without torchrun).
+        overwrite: replace an output that is there, and forget shards of other settings.
+        show_progress_bar: on standard error, with the rate and the time left.
+
+    Returns:
+        What ``OUTPUT.json`` holds, on the first process; None on the others.
+
+    Raises:
+        UserError: wrong endings, an empty corpus, an output that is there, or shards of other settings.
+    """
+    if output.suffix not in FORMATS:
+        raise UserError(f"output {output}: give a name that ends in {' or '.join(FORMATS)}")
+    if output.exists() and not overwrite:
+        raise UserError(f"output {output} is there already; choose another name, or --overwrite")
+    if shard_rows < 1:
+        raise UserError(f"shard_rows {shard_rows}: at least 1")
+    folder = output.with_name(f"{output.name}.partial")
+    told: Any = None
+    if rank() == 0:
+        try:
+            told = _begin(folder, corpus, facts, shard_rows, normalize, precision, overwrite)
+        except UserError as error:  # the others would wait for ever
+            told = error
+    told = gather_objects(told)[0]
+    if isinstance(told, UserError):
+        raise told
+    facts, missing = told
+    mine = missing[rank() :: world_size()]
+    rows = sum(min(shard_rows, facts["rows"] - shard * shard_rows) for shard in missing)
+    bar = tqdm(total=rows, desc="Encoding", unit=" sentences", disable=not show_progress_bar or rank() > 0)
+    with bar, alone():
+        tables = encoder.encode_stream(
+            _rows_of(corpus, mine, shard_rows),
+            shard_rows,
+            normalize=normalize,
+            precision=precision,
+            batch_size=batch_size,
+            device=devices,
+            advance=lambda count: bar.update(min(count * facts["processes"], rows - bar.n)),
+        )
+        for shard, table in zip(mine, tables, strict=True):
+            _write_shard(folder, shard, table)
+    barrier()
+    if rank() > 0:
+        return None
+    return _merge(folder, corpus, output, facts)
+
+
+def _begin(
+    folder: Path,
+    corpus: Corpus,
+    facts: dict[str, Any],
+    shard_rows: int,
+    normalize: bool,
+    precision: str,
+    overwrite: bool,
+) -> tuple[dict[str, Any], list[int]]:
+    """What is encoded, and the shards that are not there yet."""
+    rows = len(corpus)
+    if rows == 0:
+        raise UserError(f"{corpus.name}: is empty; there is nothing to encode")
+    facts = {
+        **facts,
+        "input": Path(corpus.name).name,
+        "input_sha256": file_hash(Path(corpus.name)),
+        "column": corpus.column,
+        "rows": rows,
+        "shard_rows": shard_rows,
+        "normalize": normalize,
+        "precision": precision,
+    }
+    path = folder / FACTS
+    if path.is_file():
+        former = json.loads(path.read_text(encoding="utf-8"))
+        differing = [name for name in facts if former.get(name) != facts[name]]
+        if differing and not overwrite:
+            raise UserError(
+                f"{folder}: holds shards of other settings ({', '.join(differing)}); "
+                "repeat those to go on, or --overwrite to begin anew"
+            )
+        if differing:
+            shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output {folder}: cannot be written ({error.strerror})") from error
+    write_json(path, facts)
+    shards = range(-(-rows // shard_rows))
+    missing = [shard for shard in shards if not _shard(folder, shard).is_file()]
+    if len(missing) < len(shards):
+        logger.info("going on: %d of %d shards are there", len(shards) - len(missing), len(shards))
+    return {**facts, "processes": world_size()}, missing
+
+
+def file_hash(path: Path) -> str | None:
+    """Of a local file; a hub data set is known by its name."""
+    if not path.is_file():
+        return None
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"shard_{number:06d}.npy"
+
+
+def _rows_of(corpus: Corpus, shards: list[int], shard_rows: int) -> Iterator[str]:
+    """The sentences of some shards; only the last one of a corpus is shorter."""
+    wanted, rows, number = set(shards), iter(corpus), 0
+    while wanted:
+        part = islice(rows, shard_rows)
+        if number in wanted:
+            yield from part
+            wanted.remove(number)
+        else:
+            for _ in part:
+                pass
+        number += 1
+
+
+def _write_shard(folder: Path, number: int, table: np.ndarray) -> None:
+    path = _shard(folder, number)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, table)
+    partial.replace(path)
+
+
+def _merge(folder: Path, corpus: Corpus, output: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """All shards as one file, moved to its place when it is whole."""
+    shards = sorted(folder.glob("shard_*.npy"))
+    tables = (np.load(shard) for shard in shards)
+    first = np.load(shards[0], mmap_mode="r")
+    staged = folder / f"merged{output.suffix}"
+    if output.suffix == ".npy":
+        merged = np.lib.format.open_memmap(staged, mode="w+", dtype=first.dtype, shape=(facts["rows"], first.shape[1]))
+        start = 0
+        for table in tables:
+            merged[start : start + len(table)] = table
+            start += len(table)
+        merged.flush()
+        del merged
+    else:
+        kind = pa.list_(pa.from_numpy_dtype(first.dtype), first.shape[1])
+        schema = pa.schema([("text", pa.string()), ("embedding", kind)])
+        sentences = iter(corpus)
+        with pq.ParquetWriter(staged, schema) as writer:
+            for table in tables:
+                vectors = pa.FixedSizeListArray.from_arrays(pa.array(table.reshape(-1)), type=kind)
+                texts = pa.array(list(islice(sentences, len(table))), pa.string())
+                writer.write_table(pa.Table.from_arrays([texts, vectors], schema=schema))
+    del facts["processes"], facts["shard_rows"]
+    write_json(output.with_name(f"{output.name}.json"), facts)
+    staged.replace(output)
+    shutil.rmtree(folder)
+    return facts

@@ -1,0 +1,169 @@
+"""`SentenceEncoder`: sentences to vectors, similarities and search, with any encoder."""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cacse_trainer.encoding.base import BaseEncoder
+from cacse_trainer.encoding.blocks import check_finite
+from cacse_trainer.encoding.embedder import Advance, embed_rows, length_limit, tokenise
+from cacse_trainer.encoding.loading import DecoderOptions, check_length, fingerprint, load_encoder
+from cacse_trainer.errors import UserError
+from cacse_trainer.models.prompting import prompt_of
+
+DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+
+
+class SentenceEncoder(BaseEncoder):
+    """Any encoder: a trained checkpoint, an exported folder, a transformers or sentence-transformers model.
+
+    Args:
+        path: folder, hub id or ``package:NAME/FOLDER``; None with an adapter is the base model that it names.
+        pooling: cls, cls_with_mlp, mean, weighted_mean, last_token, avg_top2, avg_first_last or max; default: what the
+            folder states. A guess is logged.
+        device: default: a GPU where there is one.
+        adapter: folder or hub id of a PEFT adapter.
+        dtype: ``torch.bfloat16`` (or ``"bf16"``) computes in it: the linear layers' weights are kept in bfloat16, norms
+            and sums stay in float32 (autocast). The vectors are float32 all the same.
+        max_seq_length: default: what the folder states, else the longest that the model takes.
+        tokens_per_batch: padded tokens a batch; default: by kind of device.
+        trust_remote_code: run the model code that comes with the checkpoint.
+        truncate_dim: keep so many of the vectors' first dimensions (of models trained for it); default: all.
+        prompt_template, append_eos, bidirectional_start_layer: of a plain decoder, see `DecoderOptions`; a checkpoint
+            or an exported folder knows its own.
+
+    Raises:
+        UserError: see `load_encoder`; or an unknown dtype.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        pooling: str | None = None,
+        device: torch.device | str | None = None,
+        adapter: str | None = None,
+        *,
+        dtype: torch.dtype | str = torch.float32,
+        max_seq_length: int | None = None,
+        tokens_per_batch: int | None = None,
+        trust_remote_code: bool = False,
+        truncate_dim: int | None = None,
+        prompt_template: str | None = None,
+        append_eos: bool = False,
+        bidirectional_start_layer: int | None = None,
+    ):
+        super().__init__(truncate_dim)
+        self._arguments: dict[str, Any] = {
+            "path": str(path) if path is not None else None,
+            "pooling": pooling,
+            "adapter": adapter,
+            "dtype": dtype,
+            "max_seq_length": max_seq_length,
+            "tokens_per_batch": tokens_per_batch,
+            "trust_remote_code": trust_remote_code,
+            "truncate_dim": truncate_dim,
+            "prompt_template": prompt_template,
+            "append_eos": append_eos,
+            "bidirectional_start_layer": bidirectional_start_layer,
+        }
+        loaded = load_encoder(
+            self._arguments["path"],
+            pooling=pooling,
+            device=device,
+            adapter=adapter,
+            max_seq_length=max_seq_length,
+            trust_remote_code=trust_remote_code,
+            decoder=DecoderOptions(prompt_template, append_eos, bidirectional_start_layer),
+        )
+        self.name, self.pooling, self.pooling_guessed = loaded.name, loaded.pooling, loaded.guessed
+        self.model, self.tokenizer = loaded.model, loaded.tokenizer
+        self.max_seq_length = loaded.max_seq_length
+        self.tokens_per_batch = tokens_per_batch
+        self.dtype = _dtype(dtype)
+        self.adapter = adapter
+        self._fingerprint: str | None = None
+        if self.dtype != torch.float32:  # autocast alone would cast the weights anew in every batch
+            self._fingerprint = fingerprint(self.model)  # the same encoder in float32 and in bfloat16 has the same
+            for module in self.model.modules():
+                if isinstance(module, nn.Linear):
+                    module.to(self.dtype)
+        self.normalizes = loaded.normalizes
+        self._embed, self._layers_above = loaded.embed, loaded.above
+        self._prepare: Callable[[str], str] | None = loaded.prepare
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    def to(self, device: torch.device | str) -> "SentenceEncoder":
+        """Move the model."""
+        if torch.device(device) != self.device:
+            for module in (self.model, *self._layers_above):
+                module.to(device)
+        return self
+
+    def recipe(self) -> Callable[..., "SentenceEncoder"]:
+        """A function of ``device`` that loads the same encoder in another process."""
+        return partial(SentenceEncoder, **self._arguments)
+
+    def prepare(
+        self, sentences: Sequence[str], *, batch_size: int | None = None, max_length: int | None = None
+    ) -> Callable[[Advance], np.ndarray]:
+        """Tokenise; what is returned runs the model: (len(sentences), dim) float32, not scaled."""
+        if max_length is not None:
+            check_length(self.name, max_length, length_limit(self.tokenizer, self.model.config))
+        texts = [self._prepare(sentence) for sentence in sentences] if self._prepare else sentences
+        rows = tokenise(self.tokenizer, texts, max_length or self.max_seq_length)
+
+        def embed(advance: Advance) -> np.ndarray:
+            table = embed_rows(
+                self._embed,
+                self.tokenizer,
+                rows,
+                device=self.device,
+                dtype=None if self.dtype == torch.float32 else self.dtype,
+                tokens_per_batch=self.tokens_per_batch,
+                rows_per_batch=batch_size,
+                advance=advance,
+            )
+            return check_finite(self.name, table, sentences)
+
+        return embed
+
+    def fingerprint(self) -> str:
+        """A hash of the weights; of those in float32, before they were cast to the dtype."""
+        return self._fingerprint or fingerprint(self.model)
+
+    def settings(self) -> dict[str, Any]:
+        """Length limit, precision and adapter, and a decoder's prompt and directions."""
+        precision = str(self.dtype).removeprefix("torch.")
+        found = {"max_seq_length": self.max_seq_length, "dtype": precision, "adapter": self.adapter}
+        template, eos = prompt_of(self.tokenizer)
+        decoder = {
+            "prompt_template": template,
+            "append_eos": eos,
+            "bidirectional_start_layer": self._arguments["bidirectional_start_layer"],
+        }
+        found.update({name: value for name, value in decoder.items() if value not in (None, False)})
+        return {**found, **({"truncate_dim": self.truncate_dim} if self.truncate_dim is not None else {})}
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    return DTYPES[dtype]

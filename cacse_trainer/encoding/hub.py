@@ -1,0 +1,135 @@
+"""Exported folders to the hub: one commit that leaves the repository with exactly these files.
+
+The main encoder lies in the repository's root, so that ``SentenceTransformer("owner/name")`` and ``AutoModel`` load
+it; CACSE's towers lie beside it in folders. Checkpoints are never pushed. Whatever fails, the exported folder stays
+whole, and so does what the hub had before: a commit is taken as a whole or not at all.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
+
+from cacse_trainer.encoding.model_card import LOCAL_PATH
+from cacse_trainer.errors import RunError, UserError
+
+logger = logging.getLogger(__name__)
+
+MAIN = ("ensemble", "encoder", "student")
+"""Names of exported folders that go to the repository's root; the others keep theirs."""
+REFUSED = (401, 403)
+KEPT = (".gitattributes",)
+
+
+class HubError(RunError):
+    """The push did not succeed; nothing that was trained is lost."""
+
+
+@dataclass(frozen=True)
+class HubTarget:
+    """Where to push.
+
+    Args:
+        repo_id: ``owner/name``.
+        private: of a new repository; None: the owner's default.
+        revision: branch, made when missing; None: main.
+        token: None takes the usual places (``HF_TOKEN``, ``hf auth login``).
+    """
+
+    repo_id: str
+    private: bool | None = None
+    revision: str | None = None
+    token: str | None = None
+
+
+def prepare_repo(target: HubTarget) -> None:
+    """Make the repository and the branch where they are missing: a refused token is known before the training.
+
+    Raises:
+        UserError: the token is refused or the name is none.
+        HubError: the hub cannot be reached.
+    """
+    api = HfApi(token=target.token)
+    try:
+        api.whoami()  # create_repo is content with a repository that is there, whoever asks
+        api.create_repo(target.repo_id, private=target.private, exist_ok=True)
+        if target.revision is not None:
+            api.create_branch(target.repo_id, branch=target.revision, exist_ok=True)
+    except LocalTokenNotFoundError as error:
+        raise UserError(f"hub {target.repo_id}: no token; log in with `hf auth login`, or set HF_TOKEN") from error
+    except HFValidationError as error:
+        raise UserError(f"hub_model_id {target.repo_id!r}: {_one_line(error)}") from error
+    except HfHubHTTPError as error:
+        raise _explained(target, error, "nothing was pushed") from error
+    except (HTTPError, OSError) as error:
+        raise HubError(f"hub {target.repo_id}: cannot be reached ({_one_line(error)})") from error
+
+
+def push_folders(folders: Sequence[Path], target: HubTarget) -> str:
+    """Push exported folders; returns the commit's address.
+
+    Args:
+        folders: one of `MAIN`, or a single one of any name, for the root; the others beside it.
+        target: where.
+
+    Raises:
+        UserError: the token is refused.
+        HubError: the hub cannot be reached, or the upload broke off. Either way the folders are whole, and the message
+            says how to push them again.
+    """
+    prepare_repo(target)
+    api = HfApi(token=target.token)
+    kept = (
+        f"nothing is lost: {folders[0]} is whole; push it with cacse-trainer export --folder {folders[0]} --push_to_hub"
+    )
+    kept += f" --hub_model_id {target.repo_id}"
+    try:
+        files = list_files(folders, target.repo_id)
+        there = set(api.list_repo_files(target.repo_id, revision=target.revision)) - set(KEPT)
+        stale = sorted(there - set(files))
+        info = api.create_commit(
+            target.repo_id,
+            [CommitOperationAdd(name, content) for name, content in files.items()]
+            + [CommitOperationDelete(name) for name in stale],
+            commit_message=f"Export of {folders[0].resolve().name} by cacse-trainer",
+            revision=target.revision,
+        )
+    except HfHubHTTPError as error:
+        raise _explained(target, error, kept) from error
+    except (HTTPError, OSError, RuntimeError) as error:
+        reason = _one_line(error.__cause__ or error)
+        raise HubError(f"hub {target.repo_id}: the upload broke off ({reason}); {kept}") from error
+    logger.info("pushed %d files to %s", len(files), target.repo_id)
+    return str(info.commit_url)
+
+
+def list_files(folders: Sequence[Path], repo_id: str) -> dict[str, str | bytes]:
+    """Names in the repository → a local path, or the bytes of a card with the repository's name in it."""
+    found: dict[str, str | bytes] = {}
+    for folder in folders:
+        prefix = "" if len(folders) == 1 or folder.name in MAIN else f"{folder.name}/"
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                name = prefix + path.relative_to(folder).as_posix()
+                found[name] = str(path)
+                if path.name == "README.md":
+                    text = path.read_text(encoding="utf-8")
+                    found[name] = text.replace(LOCAL_PATH, repo_id).encode()
+    return found
+
+
+def _explained(target: HubTarget, error: HfHubHTTPError, kept: str) -> Exception:
+    status = error.response.status_code if error.response is not None else None
+    if status in REFUSED:
+        return UserError(
+            f"hub {target.repo_id}: the token was refused ({status}); log in with `hf auth login`, set HF_TOKEN, or "
+            f"give --hub_token of an account that may write there; {kept}"
+        )
+    return HubError(f"hub {target.repo_id}: {_one_line(error)}; {kept}")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,312 @@
+"""Any encoder to a function of tensors: our own models, plain transformers encoders, sentence-transformers folders.
+
+The pooling is the one that the user states, else the one that the folder states, else a guess that is logged.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+import cacse_trainer.models  # noqa: F401 - registers the model classes with AutoModel
+from cacse_trainer.compute.pooling import POOLINGS
+from cacse_trainer.encoding.embedder import Embed, length_limit
+from cacse_trainer.encoding.embedding import (
+    CHOICES,
+    CLS_WITH_MLP,
+    describe_pooling,
+    embed_function,
+    guess_pooling,
+    stated_by_model,
+)
+from cacse_trainer.encoding.stated_modules import Modules, find_file, read_json, read_modules
+from cacse_trainer.errors import UserError
+from cacse_trainer.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
+from cacse_trainer.models.adapters import base_model_of, load_adapter, merge_adapter
+from cacse_trainer.models.bidirectional import make_bidirectional
+from cacse_trainer.models.modeling_ensemble import EnsembleModel
+from cacse_trainer.models.prompting import prepare_tokenizer
+from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
+from cacse_trainer.settings.resources import nearest, resolve_resource
+
+logger = logging.getLogger(__name__)
+
+OURS = frozenset({"cacse", "cacse_ensemble", "sentence_embedding", "diffcse", "student"})
+"""Kinds of models that pool by themselves; what their folders say to sentence-transformers is not needed."""
+
+SAMPLED_VALUES = 4096  # of each weight tensor, for the fingerprint
+
+
+@dataclass
+class Loaded:
+    """An encoder that is ready to run.
+
+    Args:
+        name: as the user gave it.
+        model: in eval mode, on its device.
+        tokenizer: with a padding token; a `TokenizerBundle` where the encoders have tokenizers of their own.
+        embed: the function that `embed_sentences` takes.
+        pooling: what was stated or guessed.
+        max_seq_length: in tokens.
+        normalizes: sentence-transformers would scale the vectors to length 1.
+        prepare: the text that the tokenizer sees, from a sentence; None where that is the sentence itself.
+        above: layers that ``embed`` runs above the model; they move with it.
+        guessed: nobody stated the pooling.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: Any
+    embed: Embed
+    pooling: str
+    max_seq_length: int
+    normalizes: bool = False
+    prepare: Callable[[str], str] | None = None
+    above: list[nn.Module] = field(default_factory=list)
+    guessed: bool = False
+
+
+@dataclass(frozen=True)
+class DecoderOptions:
+    """What the files of a plain decoder do not say, and its vectors depend on.
+
+    Args:
+        prompt_template: text around every sentence, with ``{text}`` once.
+        append_eos: close every sentence with the EOS token.
+        bidirectional_start_layer: layers from this one on (from 0) see both directions.
+    """
+
+    prompt_template: str | None = None
+    append_eos: bool = False
+    bidirectional_start_layer: int | None = None
+
+
+def load_encoder(
+    name: str | None,
+    *,
+    pooling: str | None = None,
+    device: torch.device | str | None = None,
+    adapter: str | None = None,
+    max_seq_length: int | None = None,
+    trust_remote_code: bool = False,
+    decoder: DecoderOptions | None = None,
+) -> Loaded:
+    """Load an encoder in float32.
+
+    Args:
+        name: a folder, a hub id or ``package:NAME/FOLDER``; None with an adapter is the base model that it names. The
+            folder of an adapter stands for both.
+        pooling: one of `CHOICES`; layers that the folder has above its own pooling are then left out.
+        device: default: a GPU where there is one.
+        adapter: folder or hub id of a PEFT adapter, merged into the weights.
+        max_seq_length: default: what the folder states, else the longest that tokenizer and model take.
+        trust_remote_code: run the model code that comes with the checkpoint.
+        decoder: prompt, EOS and bidirectional layers of a plain decoder; of a trained checkpoint they are known.
+
+    Raises:
+        UserError: nothing there, no tokenizer, an unknown pooling, or one that this model has not.
+    """
+    if pooling is not None and pooling not in POOLINGS and pooling != CLS_WITH_MLP:
+        raise UserError(
+            f"pooling {pooling!r} is unknown{nearest(pooling, CHOICES)}; choose one of {', '.join(CHOICES)}"
+        )
+    decoder = decoder or DecoderOptions()
+    path, adapter, ours = find_adapter(name, adapter)
+    name = name or str(adapter or path)
+    _check_folder(name, path)
+    kind = (read_json(path, "config.json") or {}).get("model_type")
+    stated = Modules() if kind in OURS else read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
+    where = {"subfolder": stated.subfolder, "trust_remote_code": trust_remote_code}
+    device = check_device(device) if device is not None else default_device()
+    try:
+        config = AutoConfig.from_pretrained(path, **where)
+        more = {"base_model": ours} if ours is not None else {}
+        model, report = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **where, **more)
+        if isinstance(model, EnsembleModel) and model.config.own_tokenizers:
+            tokenizer: Any = TokenizerBundle.from_pretrained(path, len(model.encoders))
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(path, **where)
+    except (ValueError, OSError, KeyError, ImportError) as error:
+        raise UserError(f"model {name}: {_one_line(error)}") from error
+    if isinstance(tokenizer, TokenizerBundle):
+        for part, encoder in zip(tokenizer.tokenizers, model.encoders, strict=True):
+            check_tokenizer(name, part, encoder)
+    else:
+        check_tokenizer(name, tokenizer, model)
+    try:
+        if adapter is not None:
+            load_adapter(model, adapter, trainable=False)
+            merge_adapter(model)
+        if decoder.bidirectional_start_layer is not None:
+            make_bidirectional(model, decoder.bidirectional_start_layer)
+        if not isinstance(tokenizer, TokenizerBundle):
+            tokenizer = prepare_tokenizer(tokenizer, decoder.prompt_template, decoder.append_eos)
+        elif decoder.prompt_template is not None or decoder.append_eos:
+            raise ValueError("an ensemble with several tokenizers takes no prompt")
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UserError(f"model {name}: {_one_line(error)}") from error
+    if config.is_encoder_decoder:
+        model = model.get_encoder()
+    model = model.eval().to(device)
+    known = pooling or stated.pooling or stated_by_model(model)
+    chosen = known or guess_pooling(name, config)
+    embed = embed_function(
+        name, model, chosen, stated.dense, set(report["missing_keys"]), is_stated=pooling is not None
+    )
+    possible = length_limit(tokenizer, model.config)
+    limit = max_seq_length if max_seq_length is not None else min(stated.max_seq_length or possible, possible)
+    check_length(name, limit, possible)
+    return Loaded(
+        name,
+        model,
+        tokenizer,
+        embed,
+        describe_pooling(model, chosen, stated),
+        limit,
+        normalizes=stated.normalizes,
+        prepare=text_function(stated),
+        above=stated.dense,
+        guessed=not known,
+    )
+
+
+def default_device() -> torch.device:
+    """A GPU where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def check_device(device: torch.device | str) -> torch.device:
+    """The device that is meant.
+
+    Raises:
+        UserError: no such kind of device, or none here.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device {device}: {str(error).splitlines()[0]}; give cpu, or leave it out") from error
+    return found
+
+
+def text_function(stated: Modules) -> Callable[[str], str] | None:
+    """What the folder wants done to a sentence before the tokenizer."""
+    if not stated.prompt and not stated.lower_case:
+        return None
+    return lambda sentence: stated.prompt + (sentence.lower() if stated.lower_case else sentence)
+
+
+def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
+    """Refuse a tokenizer without a vocabulary (transformers makes one up) or of another model.
+
+    Raises:
+        UserError: with what is missing.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if len(vocabulary) <= len(tokenizer.all_special_ids):
+        raise UserError(
+            f"model {name} has no tokenizer; save one beside it (tokenizer.save_pretrained), or give another model"
+        )
+    rows = model.get_input_embeddings().weight.shape[0]
+    if max(vocabulary.values()) >= rows:
+        raise UserError(
+            f"model {name}: its tokenizer gives ids up to {max(vocabulary.values())}, the model has {rows} embeddings"
+        )
+
+
+def find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | None, str | None]:
+    """The model to load, the adapter to merge into it, and the base model of a trained checkpoint.
+
+    A checkpoint of ours that holds an adapter is a model by itself; of any other adapter the base is what the user
+    names, or what the adapter's own config does.
+
+    Raises:
+        UserError: no model, or an adapter that names none.
+    """
+    path = resolve_resource(name) if name is not None else None
+    if path is not None and not Path(path).is_dir():
+        _check_folder(str(name), path)
+        _check_hub(str(name), path)
+    if path is not None and adapter is None:
+        if read_json(path, "config.json") is not None or find_file(path, ADAPTER_CONFIG) is None:
+            return path, None, None
+        path, adapter = None, path
+    if adapter is None:
+        raise UserError("no model: give a folder or hub id, or an adapter that names its base model")
+    adapter = resolve_resource(adapter)
+    if Path(adapter).exists() and not (Path(adapter) / ADAPTER_CONFIG).is_file():
+        raise UserError(f"adapter {adapter}: no {ADAPTER_CONFIG} in it")
+    if (read_json(adapter, "config.json") or {}).get("model_type") in OURS:
+        return adapter, None, path
+    if path is None:
+        try:
+            path = base_model_of(adapter)
+        except ValueError as error:
+            raise UserError(f"adapter {adapter}: {_one_line(error)}") from error
+    if path is None:
+        raise UserError(f"adapter {adapter}: names no base model, or is not there; give the base as model (--model)")
+    return path, adapter, None
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of the names, shapes and a sample of the values of all weights: two trained models never share it."""
+    digest = hashlib.sha256()
+    for key, tensor in model.state_dict().items():
+        flat = tensor.detach().reshape(-1)
+        sample = flat[:: max(1, len(flat) // SAMPLED_VALUES)].float().cpu().contiguous()
+        digest.update(f"{key}{tuple(tensor.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _check_folder(name: str, path: str) -> None:
+    folder = Path(path)
+    if not folder.exists():
+        if path.count("/") > 1 or path.startswith((".", "/", "~")):
+            raise UserError(f"model {name}: no such folder")
+        return
+    if not folder.is_dir():
+        raise UserError(f"model {name} is a file; give the folder that holds config.json")
+    if (folder / "config.json").is_file() or (folder / "modules.json").is_file():
+        return
+    inside = sorted(child.parent for pattern in ("*/config.json", "*/*/config.json") for child in folder.glob(pattern))
+    hint = f"; did you mean {inside[0]}?" if inside else ""
+    raise UserError(f"model {name}: no config.json in it{hint}")
+
+
+def _check_hub(name: str, path: str) -> None:
+    """Ask for one file: without network each of the others would be waited for in turn, and taken for missing."""
+    try:
+        cached_file(path, "config.json")
+    except OSError as error:
+        if error.__cause__ is None:  # reached, and there is no such file: it may be an adapter
+            return
+        quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        if isinstance(error.__cause__, ValueError) or not cached_file(
+            path, ADAPTER_CONFIG, local_files_only=True, **quiet
+        ):
+            raise UserError(f"model {name}: {_one_line(error)}") from error
+
+
+def check_length(name: str, asked: int, possible: int) -> None:
+    """Refuse a length limit beyond what the model takes.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    if not 0 < asked <= possible:
+        wrong = "less than one token" if asked < 1 else f"beyond the {possible} tokens that it takes"
+        raise UserError(f"model {name}: max_seq_length {asked} is {wrong}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

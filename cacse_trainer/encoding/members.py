@@ -1,0 +1,131 @@
+"""Whatever can teach, as one `EnsembleModel` of plain encoders.
+
+A CACSE checkpoint gives its two towers, a folder with ``tower_a/`` and ``tower_b/`` those, an ensemble its encoders,
+any other folder or hub id itself. Weights multiply, so that ``0.25·(h_A + h_B) + 0.75·h_UC`` is the list
+``[{path: CACSE, weight: 0.25}, {path: UC, weight: 0.75}]``.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, PreTrainedTokenizerBase
+
+from cacse_trainer.encoding.stated_modules import read_modules
+from cacse_trainer.errors import UserError
+from cacse_trainer.models.configuration_ensemble import POOLING_NAMES
+from cacse_trainer.models.modeling_cacse import CacseModel
+from cacse_trainer.models.modeling_ensemble import EnsembleModel
+from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
+from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, bundle, load_tokenizer_of
+
+logger = logging.getLogger(__name__)
+
+Tokenizer = PreTrainedTokenizerBase | TokenizerBundle
+
+
+@dataclass(frozen=True)
+class Member:
+    """One encoder of an ensemble, with what it is read by.
+
+    Args:
+        encoder: a plain encoder.
+        tokenizer: its tokenizer.
+        pooling: one of `POOLING_NAMES`.
+        weight: its factor in the sum.
+    """
+
+    encoder: Any
+    tokenizer: PreTrainedTokenizerBase
+    pooling: str
+    weight: float
+
+
+def load_members(path: str, pooling: str | None = None, weight: float = 1.0) -> list[Member]:
+    """The plain encoders that a folder or hub id stands for.
+
+    Args:
+        path: CACSE checkpoint, folder with tower_a/ and tower_b/, ensemble, single-tower checkpoint, or any encoder.
+        pooling: of a plain encoder; default: what its sentence-transformers files say, else cls.
+        weight: factor of them all.
+
+    Raises:
+        UserError: the path cannot be read, the pooling is unknown or cannot be chosen, or a dense layer would be lost.
+    """
+    if pooling is not None and pooling not in POOLING_NAMES:
+        raise UserError(f"pooling {pooling!r} of {path} is unknown; choose one of {', '.join(POOLING_NAMES)}")
+    towers = [Path(path) / name for name in ("tower_a", "tower_b")]
+    if all(tower.is_dir() for tower in towers):
+        return [member for tower in towers for member in load_members(str(tower), pooling, weight)]
+    try:
+        model = AutoModel.from_pretrained(path, dtype=torch.float32)
+        tokenizer = load_tokenizer_of(path, model.config)
+    except (OSError, ValueError) as error:
+        raise UserError(f"encoder {path}: {' '.join(str(error).split())}") from error
+    tokenizers = tokenizer.tokenizers if isinstance(tokenizer, TokenizerBundle) else [tokenizer]
+    if isinstance(model, CacseModel):
+        _no_choice(path, pooling, "cls")
+        return [Member(tower, tokenizers[0], "cls", weight) for tower in (model.tower_a, model.tower_b)]
+    if isinstance(model, EnsembleModel):
+        _no_choice(path, pooling, *model.config.poolings)
+        tokenizers = tokenizers if len(tokenizers) > 1 else tokenizers * len(model.encoders)
+        parts = zip(model.encoders, tokenizers, model.config.poolings, model.config.weights, strict=True)
+        return [Member(encoder, own, name, weight * part) for encoder, own, name, part in parts]
+    if isinstance(model, SentenceEmbeddingModel):
+        config = model.config
+        if config.projects_at_inference or config.pooling not in {*POOLING_NAMES, "cls"}:
+            raise UserError(
+                f"encoder {path}: its vectors pass a head ({config.pooling}, {config.projection}), which an ensemble "
+                "has not; give its exported folder with a pooling, for the states below the head"
+            )
+        _no_choice(path, pooling, config.pooling)
+        return [Member(model.encoder, tokenizers[0], config.pooling, weight)]
+    if pooling is None:
+        pooling = _stated_pooling(path)
+    return [Member(model, tokenizers[0], pooling, weight)]
+
+
+def _no_choice(path: str, asked: str | None, *has: str) -> None:
+    if asked is not None and {POOLING_NAMES[asked]} != {POOLING_NAMES[name] for name in has}:
+        raise UserError(
+            f"encoder {path}: was trained with pooling {', '.join(has)}, got {asked}; leave the pooling out"
+        )
+
+
+def _stated_pooling(path: str) -> str:
+    """The pooling of a plain encoder's sentence-transformers files; cls where it has none."""
+
+    stated = read_modules(path)
+    if stated.dense:
+        raise UserError(
+            f"encoder {path}: a dense layer follows its pooling, which an ensemble has not; "
+            "state a pooling to use the states below it"
+        )
+    if stated.pooling is None:
+        logger.info("%s: no pooling is stated, taking cls (the state of the first token)", path)
+        return "cls"
+    if stated.pooling not in POOLING_NAMES:
+        raise UserError(f"encoder {path}: pools by {stated.pooling}; state one of {', '.join(POOLING_NAMES)}")
+    return stated.pooling
+
+
+def load_ensemble(members: Sequence[Member]) -> tuple[EnsembleModel, Tokenizer]:
+    """The weighted sum of the members, in evaluation mode, and what tokenises for it.
+
+    Raises:
+        UserError: the widths differ.
+    """
+    tokenizer = bundle([member.tokenizer for member in members])
+    try:
+        ensemble = EnsembleModel.from_encoders(
+            [member.encoder for member in members],
+            [member.weight for member in members],
+            [member.pooling for member in members],
+            own_tokenizers=isinstance(tokenizer, TokenizerBundle),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return ensemble.eval(), tokenizer

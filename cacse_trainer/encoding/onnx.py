@@ -1,0 +1,145 @@
+"""An exported folder's ONNX graph as an encoder: onnxruntime on the CPU, in float32 or int8 (extra ``onnx``)."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer
+
+from cacse_trainer.encoding.base import BaseEncoder
+from cacse_trainer.encoding.blocks import check_finite
+from cacse_trainer.encoding.embedder import Advance, Embed, embed_rows, length_limit, tokenise
+from cacse_trainer.encoding.loading import check_length, text_function
+from cacse_trainer.encoding.stated_modules import read_modules
+from cacse_trainer.errors import UserError
+from cacse_trainer.settings.resources import resolve_resource
+
+FOLDER = "onnx"
+OUTPUT = "sentence_embedding"
+GRAPHS = {"onnx": "model.onnx", "onnx_int8": "model_int8.onnx"}
+
+
+class OnnxEncoder(BaseEncoder):
+    """The graphs that ``cacse-trainer export --format onnx`` writes into a folder; pooling and layers are inside.
+
+    Args:
+        path: the exported folder, with ``onnx/`` in it.
+        backend: ``onnx`` (float32) or ``onnx_int8`` (weights quantised).
+        device: cpu; there is no other.
+        max_seq_length: default: what the folder states.
+        tokens_per_batch: padded tokens a batch.
+        truncate_dim: keep so many of the vectors' first dimensions.
+
+    Raises:
+        UserError: onnxruntime is not installed, there is no such graph, or another device.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        backend: str = "onnx",
+        device: torch.device | str | None = None,
+        *,
+        max_seq_length: int | None = None,
+        tokens_per_batch: int | None = None,
+        truncate_dim: int | None = None,
+    ):
+        super().__init__(truncate_dim)
+        self.name, self.backend = str(path), backend
+        self._arguments: dict[str, Any] = {
+            "path": str(path),
+            "backend": backend,
+            "max_seq_length": max_seq_length,
+            "tokens_per_batch": tokens_per_batch,
+            "truncate_dim": truncate_dim,
+        }
+        if backend not in GRAPHS:
+            raise UserError(f"backend {backend!r} is none of torch, {', '.join(GRAPHS)}")
+        folder = Path(resolve_resource(self.name))
+        self._graph = folder / FOLDER / GRAPHS[backend]
+        if not self._graph.is_file():
+            raise UserError(
+                f"model {path}: no {FOLDER}/{GRAPHS[backend]} in it; make it with "
+                f"cacse-trainer export --folder {path} --format onnx"
+            )
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(f"backend {backend} needs onnxruntime: pip install 'cacse-trainer[onnx]'") from error
+        if device is not None:
+            self.to(device)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
+        self._embed = session_function(session)
+        stated = read_modules(str(folder))
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.pooling, self.normalizes = str(stated.pooling), stated.normalizes
+        self._prepare = text_function(stated)
+        self._longest = length_limit(self.tokenizer, AutoConfig.from_pretrained(folder))
+        self.max_seq_length = max_seq_length or min(stated.max_seq_length or self._longest, self._longest)
+        check_length(self.name, self.max_seq_length, self._longest)
+        self.tokens_per_batch = tokens_per_batch
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> "OnnxEncoder":
+        """Stay where it is; refuse anything but the CPU."""
+        if torch.device(device).type != "cpu":
+            raise UserError(f"backend {self.backend} runs on the CPU, not on {device}; use backend torch there")
+        return self
+
+    def recipe(self) -> Callable[..., "OnnxEncoder"]:
+        """A function of ``device`` that loads the same encoder in another process."""
+        return partial(OnnxEncoder, **self._arguments)
+
+    def prepare(
+        self, sentences: Sequence[str], *, batch_size: int | None = None, max_length: int | None = None
+    ) -> Callable[[Advance], np.ndarray]:
+        """Tokenise; what is returned runs the graph: (len(sentences), dim) float32, not scaled."""
+        if max_length is not None:
+            check_length(self.name, max_length, self._longest)
+        texts = [self._prepare(sentence) for sentence in sentences] if self._prepare else sentences
+        rows = tokenise(self.tokenizer, texts, max_length or self.max_seq_length)
+
+        def embed(advance: Advance) -> np.ndarray:
+            table = embed_rows(
+                self._embed,
+                self.tokenizer,
+                rows,
+                tokens_per_batch=self.tokens_per_batch,
+                rows_per_batch=batch_size,
+                advance=advance,
+                cores=1,  # the session has its own
+            )
+            return check_finite(self.name, table, sentences)
+
+        return embed
+
+    def fingerprint(self) -> str:
+        """A hash of the graph."""
+        return hashlib.sha256(self._graph.read_bytes()).hexdigest()[:16]
+
+    def settings(self) -> dict[str, Any]:
+        """Length limit and graph."""
+        return {"max_seq_length": self.max_seq_length, "backend": self.backend, "truncate_dim": self.truncate_dim}
+
+
+def session_function(session: Any) -> Embed:
+    """A session as a function of tensors."""
+    names = [entry.name for entry in session.get_inputs()]
+
+    def embed(**inputs: Tensor) -> Tensor:
+        given = {name: inputs[name].numpy() for name in names}
+        return torch.from_numpy(session.run([OUTPUT], given)[0])
+
+    return embed

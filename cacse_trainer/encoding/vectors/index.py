@@ -1,0 +1,176 @@
+"""Sentences beside their vectors: build, extend, search, save and load.
+
+A saved index is a folder of ``index.json``, ``sentences.parquet`` and ``vectors.npy`` or ``index.faiss``. It is written
+beside its place and moved there whole. What made the vectors is recorded, so that another model's queries are refused.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from cacse_trainer.encoding.vectors.exact import ExactVectors
+from cacse_trainer.encoding.vectors.faiss_vectors import FaissVectors
+from cacse_trainer.encoding.vectors.precision import directions, storage, to_precision
+from cacse_trainer.errors import UserError
+
+FACTS = "index.json"
+SENTENCES = "sentences.parquet"
+EXACT = "exact"
+
+Hits = list[tuple[str, float]]
+
+
+class SearchIndex:
+    """Sentences and the store of their vectors.
+
+    Args:
+        sentences: one a row.
+        store: `ExactVectors` or `FaissVectors`.
+        kind: ``exact``, ``flat``, ``ivf``, ``hnsw`` or a faiss factory string.
+        made_by: what the vectors depend on; recorded.
+    """
+
+    def __init__(self, sentences: list[str], store: ExactVectors | FaissVectors, kind: str, made_by: dict[str, Any]):
+        self.sentences, self.store, self.kind, self.made_by = sentences, store, kind, made_by
+
+    @classmethod
+    def build(
+        cls,
+        sentences: Sequence[str],
+        table: np.ndarray,
+        *,
+        kind: str = EXACT,
+        precision: str = "float32",
+        search_effort: int | None = None,
+        made_by: dict[str, Any] | None = None,
+    ) -> "SearchIndex":
+        """An index of (n, dim) float32 vectors of length 1.
+
+        Raises:
+            UserError: see `FaissVectors.build`; or a precision that only the exact index has.
+        """
+        if kind == EXACT:
+            if search_effort is not None:
+                raise UserError("search_effort: the exact index compares everything; choose ivf or hnsw")
+            store: ExactVectors | FaissVectors = ExactVectors(to_precision(table, precision), precision, table.shape[1])
+        elif precision != "float32":
+            raise UserError(f"precision {precision}: for the exact index; faiss names its own, such as 'SQ8' or 'PQ48'")
+        else:
+            store = FaissVectors.build(table, kind, search_effort)
+        return cls(list(sentences), store, kind, made_by or {})
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    def add(self, sentences: Sequence[str], table: np.ndarray) -> None:
+        """More sentences with their (n, dim) float32 vectors of length 1.
+
+        Raises:
+            UserError: another number of dimensions.
+        """
+        if table.shape[1] != self.store.dim:
+            raise UserError(f"the index has vectors of {self.store.dim} dimensions, the new ones have {table.shape[1]}")
+        self.store.add(to_precision(table, self.store.precision))
+        self.sentences.extend(sentences)
+
+    def search(
+        self, queries: np.ndarray, *, top_k: int, threshold: float, device: torch.device | str = "cpu"
+    ) -> list[Hits]:
+        """The nearest sentences of each of the (q, dim) float32 queries of length 1, as (sentence, cosine)."""
+        precision = self.store.precision
+        asked = directions(to_precision(queries, precision), precision, self.store.dim)
+        scores, rows = self.store.search(asked, top_k, device)
+        return [
+            [
+                (self.sentences[i], score)
+                for i, score in zip(row, row_scores, strict=True)
+                if i >= 0 and score >= threshold
+            ]
+            for row, row_scores in zip(rows.tolist(), scores.tolist(), strict=True)
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Write the index; one that is there is replaced at the end, as a whole.
+
+        Raises:
+            UserError: there is a folder that holds no index, or it cannot be written.
+        """
+        taken = folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder])
+        if taken and not (folder / FACTS).is_file():
+            raise UserError(f"index {folder}: is there and holds no index; choose another folder")
+        staged, former = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "former"))
+        try:
+            for left in (staged, former):
+                shutil.rmtree(left, ignore_errors=True)
+            staged.mkdir(parents=True)
+            pq.write_table(pa.table({"text": pa.array(self.sentences, pa.large_string())}), staged / SENTENCES)
+            self.store.save(staged)
+            facts = {
+                "kind": self.kind,
+                "precision": self.store.precision,
+                "dim": self.store.dim,
+                "rows": len(self),
+                "search_effort": self.store.effort if isinstance(self.store, FaissVectors) else None,
+                "made_by": self.made_by,
+            }
+            (staged / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            if folder.exists():
+                folder.replace(former)
+            staged.replace(folder)
+            shutil.rmtree(former, ignore_errors=True)
+        except OSError as error:
+            raise UserError(f"index {folder}: cannot be written ({error.strerror or error})") from error
+
+    @classmethod
+    def load(cls, folder: Path, search_effort: int | None = None) -> "SearchIndex":
+        """A saved index.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        facts = read_facts(folder)
+        try:
+            kind, precision, dim = str(facts["kind"]), str(facts["precision"]), int(facts["dim"])
+            sentences = pq.read_table(folder / SENTENCES).column("text").to_pylist()
+            store: ExactVectors | FaissVectors
+            if kind == EXACT:
+                store = ExactVectors.load(folder, precision, dim)
+                intact = store.table.shape[1] == storage(dim, precision)[0]
+            else:
+                store = FaissVectors.load(folder, kind, search_effort or facts["search_effort"])
+                intact = store.dim == dim
+        except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+            raise _damaged(folder, error) from error
+        if not intact or len(store) != len(sentences) or len(sentences) != facts["rows"]:
+            raise _damaged(folder, f"{len(sentences)} sentences, {len(store)} vectors")
+        return cls(sentences, store, kind, facts["made_by"])
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What is recorded of a saved index.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = folder / FACTS
+    if not path.is_file():
+        raise UserError(
+            f"index {folder}: no {FACTS} in it; make one with save_index (cacse-trainer search --save_index)"
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, reason: object) -> UserError:
+    if isinstance(reason, UserError):
+        return reason
+    return UserError(f"index {folder}: is damaged ({' '.join(str(reason).split())}); build it anew")

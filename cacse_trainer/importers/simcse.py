@@ -1,0 +1,151 @@
+"""Checkpoints of SimCSE and DiffCSE, training ones and released ones, read under their own key names.
+
+A training checkpoint holds ``bert.*`` or ``roberta.*``, the head ``mlp.dense.*`` (DiffCSE with batch norm:
+``mlp.net.<i>.*``), with the auxiliary loss ``lm_head.*``, and DiffCSE's ``generator.*``, ``discriminator.*`` and
+``electra_head.*``. A released model is a plain encoder (``embeddings.*``, ``encoder.*``) with the head in the pooler's
+place.
+"""
+
+import logging
+import re
+from pathlib import Path
+
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+
+from cacse_trainer.importers.reference import ReferenceReport, read_state_dict
+from cacse_trainer.models.configuration_diffcse import DiffcseConfig
+from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
+from cacse_trainer.models.modeling_diffcse import DiffcseModel
+from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
+
+logger = logging.getLogger(__name__)
+
+# Reference names and ours, in the order in which they are tried; the encoder's own prefix comes before them.
+RENAMED = (
+    (r"(embeddings|encoder|pooler)\.", r"encoder.\1."),
+    (r"mlp\.dense\.", "projection_head.dense."),
+    (r"mlp\.net\.0\.", "projection_head.expand."),
+    (r"mlp\.net\.1\.", "projection_head.norm."),
+    (r"mlp\.net\.3\.", "projection_head.contract."),
+    (r"mlp\.net\.4\.", "projection_head.output_norm."),
+    (r"lm_head\.(?:transform\.)?dense\.", "lm_head.dense."),
+    (r"lm_head\.(?:transform\.LayerNorm|layer_norm)\.", "lm_head.norm."),
+    (r"lm_head\.decoder\.weight$", "lm_head.decoder.weight"),
+    (r"lm_head\.(?:decoder\.)?bias$", "lm_head.decoder.bias"),  # the same tensor under two names
+    (r"electra_head\.", "rtd_head."),
+    (r"(?:discriminator|aux_bert)\.", "discriminator."),  # two revisions of the release
+    (r"generator\.", "generator."),
+)
+WITHOUT_EFFECT = re.compile(r".*\.position_ids$|cls\.")
+TRAINING_ONLY = ("lm_head.", "generator.", "discriminator.", "rtd_head.")
+POOLER = "encoder.pooler.dense."
+
+
+def rename_simcse_keys(
+    state: dict[str, Tensor], encoder_prefixes: tuple[str, ...] = ("bert", "roberta")
+) -> tuple[dict[str, Tensor], ReferenceReport]:
+    """Reference names → those of `SentenceEmbeddingModel` and `DiffcseModel`.
+
+    Args:
+        state: tensors by their reference names.
+        encoder_prefixes: what the encoder may be called there.
+    """
+    rules = [(rf"(?:{'|'.join(encoder_prefixes)})\.", "encoder."), *RENAMED]
+    renamed: dict[str, Tensor] = {}
+    report = ReferenceReport()
+    for full_name, tensor in state.items():
+        name = full_name.removeprefix("module.")  # DataParallel's prefix
+        if WITHOUT_EFFECT.match(name):
+            report.skipped.append(full_name)
+            continue
+        for pattern, ours in rules:
+            target, found = re.subn("^" + pattern, ours, name)
+            if found:
+                renamed[target] = tensor.reshape(()) if name.endswith("num_batches_tracked") else tensor
+                break
+        else:
+            report.left_over.append(full_name)
+    return renamed, report
+
+
+def load_simcse_checkpoint(path: str | Path, *, use_head: bool) -> SentenceEmbeddingModel:
+    """A training checkpoint or a released model of SimCSE or DiffCSE as a `SentenceEmbeddingModel`.
+
+    Its ``encoder`` is the plain encoder, with SimCSE's head as its pooler, as in the released models.
+
+    Args:
+        path: folder with ``config.json`` and the weights.
+        use_head: whether the head is used at inference: True for supervised SimCSE; False, the raw CLS state, for
+            unsupervised SimCSE and DiffCSE. The file does not say which it is.
+
+    Raises:
+        ValueError: weights are missing or left over (listed), or there is no head to use.
+        FileNotFoundError: there is no such file.
+    """
+    encoder_config = AutoConfig.from_pretrained(path)
+    renamed, report = rename_simcse_keys(read_state_dict(path), _prefixes(encoder_config))
+    for name in [name for name in renamed if name.startswith(TRAINING_ONLY)]:
+        report.skipped.append(name)
+        del renamed[name]
+    for name, tensor in list(renamed.items()):
+        if name.startswith("projection_head.dense."):
+            renamed[name.replace("projection_head.dense.", POOLER)] = tensor
+        elif name.startswith(POOLER):
+            renamed.setdefault(name.replace(POOLER, "projection_head.dense."), tensor)
+    head = {name: tensor for name, tensor in renamed.items() if name.startswith("projection_head.")}
+    if use_head and not head:
+        raise ValueError(f"{path} holds no head (mlp.* or pooler.*): load it with use_head=False, as a raw CLS encoder")
+    if not use_head:
+        renamed = {name: tensor for name, tensor in renamed.items() if name not in head}
+    encoder = _empty_encoder(encoder_config, renamed)
+    config = SentenceEmbeddingConfig(
+        encoder_config,
+        pooling="cls" if use_head else "cls_before_pooler",
+        projection="batch_norm" if "projection_head.expand.weight" in renamed else "tanh",
+    )
+    model = SentenceEmbeddingModel(config, encoder)
+    loading = model.load_state_dict(renamed, strict=False)
+    missing, left_over = loading.missing_keys, report.left_over + loading.unexpected_keys
+    if missing or left_over:
+        raise ValueError(f"{path} is no checkpoint of SimCSE or DiffCSE; missing: {missing}; left over: {left_over}")
+    logger.info("%s: %d keys used in training only, or without effect, skipped", path, len(report.skipped))
+    return model.eval()
+
+
+def load_diffcse_training_state(path: str | Path, config: DiffcseConfig) -> tuple[DiffcseModel, ReferenceReport]:
+    """A whole DiffCSE training checkpoint, generator and discriminator included, to train on or to compare with.
+
+    Raises:
+        ValueError: weights are missing or left over (listed). The release's unused ``lm_head`` is skipped.
+    """
+    renamed, report = rename_simcse_keys(read_state_dict(path), _prefixes(config.encoder_config))
+    for name in [name for name in renamed if name.startswith("lm_head.")]:
+        report.skipped.append(name)
+        del renamed[name]
+    encoders = [_empty_encoder(config.encoder_config, renamed, part) for part in ("encoder", "discriminator")]
+    model = DiffcseModel(config, *encoders)
+    loading = model.load_state_dict(renamed, strict=False)
+    tied = set(model.generator.all_tied_weights_keys)
+    report.missing = [name for name in loading.missing_keys if name.removeprefix("generator.") not in tied]
+    report.left_over += loading.unexpected_keys
+    if report.missing or report.left_over:
+        raise ValueError(
+            f"{path} is no DiffCSE checkpoint of this configuration; missing: {report.missing}; "
+            f"left over: {report.left_over}"
+        )
+    return model, report
+
+
+def _prefixes(config: PretrainedConfig) -> tuple[str, ...]:
+    """What the kinds of encoder are called in a checkpoint: as `AutoModel` calls them, or by the model type."""
+    return ("bert", "roberta", config.model_type.replace("-", "_"))
+
+
+def _empty_encoder(config: PretrainedConfig, state: dict[str, Tensor], part: str = "encoder") -> PreTrainedModel:
+    """An encoder of this config, without a pooler where the state has no weights for one."""
+    encoder = AutoModel.from_config(config)
+    has_pooler = any(name == "pooler" for name, _ in encoder.named_children())
+    if has_pooler and not any(name.startswith(f"{part}.pooler.") for name in state):
+        encoder = AutoModel.from_config(config, add_pooling_layer=False)
+    return encoder

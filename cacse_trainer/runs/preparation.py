@@ -1,0 +1,285 @@
+"""Before a training run: its output folder, its text, its dev sets."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedModel
+
+from cacse_trainer.compute.distributed import barrier
+from cacse_trainer.data import has_labels, load_pairs, load_sentences, load_sentences_with_stats
+from cacse_trainer.errors import UserError, user_errors
+from cacse_trainer.files import LOCK, take
+from cacse_trainer.runs.build import public_name
+from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
+from cacse_trainer.settings.resources import nearest, resolve_resource
+from cacse_trainer.training.checkpoints import STAGING, check_whole, list_checkpoints, newest_whole
+from cacse_trainer.training.trainer import Scorer
+
+REPORT = "training_report.json"
+"""What a finished run leaves last in its output folder."""
+PAGE = "report.html"
+"""The same for people, written just before."""
+STSB_ON_THE_HUB = "sentence-transformers/stsb"
+
+WRITTEN_BY_A_RUN = (
+    *(
+        "checkpoint-*",
+        STAGING,
+        LOCK,
+        "export",
+        ".*.partial",
+        REPORT,
+        PAGE,
+        "training_curves.png",
+        "runs",
+        "README.md",
+    ),
+    *("config.json", "model*.safetensors*", "training_args.bin", "tokenizer*", "special_tokens_map.json", "vocab.*"),
+    *("merges.txt", "added_tokens.json", "sentencepiece*", "spiece.model", "encoder_*", "chat_template.jinja"),
+    "adapter_*",
+)
+"""Names in an output folder that a run leaves there; nothing else in it is ever deleted."""
+
+
+def check_output_dir(args: CacseTrainingArguments) -> str | None:
+    """Refuse a folder that holds another run; returns the checkpoint to resume from, if any. Deletes nothing.
+
+    Raises:
+        UserError: the folder is finished, holds checkpoints that were not asked for, or cannot be written; the
+            checkpoint asked for is damaged.
+    """
+    folder = Path(str(args.output_dir))
+    resume = args.resume_from_checkpoint
+    finished = (folder / REPORT).is_file()
+    last = next(reversed(list_checkpoints(folder)), None)
+    if is_overwritten(args) and folder.is_dir():
+        foreign = [path for path in folder.iterdir() if not _is_of_a_run(path)]
+        if not finished and last is None and foreign:
+            raise UserError(f"output_dir {folder} holds files that are no run of this program; choose another folder")
+    elif finished and not args.overwrite_output_dir:
+        raise UserError(
+            f"output_dir {folder} holds a finished run ({REPORT}); "
+            "choose another --output_dir, or --overwrite_output_dir"
+        )
+    with user_errors(f"output_dir {folder} cannot be written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        if args.process_index == 0:
+            probe = folder / ".writable"
+            probe.touch()
+            probe.unlink()
+    if resume is None:
+        if last is not None and not args.overwrite_output_dir:
+            raise UserError(
+                f"output_dir {folder} holds an unfinished run ({last.name}); go on with "
+                "--resume_from_checkpoint last, or start anew with --overwrite_output_dir"
+            )
+        return None
+    if resume in ("last", "true", "True"):
+        newest = newest_whole(folder)
+        if newest is None:
+            raise UserError(f"nothing to resume: output_dir {folder} holds no checkpoint")
+        return str(newest)
+    if not Path(resume).is_dir():
+        raise UserError(f"resume_from_checkpoint {resume}: no such folder; give last, or a checkpoint folder")
+    check_whole(resume)
+    return resume
+
+
+def is_overwritten(args: CacseTrainingArguments) -> bool:
+    """Whether this run replaces an earlier one in its folder: a resumed run never does."""
+    return args.overwrite_output_dir and args.resume_from_checkpoint is None
+
+
+def clear_output_dir(args: CacseTrainingArguments) -> None:
+    """Delete the earlier run that is overwritten; called when all else was checked, just before training."""
+    if is_overwritten(args):
+        folder = Path(str(args.output_dir))
+        if args.process_index == 0:
+            for path in [path for path in folder.iterdir() if _is_of_a_run(path) and path.name != LOCK]:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        barrier()
+
+
+@contextlib.contextmanager
+def occupied(args: CacseTrainingArguments) -> Iterator[None]:
+    """Keep the output folder to this run, until it ends in whatever way.
+
+    Raises:
+        UserError: another run is at work in it.
+    """
+    path = Path(str(args.output_dir)) / LOCK
+    held = take(path) if args.process_index == 0 else None
+    if args.process_index == 0 and held is None:
+        raise UserError(f"output_dir {args.output_dir} is in use by another run; wait for its end, or choose another")
+    try:
+        yield
+    finally:
+        if held is not None:
+            path.unlink(missing_ok=True)
+            held.close()
+
+
+def _is_of_a_run(path: Path) -> bool:
+    return any(fnmatch(path.name, pattern) for pattern in WRITTEN_BY_A_RUN)
+
+
+def check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
+    """Refuse to resume from a checkpoint of a model with other settings.
+
+    Raises:
+        UserError: with the first setting that differs and both its values.
+    """
+    with user_errors(f"resume: {checkpoint} is damaged, go on from another checkpoint"):
+        before = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
+    for name, now in model.config.to_dict().items():
+        settled = isinstance(now, (int, float, str)) and name not in ("transformers_version", "_name_or_path", "dtype")
+        if settled and name in before and before[name] != now:
+            raise UserError(f"resume: {checkpoint} was trained with {name}={before[name]}, this run says {now}")
+
+
+def load_training_text(
+    data_args: DataArguments, args: CacseTrainingArguments
+) -> tuple[Dataset | IterableDataset, dict[str, Any]]:
+    """The training rows, and what is known of them for the report."""
+    if data_args.train_file is None:
+        raise UserError("no training text: give train_file, in a recipe or as --train_file FILE")
+    source = resolve_resource(data_args.train_file)
+    columns = label_columns(data_args)
+    by_name = data_args.text_columns is None and not data_args.streaming  # a stream is not loaded to look at it
+    if columns is not None or (by_name and has_labels(source)):
+        if data_args.streaming:
+            raise UserError("streaming reads no labels; leave it out, labelled pairs are read at once")
+        pairs = load_pairs(source, split="train", columns=columns)
+        facts = {"columns": list(columns or pairs.column_names), "rows": len(pairs), "kept": len(pairs)}
+        return pairs, {"source": public_name(source), **facts, "labelled": True}
+    if data_args.streaming:
+        if args.max_steps <= 0:
+            raise UserError("streaming needs max_steps: the length of the text is not known before it is read")
+        if data_args.shuffle_buffer < 1:
+            raise UserError(f"shuffle_buffer is {data_args.shuffle_buffer}; it must be at least 1")
+        stream = load_sentences(source, data_args.text_columns, streaming=True)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return stream.shuffle(seed, buffer_size=data_args.shuffle_buffer), {"source": public_name(source)}
+    dataset, stats = load_sentences_with_stats(source, data_args.text_columns)
+    return dataset, {
+        "source": public_name(source),
+        "columns": list(stats.columns),
+        "rows": stats.rows,
+        "blank_dropped": stats.blank,
+        "kept": stats.kept,
+        "duplicates_in_sample": f"{stats.sampled_duplicates} of {stats.sampled}",
+    }
+
+
+def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, Dataset]:
+    """``name=path`` each → graded pairs by name; STS-B from the hub when none is given.
+
+    Raises:
+        UserError: an entry without a name, a name given twice, a file that is wrong.
+    """
+    if not dev_files:
+        try:
+            return {"stsb": load_pairs(STSB_ON_THE_HUB)}
+        except UserError as error:
+            reason = str(error).partition(";")[0]
+            raise UserError(
+                f"no dev_file is given, and STS-B cannot be read from the hub ({reason}); give --dev_file stsb=PATH, "
+                "or --evaluation none"
+            ) from error
+    sets: dict[str, Dataset] = {}
+    for entry in dev_files:
+        name, separator, path = entry.partition("=")
+        if not separator or not name.isidentifier():
+            raise UserError(f"dev_file {entry!r}: give name=path, the name of letters and digits, such as stsb={entry}")
+        if name in sets:
+            raise UserError(f"dev_file: the name {name} is given twice")
+        sets[name] = load_pairs(resolve_resource(path))
+    return sets
+
+
+def label_columns(data_args: DataArguments) -> tuple[str, str, str] | None:
+    """The columns of labelled pairs that the user names; None when no label is named.
+
+    Raises:
+        UserError: a label without the two text columns.
+    """
+    if data_args.label_column is None:
+        return None
+    if data_args.text_columns is None or len(data_args.text_columns) != 2:
+        raise UserError("label_column belongs to pairs: name their two columns with text_columns, too")
+    return data_args.text_columns[0], data_args.text_columns[1], data_args.label_column
+
+
+def uses_dev_sets(data_args: DataArguments, args: CacseTrainingArguments) -> bool:
+    """Whether dev sets are scored; with ``evaluation: none`` the settings that need a score are switched off."""
+    if data_args.evaluation not in ("sts", "none"):
+        raise UserError(f"evaluation must be sts or none, got {data_args.evaluation!r}")
+    if data_args.evaluation == "none" or (args.eval_strategy == "no" and not data_args.dev_file):
+        args.eval_strategy = "no"  # type: ignore[assignment]
+        args.load_best_model_at_end = False
+        args.metric_for_best_model = None
+        return False
+    return True
+
+
+DEV_FILES = {"stsb": "downstream/STS/STSBenchmark/sts-dev.csv", "sickr": "downstream/SICK/SICK_trial.txt"}
+"""Named dev sets, below SentEval's data folder."""
+
+
+def dev_entries(data_args: DataArguments) -> list[str] | None:
+    """``dev_file`` and ``eval_sets`` as ``name=path`` each; None when neither is given.
+
+    Raises:
+        UserError: an unknown name, or its file is missing.
+    """
+    entries = list(data_args.dev_file or [])
+    for name in data_args.eval_sets or []:
+        path = Path(data_args.senteval_data) / DEV_FILES.get(name, "")
+        if "=" in name:
+            entries.append(name)
+        elif name not in DEV_FILES:
+            raise UserError(
+                f"eval_sets {name!r}: give {', '.join(DEV_FILES)} or name=path{nearest(name, list(DEV_FILES))}"
+            )
+        elif path.is_file():
+            entries.append(f"{name}={path}")
+        elif name == "stsb":
+            entries.append(f"{name}={STSB_ON_THE_HUB}")
+        else:
+            raise UserError(
+                f"eval_sets {name}: no file {path}; run bash SentEval/data/downstream/download_dataset.sh, "
+                "or point senteval_data to SentEval's data folder"
+            )
+    return entries or None
+
+
+def transfer_scorers(data_args: DataArguments) -> list[Scorer]:
+    """With ``eval_transfer`` the scorer of SentEval's transfer tasks.
+
+    Raises:
+        UserError: no task has its data.
+    """
+    if not data_args.eval_transfer:
+        return []
+    from cacse_trainer.evaluation.transfer_dev import TransferDevScorer  # senteval is only needed here
+
+    return [TransferDevScorer(Path(data_args.senteval_data))]
+
+
+def check_metric(args: CacseTrainingArguments, dev_sets: dict[str, Dataset], scorers: Sequence[Scorer] = ()) -> None:
+    """The metric that chooses the best model must belong to a dev set, or be the average of the transfer tasks.
+
+    Raises:
+        UserError: with the metrics there are.
+    """
+    metric = args.metric_for_best_model
+    known = [f"{name}_{kind}" for name in dev_sets for kind in ("spearman", "pearson")]
+    known += ["transfer_avg"] if scorers else []
+    if metric is not None and args.eval_strategy != "no" and str(metric).removeprefix("eval_") not in known:
+        raise UserError(f"metric_for_best_model={metric}: the dev sets give {', '.join(known) or 'none'}")

@@ -1,0 +1,345 @@
+"""What `train` and `distill` share: a run from its settings to the report.
+
+run = TrainingRun.begin(model_args, data_args, args, recipe, command)   # output folder, text, dev sets, seed
+…build the model, the tokenizer and the trainer…
+run.execute(trainer, tokenizer, base_models)                            # train, summarise, export, save, report
+"""
+
+import logging
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from cacse_trainer.cli.output import tell
+from cacse_trainer.encoding.hub import HubTarget
+from cacse_trainer.encoding.model_card import RECORDED, CardFacts
+from cacse_trainer.errors import RunError
+from cacse_trainer.evaluation.environment import environment, peak_memory_gb
+from cacse_trainer.evaluation.sts import score_pairs
+from cacse_trainer.files import plain, write_json, write_text
+from cacse_trainer.report import training_page
+from cacse_trainer.report.curves import curve, plot_run
+from cacse_trainer.runs.build import dev_scores, export_model, public_name
+from cacse_trainer.runs.preparation import (
+    PAGE,
+    REPORT,
+    check_checkpoint,
+    check_metric,
+    check_output_dir,
+    clear_output_dir,
+    dev_entries,
+    load_dev_sets,
+    load_training_text,
+    occupied,
+    transfer_scorers,
+    uses_dev_sets,
+)
+from cacse_trainer.runs.progress import use_run_progress
+from cacse_trainer.runs.pushing import check_hub, hub_target, push_export
+from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
+from cacse_trainer.settings.distillation import DistillationArguments
+from cacse_trainer.settings.recipes import find_recipe, read_recipe
+from cacse_trainer.training.resumable import DUPLICATES
+from cacse_trainer.training.trainer import CacseTrainer, Scorer
+
+logger = logging.getLogger(__name__)
+
+Settings = ModelArguments | DistillationArguments
+
+
+class NothingLearnedError(RunError):
+    """Every dev score was undefined; there is no model worth exporting."""
+
+
+@dataclass
+class TrainingRun:
+    """One run: its settings, and what was loaded for it.
+
+    Args:
+        model_args, data_args, args: the settings.
+        recipe: the recipe's name or path.
+        command: the subcommand and its arguments, for the report.
+        checkpoint: where to resume from.
+        train_dataset: the rows.
+        data_facts: what the report says of them.
+        dev_sets: graded pairs by name; none with ``evaluation: none``.
+        scorers: of more than the dev sets, at each evaluation.
+        started: time of the start, in seconds.
+        hub: where the exported folders are pushed when all is done; None: nowhere.
+    """
+
+    model_args: Settings
+    data_args: DataArguments
+    args: CacseTrainingArguments
+    recipe: str | None
+    command: Sequence[str]
+    checkpoint: str | None
+    train_dataset: Dataset | IterableDataset
+    data_facts: dict[str, Any]
+    dev_sets: dict[str, Dataset]
+    scorers: list[Scorer]
+    started: float
+    hub: HubTarget | None = None
+
+    @classmethod
+    def begin(
+        cls,
+        model_args: Settings,
+        data_args: DataArguments,
+        args: CacseTrainingArguments,
+        recipe: str | None,
+        command: Sequence[str],
+    ) -> "TrainingRun":
+        """Check the output folder, read the text and the dev sets, set the seed.
+
+        Raises:
+            UserError: with what to mend.
+        """
+        started = time.time()
+        hub = hub_target(args)
+        checkpoint = check_output_dir(args)
+        train_dataset, data_facts = load_training_text(data_args, args)
+        uses = uses_dev_sets(data_args, args)
+        dev_sets = load_dev_sets(dev_entries(data_args)) if uses else {}
+        scorers = transfer_scorers(data_args) if uses else []
+        set_seed(args.seed)
+        check_metric(args, dev_sets, scorers)
+        return cls(
+            model_args=model_args,
+            data_args=data_args,
+            args=args,
+            recipe=recipe,
+            command=command,
+            checkpoint=checkpoint,
+            train_dataset=train_dataset,
+            data_facts=data_facts,
+            dev_sets=dev_sets,
+            scorers=scorers,
+            started=started,
+            hub=hub,
+        )
+
+    def execute(
+        self,
+        trainer: CacseTrainer,
+        tokenizer: PreTrainedTokenizerBase,
+        base_models: list[str],
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        """Train, choose, export, save, report.
+
+        Args:
+            trainer: ready to train.
+            tokenizer: exported beside the encoders.
+            base_models: what the card names as the start.
+            extra: more entries of the report.
+
+        Raises:
+            NothingLearnedError: every dev score is undefined.
+            UserError: another run is at work in the output folder.
+        """
+        if self.args.check:
+            tell("settings, text, dev sets and models are fine; nothing was trained (--check)", {"checked": True})
+            return
+        with occupied(self.args):
+            self._execute(trainer, tokenizer, base_models, extra or {})
+
+    def _execute(
+        self,
+        trainer: CacseTrainer,
+        tokenizer: PreTrainedTokenizerBase,
+        base_models: list[str],
+        extra: dict[str, Any],
+    ) -> None:
+        args, folder = self.args, Path(str(self.args.output_dir))
+        if self.hub is not None and trainer.is_world_process_zero():
+            check_hub(self.hub)
+        if self.checkpoint is not None:
+            check_checkpoint(self.checkpoint, trainer.model)
+        try_a_batch(trainer)
+        clear_output_dir(args)
+        trainer.extra_scorers = self.scorers
+        use_run_progress(trainer, bar=not args.disable_tqdm)
+        result = trainer.train(resume_from_checkpoint=self.checkpoint)
+        summary = {**summarise(trainer, self.dev_sets), **extra}
+        # accelerate leaves its autocast around forward; what is exported and compared is the float32 model itself
+        trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
+        trainer.save_model()  # before the export, whose failure must not cost the weights
+        exported: dict[str, dict[str, float]] = {}
+        facts = CardFacts(
+            title=folder.resolve().name,
+            what="",
+            base_models=base_models,
+            license=args.hub_license,
+            data=f"{public_name(self.data_args.train_file or '')}, {self.data_facts.get('kept', 'streamed')} rows",
+            settings=card_settings(self.model_args, self.data_args, args, self.recipe),
+        )
+        if args.export and trainer.is_world_process_zero():
+            score = dev_scores(self.dev_sets, score_pairs)
+            exported = export_model(trained, tokenizer, folder / "export", facts, score)
+        if trainer.is_world_process_zero():
+            self.report(trainer, summary, exported, result, facts)
+            if self.hub is not None:
+                push_export(self.hub, folder / "export", exported)
+
+    def report(
+        self,
+        trainer: CacseTrainer,
+        summary: dict[str, Any],
+        exported: dict[str, dict[str, float]],
+        result: Any,
+        facts: CardFacts,
+    ) -> None:
+        """Write the report and the plot, and print what came out."""
+        folder = Path(str(self.args.output_dir))
+        history = trainer.state.log_history
+        dev_metrics = sorted(
+            {key for entry in history for key in entry if key.startswith("eval_") and key.endswith("_spearman")}
+        )
+        plot_run(folder / "training_curves.png", history, dev_metrics)
+        settings = {**vars(self.model_args), **vars(self.data_args), **trainer.args.to_sanitized_dict()}
+        report = {
+            "model": type(trainer.model).__name__,
+            "finished": time.strftime("%Y-%m-%d %H:%M"),
+            "command": repeating_command(self.command, self.args.world_size),
+            "run": trainer.describe(),
+            "data": {**self.data_facts, "duplicate_rows_a_batch": duplicates(history)},
+            **summary,
+            "exported": exported,
+            "steps": result.global_step,
+            "train_loss": result.training_loss,
+            "wall_seconds": time.time() - self.started,
+            "train_seconds": result.metrics.get("train_runtime"),
+            "peak_memory_gb": peak_memory_gb(),
+            "gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
+            "environment": environment(),
+            "given": given_settings(self.command, self.recipe),
+            "settings": {**settings, "recipe": self.recipe},
+            "card": {name: getattr(facts, name) for name in RECORDED},
+            "log_history": history,
+        }
+        write_text(folder / PAGE, training_page(plain(report), folder.resolve().name))
+        write_json(folder / REPORT, report)
+        told = {name: value for name, value in summary.items() if name not in ("curve", "teacher")}
+        tell(
+            summary_text(folder, summary, exported, result.global_step),
+            {"output_dir": str(folder), "steps": result.global_step, **told, "exported": exported},
+        )
+
+
+def duplicates(history: list[dict[str, Any]]) -> float | None:
+    """Mean number of rows of a batch that repeat a sentence of another one, over the log; None: not counted."""
+    counts = [entry[DUPLICATES] for entry in history if DUPLICATES in entry]
+    return sum(counts) / len(counts) if counts else None
+
+
+def try_a_batch(trainer: CacseTrainer) -> None:
+    """Make the first batch, so that rows that cannot be one are known before an earlier run is deleted.
+
+    Raises:
+        UserError: with what is wrong with a row.
+    """
+    with torch.random.fork_rng(devices=[]):  # masks are drawn: the training's own draws stay what they are
+        trainer.data_collator(list(islice(iter(trainer.train_dataset), trainer.args.train_batch_size)))
+
+
+def summarise(trainer: CacseTrainer, dev_sets: dict[str, Dataset]) -> dict[str, Any]:
+    """Baseline, best and last score of the metric that chooses; says loudly when training did not help.
+
+    Raises:
+        NothingLearnedError: every score is undefined.
+    """
+    if not dev_sets or trainer.args.eval_strategy == "no":
+        return {}
+    metric = trainer.args.metric_for_best_model or f"{next(iter(dev_sets))}_spearman"
+    points = curve(trainer.state.log_history, f"eval_{metric.removeprefix('eval_')}")
+    trained = [point for point in points if point["step"] > 0]
+    defined = [point for point in trained if point["value"] == point["value"]]
+    if trained and not defined:
+        raise NothingLearnedError(
+            f"every {metric} is undefined (NaN): nothing is exported; look at the loss in the log"
+        )
+    baseline = next((point["value"] for point in points if point["step"] == 0), None)
+    chosen = max if trainer.args.greater_is_better is not False else min
+    best = chosen(defined, key=lambda point: point["value"]) if defined else None
+    first = trainer.is_world_process_zero()
+    if first and best is not None and baseline is not None and best["value"] <= baseline:
+        logger.warning(
+            "TRAINING DID NOT HELP: the best %s is %.2f (step %d), the untrained model had %.2f",
+            metric,
+            best["value"],
+            best["step"],
+            baseline,
+        )
+    return {
+        "metric": metric,
+        "baseline": baseline,
+        "best": best["value"] if best else None,
+        "best_step": best["step"] if best else None,
+        "curve": points,
+    }
+
+
+def repeating_command(command: Sequence[str], processes: int) -> str:
+    """The command that makes the same run anew, without secrets and without what goes on with an earlier one."""
+    words = []
+    skip = False
+    for word in command:
+        name = word.partition("=")[0]
+        if name in ("--hub_token", "--resume_from_checkpoint"):
+            skip = "=" not in word
+        elif not skip or word.startswith("--"):
+            words.append(word)
+            skip = False
+        else:
+            skip = False
+    start = ["cacse-trainer", *words]
+    if processes > 1:
+        launcher = ["torchrun", "--nproc_per_node", str(processes), "-m", f"cacse_trainer.cli.{words[0]}"]
+        start = [*launcher, *words[1:]]
+    return shlex.join(start)
+
+
+def given_settings(command: Sequence[str], recipe: str | None) -> list[str]:
+    """Names of the settings that the recipe and the command line gave; the others are defaults."""
+    named = list(read_recipe(find_recipe(recipe))) if recipe is not None else []
+    flags = [word.removeprefix("--").partition("=")[0] for word in command if word.startswith("--")]
+    return list(dict.fromkeys([*named, *flags]))
+
+
+def card_settings(model_args: Settings, data_args: DataArguments, args: Any, recipe: str | None) -> dict[str, Any]:
+    """What the model card repeats of the settings."""
+    return {
+        "recipe": Path(recipe).stem if recipe and Path(recipe).exists() else recipe,
+        "learning rate": f"{args.learning_rate:g} ({args.lr_scheduler_type.value})",
+        "batch": args.per_device_train_batch_size * args.world_size,
+        "steps": args.max_steps if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs",
+        "temperature": model_args.contrastive_temperature,
+        "max_seq_length": data_args.max_seq_length,
+        "seed": args.seed,
+        "bf16": args.bf16,
+    }
+
+
+def summary_text(folder: Path, summary: dict[str, Any], exported: dict[str, dict[str, float]], steps: int) -> str:
+    """The closing lines of a run, for a person."""
+    lines = [f"trained {steps} steps"]
+    if summary.get("best") is not None:
+        line = f"{summary['metric']}: best {summary['best']:.2f} at step {summary['best_step']}"
+        if summary["baseline"] is not None:
+            gain = summary["best"] - summary["baseline"]
+            line = f"{line}, baseline {summary['baseline']:.2f} ({gain:+.2f})"
+        lines.append(line)
+    for name, scores in exported.items():
+        measured = ", ".join(f"{dev} {score:.2f}" for dev, score in scores.items())
+        lines.append(f"  {folder / 'export' / name}" + (f"   {measured}" if measured else ""))
+    lines.append(f"report: {folder / PAGE}")
+    return "\n".join(lines)

@@ -1,0 +1,342 @@
+"""The three groups of settings of a run: model, data, training. Recipes and flags fill them (see recipes.py)."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from transformers import TrainingArguments
+
+from cacse_trainer.settings.decoder import DecoderArguments
+
+logger = logging.getLogger(__name__)
+
+
+def bf16_is_fast() -> bool:
+    """True where bfloat16 matrix products are faster than float32: CUDA ≥ 8.0, CPU with AMX or AVX512-bf16."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability()[0] >= 8
+    if torch.backends.mps.is_available():
+        return False
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def resolve_bf16(value: str | bool) -> bool:
+    """``auto``, ``true`` or ``false`` → whether to train under bfloat16 autocast.
+
+    Raises:
+        ValueError: another value.
+    """
+    text = str(value).lower()
+    if text == "auto":
+        return bf16_is_fast()
+    if text in {"true", "yes", "1"}:
+        return True
+    if text in {"false", "no", "0"}:
+        return False
+    raise ValueError(f"bf16 must be auto, true or false, got {value!r}")
+
+
+@dataclass
+class ModelArguments(DecoderArguments):
+    """Which model is trained, and its parts."""
+
+    _argument_group_name: ClassVar[str] = "model"
+
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "SimCSE, DiffCSE: the encoder, any that AutoModel knows: a folder, hub id or package:NAME/FOLDER."
+        },
+    )
+    pooling: str = field(
+        default="cls",
+        metadata={
+            "help": "SimCSE, DiffCSE, decoders: cls (with a projection), cls_before_pooler (raw), mean, weighted_mean, "
+            "avg_top2, avg_first_last, max or last_token."
+        },
+    )
+    projection: str | None = field(
+        default=None,
+        metadata={"help": "With pooling cls: tanh or batch_norm. Default: SimCSE tanh, DiffCSE batch_norm."},
+    )
+    mlp_only_train: bool | None = field(
+        default=None, metadata={"help": "Drop the projection at inference. Default: SimCSE false, DiffCSE true."}
+    )
+    objective: str = field(
+        default="info_nce",
+        metadata={
+            "help": "info_nce (SimCSE, STS-CFT), nt_xent, cosent, angle, angle_combined (AnglE: labelled pairs, pairs "
+            "or triplets) or bellm (triplets)."
+        },
+    )
+    hard_negative_weight: float = field(
+        default=0.0, metadata={"help": "SimCSE: a logit added to each anchor's own hard negative."}
+    )
+    mlm_weight: float = field(
+        default=0.0, metadata={"help": "SimCSE: weight of the auxiliary masked language model loss (published: 0.1)."}
+    )
+    dropout: float | None = field(
+        default=None, metadata={"help": "SimCSE, DiffCSE: every dropout of the encoder. Default: what its config says."}
+    )
+    generator: str | None = field(
+        default=None,
+        metadata={"help": "DiffCSE: the masked language model that edits the sentences. Given, DiffCSE is trained."},
+    )
+    rtd_loss_weight: float = field(default=0.005, metadata={"help": "DiffCSE: λ of replaced token detection."})
+    rtd_positions: str = field(
+        default="all",
+        metadata={"help": "DiffCSE: all positions (the release: padding too) or tokens, in the detection loss."},
+    )
+    tower_a: str | None = field(
+        default=None,
+        metadata={
+            "help": "CACSE: tower A, a folder, a hub id, or package:NAME/FOLDER (files of an installed package)."
+        },
+    )
+    tower_b: str | None = field(default=None, metadata={"help": "CACSE: tower B, of the same kind, depth and width."})
+    constraint: str | None = field(
+        default=None, metadata={"help": "CACSE: the model whose last layers constrain the cascade. Default: tower A."}
+    )
+    cascade_start_layer: int = field(
+        default=7,
+        metadata={"help": "CACSE: k0, the first encoder layer (from 1) that the cascade reads; below it is frozen."},
+    )
+    constraint_layers: int = field(
+        default=4, metadata={"help": "CACSE: m, last layers taken from the constraint model."}
+    )
+    cascade_heads: int = field(
+        default=6, metadata={"help": "CACSE: accepted for the reference's sake; attention over one token ignores it."}
+    )
+    cascade_loss_weight: float = field(default=1.0, metadata={"help": "CACSE: λ in L_A + L_B + λ·L_C."})
+    cascade_dropout: float = field(default=0.2, metadata={"help": "CACSE: dropout of the cascade's blocks."})
+    constraint_dropout: float | None = field(default=0.1, metadata={"help": "CACSE: dropout of the constraint layers."})
+    constraint_attention: str = field(
+        default="batch", metadata={"help": "CACSE: batch (the reference: across the batch) or sample."}
+    )
+    tower_dropout: list[float] | None = field(
+        default=None, metadata={"help": "CACSE: dropout of tower A and tower B. Default: what their configs say."}
+    )
+    freeze_embeddings: bool = field(
+        default=False,
+        metadata={"help": "CACSE: freeze the towers' embeddings too; faster, the frozen prefix needs no graph."},
+    )
+    contrastive_temperature: float = field(default=0.05, metadata={"help": "τ of the contrastive losses."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "sdpa, eager or flash_attention_2. Default: transformers' choice."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """What is read."""
+
+    _argument_group_name: ClassVar[str] = "data"
+
+    train_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Training text: a txt, csv, tsv, jsonl or parquet file, a Hugging Face dataset name, or "
+            "sample:FILE (the text shipped with the package)."
+        },
+    )
+    text_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns to read: one (seen twice), two (a positive pair) or three (and a hard negative)."},
+    )
+    label_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Of labelled pairs, for cosent, angle and angle_combined: the column with a number a pair; "
+            "text_columns names the two texts. Default: known names (sentence1, sentence2, score; text1, text2, label)."
+        },
+    )
+    dev_file: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Dev sets of graded pairs, name=path each (sentence1, sentence2, score; or SentEval's "
+            "sts-dev.csv). Default: STS-B from the hub, named stsb."
+        },
+    )
+    eval_sets: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Dev sets by name: stsb and sickr (SentEval's own files in senteval_data; stsb from the hub where "
+            "they are not there), or name=path as for dev_file."
+        },
+    )
+    eval_transfer: bool = field(
+        default=False,
+        metadata={"help": "Score SentEval's transfer tasks on their dev parts, too (mode dev; slow with many steps)."},
+    )
+    senteval_data: str = field(
+        default="SentEval/data", metadata={"help": "SentEval's data folder, for eval_sets and eval_transfer."}
+    )
+    evaluation: str = field(
+        default="sts",
+        metadata={"help": "sts: score the dev sets and keep the best model; none: no dev set, keep the last."},
+    )
+    mask_probability: float = field(
+        default=0.15,
+        metadata={"help": "Chance of a token to be masked: for mlm_weight (0.15) and DiffCSE (0.30, 0.15)."},
+    )
+    max_seq_length: int = field(default=64, metadata={"help": "Training sentences are cut to so many tokens."})
+    eval_max_seq_length: int | None = field(
+        default=None, metadata={"help": "The same for dev sentences. Default: the model's own limit."}
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read the training text while training (needs max_steps); for text beyond the disk."},
+    )
+    shuffle_buffer: int = field(
+        default=10_000,
+        metadata={"help": "A streamed text is shuffled within so many rows; 1: its own order."},
+    )
+
+
+@dataclass
+class CommonTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments`, with what every training of this package shares.
+
+    Raises:
+        ValueError: ``bf16`` is none of its values, or the learning rate no number from 0.
+    """
+
+    bf16: str = field(  # type: ignore[assignment]  # a wider type than the parent's: auto
+        default="false",
+        metadata={
+            "help": "true, false, or auto: on where the hardware has fast bfloat16.",
+            "nargs": "?",
+            "const": "true",
+        },
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay false: the collator reads raw text columns."}
+    )
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
+    eval_on_start: bool = field(default=True, metadata={"help": "Score the model before training: the baseline."})
+
+    def __post_init__(self) -> None:
+        self.bf16 = resolve_bf16(self.bf16)  # type: ignore[assignment]
+        if not (isinstance(self.learning_rate, (int, float)) and 0 <= self.learning_rate < float("inf")):
+            raise ValueError(f"learning_rate must be a number from 0, got {self.learning_rate}")
+        self._check_counts()
+        if self.fp16 and (self.use_cpu or not torch.cuda.is_available()):
+            raise ValueError("fp16 needs a CUDA GPU; give bf16 auto instead, or neither")
+        if self.eval_strategy == "no":
+            self.eval_on_start = False
+        if self.load_best_model_at_end and "no" in (self.eval_strategy, self.save_strategy):
+            logger.warning("load_best_model_at_end is off: without evaluation and saving the last state is kept")
+            self.load_best_model_at_end = False
+        # transformers refuses bf16 on a CPU unless told that the CPU is meant.
+        if self.bf16 and not torch.cuda.is_available() and not torch.backends.mps.is_available():
+            self.use_cpu = True
+        super().__post_init__()
+
+    def _check_counts(self) -> None:
+        if not (self.max_steps >= 1 or self.max_steps == -1):
+            raise ValueError(f"max_steps must be a number from 1, or -1 (by epochs), got {self.max_steps}")
+        if self.max_steps == -1 and not 0 < self.num_train_epochs < float("inf"):
+            raise ValueError(f"num_train_epochs must be above 0, got {self.num_train_epochs}")
+        for name in ("gradient_accumulation_steps", "eval_steps", "save_steps", "logging_steps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        for name in ("weight_decay", "max_grad_norm"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass
+class CacseTrainingArguments(CommonTrainingArguments):
+    """The common arguments, with the defaults that contrastive training needs and a few fields more."""
+
+    length_buckets: str = field(
+        default="auto",
+        metadata={
+            "help": "Run the encoder over so many groups of rows of similar length; the loss still sees the whole "
+            "batch. auto: on a CPU without any padding (other encoders than BERT's kind: as many groups as pay for the "
+            "batch's lengths), 1 elsewhere and where the model is compiled."
+        },
+    )
+    fast_paths: str = field(
+        default="auto",
+        metadata={
+            "help": "Cheaper dropout masks, attention, embedding gradient and casts with the same result: true, false, "
+            "or auto: on a CPU with up to 16 threads, uncompiled."
+        },
+    )
+    mini_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Gradient caching: encode at most so many sentences at once, each twice, and let the loss see the "
+            "whole batch all the same; for batches beyond the memory. Default: the whole batch at once."
+        },
+    )
+    negatives: str = field(
+        default="global",
+        metadata={
+            "help": "On several processes: global, a row is compared with the rows of all of them, which is training "
+            "on one with the whole batch; or local, with those of its own process.",
+            "choices": ["global", "local"],
+        },
+    )
+    mask_duplicates: bool = field(
+        default=False,
+        metadata={
+            "help": "Equal sentences within a batch are no negatives of each other. Default: they are, as published; "
+            "they are counted in any case."
+        },
+    )
+    decay_all_parameters: bool = field(
+        default=False, metadata={"help": "Weight decay on biases and norms too, as in the CACSE release."}
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Delete the output folder of an earlier run and start anew."}
+    )
+    hub_license: str | None = field(
+        default=None, metadata={"help": "Licence id for the cards of the exported encoders, such as mit."}
+    )
+    check: bool = field(
+        default=False, metadata={"help": "Check the settings, the text, the dev sets and the models, then stop."}
+    )
+    export: bool = field(default=True, metadata={"help": "Write the trained encoders to output_dir/export."})
+    dataloader_drop_last: bool = field(
+        default=True, metadata={"help": "Drop the last incomplete batch: it has fewer negatives."}
+    )
+
+    def __post_init__(self) -> None:
+        self.num_length_buckets = self._buckets()
+        self.use_fast_paths = self._fast_paths()
+        if self.mini_batch_size is not None and self.mini_batch_size < 1:
+            raise ValueError(f"mini_batch_size must be a number from 1, got {self.mini_batch_size}")
+        super().__post_init__()
+
+    @property
+    def _accelerated(self) -> bool:
+        return (torch.cuda.is_available() or torch.backends.mps.is_available()) and not self.use_cpu
+
+    def _fast_paths(self) -> bool:
+        text = str(self.fast_paths).lower()
+        if text not in {"auto", "true", "false"}:
+            raise ValueError(f"fast_paths must be auto, true or false, got {self.fast_paths!r}")
+        if text != "auto":
+            return text == "true"
+        # The random lanes come from one thread, torch's own draws from all of them; a compiler fuses on its own.
+        return not self._accelerated and not self.torch_compile and torch.get_num_threads() <= 16
+
+    def _buckets(self) -> int | None:
+        if self.length_buckets == "auto":
+            return 1 if self._accelerated or self.torch_compile else None
+        try:
+            count = int(self.length_buckets)
+        except ValueError:
+            count = 0
+        if count < 1:
+            raise ValueError(f"length_buckets must be auto or a number from 1, got {self.length_buckets!r}")
+        return count
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the parent's, with what ``auto`` was resolved to."""
+        resolved = {"length_buckets": self.num_length_buckets or "auto", "fast_paths": self.use_fast_paths}
+        return {**super().to_dict(), **resolved}

@@ -1,0 +1,47 @@
+"""What ships with the program, and what installed packages carry: names to paths; and the nearest of known names."""
+
+import difflib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from cacse_trainer.errors import UserError
+
+INSTALLED = Path(__file__).resolve().parent.parent
+"""The package's own folder."""
+CHECKOUT = INSTALLED.parent
+"""The checkout, where the package runs from one."""
+SAMPLE = "sample:"
+PACKAGE = "package:"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """``; did you mean X?`` or nothing."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def resolve_resource(value: str) -> str:
+    """``sample:FILE`` and ``package:NAME/FOLDER`` → a path; anything else as it is.
+
+    The package is looked up, not imported: none of its code runs.
+
+    Raises:
+        UserError: the package or the file is not there.
+    """
+    if value.startswith(SAMPLE):
+        name = value.removeprefix(SAMPLE)
+        for folder in (CHECKOUT / "examples" / "sample", INSTALLED / "sample"):
+            if (folder / name).is_file():
+                return str(folder / name)
+        raise UserError(f"{value}: the shipped sample has no file {name}")
+    if value.startswith(PACKAGE):
+        package, _, inside = value.removeprefix(PACKAGE).partition("/")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(f"{value}: the package {package} is not installed; pip install {package.replace('_', '-')}")
+        found = Path(spec.submodule_search_locations[0]) / inside
+        if not found.exists():
+            raise UserError(f"{value}: the package {package} has no {inside}")
+        return str(found)
+    return value

@@ -1,0 +1,1 @@
+"""The trainers, and what keeps a run whole: checkpoints, exact resume, signals, guards."""

@@ -1,0 +1,238 @@
+"""`DistillationTrainer`: one encoder learns the vectors of a frozen teacher.
+
+``loss = w·NT-Xent(interleave(teacher, student); τ) + (1-w)·mean|student - teacher|`` over the global batch of single
+sentences. The teacher is the trainer's, not the model's: it is not saved, not wrapped by DDP, never in train mode, and
+no graph is built through it.
+
+Source: the CACSE release's distillation scripts (METHODS: self-distillation and UC ensemble).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, IterableDataset
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+
+from cacse_trainer.compute.bucketing import encode_in_buckets
+from cacse_trainer.compute.distributed import shared_rows
+from cacse_trainer.compute.fast_paths import use_fast_paths
+from cacse_trainer.data import ContrastiveCollator
+from cacse_trainer.encoding.embedder import length_limit, pad_rows, tokenise
+from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.sts import score_pairs
+from cacse_trainer.losses import distillation_parts, mix_parts
+from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, same_tokens
+from cacse_trainer.training.trainer import CacseTrainer
+
+TEACHER = "teacher_"
+ROW = "teacher_row"
+VECTORS = "teacher_vectors"
+
+
+class DistillationCollator:
+    """Rows with one ``text`` to the student's inputs, and to the teacher's where they differ.
+
+    Args:
+        tokenizer: the student's.
+        max_seq_length: longer sentences are cut to so many tokens, for both.
+        teacher_tokenizer: the teacher's where it is not the student's; its tensors are named ``teacher_…``.
+        teacher_vectors: (rows, H), the teacher's vectors by ``teacher_row``; then it has no inputs.
+
+    Returns:
+        On a call with B rows: (B, L) ``input_ids``, ``attention_mask``, …, and for the teacher nothing (it reads the
+        same), ``teacher_input_ids`` and so on, or ``teacher_vectors`` (B, H); ``text_ids`` (B,), see `text_id`.
+
+    Raises:
+        UserError: rows without ``text``.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_seq_length: int = 64,
+        teacher_tokenizer: Any = None,
+        teacher_vectors: np.ndarray | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.single = ContrastiveCollator(tokenizer, max_seq_length, with_text_ids=True)
+        self.max_seq_length = max_seq_length
+        self.teacher_tokenizer = teacher_tokenizer
+        self.teacher_vectors = teacher_vectors
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        if "text" not in rows[0]:
+            raise UserError(
+                f"distillation reads single sentences (a column text), a row has {', '.join(rows[0])}; name one column "
+                "with text_columns"
+            )
+        batch = {name: tensor[:, 0] for name, tensor in self.single(rows).items()}  # (B, 2, L) → (B, L)
+        if self.teacher_vectors is not None:
+            chosen = np.asarray(self.teacher_vectors[[row[ROW] for row in rows]])
+            batch[VECTORS] = torch.from_numpy(chosen)
+        elif self.teacher_tokenizer is not None:
+            tokens = tokenise(self.teacher_tokenizer, [row["text"] for row in rows], self.max_seq_length)
+            padded = pad_rows(self.teacher_tokenizer, tokens)
+            batch.update({f"{TEACHER}{name}": tensor for name, tensor in padded.items()})
+        return batch
+
+
+class DistillationTrainer(CacseTrainer):
+    """A `CacseTrainer` that owns a frozen teacher.
+
+    Args:
+        model: the student, a `StudentModel` or any model whose ``forward`` on (N, L) gives ``sentence_embedding``.
+        teacher: a model with ``embed`` and ``config.hidden_size``: `EnsembleModel`, CACSE, any of this package.
+        args: as for `CacseTrainer`.
+        teacher_tokenizer: where it is not the student's; a tokenizer or a `TokenizerBundle`.
+        teacher_bf16: run the teacher under bfloat16 autocast.
+        teacher_vectors: (training rows, H), the teacher's vectors computed before (`cached_teacher_embeddings`).
+        contrastive_weight: w.
+        temperature: τ.
+
+    The other arguments are those of `CacseTrainer`.
+
+    Raises:
+        UserError: the widths differ and the student has no projection, the tokenizers differ and the teacher's is not
+            given, the rows hold no single sentences, or the teacher's vectors do not fit them.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        teacher: Any,
+        args: TrainingArguments | None = None,
+        data_collator: Any = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        teacher_tokenizer: Any = None,
+        teacher_bf16: bool = False,
+        teacher_vectors: np.ndarray | None = None,
+        contrastive_weight: float = 0.01,
+        temperature: float = 0.05,
+        max_seq_length: int = 64,
+        eval_max_seq_length: int | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ):
+        if not 0 <= contrastive_weight <= 1:
+            raise UserError(f"contrastive_weight must be within [0, 1], got {contrastive_weight}")
+        if not temperature > 0:
+            raise UserError(f"temperature must be positive, got {temperature}")
+        check_widths(model, teacher)
+        if teacher_vectors is not None:
+            train_dataset = _with_row_numbers(train_dataset, teacher_vectors)
+        if teacher_tokenizer is None:
+            teacher_tokenizer = processing_class
+        self.teacher_tokenizer = teacher_tokenizer
+        if data_collator is None and processing_class is not None:
+            shared = not isinstance(teacher_tokenizer, TokenizerBundle) and same_tokens(
+                [processing_class, teacher_tokenizer]
+            )
+            data_collator = DistillationCollator(
+                processing_class, max_seq_length, None if shared else teacher_tokenizer, teacher_vectors
+            )
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            max_seq_length=max_seq_length,
+            eval_max_seq_length=eval_max_seq_length,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self.teacher = teacher.requires_grad_(False).eval().to(self.args.device)
+        if getattr(args, "use_fast_paths", False):
+            use_fast_paths(self.teacher)
+        self.teacher_dtype = torch.bfloat16 if teacher_bf16 else None
+        self.contrastive_weight = contrastive_weight
+        self.temperature = temperature
+
+    def effective_negatives(self, batch_size: int) -> int:
+        """Every other row of the 2B teacher and student vectors but the partner."""
+        return 2 * batch_size - 2
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The distillation loss of the global batch; the parts are ``contrastive`` and ``distance``.
+
+        Raises:
+            NonFiniteLossError: with the step and the parts.
+        """
+        inputs, texts = self.take_batch(inputs)
+        negatives = self.model_of_run.negatives
+        student_inputs = {name: tensor for name, tensor in inputs.items() if not name.startswith(TEACHER)}
+        outputs = model(**student_inputs)
+        vectors = outputs["embeddings"] if "embeddings" in outputs else outputs["sentence_embedding"]  # (B, H)
+        student, teacher = (shared_rows(rows, negatives) for rows in (vectors, self.teach(inputs)))  # (global B, H)
+        if texts is not None:
+            texts = shared_rows(texts[:, None], negatives) if self.mask_duplicates else None
+        contrastive, distance = distillation_parts(student, teacher, self.temperature, texts)
+        loss = mix_parts(contrastive, distance, self.contrastive_weight)
+        self.record_loss(loss, {"contrastive": contrastive.detach(), "distance": distance.detach()})
+        return (loss, outputs) if return_outputs else loss
+
+    @torch.no_grad()
+    def teach(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The teacher's vectors of a batch, (B, H), given or computed, in float32 unless bf16 is asked for."""
+        if VECTORS in inputs:
+            return inputs[VECTORS]
+        own = {name.removeprefix(TEACHER): ids for name, ids in inputs.items() if name.startswith(TEACHER)}
+        shared = {name: ids for name, ids in inputs.items() if name != "text_ids"}
+        device = self.args.device.type
+        autocast = torch.autocast(device, dtype=self.teacher_dtype, enabled=self.teacher_dtype is not None)
+        with autocast:  # entered in either case: the student's own autocast does not reach the teacher
+            return encode_in_buckets(
+                self.teacher.embed, own or shared, self.model.length_buckets, self.model.mini_batch_size
+            )
+
+    def score_teacher(self) -> dict[str, float]:
+        """Spearman ×100 of the teacher on each dev set: what the student is to reach."""
+        named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        limit = length_limit(self.teacher_tokenizer, self.teacher.config)
+        return {
+            name: score_pairs(
+                self.teacher.embed,
+                self.teacher_tokenizer,
+                pairs,
+                max_seq_length=limit,
+                device=self.args.device,
+                dtype=self.teacher_dtype,
+            )["spearman"]
+            for name, pairs in named.items()
+            if pairs is not None
+        }
+
+
+def check_widths(student: Any, teacher: Any) -> None:
+    """Refuse a student whose vectors are not as wide as the teacher's.
+
+    Raises:
+        UserError: with both widths.
+    """
+    fields = student.config.to_dict()
+    width = fields.get("teacher_size") or student.config.hidden_size
+    if width != teacher.config.hidden_size:
+        raise UserError(
+            f"the student's vectors have {width} dimensions, the teacher's {teacher.config.hidden_size}; "
+            "add a learned projection for the loss (project_to_teacher: true), or choose a student of that width"
+        )
+
+
+def _with_row_numbers(dataset: Any, vectors: np.ndarray) -> Dataset:
+    if not isinstance(dataset, Dataset):
+        raise UserError("teacher vectors are found by row number: they need a training text that is no stream")
+    if len(dataset) != len(vectors):
+        raise UserError(f"the training text has {len(dataset)} rows, the teacher's vectors {len(vectors)}")
+    return dataset.add_column(ROW, list(range(len(dataset))))

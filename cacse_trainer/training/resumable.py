@@ -1,0 +1,227 @@
+"""`ResumableTrainer`: transformers' Trainer, of whose runs nothing is lost.
+
+Checkpoints are whole or not there (checkpoints.py), a signal ends a run with one (interruption.py), and a resumed run
+continues exactly: data order, random state and best score as `Trainer` keeps them, and also its log in mid-line.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from cacse_trainer.compute.distributed import barrier, gather_rows
+from cacse_trainer.compute.memory import keep_freed_memory
+from cacse_trainer.errors import UserError
+from cacse_trainer.training.checkpoints import (
+    PENDING_LOG,
+    STAGING,
+    check_whole,
+    clear_leftovers,
+    delete,
+    list_checkpoints,
+    newest_whole,
+    put_in_place,
+    rotate_checkpoints,
+    write_manifest,
+    writing_checkpoint,
+)
+from cacse_trainer.training.interruption import SignalWatch
+
+DUPLICATES = "duplicate_rows"
+"""Among the parts of the log that is no part of the loss."""
+
+
+class BestAndLast(TrainerCallback):
+    """Scores the last step too, which a length that is no multiple of eval_steps would leave unseen; finds the best."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps and args.eval_strategy == "steps":
+            control.should_evaluate = True
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Find the best checkpoint of a resumed run whose folder was moved; its state holds the path of the time."""
+        if state.best_global_step and args.load_best_model_at_end:
+            best = os.path.join(str(args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
+            if not os.path.isdir(best):
+                raise UserError(
+                    f"resume: the best checkpoint so far, {os.path.basename(best)}, is not in {args.output_dir}; "
+                    "put it there, or start anew with --overwrite_output_dir"
+                )
+            state.best_model_checkpoint = best
+
+
+class ResumableTrainer(Trainer):
+    """A `Trainer` with whole checkpoints, an end by signal, exact resume, and the parts of the loss in its log.
+
+    Takes what `Trainer` takes.
+    """
+
+    model: Any  # the parent's types admit None, and modules without our methods
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._part_sums: dict[str, torch.Tensor] = {}
+        self._part_count = 0
+        self._saving = False
+        self._signals = SignalWatch()
+        self.add_callback(BestAndLast())
+        self.add_callback(self._signals)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`; a resumed run keeps the baseline of its first start.
+
+        SIGTERM and Ctrl-C end the run after the current step, with a checkpoint of it.
+
+        Args:
+            resume_from_checkpoint: a checkpoint's folder, or True: the newest whole one in the output folder.
+
+        Raises:
+            UserError: there is nothing to resume from, or it is damaged.
+            Interrupted: the run was sent a signal; its checkpoint is saved.
+            NonFiniteError: a loss or a gradient became NaN or infinite.
+            RunError: a checkpoint could not be written.
+        """
+        folder = str(self.args.output_dir)
+        if resume_from_checkpoint is True:
+            newest = newest_whole(folder)
+            if newest is None:
+                raise UserError(f"nothing to resume: output_dir {folder} holds no checkpoint")
+            resume_from_checkpoint = str(newest)
+        elif isinstance(resume_from_checkpoint, str):
+            check_whole(resume_from_checkpoint)
+        barrier()  # all have read what is there before the first one clears up
+        if self.args.should_save:
+            clear_leftovers(folder)
+        if resume_from_checkpoint:
+            self.args.eval_on_start = False
+        with self._signals.watching(), keep_freed_memory(self.args.device.type):
+            return super().train(resume_from_checkpoint or None, *args, **kwargs)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As `Trainer`'s, but a run resumed at its end does no step more, and the log goes on in mid-line."""
+        if kwargs.get("resume_from_checkpoint") is not None and kwargs["epoch"] == kwargs["epochs_trained"]:
+            self._resume_log(Path(kwargs["resume_from_checkpoint"]) / PENDING_LOG)
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def _resume_log(self, path: Path) -> None:
+        if path.is_file():
+            pending = json.loads(path.read_text(encoding="utf-8"))
+            self._tr_loss += pending["loss"]
+            self._globalstep_last_logged = pending["since_step"]
+            self._part_count = pending["count"]
+            self._part_sums = {name: torch.tensor(value) for name, value in pending["parts"].items()}
+
+    def _pending_log(self) -> dict[str, Any] | None:
+        """What the next log line has summed up so far, over all processes; None just after a line."""
+        if self._globalstep_last_logged == self.state.global_step:
+            return None
+        return {
+            "loss": gather_rows(self._tr_loss.reshape(1)).mean().item(),
+            "since_step": self._globalstep_last_logged,
+            "count": self._part_count,
+            "parts": {name: float(value) for name, value in self._part_sums.items()},
+        }
+
+    # ---- the log ----
+
+    def sum_part(self, name: str, value: torch.Tensor) -> None:
+        """Add a step's value to what the next line of the log shows the mean of."""
+        self._part_sums[name] = self._part_sums.get(name, 0) + value
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of each loss part since the last log."""
+        if "loss" in logs and self._part_count:
+            logs = {
+                **logs,
+                **{
+                    name if name == DUPLICATES else f"loss_{name}": (total / self._part_count).item()
+                    for name, total in self._part_sums.items()
+                },
+            }
+            self._part_sums, self._part_count = {}, 0
+        super().log(logs, start_time)
+
+    # ---- checkpoints ----
+
+    @property
+    def _reads_adapters(self) -> bool:
+        """Whether a checkpoint holds an adapter that the model itself reads; sharded ones are accelerate's."""
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return bool(getattr(self.model, "has_adapter", False)) and not sharded
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._reads_adapters:
+            self.model.load_adapter_checkpoint(resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self._reads_adapters:
+            self.model.load_adapter_checkpoint(self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As `Trainer`'s; a new best is saved at once, also between two save_steps."""
+        is_new_best = super()._determine_best_metric(metrics, trial)
+        if is_new_best and self.args.load_best_model_at_end:
+            self.control.should_save = True
+        self._signals.ask(self.args, self.state, self.control)  # an evaluation may take long
+        return is_new_best
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, STAGING) if self._saving else folder
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write the checkpoint aside and rename it when it is whole, so that a kill at any moment leaves no half."""
+        final_folder = self._get_output_dir(trial)
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staged, final = os.path.join(final_folder, STAGING, name), os.path.join(final_folder, name)
+        pending = self._pending_log()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # rotate after the rename
+        self._saving = True
+        try:
+            with writing_checkpoint(final_folder, self.state.global_step):
+                super()._save_checkpoint(model, trial)
+        finally:
+            self._saving = False
+            self.args.save_total_limit = limit
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = final
+        barrier()  # every process has written its part
+        if self.args.should_save:
+            with writing_checkpoint(final_folder, self.state.global_step):
+                self.state.save_to_json(os.path.join(staged, TRAINER_STATE_NAME))
+                if pending is not None:
+                    Path(staged, PENDING_LOG).write_text(json.dumps(pending), encoding="utf-8")
+                write_manifest(Path(staged))
+                put_in_place(Path(staged), Path(final))
+            os.rmdir(os.path.dirname(staged))
+            rotate_checkpoints(final_folder, limit, self.state.best_model_checkpoint, self.state.global_step)
+        barrier()
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer`'s, which at its end deletes all but the best checkpoint: each by one rename here."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            output = super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+        best = self.state.best_model_checkpoint
+        if self.args.should_save and best is not None and limit == 1:
+            for checkpoint in list_checkpoints(str(self.args.output_dir)):
+                if checkpoint.name != os.path.basename(best):
+                    delete(checkpoint)
+        return output

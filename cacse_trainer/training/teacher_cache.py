@@ -1,0 +1,111 @@
+"""A teacher's vectors of a whole training text, computed once and mapped into memory.
+
+The file's name is a hash of the text, of the teacher's weights and settings, and of its tokenizers, so that nothing
+stale is ever read. It is written under a temporary name and renamed when it is whole.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+
+from cacse_trainer.compute.distributed import is_distributed, rank
+from cacse_trainer.encoding.embedder import embed_sentences
+from cacse_trainer.encoding.members import Tokenizer
+from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, clean_state
+
+logger = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 16384
+
+
+def _chunks(dataset: Dataset, column: str) -> Iterator[list[str]]:
+    for start in range(0, len(dataset), ROWS_AT_ONCE):
+        yield dataset[start : start + ROWS_AT_ONCE][column]
+
+
+def content_key(dataset: Dataset, column: str, teacher: Any, tokenizer: Tokenizer, settings: Any) -> str:
+    """Hash of everything that the vectors depend on, as 24 hexadecimal digits."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for tokens in tokenizer.tokenizers if isinstance(tokenizer, TokenizerBundle) else [tokenizer]:
+        digest.update(clean_state(tokens).encode())
+    fields = teacher.config.to_dict()
+    for volatile in ("transformers_version", "_name_or_path", "dtype"):
+        fields.pop(volatile, None)
+    digest.update(repr(sorted((name, repr(value)) for name, value in fields.items())).encode())
+    for name, tensor in sorted(teacher.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data if tensor.dim() else b"")
+    for sentences in _chunks(dataset, column):
+        digest.update("\0".join(sentences).encode())
+        digest.update(b"\1")
+    return digest.hexdigest()[:24]
+
+
+def cached_teacher_embeddings(
+    folder: str | Path,
+    teacher: Any,
+    tokenizer: Any,
+    dataset: Dataset,
+    *,
+    column: str = "text",
+    max_seq_length: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    show_progress_bar: bool = False,
+) -> np.ndarray:
+    """The teacher's vectors of each row, from ``folder`` where they are, else computed and kept there.
+
+    Args:
+        folder: where the file is, or will be.
+        teacher: a model with ``embed``, in evaluation mode.
+        tokenizer: its tokenizer.
+        dataset: map-style rows of text.
+        column: the text's column.
+        max_seq_length: sentences are cut to so many tokens.
+        device, dtype: as for `embed_sentences`.
+
+    Returns:
+        (rows, dim) float32, mapped from the file, the same on every process.
+    """
+    settings = {"max_seq_length": max_seq_length, "dtype": str(dtype), "column": column}
+    path = Path(folder) / f"teacher_{content_key(dataset, column, teacher, tokenizer, settings)}.npy"
+    if not path.is_file():
+        partial = path.with_suffix(".partial.npy")
+        table = None
+        if rank() == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            logger.info("computing the teacher's vectors of %d sentences into %s", len(dataset), path)
+        start = 0
+        for sentences in _chunks(dataset, column):
+            vectors = embed_sentences(  # on every process: they share the work
+                teacher.embed,
+                tokenizer,
+                sentences,
+                max_seq_length=max_seq_length,
+                device=device,
+                dtype=dtype,
+                show_progress_bar=show_progress_bar,
+                description="Teacher",
+            )
+            if rank() == 0:
+                if table is None:
+                    shape = (len(dataset), vectors.shape[1])
+                    table = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+                table[start : start + len(vectors)] = vectors
+            start += len(vectors)
+        if table is not None:
+            table.flush()
+            del table
+            partial.replace(path)
+    else:
+        logger.info("the teacher's vectors are read from %s", path)
+    if is_distributed():
+        dist.barrier()
+    return np.load(path, mmap_mode="r")

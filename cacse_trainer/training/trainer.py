@@ -1,0 +1,364 @@
+"""`CacseTrainer`: transformers' Trainer for models that return their loss, chosen by a dev score.
+
+What it adds: raw-text columns through `ContrastiveCollator`, an `evaluate` that scores graded pairs by
+``model.embed``, a baseline before training and an evaluation at the last step, the loss's parts in the log, a stop when
+the loss is not finite, a warning of collapse, and checkpoints that are renamed into place when they are whole.
+"""
+
+import copy
+import logging
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+
+from cacse_trainer.compute.distributed import shared_rows, world_size
+from cacse_trainer.compute.fast_paths import use_fast_paths
+from cacse_trainer.data import ContrastiveCollator
+from cacse_trainer.encoding.embedder import Embed, length_limit
+from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.health import COLLAPSE_COSINE
+from cacse_trainer.evaluation.sts import score_pairs
+from cacse_trainer.models.frozen_prefix import FrozenPrefixes
+from cacse_trainer.settings.arguments import CacseTrainingArguments
+from cacse_trainer.training.description import describe, describe_text
+from cacse_trainer.training.guards import (
+    NonFiniteGradientError,
+    NonFiniteLossError,
+    OverflowGuard,
+    describe_rows,
+    non_finite_parameters,
+    repeated_rows,
+    rows_in_question,
+)
+from cacse_trainer.training.resumable import DUPLICATES, ResumableTrainer
+
+logger = logging.getLogger(__name__)
+
+Scorer = Callable[[Embed, Any, int, torch.device, torch.dtype | None], dict[str, float]]
+"""``scorer(embed, tokenizer, max_seq_length, device, dtype) → metrics by name``; more scores of a model in training."""
+
+
+def _first_score(dev_sets: Dataset | dict[str, Dataset] | None) -> str:
+    """Spearman's correlation of the first dev set, by the name that `evaluate` gives it."""
+    return f"{next(iter(dev_sets))}_spearman" if isinstance(dev_sets, dict) else "spearman"
+
+
+class CacseTrainer(ResumableTrainer):
+    """A `transformers.Trainer` for the models of this package.
+
+    Args:
+        model: a model whose ``forward`` returns its loss and whose ``embed`` gives the sentence embedding.
+        args: `transformers.TrainingArguments` or `CacseTrainingArguments`; a copy is used, with columns kept, the last
+            incomplete batch dropped, and, where there is an evaluation, one before the first step. Without
+            ``metric_for_best_model`` the first dev set's Spearman correlation chooses the best model.
+        data_collator: default: `ContrastiveCollator` of the tokenizer.
+        train_dataset: raw columns text | anchor, positive[, hard_negative]; a map-style or a streamed dataset.
+        eval_dataset: graded pairs (sentence1, sentence2, score), or a dict of them by name; the scores of the set
+            ``stsb`` are logged as ``eval_stsb_spearman`` and so on.
+        processing_class: the tokenizer.
+        max_seq_length: training sentences are cut to so many tokens.
+        eval_max_seq_length: the same for dev sentences; default: the longest the model takes.
+        callbacks, optimizers: as for `Trainer`.
+
+    Attributes:
+        extra_scorers: called at each evaluation of the dev sets, for more metrics (`Scorer`); none by default.
+
+    Raises:
+        UserError: several GPUs in one process, no tokenizer, no parameter to train, or a data set smaller than one
+            batch.
+    """
+
+    model: Any  # the parent's types admit None, and modules without our methods
+    train_dataset: Any
+    processing_class: Any
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: TrainingArguments | None = None,
+        data_collator: Any = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        max_seq_length: int = 64,
+        eval_max_seq_length: int | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ):
+        args = copy.copy(args) if args is not None else TrainingArguments("outputs")
+        args.remove_unused_columns = False
+        args.dataloader_drop_last = True
+        wants_baseline = args.eval_on_start or not isinstance(args, CacseTrainingArguments)
+        args.eval_on_start = wants_baseline and eval_dataset is not None and args.eval_strategy != "no"
+        if args.load_best_model_at_end and args.metric_for_best_model == "loss":  # the default, and no score here
+            args.metric_for_best_model = _first_score(eval_dataset)
+            args.greater_is_better = True
+        if args.ddp_find_unused_parameters is None:  # every trainable parameter gets a gradient
+            args.ddp_find_unused_parameters = False
+        if args.ddp_broadcast_buffers is None:
+            args.ddp_broadcast_buffers = False
+        if isinstance(train_dataset, IterableDataset):
+            # Each process reads its own rows: the batches differ in length, so one cannot cut them for the others.
+            accelerator_config: Any = copy.copy(args.accelerator_config)
+            accelerator_config.dispatch_batches = False
+            args.accelerator_config = accelerator_config
+        if args.n_gpu > 1:
+            raise UserError(
+                f"one process sees {args.n_gpu} GPUs, and DataParallel would split the batch without "
+                f"sharing negatives; run accelerate launch --multi_gpu --num_processes {args.n_gpu} "
+                "-m cacse_trainer.cli.train …, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
+            )
+        if processing_class is None:
+            processing_class = getattr(data_collator, "tokenizer", None)
+        if processing_class is None:
+            raise UserError("CacseTrainer needs the tokenizer: pass processing_class=tokenizer")
+        if data_collator is None:
+            data_collator = ContrastiveCollator(processing_class, max_seq_length=max_seq_length, with_text_ids=True)
+        model.length_buckets = getattr(args, "num_length_buckets", model.length_buckets)
+        model.mini_batch_size = getattr(args, "mini_batch_size", model.mini_batch_size)
+        if getattr(args, "use_fast_paths", False):
+            use_fast_paths(model)
+        model.negatives = getattr(args, "negatives", model.negatives)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self.extra_scorers: list[Scorer] = []
+        self.eval_max_seq_length = (
+            eval_max_seq_length if eval_max_seq_length is not None else length_limit(processing_class, model.config)
+        )
+        self.mask_duplicates: bool = getattr(args, "mask_duplicates", False)
+        self._frozen_prefixes = FrozenPrefixes()
+        self._batch: tuple[int, Tensor | None] = (0, None)  # rows of the last batch, and the numbers of their texts
+        self._overflows = OverflowGuard()
+        self._told_of_duplicates = False
+        self._check_data()
+
+    # ---- before training ----
+
+    def _check_data(self) -> None:
+        if self.train_dataset is not None and not any(p.requires_grad for p in self.model.parameters()):
+            raise UserError(
+                "nothing to train: every parameter of the model is frozen; lower cascade_start_layer, or set "
+                "freeze_embeddings false"
+            )
+        if self.train_dataset is not None and self.args.train_batch_size * world_size() < 2:
+            raise UserError(
+                f"per_device_train_batch_size={self.args.train_batch_size}: a batch of one row has no negatives; "
+                "give 2 or more"
+            )
+        if self.train_dataset is None or not hasattr(self.train_dataset, "__len__"):
+            return
+        rows, batch = len(self.train_dataset), self.args.train_batch_size * world_size()
+        if rows < batch:
+            raise UserError(
+                f"the training data has {rows} rows, fewer than one batch of {batch}, and incomplete "
+                f"batches are dropped (a batch gives the negatives); give more text or a per_device_train_batch_size "
+                f"of at most {rows // world_size()}"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """What is about to be trained: parameters, batch, effective negatives, tokens a batch, dropout in force."""
+        return describe(self)
+
+    def effective_negatives(self, batch_size: int) -> int:
+        """Negatives of each row in a batch of so many rows."""
+        return self.model.effective_negatives(batch_size)
+
+    def log_description(self) -> dict[str, Any]:
+        """Log `describe` and what the reader can act on; returns it."""
+        summary = self.describe()
+        text = describe_text(type(self.model).__name__, summary)
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("%s", text)
+        elif logging.getLogger("cacse_trainer").level == logging.NOTSET:
+            print(text, file=sys.stderr)  # used from Python, where nobody has set up logging: said all the same
+        if self.args.gradient_accumulation_steps > 1:
+            logger.warning(
+                "gradient_accumulation_steps=%d adds no negatives: each part of a batch only sees its own %d; "
+                "a larger per_device_train_batch_size does (mini_batch_size bounds its memory)",
+                self.args.gradient_accumulation_steps,
+                summary["effective_negatives"],
+            )
+        return summary
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Every parameter with ``decay_all_parameters``, else all but biases and norms."""
+        if getattr(self.args, "decay_all_parameters", False):
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
+
+    # ---- a step ----
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `ResumableTrainer.train`; says first what is trained."""
+        if self.is_world_process_zero():
+            self.log_description()
+        return super().train(*args, **kwargs)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The model's loss; its parts are summed for the log, and a loss that is not finite stops the run.
+
+        Raises:
+            NonFiniteLossError: with the step, the parts and the rows.
+        """
+        inputs, texts = self.take_batch(inputs)
+        if self.mask_duplicates and texts is not None:
+            inputs["text_ids"] = texts
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        self.record_loss(loss, outputs["losses"], outputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def take_batch(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
+        """A batch without the numbers of its texts, and these; sentences that are there twice are counted."""
+        own = dict(inputs)
+        texts = own.pop("text_ids", None)
+        self._batch = (len(own["input_ids"]), texts)
+        if texts is not None:
+            self.sum_part(DUPLICATES, repeated_rows(shared_rows(texts, self.model_of_run.negatives)))
+        return own, texts
+
+    @property
+    def model_of_run(self) -> Any:
+        """The model itself, without what several processes or a compiler wrap around it."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    def record_loss(self, loss: Tensor, parts: Mapping[str, Tensor], outputs: Mapping[str, Any] | None = None) -> None:
+        """Sum a step's loss parts for the log; ``outputs``, of the model, tell which rows went wrong.
+
+        Raises:
+            NonFiniteLossError: the loss is not finite; with the step, the parts and the rows.
+        """
+        if not torch.isfinite(loss):
+            values = ", ".join(f"{name} {value.item():.4g}" for name, value in parts.items())
+            raise NonFiniteLossError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1} ({values}); "
+                f"{self._rows(rows_in_question(outputs or {}))}; lower the learning rate, "
+                "check the weights that training started from, or train in float32 (--bf16 false)"
+            )
+        for name, value in parts.items():
+            self.sum_part(name, value)
+        self._part_count += 1
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """As `Trainer`'s; a gradient that is not finite stops the run, but for fp16, which skips such a step.
+
+        Raises:
+            NonFiniteGradientError: with the step, the parameters and the rows.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        is_finite = norm is None or math.isfinite(norm)
+        step = self.state.global_step + 1
+        if self.accelerator.scaler is not None:
+            self._overflows.see(is_finite, step)
+        elif not is_finite:
+            names = non_finite_parameters(model)
+            where = f"of {names[0]} and {len(names) - 1} more" if names else "as a whole (its norm)"
+            raise NonFiniteGradientError(
+                f"the gradient {where} is not finite at step {step}, the loss was; {self._rows([])}; lower the "
+                "learning rate, or train in float32 (--bf16 false)"
+            )
+        return norm
+
+    def _rows(self, chosen: list[int]) -> str:
+        size, texts = self._batch
+        return describe_rows(texts, chosen, size, self.train_dataset)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As `ResumableTrainer.log`; the first duplicates in a batch are said."""
+        found = self._part_sums.get(DUPLICATES)
+        if "loss" in logs and found is not None and not self._told_of_duplicates and int(found) > 0:
+            self._told_of_duplicates = True
+            if not self.mask_duplicates and self.is_world_process_zero():
+                logger.warning(
+                    "step %d: %d rows of %d batches repeat a sentence of another row of their batch, and count as its "
+                    "negatives; --mask_duplicates true leaves such pairs out",
+                    self.state.global_step,
+                    int(found),
+                    self._part_count,
+                )
+        super().log(logs, start_time)
+
+    # ---- evaluation ----
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | dict[str, Dataset] | str | None = None,
+        ignore_keys: Sequence[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Score the dev sets by ``model.embed``.
+
+        Args:
+            eval_dataset: graded pairs, a dict of them by name, or one name; default: those given at construction.
+            ignore_keys: unused, as nothing but embeddings is predicted.
+            metric_key_prefix: of the metrics' names.
+
+        Returns:
+            ``{prefix}_{name}_spearman`` and so on for each set, see `score_pairs`; without a name for a single set.
+        """
+        chosen = eval_dataset if eval_dataset is not None else self.eval_dataset
+        if chosen is None:
+            raise UserError("evaluate needs a dev set: pass eval_dataset={'stsb': pairs}")
+        if isinstance(chosen, str):  # transformers' way to name one of several
+            chosen = {chosen: self.eval_dataset[chosen]}  # type: ignore[index, call-overload]
+        named = chosen if isinstance(chosen, dict) else {"": chosen}
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        was_training = model.training
+        model.eval()
+        bf16 = bool(self.args.bf16)
+        metrics: dict[str, float] = {}
+        try:
+            for name, pairs in named.items():
+                scores = score_pairs(
+                    self._frozen_prefixes.embed_of(model),
+                    self.processing_class,
+                    pairs,
+                    max_seq_length=self.eval_max_seq_length,
+                    device=self.args.device,
+                    dtype=torch.bfloat16 if bf16 else None,
+                )
+                prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
+                metrics.update({f"{prefix}_{key}": value for key, value in scores.items()})
+                self._warn_of(name or "the dev set", scores)
+            for scorer in self.extra_scorers if eval_dataset is None or eval_dataset is self.eval_dataset else []:
+                found = scorer(
+                    model.embed,
+                    self.processing_class,
+                    self.eval_max_seq_length,
+                    self.args.device,
+                    torch.bfloat16 if bf16 else None,
+                )
+                metrics.update({f"{metric_key_prefix}_{key}": value for key, value in found.items()})
+        finally:
+            model.train(was_training)
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _warn_of(self, name: str, scores: dict[str, float]) -> None:
+        step = self.state.global_step
+        if math.isnan(scores["spearman"]):
+            logger.warning("step %d: the score of %s is undefined (constant or non-finite similarities)", step, name)
+        if scores["average_cosine"] > COLLAPSE_COSINE:
+            logger.warning(
+                "step %d: the embeddings of %s are nearly constant (average cosine %.4f): collapse; "
+                "a lower learning rate or a larger batch helps",
+                step,
+                name,
+                scores["average_cosine"],
+            )

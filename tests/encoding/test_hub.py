@@ -1,0 +1,170 @@
+"""Pushes over real HTTP to a stand-in of the hub on 127.0.0.1, in processes of their own that know no other hub."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from cacse_trainer.encoding.hub import list_files
+from tests.conftest import ROOT
+from tests.standin_hub import TOKEN
+
+
+@pytest.fixture(scope="module")
+def hub():
+    """The stand-in's address."""
+    script = [sys.executable, str(Path(__file__).parent.parent / "standin_hub.py")]
+    with subprocess.Popen(script, stdout=subprocess.PIPE, text=True) as server:
+        yield server.stdout.readline().strip()
+        server.terminate()
+
+
+@pytest.fixture
+def shell(hub, tmp_path):
+    """``shell(words, token=…)`` → a finished Python process that talks to the stand-in."""
+
+    def start(*words, token=TOKEN, endpoint=hub):
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": endpoint,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'SentEval'}",
+        }
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            environment.pop(name, None)
+        if token is not None:
+            environment["HF_TOKEN"] = token
+        return subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=170)
+
+    return start
+
+
+def stored(hub) -> dict:
+    with urllib.request.urlopen(urllib.request.Request(f"{hub}/standin/files", method="POST", data=b"")) as answer:
+        return json.load(answer)
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_towers, tiny_tokenizer) -> Path:
+    """An exported student."""
+    from cacse_trainer.encoding.model_card import CardFacts
+    from cacse_trainer.export.single_tower import export_single_tower
+    from cacse_trainer.models import StudentModel
+
+    model = StudentModel.from_encoder(tiny_towers("bert")[0])
+    facts = CardFacts(title="tiny", what="", license="mit", base_models=["bert-base-uncased", "some/model"])
+    export_single_tower(model, tiny_tokenizer, tmp_path, facts, lambda *_: {"stsb": 80.0}, name="student")
+    return tmp_path / "student"
+
+
+LOAD = """
+import sys, numpy as np
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, AutoTokenizer
+name, folder, revision = sys.argv[1:]
+words = ["a man in the park", "the dog"]
+local = SentenceTransformer(folder, device="cpu").encode(words)
+assert np.abs(SentenceTransformer(name, device="cpu", revision=revision).encode(words) - local).max() == 0
+AutoModel.from_pretrained(name, revision=revision), AutoTokenizer.from_pretrained(name, revision=revision)
+"""
+
+
+@pytest.mark.slow
+def test_pushed_and_loaded_again(hub, shell, folder):
+    """A private repository on a branch; then a second push that leaves no file of the first; then loaded by name."""
+    push = ["-m", "cacse_trainer.cli.export", "--folder", str(folder), "--push_to_hub", "--hub_model_id", "me/tiny"]
+    extra = folder / "2_Dense" / "config.json"
+    extra.parent.mkdir()
+    extra.write_text("{}")
+    done = shell(*push, "--hub_private_repo", "--hub_revision", "v2")
+    assert done.returncode == 0, done.stderr
+    assert "2_Dense/config.json" in stored(hub)["me/tiny"]["v2"]
+    extra.unlink()
+    extra.parent.rmdir()
+    assert shell(*push, "--hub_revision", "v2").returncode == 0
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert set(stored(hub)["me/tiny"]["v2"]) - {".gitattributes"} == files
+    loaded = shell("-c", LOAD, "me/tiny", str(folder), "v2")
+    assert loaded.returncode == 0, loaded.stderr[-2000:]
+    assert shell("-c", LOAD, "me/tiny", str(folder), "v2", token=None).returncode != 0  # it is private
+
+
+@pytest.mark.slow
+def test_refused_broken_and_unreachable(hub, shell, folder):
+    """Each says what happened and how to go on; the folder stays whole, and the hub takes no half commit."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    push = ["-m", "cacse_trainer.cli.export", "--folder", str(folder), "--push_to_hub", "--hub_model_id"]
+    refused = shell(*push, "me/refused", token="hf_wrong")
+    assert refused.returncode == 2 and "the token was refused (401)" in refused.stderr
+    forbidden = shell(*push, "me/refuse-me")
+    assert forbidden.returncode == 2 and "the token was refused (403)" in forbidden.stderr
+    unreachable = shell(*push, "me/x", endpoint="http://127.0.0.1:9")
+    assert unreachable.returncode == 1 and "cannot be reached" in unreachable.stderr
+    broken = shell(*push, "me/break-off")
+    assert broken.returncode == 1 and "broke off" in broken.stderr and f"--folder {folder}" in broken.stderr
+    for process in (refused, forbidden, unreachable, broken):
+        assert "Traceback" not in process.stderr
+    assert stored(hub)["me/break-off"]["main"] == [".gitattributes"]
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_a_training_run_pushes_its_export_and_no_checkpoint(hub, shell, tmp_path, tiny_towers, text_file, dev_file):
+    a, b, c = tiny_towers("bert")
+    run = [
+        *("-m", "cacse_trainer.cli.train", "--tower_a", a, "--tower_b", b, "--constraint", c),
+        *("--cascade_start_layer", "2", "--constraint_layers", "1", "--train_file", str(text_file), "--max_steps", "2"),
+        *("--dev_file", f"stsb={dev_file}", "--per_device_train_batch_size", "8", "--eval_strategy", "steps"),
+        *("--eval_steps", "2", "--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true"),
+        *("--push_to_hub", "true", "--hub_license", "mit", "--save_strategy", "steps", "--save_steps", "2"),
+    ]
+    done = shell(*run, "--output_dir", str(tmp_path / "run"), "--hub_model_id", "me/pair")
+    assert done.returncode == 0, done.stderr
+    assert "pushed: " in done.stdout
+    files = stored(hub)["me/pair"]["main"]
+    assert {"config.json", "modules.json", "tower_a/model.safetensors", "tower_b/1_Pooling/config.json"} <= set(files)
+    assert not any("checkpoint" in name or "optimizer" in name for name in files)
+    refused = shell(*run, "--output_dir", str(tmp_path / "other"), "--hub_model_id", "me/pair", token="hf_wrong")
+    assert refused.returncode == 2 and "train_runtime" not in refused.stdout  # known before the training
+
+
+@pytest.mark.slow
+def test_a_distillation_pushes_the_student(hub, shell, tmp_path, tiny_towers, text_file, dev_file):
+    teacher, student, _ = tiny_towers("bert")
+    run = [
+        *("-m", "cacse_trainer.cli.distill", "--teacher", teacher, "--student", student, "--max_steps", "2"),
+        *("--train_file", str(text_file), "--dev_file", f"stsb={dev_file}", "--per_device_train_batch_size", "8"),
+        *("--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2"),
+        *("--use_cpu", "true", "--disable_tqdm", "true", "--push_to_hub", "true", "--hub_model_id", "me/student"),
+    ]
+    done = shell(*run, "--output_dir", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    exported = tmp_path / "run" / "export" / "student"
+    files = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
+    assert set(stored(hub)["me/student"]["main"]) - {".gitattributes"} == files
+    loaded = shell("-c", LOAD, "me/student", str(exported), "main")
+    assert loaded.returncode == 0, loaded.stderr[-2000:]
+
+
+def test_card_names_the_repository(folder):
+    files = list_files([folder], "me/tiny")
+    card = files["README.md"].decode()
+    assert 'SentenceTransformer("me/tiny")' in card and "path/to/this/folder" not in card
+    for words in (
+        "license: mit",
+        "pipeline_tag: sentence-similarity",
+        "library_name: sentence-transformers",
+        "- some/model",
+    ):
+        assert words in card
+    assert "model-index" in card and "value: 0.8" in card
+    beside = list_files([folder, folder.with_name("tower_a")], "me/tiny")
+    assert set(beside) == set(files)  # the other folder is not there

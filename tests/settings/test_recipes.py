@@ -1,0 +1,132 @@
+"""Every recipe parses, and the list of recipes is the folder's; wrong recipes are refused with the nearest key."""
+
+import pytest
+import yaml
+
+from cacse_trainer.errors import UserError
+from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments, resolve_bf16
+from cacse_trainer.settings.recipes import find_recipe, parse_run, recipe_names
+from cacse_trainer.settings.resources import resolve_resource
+from tests.conftest import ROOT
+
+KINDS = [ModelArguments, DataArguments, CacseTrainingArguments]
+
+
+def parse(*arguments: str):
+    return parse_run(KINDS, arguments, prog="train", description="")
+
+
+def training_recipes() -> list[str]:
+    return [name for name in recipe_names() if not name.startswith(("distill/", "pipeline/", "instruct/"))]
+
+
+def test_the_list_of_recipes_is_the_folder():
+    files = {
+        path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in (ROOT / "configs").rglob("*.yaml")
+    }
+    assert set(recipe_names()) == {name for name in files if not name.startswith("accelerate/")}
+    assert {"quickstart", "cacse/bert_base", "cacse/roberta_base", "cacse/minilm"} <= set(recipe_names())
+
+
+@pytest.mark.parametrize("name", training_recipes())
+def test_every_recipe_parses_and_explains_itself(name, tmp_path):
+    _model, data, training, recipe = parse("--config", name, "--output_dir", str(tmp_path), "--bf16", "false")
+    assert recipe == name
+    assert training.max_steps > 0 or training.num_train_epochs > 0
+    assert data.max_seq_length > 0
+    header = find_recipe(name).read_text().split("\n\n")[0]
+    assert (header.startswith("# ") and "run_" in header) or "cacse-trainer" in header
+
+
+def test_published_cacse_settings():
+    for name, start, layers, dropout in (("bert_base", 7, 4, [0.15, 0.15]), ("roberta_base", 11, 1, [0.10, 0.15])):
+        model, data, training, _ = parse("--config", f"cacse/{name}")
+        assert (model.cascade_start_layer, model.constraint_layers, model.tower_dropout) == (start, layers, dropout)
+        assert (model.cascade_dropout, model.constraint_dropout, model.contrastive_temperature) == (0.2, 0.1, 0.05)
+        assert (training.learning_rate, training.per_device_train_batch_size, data.max_seq_length) == (1e-6, 64, 64)
+        assert (training.weight_decay, training.decay_all_parameters, training.max_grad_norm) == (0.01, True, 0)
+        assert str(training.lr_scheduler_type.value) == "constant" and training.eval_steps == 100
+
+
+def test_flags_win_over_the_recipe():
+    _, _, training, _ = parse("--config", "cacse/bert_base", "--learning_rate", "2e-5", "--max_steps", "3")
+    assert training.learning_rate == 2e-5 and training.max_steps == 3
+
+
+def test_lists_on_the_command_line():
+    model, data, _, _ = parse("--tower_dropout", "0.1", "0.2", "--dev_file", "a=x", "b=y", "--output_dir", "out")
+    assert model.tower_dropout == [0.1, 0.2] and data.dev_file == ["a=x", "b=y"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("learning_rat: 3e-5", "unknown key 'learning_rat'; did you mean learning_rate?"),
+        ("learning_rate: fast", "learning_rate: 'fast' is no float"),
+        ("learning_rate: [1e-5]", "learning_rate: takes one value"),
+        ("max_steps: 2.5", "max_steps: 2.5 is no int"),
+        ("save_strategy: sometimes", "none of no, steps, epoch, best"),
+        ("tower_dropout: {a: 1}", "tower_dropout: takes a list"),
+        ("bf16: maybe", "bf16 must be auto, true or false"),
+        ("length_buckets: many", "length_buckets must be auto or a number"),
+        ("streaming: perhaps", "streaming"),
+        ("- a\n- b", "must be a mapping"),
+        ("a: [1", "recipe"),
+        ("learning_rate: null", "learning_rate: takes a value, got null"),
+        ("max_seq_length:", "max_seq_length: takes a value, got null"),
+        ("config: other", "unknown key 'config'"),
+    ],
+)
+def test_wrong_recipes(tmp_path, text, words):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        parse("--config", str(path), "--output_dir", str(tmp_path))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_numbers_are_numbers(tmp_path):
+    """YAML reads 3e-5 as a string; as a flag's default it becomes the number."""
+    assert yaml.safe_load("x: 3e-5") == {"x": "3e-5"}
+    path = tmp_path / "recipe.yaml"
+    path.write_text("learning_rate: 3e-5\nmax_steps: 4.0\nstreaming: yes\nper_device_train_batch_size: 8\n")
+    _, data, training, _ = parse("--config", str(path), "--output_dir", str(tmp_path))
+    assert training.learning_rate == 3e-5 and training.max_steps == 4 and data.streaming is True
+
+
+def test_bf16_values():
+    assert resolve_bf16("true") and not resolve_bf16(False)
+    assert resolve_bf16("auto") in (True, False)
+
+
+def test_resources(tmp_path):
+    assert resolve_resource("bert-base-uncased") == "bert-base-uncased"
+    assert resolve_resource("sample:dev.tsv").endswith("dev.tsv")
+    with pytest.raises(UserError, match="pip install no-such-thing"):
+        resolve_resource("package:no_such_thing/model")
+    with pytest.raises(UserError, match="has no nothing"):
+        resolve_resource("package:cacse_trainer/nothing")
+
+
+def test_yaml_no_and_null_where_they_are_meant(tmp_path):
+    """YAML reads `no` as false, which is the strategy called no; null stands for a field that may be empty."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("save_strategy: no\neval_strategy: no\nconstraint_dropout: null\n")
+    model, _, training, _ = parse("--config", str(path), "--output_dir", str(tmp_path))
+    assert training.save_strategy.value == "no" and model.constraint_dropout is None
+
+
+def test_without_saving_no_best_model_is_asked_for(tmp_path, caplog):
+    flags = [
+        "--config",
+        "simcse/minilm",
+        "--evaluation",
+        "none",
+        "--save_strategy",
+        "no",
+        "--output_dir",
+        str(tmp_path),
+    ]
+    args = parse(*flags)[2]
+    assert not args.load_best_model_at_end and "load_best_model_at_end is off" in caplog.text

@@ -1,0 +1,120 @@
+"""Gradient caching, the fast paths and the kept dev prefixes in whole training runs."""
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from cacse_trainer import CacseBertModel, CacseTrainer, load_pairs, load_sentences
+from cacse_trainer.compute.fast_paths import HalfLinear
+from cacse_trainer.settings.arguments import CacseTrainingArguments
+from tests.conftest import write_pairs, write_sentences
+
+
+@pytest.fixture
+def make_trainer(tmp_path, tiny_towers, tiny_tokenizer):
+    """``make_trainer(output, dropout, …)`` → a trainer over tiny towers with frozen embeddings."""
+
+    def make(output, dropout=0.1, callbacks=None, **arguments):
+        folders = tiny_towers("bert")
+        torch.manual_seed(3)
+        model = CacseBertModel.from_towers(
+            *folders,
+            cascade_start_layer=2,
+            constraint_layers=1,
+            tower_dropout=[dropout] * 2,
+            cascade_dropout=dropout,
+            constraint_dropout=dropout,
+            freeze_embeddings=True,
+        )
+        settings = {
+            "per_device_train_batch_size": 8,
+            "max_steps": 6,
+            "eval_strategy": "steps",
+            "eval_steps": 2,
+            "save_strategy": "steps",
+            "save_steps": 2,
+            "logging_steps": 1,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "learning_rate": 1e-3,
+            "seed": 7,
+            "fast_paths": "true",
+            **arguments,
+        }
+        return CacseTrainer(
+            model=model,
+            args=CacseTrainingArguments(output_dir=str(tmp_path / output), **settings),
+            train_dataset=load_sentences(write_sentences(tmp_path / "sentences.txt")),
+            eval_dataset={"stsb": load_pairs(write_pairs(tmp_path / "dev.tsv"))},
+            processing_class=tiny_tokenizer,
+            callbacks=callbacks,
+        )
+
+    return make
+
+
+def history(trainer, metric="loss"):
+    return {entry["step"]: entry[metric] for entry in trainer.state.log_history if metric in entry}
+
+
+def test_caching_and_fast_paths_train_as_the_plain_way(make_trainer):
+    """Without dropout: losses and dev scores step by step, with gradient accumulation.
+
+    Plain gradient descent: Adam's first step is the gradient's sign, where rounding decides about gradients near 0.
+    """
+    accumulation = {"gradient_accumulation_steps": 2, "max_steps": 3, "dropout": 0.0, "optim": "sgd"}
+    plain = make_trainer("plain", fast_paths="false", length_buckets="1", **accumulation)
+    fast = make_trainer("fast", mini_batch_size=5, **accumulation)
+    assert type(fast.model.tower_a.encoder.layer[0].output.dense) is HalfLinear
+    assert type(plain.model.tower_a.encoder.layer[0].output.dense) is torch.nn.Linear
+    for trainer in (plain, fast):
+        trainer.train()
+    assert history(fast) == pytest.approx(history(plain), rel=1e-4)
+    assert len(set(history(plain).values())) == 3
+    for metric in ("loss_cascade", "eval_stsb_average_cosine"):
+        assert history(fast, metric) == pytest.approx(history(plain, metric), rel=1e-4)
+
+
+@pytest.mark.parametrize("bf16", ["false", "true"])
+def test_resume_is_exact(make_trainer, tmp_path, bf16):
+    class Stop(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 4
+
+    settings = {"bf16": bf16, "mini_batch_size": 6, "length_buckets": "auto"}
+    whole = make_trainer("whole", **settings)
+    whole.train()
+    make_trainer("cut", callbacks=[Stop()], **settings).train()
+    resumed = make_trainer("cut", **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-4"))
+    assert history(resumed) == history(whole)
+    assert history(resumed, "eval_stsb_spearman") == history(whole, "eval_stsb_spearman")
+    for (name, ours), theirs in zip(resumed.model.state_dict().items(), whole.model.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    assert type(resumed.model.tower_b.encoder.layer[0].output.dense) is HalfLinear
+
+
+def test_frozen_layers_see_the_dev_sentences_once(make_trainer):
+    trainer = make_trainer("run", max_steps=4, eval_on_start=True)
+    runs = []
+    trainer.model.tower_a.encoder.layer[0].intermediate.register_forward_hook(
+        lambda module, given, output: runs.append(None if module.training else len(output))
+    )
+    trainer.train()
+    assert len(history(trainer, "eval_stsb_spearman")) == 3
+    assert sum(rows is not None for rows in runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("mini_batch_size", 0), ("fast_paths", "perhaps"), ("length_buckets", "0")]
+)
+def test_settings_out_of_range(tmp_path, name, value):
+    with pytest.raises(ValueError, match=name):
+        CacseTrainingArguments(str(tmp_path), **{name: value})
+
+
+def test_what_auto_became_is_recorded(tmp_path):
+    args = CacseTrainingArguments(str(tmp_path), use_cpu=True)
+    assert args.to_dict()["fast_paths"] is (torch.get_num_threads() <= 16)
+    assert args.to_dict()["length_buckets"] == "auto" and args.num_length_buckets is None
