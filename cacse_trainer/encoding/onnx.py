@@ -1,6 +1,5 @@
 """An exported folder's ONNX graph as an encoder: onnxruntime on the CPU, in float32 or int8 (extra ``onnx``)."""
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from cacse_trainer.encoding.embedder import Advance, Embed, embed_rows, length_l
 from cacse_trainer.encoding.loading import check_length, text_function
 from cacse_trainer.encoding.stated_modules import read_modules
 from cacse_trainer.errors import UserError
+from cacse_trainer.files import sha256_of
 from cacse_trainer.settings.resources import resolve_resource
 
 FOLDER = "onnx"
@@ -127,7 +127,7 @@ class OnnxEncoder(BaseEncoder):
 
     def fingerprint(self) -> str:
         """A hash of the graph."""
-        return hashlib.sha256(self._graph.read_bytes()).hexdigest()[:16]
+        return sha256_of(self._graph)[:16]
 
     def settings(self) -> dict[str, Any]:
         """Length limit and graph."""

@@ -6,10 +6,11 @@ are the older ones, which old and new versions of the library know.
 
 import json
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from cacse_trainer.files import write_json
 
 DENSE = "2_Dense"
 # pooling name → the flag of sentence-transformers' Pooling module
@@ -20,12 +21,6 @@ POOLING_FLAGS = {
     "weighted_mean": "pooling_mode_weightedmean_tokens",
     "last_token": "pooling_mode_lasttoken",
 }
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Indented JSON, strict: NaN is refused, since it is not JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_modules(
@@ -48,6 +43,7 @@ def write_modules(
     modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
     if dense is not None:
         modules.append(("Dense", DENSE))
+        (folder / DENSE).mkdir(exist_ok=True)
         write_json(
             folder / DENSE / "config.json",
             {
@@ -70,6 +66,7 @@ def write_modules(
         ],
     )
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False})
+    (folder / "1_Pooling").mkdir(exist_ok=True)
     write_json(
         folder / "1_Pooling" / "config.json",
         {"word_embedding_dimension": hidden_size, **{flag: name == pooling for name, flag in POOLING_FLAGS.items()}},

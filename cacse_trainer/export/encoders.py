@@ -6,8 +6,6 @@ only then renamed into place.
 
 import copy
 import logging
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from cacse_trainer.encoding.embedder import Embed, embed_sentences, length_limit
 from cacse_trainer.encoding.model_card import CardFacts, render_card
 from cacse_trainer.encoding.sentence_transformers import read_dense, write_modules
 from cacse_trainer.errors import RunError
+from cacse_trainer.files import writing_folder
 from cacse_trainer.models.modeling_cacse import CacseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 
@@ -127,33 +126,33 @@ def export_encoder(
     Raises:
         ExportError: the reloaded folder's vectors differ by more than 1e-5.
     """
-    staged = empty_stage(encoder.name, output_dir)
-    limit = length_limit(tokenizer, encoder.model.config)
-    encoder.model.save_pretrained(staged)
-    clean_tokenizer(tokenizer).save_pretrained(staged)
-    write_modules(
-        staged,
-        pooling=encoder.pooling,
-        hidden_size=encoder.model.config.hidden_size,
-        max_seq_length=limit,
-        dense=encoder.dense,
-    )
+    with writing_folder(output_dir / encoder.name) as staged:
+        limit = length_limit(tokenizer, encoder.model.config)
+        encoder.model.save_pretrained(staged)
+        clean_tokenizer(tokenizer).save_pretrained(staged)
+        write_modules(
+            staged,
+            pooling=encoder.pooling,
+            hidden_size=encoder.model.config.hidden_size,
+            max_seq_length=limit,
+            dense=encoder.dense,
+        )
 
-    device = encoder.model.device
-    trusted = {"trust_remote_code": True} if is_remote(encoder.model) else {}  # its code already runs here
-    reloaded = AutoModel.from_pretrained(staged, dtype=torch.float32, **trusted).eval().to(device)
-    reloaded_tokenizer = AutoTokenizer.from_pretrained(staged, **trusted)
+        device = encoder.model.device
+        trusted = {"trust_remote_code": True} if is_remote(encoder.model) else {}  # its code already runs here
+        reloaded = AutoModel.from_pretrained(staged, dtype=torch.float32, **trusted).eval().to(device)
+        reloaded_tokenizer = AutoTokenizer.from_pretrained(staged, **trusted)
 
-    dense = read_dense(staged)
-    dense = dense.to(device) if dense is not None else None
+        dense = read_dense(staged)
+        dense = dense.to(device) if dense is not None else None
 
-    def embed(**inputs: torch.Tensor) -> torch.Tensor:
-        if isinstance(reloaded, EnsembleModel):
-            return reloaded.embed(**inputs)
-        vectors = sentence_vectors(reloaded, encoder.pooling, inputs)
-        return vectors if dense is None else torch.tanh(dense(vectors))
+        def embed(**inputs: torch.Tensor) -> torch.Tensor:
+            if isinstance(reloaded, EnsembleModel):
+                return reloaded.embed(**inputs)
+            vectors = sentence_vectors(reloaded, encoder.pooling, inputs)
+            return vectors if dense is None else torch.tanh(dense(vectors))
 
-    return place(encoder, staged, tokenizer, embed, reloaded_tokenizer, limit, score)
+        return prove(encoder, staged, tokenizer, embed, reloaded_tokenizer, limit, score)
 
 
 def is_remote(model: PreTrainedModel) -> bool:
@@ -161,15 +160,7 @@ def is_remote(model: PreTrainedModel) -> bool:
     return type(model).__module__.startswith("transformers_modules.")
 
 
-def empty_stage(name: str, output_dir: Path) -> Path:
-    """The temporary folder that an export of this name is written to."""
-    staged = output_dir / f".{name}.partial"
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    return staged
-
-
-def place(
+def prove(
     encoder: Encoder,
     staged: Path,
     tokenizer: Any,
@@ -178,7 +169,7 @@ def place(
     limit: int,
     score: Score | None,
 ) -> dict[str, float]:
-    """Compare a written folder with the trained model, score it, write its card, rename it; returns the scores.
+    """Compare a written folder with the trained model, score it, write its card; returns the scores.
 
     Args:
         encoder: what was written, with the trained model's ``embed``.
@@ -198,7 +189,6 @@ def place(
     difference = float(np.abs(trained - exported).max())
     allowed = MERGED_TOLERANCE * max(1.0, float(np.abs(trained).max())) if encoder.merged else TOLERANCE
     if not difference <= allowed:
-        shutil.rmtree(staged, ignore_errors=True)
         raise ExportError(
             f"{final}: the reloaded vectors differ from the trained ones by {difference:.2e} > {allowed:.0e}"
         )
@@ -206,19 +196,8 @@ def place(
     (staged / "README.md").write_text(
         render_card(replace(encoder.facts, pooling=encoder.pooling, scores=scores)), encoding="utf-8"
     )
-    replace_folder(staged, final)
     logger.info("exported %s (largest difference from the trained vectors %.1e)", final, difference)
     return scores
-
-
-def replace_folder(staged: Path, final: Path) -> None:
-    """Rename ``staged`` to ``final``; an older ``final`` is only removed once the new one is in its place."""
-    old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        os.replace(final, old)
-    os.replace(staged, final)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def export_cacse(

@@ -15,9 +15,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from cacse_trainer.encoding.embedder import length_limit
 from cacse_trainer.encoding.model_card import CardFacts
-from cacse_trainer.encoding.sentence_transformers import write_json
 from cacse_trainer.export import ensemble_module
-from cacse_trainer.export.encoders import Encoder, Score, clean_tokenizer, empty_stage, export_encoder, place
+from cacse_trainer.export.encoders import Encoder, Score, clean_tokenizer, export_encoder, prove
+from cacse_trainer.files import write_json, writing_folder
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
 
@@ -55,20 +55,22 @@ def export_ensemble(
         return {name: export_encoder(encoder, tokenizer, folder, score)}
     facts = replace(facts, own_module=True)
     encoder = Encoder(name, model, model.embed, facts, pooling=", ".join(config.poolings))
-    staged = empty_stage(name, folder)
-    limit = length_limit(tokenizer, config)
-    model.save_pretrained(staged, max_shard_size=MAX_SHARD_SIZE)
-    clean = TokenizerBundle([clean_tokenizer(one) for one in tokenizer.tokenizers]) if config.own_tokenizers else None
-    (clean or clean_tokenizer(tokenizer)).save_pretrained(staged)
-    shutil.copyfile(MODULE, staged / MODULE.name)
-    kind = f"{MODULE.stem}.{ensemble_module.WeightedEncoders.__name__}"
-    write_json(staged / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": kind}])
-    write_json(staged / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
-    write_json(staged / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": {}})
-    reloaded = AutoModel.from_pretrained(staged, dtype=torch.float32).eval().to(model.device)
-    again: Any = (
-        TokenizerBundle.from_pretrained(staged, len(model.encoders))
-        if config.own_tokenizers
-        else AutoTokenizer.from_pretrained(staged)
-    )
-    return {name: place(encoder, staged, tokenizer, reloaded.embed, again, limit, score)}
+    with writing_folder(folder / name) as staged:
+        limit = length_limit(tokenizer, config)
+        model.save_pretrained(staged, max_shard_size=MAX_SHARD_SIZE)
+        clean = (
+            TokenizerBundle([clean_tokenizer(one) for one in tokenizer.tokenizers]) if config.own_tokenizers else None
+        )
+        (clean or clean_tokenizer(tokenizer)).save_pretrained(staged)
+        shutil.copyfile(MODULE, staged / MODULE.name)
+        kind = f"{MODULE.stem}.{ensemble_module.WeightedEncoders.__name__}"
+        write_json(staged / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": kind}])
+        write_json(staged / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
+        write_json(staged / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": {}})
+        reloaded = AutoModel.from_pretrained(staged, dtype=torch.float32).eval().to(model.device)
+        again: Any = (
+            TokenizerBundle.from_pretrained(staged, len(model.encoders))
+            if config.own_tokenizers
+            else AutoTokenizer.from_pretrained(staged)
+        )
+        return {name: prove(encoder, staged, tokenizer, reloaded.embed, again, limit, score)}

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from cacse_trainer.compute.distributed import barrier
 from cacse_trainer.data import has_labels, load_pairs, load_sentences, load_sentences_with_stats
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.files import LOCK, take
+from cacse_trainer.files import LOCK, give_back, take
 from cacse_trainer.runs.build import public_name
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.resources import nearest, resolve_resource
@@ -113,16 +113,14 @@ def occupied(args: CacseTrainingArguments) -> Iterator[None]:
     Raises:
         UserError: another run is at work in it.
     """
-    path = Path(str(args.output_dir)) / LOCK
-    held = take(path) if args.process_index == 0 else None
+    held = take(Path(str(args.output_dir)) / LOCK) if args.process_index == 0 else None
     if args.process_index == 0 and held is None:
         raise UserError(f"output_dir {args.output_dir} is in use by another run; wait for its end, or choose another")
     try:
         yield
     finally:
         if held is not None:
-            path.unlink(missing_ok=True)
-            held.close()
+            give_back(held)
 
 
 def _is_of_a_run(path: Path) -> bool:

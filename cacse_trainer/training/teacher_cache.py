@@ -4,6 +4,7 @@ The file's name is a hash of the text, of the teacher's weights and settings, an
 stale is ever read. It is written under a temporary name and renamed when it is whole.
 """
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from datasets import Dataset
 from cacse_trainer.compute.distributed import is_distributed, rank
 from cacse_trainer.encoding.embedder import embed_sentences
 from cacse_trainer.encoding.members import Tokenizer
+from cacse_trainer.files import writing
 from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, clean_state
 
 logger = logging.getLogger(__name__)
@@ -77,33 +79,31 @@ def cached_teacher_embeddings(
     settings = {"max_seq_length": max_seq_length, "dtype": str(dtype), "column": column}
     path = Path(folder) / f"teacher_{content_key(dataset, column, teacher, tokenizer, settings)}.npy"
     if not path.is_file():
-        partial = path.with_suffix(".partial.npy")
-        table = None
         if rank() == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
             logger.info("computing the teacher's vectors of %d sentences into %s", len(dataset), path)
-        start = 0
-        for sentences in _chunks(dataset, column):
-            vectors = embed_sentences(  # on every process: they share the work
-                teacher.embed,
-                tokenizer,
-                sentences,
-                max_seq_length=max_seq_length,
-                device=device,
-                dtype=dtype,
-                show_progress_bar=show_progress_bar,
-                description="Teacher",
-            )
-            if rank() == 0:
-                if table is None:
-                    shape = (len(dataset), vectors.shape[1])
-                    table = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-                table[start : start + len(vectors)] = vectors
-            start += len(vectors)
-        if table is not None:
-            table.flush()
-            del table
-            partial.replace(path)
+        start, table = 0, None
+        with writing(path) if rank() == 0 else contextlib.nullcontext() as staged:
+            for sentences in _chunks(dataset, column):
+                vectors = embed_sentences(  # on every process: they share the work
+                    teacher.embed,
+                    tokenizer,
+                    sentences,
+                    max_seq_length=max_seq_length,
+                    device=device,
+                    dtype=dtype,
+                    show_progress_bar=show_progress_bar,
+                    description="Teacher",
+                )
+                if staged is not None:
+                    if table is None:
+                        shape = (len(dataset), vectors.shape[1])
+                        table = np.lib.format.open_memmap(staged, mode="w+", dtype=np.float32, shape=shape)
+                    table[start : start + len(vectors)] = vectors
+                start += len(vectors)
+            if table is not None:
+                table.flush()
+                del table
     else:
         logger.info("the teacher's vectors are read from %s", path)
     if is_distributed():
