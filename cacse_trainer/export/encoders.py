@@ -8,21 +8,23 @@ import copy
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cacse_trainer.compute.packing import sentence_vectors
-from cacse_trainer.encoding.embedder import Embed, embed_sentences, length_limit
+from cacse_trainer.encoding.embedder import Embed, Embedder, length_limit
 from cacse_trainer.encoding.model_card import CardFacts, render_card
 from cacse_trainer.encoding.sentence_transformers import read_dense, write_modules
 from cacse_trainer.errors import RunError
+from cacse_trainer.evaluation.sts import spearman_by_set
 from cacse_trainer.models.modeling_cacse import CacseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 
@@ -38,9 +40,6 @@ PROBES = [
     "Although the trains were late again, nobody on the platform complained, because the evening was warm and the "
     "musicians under the clock had started another song.",
 ]
-
-Score = Callable[[Embed, PreTrainedTokenizerBase, int], dict[str, float]]
-"""``score(embed, tokenizer, max_seq_length) → Spearman ×100 by dev set``; how a folder is scored for its card."""
 
 
 class ExportError(RunError):
@@ -111,7 +110,10 @@ def cacse_encoders(model: CacseModel, facts: CardFacts) -> list[Encoder]:
 
 
 def export_encoder(
-    encoder: Encoder, tokenizer: PreTrainedTokenizerBase, output_dir: Path, score: Score | None = None
+    encoder: Encoder,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: Path,
+    dev_sets: Mapping[str, Dataset] | None = None,
 ) -> dict[str, float]:
     """Write one encoder to ``output_dir/name``, check it and score it.
 
@@ -119,10 +121,10 @@ def export_encoder(
         encoder: what to write.
         tokenizer: saved beside it, with its own length limit.
         output_dir: parent folder; an older export of that name is replaced when the new one is whole.
-        score: how the folder is scored for its card.
+        dev_sets: graded pairs by name, on which the folder is scored for its card.
 
     Returns:
-        The scores, ×100 by dev set.
+        Spearman ×100 by dev set.
 
     Raises:
         ExportError: the reloaded folder's vectors differ by more than 1e-5.
@@ -153,7 +155,7 @@ def export_encoder(
         vectors = sentence_vectors(reloaded, encoder.pooling, inputs)
         return vectors if dense is None else torch.tanh(dense(vectors))
 
-    return place(encoder, staged, tokenizer, embed, reloaded_tokenizer, limit, score)
+    return place(encoder, staged, tokenizer, Embedder(embed, reloaded_tokenizer, limit, device), dev_sets)
 
 
 def is_remote(model: PreTrainedModel) -> bool:
@@ -173,10 +175,8 @@ def place(
     encoder: Encoder,
     staged: Path,
     tokenizer: Any,
-    reloaded: Embed,
-    reloaded_tokenizer: Any,
-    limit: int,
-    score: Score | None,
+    reloaded: Embedder,
+    dev_sets: Mapping[str, Dataset] | None,
 ) -> dict[str, float]:
     """Compare a written folder with the trained model, score it, write its card, rename it; returns the scores.
 
@@ -184,17 +184,15 @@ def place(
         encoder: what was written, with the trained model's ``embed``.
         staged: where.
         tokenizer: the trained model's.
-        reloaded, reloaded_tokenizer: ``embed`` and tokenizer of the written folder.
-        limit: length limit in tokens.
-        score: how the folder is scored for its card.
+        reloaded: of the written folder, on the trained model's device.
+        dev_sets: graded pairs by name, on which the folder is scored for its card.
 
     Raises:
         ExportError: the reloaded folder's vectors differ by more than 1e-5.
     """
     final = staged.with_name(encoder.name)
-    device = encoder.model.device
-    trained = embed_sentences(encoder.embed, tokenizer, PROBES, max_seq_length=limit, device=device)
-    exported = embed_sentences(reloaded, reloaded_tokenizer, PROBES, max_seq_length=limit, device=device)
+    trained = replace(reloaded, embed=encoder.embed, tokenizer=tokenizer).vectors(PROBES)
+    exported = reloaded.vectors(PROBES)
     difference = float(np.abs(trained - exported).max())
     allowed = MERGED_TOLERANCE * max(1.0, float(np.abs(trained).max())) if encoder.merged else TOLERANCE
     if not difference <= allowed:
@@ -202,7 +200,7 @@ def place(
         raise ExportError(
             f"{final}: the reloaded vectors differ from the trained ones by {difference:.2e} > {allowed:.0e}"
         )
-    scores = score(reloaded, reloaded_tokenizer, limit) if score is not None else {}
+    scores = spearman_by_set(reloaded, dev_sets or {})
     (staged / "README.md").write_text(
         render_card(replace(encoder.facts, pooling=encoder.pooling, scores=scores)), encoding="utf-8"
     )
@@ -226,11 +224,11 @@ def export_cacse(
     tokenizer: PreTrainedTokenizerBase,
     output_dir: str | Path,
     facts: CardFacts,
-    score: Score | None = None,
+    dev_sets: Mapping[str, Dataset] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Export the two towers and their sum; see `export_encoder`. Returns the scores by folder."""
     model.eval()
     return {
-        encoder.name: export_encoder(encoder, tokenizer, Path(output_dir), score)
+        encoder.name: export_encoder(encoder, tokenizer, Path(output_dir), dev_sets)
         for encoder in cacse_encoders(model, facts)
     }
