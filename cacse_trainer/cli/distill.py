@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from cacse_trainer.cli.common import run
+from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_student import StudentModel
@@ -128,14 +129,12 @@ def cached_vectors(
     if settings.teacher_cache is None:
         return None
     args = training.args
+    dtype = torch.bfloat16 if resolve_bf16(settings.teacher_bf16) else None
     return cached_teacher_embeddings(
         settings.teacher_cache,
         teacher,
-        tokenizer,
+        Embedder(teacher.embed, tokenizer, training.data_args.max_seq_length, args.device, dtype),
         training.train_dataset,  # type: ignore[arg-type]  # no stream: see check_cache
-        max_seq_length=training.data_args.max_seq_length,
-        device=args.device,
-        dtype=torch.bfloat16 if resolve_bf16(settings.teacher_bf16) else None,
         show_progress_bar=not args.disable_tqdm,
     )
 

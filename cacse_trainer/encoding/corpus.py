@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from cacse_trainer.compute.distributed import alone, barrier, gather_objects, rank, world_size
 from cacse_trainer.data.corpus import Corpus
-from cacse_trainer.encoding.blocks import Device, Encoding
+from cacse_trainer.encoding.base import BaseEncoder, Device
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import delete_folder, sha256_of, write_json, writing
 
@@ -31,7 +31,7 @@ FORMATS = (".npy", ".parquet")
 
 
 def encode_corpus(
-    encoder: Encoding,
+    encoder: BaseEncoder,
     corpus: Corpus,
     output: Path,
     facts: dict[str, Any],
@@ -52,7 +52,7 @@ def encode_corpus(
         output: ``.npy`` or ``.parquet``; beside it ``OUTPUT.json`` says what made it.
         facts: of the encoder, for that file, its ``dim`` among them; a run with other ones is not gone on with.
         shard_rows: rows that are lost at most, a process, when the run breaks.
-        normalize, precision, batch_size: as for `Encoding.encode`.
+        normalize, precision, batch_size: as for `BaseEncoder.encode`.
         devices: several: a process each (without torchrun).
         overwrite: replace an output that is there, and forget shards of other settings.
         show_progress_bar: on standard error, with the rate and the time left.

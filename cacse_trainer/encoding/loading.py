@@ -52,7 +52,7 @@ class Loaded:
         name: as the user gave it.
         model: in eval mode, on its device.
         tokenizer: with a padding token; a `TokenizerBundle` where the encoders have tokenizers of their own.
-        embed: the function that `embed_sentences` takes.
+        embed: the function that an `Embedder` takes.
         pooling: what was stated or guessed.
         max_seq_length: in tokens.
         normalizes: sentence-transformers would scale the vectors to length 1.

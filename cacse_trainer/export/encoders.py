@@ -6,21 +6,23 @@ only then renamed into place.
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cacse_trainer.compute.packing import sentence_vectors
-from cacse_trainer.encoding.embedder import Embed, embed_sentences, length_limit
+from cacse_trainer.encoding.embedder import Embed, Embedder, length_limit
 from cacse_trainer.encoding.model_card import CardFacts, render_card
 from cacse_trainer.encoding.sentence_transformers import read_dense, write_modules
 from cacse_trainer.errors import RunError
+from cacse_trainer.evaluation.sts import spearman_by_set
 from cacse_trainer.files import writing_folder
 from cacse_trainer.models.modeling_cacse import CacseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
@@ -37,9 +39,6 @@ PROBES = [
     "Although the trains were late again, nobody on the platform complained, because the evening was warm and the "
     "musicians under the clock had started another song.",
 ]
-
-Score = Callable[[Embed, PreTrainedTokenizerBase, int], dict[str, float]]
-"""``score(embed, tokenizer, max_seq_length) → Spearman ×100 by dev set``; how a folder is scored for its card."""
 
 
 class ExportError(RunError):
@@ -110,7 +109,10 @@ def cacse_encoders(model: CacseModel, facts: CardFacts) -> list[Encoder]:
 
 
 def export_encoder(
-    encoder: Encoder, tokenizer: PreTrainedTokenizerBase, output_dir: Path, score: Score | None = None
+    encoder: Encoder,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: Path,
+    dev_sets: Mapping[str, Dataset] | None = None,
 ) -> dict[str, float]:
     """Write one encoder to ``output_dir/name``, check it and score it.
 
@@ -118,10 +120,10 @@ def export_encoder(
         encoder: what to write.
         tokenizer: saved beside it, with its own length limit.
         output_dir: parent folder; an older export of that name is replaced when the new one is whole.
-        score: how the folder is scored for its card.
+        dev_sets: graded pairs by name, on which the folder is scored for its card.
 
     Returns:
-        The scores, ×100 by dev set.
+        Spearman ×100 by dev set.
 
     Raises:
         ExportError: the reloaded folder's vectors differ by more than 1e-5.
@@ -152,7 +154,8 @@ def export_encoder(
             vectors = sentence_vectors(reloaded, encoder.pooling, inputs)
             return vectors if dense is None else torch.tanh(dense(vectors))
 
-        return prove(encoder, staged, tokenizer, embed, reloaded_tokenizer, limit, score)
+        embedder = Embedder(embed, reloaded_tokenizer, limit, device)
+        return prove(encoder, staged, tokenizer, embedder, dev_sets)
 
 
 def is_remote(model: PreTrainedModel) -> bool:
@@ -164,10 +167,8 @@ def prove(
     encoder: Encoder,
     staged: Path,
     tokenizer: Any,
-    reloaded: Embed,
-    reloaded_tokenizer: Any,
-    limit: int,
-    score: Score | None,
+    reloaded: Embedder,
+    dev_sets: Mapping[str, Dataset] | None,
 ) -> dict[str, float]:
     """Compare a written folder with the trained model, score it, write its card; returns the scores.
 
@@ -175,24 +176,22 @@ def prove(
         encoder: what was written, with the trained model's ``embed``.
         staged: where.
         tokenizer: the trained model's.
-        reloaded, reloaded_tokenizer: ``embed`` and tokenizer of the written folder.
-        limit: length limit in tokens.
-        score: how the folder is scored for its card.
+        reloaded: of the written folder, on the trained model's device.
+        dev_sets: graded pairs by name, on which the folder is scored for its card.
 
     Raises:
         ExportError: the reloaded folder's vectors differ by more than 1e-5.
     """
     final = staged.with_name(encoder.name)
-    device = encoder.model.device
-    trained = embed_sentences(encoder.embed, tokenizer, PROBES, max_seq_length=limit, device=device)
-    exported = embed_sentences(reloaded, reloaded_tokenizer, PROBES, max_seq_length=limit, device=device)
+    trained = replace(reloaded, embed=encoder.embed, tokenizer=tokenizer).vectors(PROBES)
+    exported = reloaded.vectors(PROBES)
     difference = float(np.abs(trained - exported).max())
     allowed = MERGED_TOLERANCE * max(1.0, float(np.abs(trained).max())) if encoder.merged else TOLERANCE
     if not difference <= allowed:
         raise ExportError(
             f"{final}: the reloaded vectors differ from the trained ones by {difference:.2e} > {allowed:.0e}"
         )
-    scores = score(reloaded, reloaded_tokenizer, limit) if score is not None else {}
+    scores = spearman_by_set(reloaded, dev_sets or {})
     (staged / "README.md").write_text(
         render_card(replace(encoder.facts, pooling=encoder.pooling, scores=scores)), encoding="utf-8"
     )
@@ -205,11 +204,11 @@ def export_cacse(
     tokenizer: PreTrainedTokenizerBase,
     output_dir: str | Path,
     facts: CardFacts,
-    score: Score | None = None,
+    dev_sets: Mapping[str, Dataset] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Export the two towers and their sum; see `export_encoder`. Returns the scores by folder."""
     model.eval()
     return {
-        encoder.name: export_encoder(encoder, tokenizer, Path(output_dir), score)
+        encoder.name: export_encoder(encoder, tokenizer, Path(output_dir), dev_sets)
         for encoder in cacse_encoders(model, facts)
     }

@@ -6,17 +6,19 @@ sentence-transformers runs with ``trust_remote_code=True`` only; the card says s
 """
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import AutoModel, AutoTokenizer
 
-from cacse_trainer.encoding.embedder import length_limit
+from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.export import ensemble_module
-from cacse_trainer.export.encoders import Encoder, Score, clean_tokenizer, export_encoder, prove
+from cacse_trainer.export.encoders import Encoder, clean_tokenizer, export_encoder, prove
 from cacse_trainer.files import write_json, writing_folder
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
@@ -30,7 +32,7 @@ def export_ensemble(
     tokenizer: Any,
     output_dir: str | Path,
     facts: CardFacts,
-    score: Score | None = None,
+    dev_sets: Mapping[str, Dataset] | None = None,
     name: str = "ensemble",
 ) -> dict[str, dict[str, float]]:
     """Export an ensemble to ``output_dir/name``; returns its scores by name.
@@ -38,7 +40,7 @@ def export_ensemble(
     Args:
         model: the ensemble.
         tokenizer: the encoders' common one, or a `TokenizerBundle`.
-        output_dir, facts, score: as for `export_encoder`.
+        output_dir, facts, dev_sets: as for `export_encoder`.
 
     Raises:
         ExportError: the reloaded folder's vectors differ by more than 1e-5.
@@ -52,7 +54,7 @@ def export_ensemble(
     facts = replace(facts, what=facts.what or f"An ensemble: the vector is {parts}.", ensemble=True)
     if config.sums_tokens:
         encoder = Encoder(name, model, model.embed, facts, pooling=config.poolings[0])
-        return {name: export_encoder(encoder, tokenizer, folder, score)}
+        return {name: export_encoder(encoder, tokenizer, folder, dev_sets)}
     facts = replace(facts, own_module=True)
     encoder = Encoder(name, model, model.embed, facts, pooling=", ".join(config.poolings))
     with writing_folder(folder / name) as staged:
@@ -73,4 +75,5 @@ def export_ensemble(
             if config.own_tokenizers
             else AutoTokenizer.from_pretrained(staged)
         )
-        return {name: prove(encoder, staged, tokenizer, reloaded.embed, again, limit, score)}
+        embedder = Embedder(reloaded.embed, again, limit, model.device)
+        return {name: prove(encoder, staged, tokenizer, embedder, dev_sets)}

@@ -7,10 +7,12 @@ model: the folder then holds a `SentenceEmbeddingModel`, which loads after ``imp
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,7 +20,7 @@ from cacse_trainer.compute.pooling import POOLINGS
 from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.encoding.sentence_transformers import POOLING_FLAGS
 from cacse_trainer.errors import UserError
-from cacse_trainer.export.encoders import Encoder, Score, export_encoder, is_remote
+from cacse_trainer.export.encoders import Encoder, export_encoder, is_remote
 from cacse_trainer.models.adapters import in_full_precision, merged_copy
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
@@ -75,7 +77,7 @@ def export_single_tower(
     tokenizer: PreTrainedTokenizerBase,
     output_dir: str | Path,
     facts: CardFacts,
-    score: Score | None = None,
+    dev_sets: Mapping[str, Dataset] | None = None,
     name: str = "encoder",
 ) -> dict[str, dict[str, float]]:
     """Export a single tower to ``output_dir/name``; see `export_encoder`. Returns its scores by name."""
@@ -97,7 +99,7 @@ def export_single_tower(
         dense=cast(nn.Linear, model.projection_head.dense) if model.config.projects_at_inference else None,
         merged=model.has_adapter,
     )
-    return {encoder.name: export_encoder(encoder, tokenizer, Path(output_dir), score)}
+    return {encoder.name: export_encoder(encoder, tokenizer, Path(output_dir), dev_sets)}
 
 
 def describe(model: SentenceEmbeddingModel, tokenizer: PreTrainedTokenizerBase, title: str) -> str:

@@ -1,6 +1,6 @@
 """Settings to a model and its tokenizer; and a trained model to exported folders."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from cacse_trainer.encoding.embedder import position_limit
 from cacse_trainer.encoding.members import load_ensemble, load_members
 from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.export.encoders import Score, export_cacse
+from cacse_trainer.export.encoders import export_cacse
 from cacse_trainer.export.ensemble import export_ensemble
 from cacse_trainer.export.single_tower import check_exportable, export_single_tower
 from cacse_trainer.models.adapters import LoraSettings
@@ -311,17 +311,21 @@ def check_export(model: PreTrainedModel) -> None:
 
 
 def export_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output_dir: Path, facts: CardFacts, score: Score | None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: Path,
+    facts: CardFacts,
+    dev_sets: Mapping[str, Dataset],
 ) -> dict[str, dict[str, float]]:
     """Export whatever was trained as plain encoders; the scores by folder and dev set. One process's work."""
     with alone():
         if isinstance(model, CacseModel):
-            return export_cacse(model, tokenizer, output_dir, facts, score)
+            return export_cacse(model, tokenizer, output_dir, facts, dev_sets)
         if isinstance(model, EnsembleModel):
-            return export_ensemble(model, tokenizer, output_dir, facts, score)
+            return export_ensemble(model, tokenizer, output_dir, facts, dev_sets)
         if isinstance(model, SentenceEmbeddingModel):
             name = "student" if isinstance(model, StudentModel) else "encoder"
-            return export_single_tower(model, tokenizer, output_dir, facts, score, name)
+            return export_single_tower(model, tokenizer, output_dir, facts, dev_sets, name)
     raise UserError(f"no export for a {type(model).__name__}")
 
 
@@ -337,20 +341,6 @@ def public_name(name: str) -> str:
     if name.startswith(PACKAGE):
         return name.removeprefix(PACKAGE).partition("/")[0]
     return Path(name).name if Path(name).exists() else name
-
-
-def dev_scores(dev_sets: dict, score_pairs_of) -> Score | None:
-    """How an exported folder is scored on the dev sets; None without any."""
-    if not dev_sets:
-        return None
-
-    def score(embed, tokenizer: PreTrainedTokenizerBase, limit: int) -> dict[str, float]:
-        return {
-            name: score_pairs_of(embed, tokenizer, pairs, max_seq_length=limit)["spearman"]
-            for name, pairs in dev_sets.items()
-        }
-
-    return score
 
 
 def describe_sources(paths: Sequence[str | None]) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from transformers import PreTrainedModel
 
 from cacse_trainer.compute.distributed import barrier
 from cacse_trainer.data import has_labels, load_pairs, load_sentences, load_sentences_with_stats
+from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import LOCK, give_back, take
 from cacse_trainer.runs.build import public_name
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.resources import nearest, resolve_resource
 from cacse_trainer.training.checkpoints import STAGING, check_whole, list_checkpoints, newest_whole
-from cacse_trainer.training.trainer import Scorer
 
 REPORT = "training_report.json"
 """What a finished run leaves last in its output folder."""
@@ -257,7 +257,7 @@ def dev_entries(data_args: DataArguments) -> list[str] | None:
     return entries or None
 
 
-def transfer_scorers(data_args: DataArguments) -> list[Scorer]:
+def transfer_scorers(data_args: DataArguments) -> list[Callable[[Embedder], dict[str, float]]]:
     """With ``eval_transfer`` the scorer of SentEval's transfer tasks.
 
     Raises:
@@ -270,7 +270,7 @@ def transfer_scorers(data_args: DataArguments) -> list[Scorer]:
     return [TransferDevScorer(Path(data_args.senteval_data))]
 
 
-def check_metric(args: CacseTrainingArguments, dev_sets: dict[str, Dataset], scorers: Sequence[Scorer] = ()) -> None:
+def check_metric(args: CacseTrainingArguments, dev_sets: dict[str, Dataset], scorers: Sequence[object] = ()) -> None:
     """The metric that chooses the best model must belong to a dev set, or be the average of the transfer tasks.
 
     Raises:

@@ -20,9 +20,9 @@ from cacse_trainer.compute.bucketing import encode_in_buckets
 from cacse_trainer.compute.distributed import shared_rows
 from cacse_trainer.compute.fast_paths import use_fast_paths
 from cacse_trainer.data import ContrastiveCollator
-from cacse_trainer.encoding.embedder import length_limit, pad_rows, tokenise
+from cacse_trainer.encoding.embedder import Embedder, length_limit, pad_rows, tokenise
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.sts import score_pairs
+from cacse_trainer.evaluation.sts import spearman_by_set
 from cacse_trainer.losses import distillation_parts, mix_parts
 from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, same_tokens
 from cacse_trainer.training.trainer import CacseTrainer
@@ -201,18 +201,8 @@ class DistillationTrainer(CacseTrainer):
         """Spearman ×100 of the teacher on each dev set: what the student is to reach."""
         named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
         limit = length_limit(self.teacher_tokenizer, self.teacher.config)
-        return {
-            name: score_pairs(
-                self.teacher.embed,
-                self.teacher_tokenizer,
-                pairs,
-                max_seq_length=limit,
-                device=self.args.device,
-                dtype=self.teacher_dtype,
-            )["spearman"]
-            for name, pairs in named.items()
-            if pairs is not None
-        }
+        embedder = Embedder(self.teacher.embed, self.teacher_tokenizer, limit, self.args.device, self.teacher_dtype)
+        return spearman_by_set(embedder, {name: pairs for name, pairs in named.items() if pairs is not None})
 
 
 def check_widths(student: Any, teacher: Any) -> None:

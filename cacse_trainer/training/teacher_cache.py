@@ -17,7 +17,7 @@ import torch.distributed as dist
 from datasets import Dataset
 
 from cacse_trainer.compute.distributed import is_distributed, rank
-from cacse_trainer.encoding.embedder import embed_sentences
+from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.members import Tokenizer
 from cacse_trainer.files import writing
 from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, clean_state
@@ -53,31 +53,27 @@ def content_key(dataset: Dataset, column: str, teacher: Any, tokenizer: Tokenize
 def cached_teacher_embeddings(
     folder: str | Path,
     teacher: Any,
-    tokenizer: Any,
+    embedder: Embedder,
     dataset: Dataset,
     *,
     column: str = "text",
-    max_seq_length: int,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
     show_progress_bar: bool = False,
 ) -> np.ndarray:
     """The teacher's vectors of each row, from ``folder`` where they are, else computed and kept there.
 
     Args:
         folder: where the file is, or will be.
-        teacher: a model with ``embed``, in evaluation mode.
-        tokenizer: its tokenizer.
+        teacher: the model, in evaluation mode; its weights are part of the file's name.
+        embedder: of the teacher.
         dataset: map-style rows of text.
         column: the text's column.
-        max_seq_length: sentences are cut to so many tokens.
-        device, dtype: as for `embed_sentences`.
+        show_progress_bar: on standard error.
 
     Returns:
         (rows, dim) float32, mapped from the file, the same on every process.
     """
-    settings = {"max_seq_length": max_seq_length, "dtype": str(dtype), "column": column}
-    path = Path(folder) / f"teacher_{content_key(dataset, column, teacher, tokenizer, settings)}.npy"
+    settings = {"max_seq_length": embedder.max_seq_length, "dtype": str(embedder.dtype), "column": column}
+    path = Path(folder) / f"teacher_{content_key(dataset, column, teacher, embedder.tokenizer, settings)}.npy"
     if not path.is_file():
         if rank() == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,16 +81,8 @@ def cached_teacher_embeddings(
         start, table = 0, None
         with writing(path) if rank() == 0 else contextlib.nullcontext() as staged:
             for sentences in _chunks(dataset, column):
-                vectors = embed_sentences(  # on every process: they share the work
-                    teacher.embed,
-                    tokenizer,
-                    sentences,
-                    max_seq_length=max_seq_length,
-                    device=device,
-                    dtype=dtype,
-                    show_progress_bar=show_progress_bar,
-                    description="Teacher",
-                )
+                # on every process: they share the work
+                vectors = embedder.vectors(sentences, show_progress_bar=show_progress_bar, description="Teacher")
                 if staged is not None:
                     if table is None:
                         shape = (len(dataset), vectors.shape[1])
