@@ -56,12 +56,12 @@ def stored(hub) -> dict:
 def folder(tmp_path, tiny_towers, tiny_tokenizer) -> Path:
     """An exported student."""
     from cacse_trainer.encoding.model_card import CardFacts
-    from cacse_trainer.export.single_tower import export_single_tower
+    from cacse_trainer.export.encoders import export
     from cacse_trainer.models import StudentModel
 
     model = StudentModel.from_encoder(tiny_towers("bert")[0])
     facts = CardFacts(title="tiny", what="", license="mit", base_models=["bert-base-uncased", "some/model"])
-    export_single_tower(model, tiny_tokenizer, tmp_path, facts, lambda *_: {"stsb": 80.0}, name="student")
+    export(model, tiny_tokenizer, tmp_path, facts, lambda *_: {"stsb": 80.0}, name="student")
     return tmp_path / "student"
 
 

@@ -7,14 +7,14 @@ from transformers import AutoModel
 
 from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.errors import UserError
-from cacse_trainer.export.single_tower import export_single_tower
+from cacse_trainer.export import encoders
 from cacse_trainer.models import SentenceEmbeddingModel
 
 SENTENCES = ["a man is playing guitar", "the dog", "a woman with a blue flute in the park"]
 
 
 def export(model, tokenizer, folder):
-    export_single_tower(model, tokenizer, folder, CardFacts(title="tiny", what=""))
+    encoders.export(model, tokenizer, folder, CardFacts(title="tiny", what=""))
     return folder / "encoder"
 
 
