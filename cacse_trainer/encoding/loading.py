@@ -113,11 +113,9 @@ def load_encoder(
     path, adapter, ours = find_adapter(name, adapter)
     name = name or str(adapter or path)
     _check_folder(name, path)
-    kind = (read_json(path, "config.json") or {}).get("model_type")
-    # What the folder of a model that pools by itself says to sentence-transformers is not needed.
-    stated = (
-        Modules() if pools_by_itself(kind) else read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
-    )
+    stated = Modules()
+    if not _pools_by_itself(path):
+        stated = read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
     where = {"subfolder": stated.subfolder, "trust_remote_code": trust_remote_code}
     device = check_device(device) if device is not None else default_device()
     try:
@@ -254,7 +252,7 @@ def find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | None
     adapter = resolve_resource(adapter)
     if Path(adapter).exists() and not (Path(adapter) / ADAPTER_CONFIG).is_file():
         raise UserError(f"adapter {adapter}: no {ADAPTER_CONFIG} in it")
-    if pools_by_itself((read_json(adapter, "config.json") or {}).get("model_type")):
+    if _pools_by_itself(adapter):
         return adapter, None, path
     if path is None:
         try:
@@ -264,6 +262,11 @@ def find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | None
     if path is None:
         raise UserError(f"adapter {adapter}: names no base model, or is not there; give the base as model (--model)")
     return path, adapter, None
+
+
+def _pools_by_itself(path: str) -> bool:
+    """Whether a sentence model is there; what its files say to sentence-transformers is then not needed."""
+    return pools_by_itself((read_json(path, "config.json") or {}).get("model_type"))
 
 
 def fingerprint(model: nn.Module) -> str:

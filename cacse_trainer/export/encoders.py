@@ -35,7 +35,7 @@ from cacse_trainer.models.tokenizer_bundle import tokenizers_of
 logger = logging.getLogger(__name__)
 
 MODULE = Path(ensemble_module.__file__)
-MAX_SHARD_SIZE = "1TB"  # one file: the folder's own module reads one
+ONE_FILE = "1TB"  # the folder's own module reads one file of weights
 TOLERANCE = 1e-5
 MERGED_TOLERANCE = 1e-4  # of the largest value, if that is above 1: adapter and weights are rounded together
 PROBES = [
@@ -107,7 +107,8 @@ def _export(
         tokenizer.padding_side = "right"  # sentence-transformers counts positions from the row's first column
     staged = empty_stage(encoder.name, output_dir)
     limit = length_limit(tokenizer, encoder.model.config)
-    encoder.model.save_pretrained(staged, max_shard_size=MAX_SHARD_SIZE if encoder.own_module else "50GB")
+    shards: Any = {"max_shard_size": ONE_FILE} if encoder.own_module else {}
+    encoder.model.save_pretrained(staged, **shards)
     clean_tokenizer(tokenizer).save_pretrained(staged)
     if encoder.own_module:
         write_own_module(staged, limit)

@@ -136,6 +136,10 @@ class SentenceModel(PreTrainedModel):
         if compute.fast_paths:
             use_fast_paths(self)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings: the first table of all."""
+        return next(module for module in self.modules() if isinstance(module, nn.Embedding))
+
     def freeze(self) -> None:
         """Freeze what never gets a gradient, so that DDP need not search for it; called when the model was loaded."""
 

@@ -213,10 +213,6 @@ class CacseModel(SentenceModel):
         if self.config.cascade_loss_weight == 0:
             self.cascade.requires_grad_(False)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Tower A's word embeddings; both towers share the vocabulary."""
-        return self.tower_a.get_input_embeddings()
-
     def forward(
         self,
         input_ids: Tensor,

@@ -110,9 +110,7 @@ class EnsembleModel(SentenceModel):
         """
         vectors: Any = 0
         hidden: Any = 0
-        for encoder, inputs, weight, pooling in self._by_encoder(
-            input_ids, attention_mask, token_type_ids, encoder_ids
-        ):
+        for encoder, inputs, weight, pooling in self._each(input_ids, attention_mask, token_type_ids, encoder_ids):
             states = encoder(**known_inputs(encoder, inputs)).last_hidden_state  # (N, l, H)
             vectors = vectors + weight * pool(pooling, states, attention_mask=inputs["attention_mask"])  # (N, H)
             if self.config.sums_tokens:
@@ -131,9 +129,7 @@ class EnsembleModel(SentenceModel):
     ) -> Tensor:
         """(N, L) → (N, H)."""
         vectors: Any = 0
-        for encoder, inputs, weight, pooling in self._by_encoder(
-            input_ids, attention_mask, token_type_ids, encoder_ids
-        ):
+        for encoder, inputs, weight, pooling in self._each(input_ids, attention_mask, token_type_ids, encoder_ids):
             vectors = vectors + weight * sentence_vectors(encoder, pooling, inputs)
         return vectors
 
@@ -160,7 +156,7 @@ class EnsembleModel(SentenceModel):
             Export(self.export_name, title, what, self, self.embed, pooling, needs_package=True, own_module=own_module)
         ]
 
-    def _by_encoder(
+    def _each(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None,

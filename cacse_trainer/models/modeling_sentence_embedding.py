@@ -223,8 +223,10 @@ class SentenceEmbeddingModel(AdapterModel):
         """Refuse rows of a format that the objective does not know, and grades where it counts pairs as positive."""
         with user_errors("training text"):
             check_format(self.config.objective, 2 if labels is not None else max(2, len(columns)), labels is not None)
-        graded = next((label for label in labels or () if label not in (0, 1)), None)
-        if graded is not None and needs_binary_labels(self.config):
+        if labels is None or not needs_binary_labels(self.config):
+            return
+        graded = next((label for label in labels if label not in (0, 1)), None)
+        if graded is not None:
             raise UserError(
                 f"training text: the label {graded:g} is graded, and objective angle_combined counts pairs in the "
                 "batch as positive or not; set positive_threshold, or ibn_weight 0, or choose objective cosent or angle"

@@ -326,8 +326,3 @@ def dev_scores(dev_sets: dict, score_pairs_of) -> Score | None:
         }
 
     return score
-
-
-def describe_sources(paths: Sequence[str | None]) -> str:
-    """Names of the training text, without a machine's folders."""
-    return ", ".join(public_name(path) for path in paths if path)
