@@ -18,7 +18,7 @@ from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_student import StudentModel
-from cacse_trainer.runs.build import check_export, check_fit, check_weights, load_encoders, load_tokenizer, public_name
+from cacse_trainer.runs.build import check_fit, check_weights, load_encoders, load_tokenizer, public_name
 from cacse_trainer.runs.run import TrainingRun, given_settings
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, resolve_bf16
 from cacse_trainer.settings.distillation import DistillationArguments, EncoderChoice
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
     for model in (teacher, student):
         check_weights(model)
     if args.export:
-        check_export(student)
+        student.check_exportable()
     check_fit(student, tokenizer, data_args.max_seq_length)
     vectors = None if args.check else cached_vectors(settings, training, teacher.to(args.device), teacher_tokenizer)
     trainer = DistillationTrainer(

@@ -20,8 +20,8 @@ from cacse_trainer.cli.output import tell_json
 from cacse_trainer.compute.distributed import rank
 from cacse_trainer.data import load_sentences
 from cacse_trainer.encoding.base import BaseEncoder
-from cacse_trainer.encoding.embedding import CHOICES
 from cacse_trainer.encoding.encoder import SentenceEncoder
+from cacse_trainer.encoding.loading import CHOICES
 from cacse_trainer.encoding.weighted import WeightedEncoders
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.contamination import TrainingText

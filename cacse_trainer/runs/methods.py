@@ -24,6 +24,13 @@ BELONGS_TO: dict[str, tuple[str, ...]] = {
 """Settings of some methods only; all others count in every one."""
 
 
+def method_of(settings: ModelArguments) -> str:
+    """The method that the settings ask for, by the parts that they name."""
+    if settings.model is None:
+        return CACSE
+    return SIMCSE if settings.generator is None else DIFFCSE
+
+
 def check_used(given: Collection[str], model_args: ModelArguments, data_args: DataArguments, masks: bool) -> None:
     """Refuse a setting that was given, by recipe or flag, and that nothing would read.
 
@@ -35,8 +42,8 @@ def check_used(given: Collection[str], model_args: ModelArguments, data_args: Da
     Raises:
         UserError: with the first of them, and what it belongs to.
     """
-    is_cacse = model_args.model is None
-    method = CACSE if is_cacse else SIMCSE if model_args.generator is None else DIFFCSE
+    method = method_of(model_args)
+    is_cacse = method == CACSE
     if is_cacse and model_args.generator is not None:
         raise UserError("generator has no effect with CACSE; it belongs to DiffCSE (give model instead of towers)")
     for name in given:

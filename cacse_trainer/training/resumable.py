@@ -157,7 +157,7 @@ class ResumableTrainer(Trainer):
     def _reads_adapters(self) -> bool:
         """Whether a checkpoint holds an adapter that the model itself reads; sharded ones are accelerate's."""
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return bool(getattr(self.model, "has_adapter", False)) and not sharded
+        return not sharded and self.model.has_adapter
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self._reads_adapters:

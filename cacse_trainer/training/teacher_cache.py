@@ -20,7 +20,7 @@ from cacse_trainer.compute.distributed import is_distributed, rank
 from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.members import Tokenizer
 from cacse_trainer.files import writing
-from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, clean_state
+from cacse_trainer.models.tokenizer_bundle import clean_state, tokenizers_of
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def _chunks(dataset: Dataset, column: str) -> Iterator[list[str]]:
 def content_key(dataset: Dataset, column: str, teacher: Any, tokenizer: Tokenizer, settings: Any) -> str:
     """Hash of everything that the vectors depend on, as 24 hexadecimal digits."""
     digest = hashlib.sha256(repr(settings).encode())
-    for tokens in tokenizer.tokenizers if isinstance(tokenizer, TokenizerBundle) else [tokenizer]:
+    for tokens in tokenizers_of(tokenizer):
         digest.update(clean_state(tokens).encode())
     fields = teacher.config.to_dict()
     for volatile in ("transformers_version", "_name_or_path", "dtype"):

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from cacse_trainer.compute.distributed import shared_rows, world_size
-from cacse_trainer.compute.fast_paths import use_fast_paths
 from cacse_trainer.data import ContrastiveCollator
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.health import COLLAPSE_COSINE
 from cacse_trainer.evaluation.sts import score_pairs
+from cacse_trainer.models.base import ComputeSettings, SentenceModel
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training.description import describe, describe_text
 from cacse_trainer.training.guards import (
@@ -49,7 +49,7 @@ class CacseTrainer(ResumableTrainer):
     """A `transformers.Trainer` for the models of this package.
 
     Args:
-        model: a model whose ``forward`` returns its loss and whose ``embed`` gives the sentence embedding.
+        model: a `SentenceModel`: its ``forward`` returns its loss, its ``embed`` gives the sentence embedding.
         args: `transformers.TrainingArguments` or `CacseTrainingArguments`; a copy is used, with columns kept, the last
             incomplete batch dropped, and, where there is an evaluation, one before the first step. Without
             ``metric_for_best_model`` the first dev set's Spearman correlation chooses the best model.
@@ -77,7 +77,7 @@ class CacseTrainer(ResumableTrainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: SentenceModel,
         args: TrainingArguments | None = None,
         data_collator: Any = None,
         train_dataset: Dataset | IterableDataset | None = None,
@@ -117,11 +117,9 @@ class CacseTrainer(ResumableTrainer):
             raise UserError("CacseTrainer needs the tokenizer: pass processing_class=tokenizer")
         if data_collator is None:
             data_collator = ContrastiveCollator(processing_class, max_seq_length=max_seq_length, with_text_ids=True)
-        model.length_buckets = getattr(args, "num_length_buckets", model.length_buckets)
-        model.mini_batch_size = getattr(args, "mini_batch_size", model.mini_batch_size)
-        if getattr(args, "use_fast_paths", False):
-            use_fast_paths(model)
-        model.negatives = getattr(args, "negatives", model.negatives)
+        if isinstance(args, CacseTrainingArguments):
+            chosen = (args.num_length_buckets, args.mini_batch_size, args.negatives, args.use_fast_paths)
+            model.use(ComputeSettings(*chosen))
         super().__init__(
             model=model,
             args=args,
@@ -216,7 +214,7 @@ class CacseTrainer(ResumableTrainer):
         if self.mask_duplicates and texts is not None:
             inputs["text_ids"] = texts
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-        self.record_loss(loss, outputs["losses"], outputs)
+        self.record_loss(loss, outputs.get("losses", {}), outputs)
         return (loss, outputs) if return_outputs else loss
 
     def take_batch(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
@@ -225,7 +223,7 @@ class CacseTrainer(ResumableTrainer):
         texts = own.pop("text_ids", None)
         self._batch = (len(own["input_ids"]), texts)
         if texts is not None:
-            self.sum_part(DUPLICATES, repeated_rows(shared_rows(texts, self.model_of_run.negatives)))
+            self.sum_part(DUPLICATES, repeated_rows(shared_rows(texts, self.model_of_run.compute.negatives)))
         return own, texts
 
     @property

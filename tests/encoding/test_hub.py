@@ -58,12 +58,12 @@ def folder(tmp_path, tiny_towers, tiny_tokenizer, dev_file) -> Path:
     """An exported student."""
     from cacse_trainer.data import load_pairs
     from cacse_trainer.encoding.model_card import CardFacts
-    from cacse_trainer.export.single_tower import export_single_tower
+    from cacse_trainer.export.encoders import export
     from cacse_trainer.models import StudentModel
 
     model = StudentModel.from_encoder(tiny_towers("bert")[0])
     facts = CardFacts(title="tiny", what="", license="mit", base_models=["bert-base-uncased", "some/model"])
-    export_single_tower(model, tiny_tokenizer, tmp_path, facts, {"stsb": load_pairs(dev_file)}, name="student")
+    export(model, tiny_tokenizer, tmp_path, facts, {"stsb": load_pairs(dev_file)}, name="student")
     return tmp_path / "student"
 
 

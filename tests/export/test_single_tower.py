@@ -9,14 +9,14 @@ from cacse_trainer.data import load_pairs
 from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.errors import UserError
-from cacse_trainer.export.single_tower import export_single_tower
+from cacse_trainer.export import encoders
 from cacse_trainer.models import SentenceEmbeddingModel
 
 SENTENCES = ["a man is playing guitar", "the dog", "a woman with a blue flute in the park"]
 
 
 def export(model, tokenizer, folder):
-    export_single_tower(model, tokenizer, folder, CardFacts(title="tiny", what=""))
+    encoders.export(model, tokenizer, folder, CardFacts(title="tiny", what=""))
     return folder / "encoder"
 
 
@@ -83,5 +83,5 @@ def test_compared_and_scored_on_the_models_device(tiny_towers, tiny_tokenizer, t
     monkeypatch.setattr(PreTrainedModel, "device", property(lambda self: there))
     monkeypatch.setattr(Embedder, "vectors", vectors)
     facts = CardFacts(title="tiny", what="")
-    scores = export_single_tower(model, tiny_tokenizer, tmp_path, facts, {"stsb": load_pairs(dev_file)})
+    scores = export(model, tiny_tokenizer, tmp_path, facts, {"stsb": load_pairs(dev_file)})
     assert seen == [there] * 3 and scores["encoder"].keys() == {"stsb"}
