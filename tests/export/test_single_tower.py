@@ -83,5 +83,5 @@ def test_compared_and_scored_on_the_models_device(tiny_towers, tiny_tokenizer, t
     monkeypatch.setattr(PreTrainedModel, "device", property(lambda self: there))
     monkeypatch.setattr(Embedder, "vectors", vectors)
     facts = CardFacts(title="tiny", what="")
-    scores = export(model, tiny_tokenizer, tmp_path, facts, {"stsb": load_pairs(dev_file)})
+    scores = encoders.export(model, tiny_tokenizer, tmp_path, facts, {"stsb": load_pairs(dev_file)})
     assert seen == [there] * 3 and scores["encoder"].keys() == {"stsb"}
