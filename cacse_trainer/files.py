@@ -38,7 +38,7 @@ def writing(path: Path) -> Iterator[Path]:
     mode = S_IMODE(staged.stat().st_mode)
     try:
         yield staged
-        staged.chmod(mode)
+        _allow(staged, mode)
         put_in_place(staged, path)
     except BaseException:
         staged.unlink(missing_ok=True)
@@ -75,7 +75,7 @@ def put_in_place(staged: Path, final: Path) -> None:
     mode = S_IMODE(staged.stat().st_mode) & 0o666
     for path in [*staged.rglob("*"), staged]:
         if path.is_file():
-            path.chmod(mode)
+            _allow(path, mode)
         _sync(path)
     put_back(final)
     old = _aside(final)
@@ -158,6 +158,12 @@ def _partial(path: Path) -> Path:
 
 def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
+
+
+def _allow(path: Path, mode: int) -> None:
+    before = S_IMODE(path.stat().st_mode)
+    if before | mode != before:  # some file systems have modes, and change none
+        path.chmod(before | mode)
 
 
 def _sync(path: Path) -> None:

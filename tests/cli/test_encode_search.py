@@ -107,6 +107,34 @@ def test_a_broken_run_goes_on(model, corpus, tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(np.load(output), encoder.encode(lines, normalize=False), atol=1e-5)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_broken_off_before_its_facts_goes_on(model, corpus, tmp_path, monkeypatch, overwrite):
+    """The vectors are in their place, and nothing says yet what made them: the same call writes that."""
+    encoder, flags = model
+    path, lines = corpus
+    output, about = tmp_path / "v.npy", tmp_path / "v.npy.json"
+    command = [*flags, "--input", str(path), "--output", str(output)]
+    if overwrite:
+        assert run(encode.main, command) == 0
+        command.append("--no_normalize")
+    original = encode_corpus.write_json
+
+    def interrupted(target, value):
+        if target == about:
+            raise KeyboardInterrupt
+        original(target, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode_corpus, "write_json", interrupted)
+        assert run(encode.main, [*command, *["--overwrite"] * overwrite]) == 130
+    assert output.exists() and not about.exists()
+    monkeypatch.setattr(encode_corpus, "_write_shard", None)  # all shards are there
+    assert run(encode.main, command) == 0
+    np.testing.assert_allclose(np.load(output), encoder.encode(lines, normalize=not overwrite), atol=1e-5)
+    assert json.loads(about.read_text())["normalize"] is not overwrite
+    assert not (tmp_path / "v.npy.partial").exists()
+
+
 def _encode(rank, command):
     encode.main(command)
 
@@ -156,6 +184,7 @@ def test_search_prints_and_keeps_an_index(model, corpus, tmp_path, monkeypatch, 
     expected = encoder.search(["the dog", "red"], top_k=2, threshold=-1)
     found = [[hit["score"] for hit in entry["hits"]] for entry in from_file]
     np.testing.assert_allclose(found, [[score for _, score in hits] for hits in expected], atol=1e-5)
+    index.rename(tmp_path / ".index.old")  # as a kill in the middle of its replacement leaves it
     assert run(search.main, [*asked, "--query", "red", "--query", "blue", "--threshold", "1.1", "--json"]) == 0
     nothing = [{"query": "red", "hits": []}, {"query": "blue", "hits": []}]
     assert json.loads(capsys.readouterr().out) == {"results": nothing}

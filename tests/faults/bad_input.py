@@ -520,7 +520,7 @@ def try_case(place: Place, case: Case, number: int) -> tuple[int, list[str], boo
     finally:
         logging.getLogger("cacse_trainer").removeHandler(handler)
         while HELD:
-            HELD.pop().close()
+            HELD.pop().release()
     untouched = all(snapshot(place.here).get(name) == value for name, value in before.items())
     return code, said.getvalue().splitlines(), untouched
 

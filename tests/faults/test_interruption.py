@@ -18,7 +18,14 @@ from cacse_trainer.data.sentences import load_sentences
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import give_back, private_folder, take
 from cacse_trainer.training import trainer as trainer_module
-from cacse_trainer.training.checkpoints import MANIFEST, damage, list_checkpoints, newest_whole, rotate_checkpoints
+from cacse_trainer.training.checkpoints import (
+    MANIFEST,
+    clear_leftovers,
+    damage,
+    list_checkpoints,
+    newest_whole,
+    rotate_checkpoints,
+)
 from cacse_trainer.training.interruption import SignalWatch
 from tests.faults.runs import outcome, prepare
 
@@ -161,6 +168,15 @@ def test_rotation_counts_a_left_course_as_the_oldest(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
     rotate_checkpoints(str(tmp_path), 2, str(tmp_path / "checkpoint-2"), current=3)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-3"]
+
+
+def test_a_checkpoint_that_lies_aside_is_put_back(tmp_path):
+    """A kill fell into its replacement, between the two renames; where the new one is there, the old one goes."""
+    for name in (".checkpoint-2.old", ".checkpoint-4.old", "checkpoint-4", "checkpoint-6"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    clear_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
 
 
 def test_what_a_kill_left_goes_at_the_next_start(stopped):
