@@ -77,6 +77,24 @@ def _lock(file: BinaryIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+_secrets: set[str] = set()
+SHORTEST_SECRET = 8
+"""A shorter text is no token, and would take common words along."""
+
+
+def keep_secret(text: str) -> None:
+    """From here on `write_text` and `without_secrets` show ``***`` in the text's place."""
+    if len(text) >= SHORTEST_SECRET:
+        _secrets.add(text)
+
+
+def without_secrets(text: str) -> str:
+    """A text as it may be shown."""
+    for secret in _secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
 def plain(value: Any) -> Any:
     """A value as strict JSON knows it: NaN and infinity become null, unknown objects text."""
     if isinstance(value, dict):
@@ -94,7 +112,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, whole or not at all, and without secrets."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(without_secrets(text), encoding="utf-8")
     partial.replace(path)

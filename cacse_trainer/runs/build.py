@@ -1,7 +1,6 @@
 """Settings to a model and its tokenizer; and a trained model to exported folders."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ from cacse_trainer.models.objectives import check_format, needs_binary_labels
 from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
 from cacse_trainer.settings.arguments import DataArguments, ModelArguments
-from cacse_trainer.settings.decoder import DecoderArguments
 from cacse_trainer.settings.distillation import EncoderChoice
 from cacse_trainer.settings.resources import PACKAGE, resolve_resource
 
@@ -74,7 +72,6 @@ def build_model(settings: ModelArguments) -> tuple[PreTrainedModel, PreTrainedTo
         raise UserError("give either model (SimCSE, DiffCSE) or tower_a and tower_b (CACSE), not both")
     if settings.model is not None:
         return build_single_tower(settings, settings.model)
-    refuse_decoder_settings(settings, "CACSE")
     if settings.tower_a is None or settings.tower_b is None:
         raise UserError(
             "nothing to train: give model (SimCSE, DiffCSE), or tower_a and tower_b (CACSE), in a recipe or as flags"
@@ -130,7 +127,6 @@ def build_diffcse(
     settings: ModelArguments, encoder: str, generator: str, common: dict[str, Any]
 ) -> tuple[SentenceEmbeddingModel, PreTrainedTokenizerBase]:
     """DiffCSE: the encoder, its discriminator and the generator."""
-    refuse_decoder_settings(settings, "DiffCSE")
     path = resolve_resource(encoder)
     with user_errors(f"model {encoder}"):
         model = DiffcseModel.from_pretrained_parts(
@@ -146,17 +142,6 @@ def build_diffcse(
             f"the tokenizers of {encoder} and of its generator {generator} differ; both read the same tokens"
         )
     return model, tokenizer
-
-
-def refuse_decoder_settings(settings: ModelArguments, method: str) -> None:
-    """Refuse settings that a method has no use for.
-
-    Raises:
-        UserError: with the first of them.
-    """
-    given = [field.name for field in fields(DecoderArguments) if getattr(settings, field.name) != field.default]
-    if given:
-        raise UserError(f"{given[0]} has no effect with {method}; it belongs to a single tower (model)")
 
 
 def lora_settings(settings: ModelArguments) -> LoraSettings | None:

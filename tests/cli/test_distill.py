@@ -112,9 +112,7 @@ def test_recipes(tmp_path):
         name for name in recipe_names() if name.startswith("distill/")
     }
     for name, (weight, rate, batch, dropout, weights) in published.items():
-        settings, data, args, _ = parse_run(
-            KINDS, ["--config", f"distill/{name}", "--output_dir", str(tmp_path)], prog="distill", description=""
-        )
+        settings, data, args = parse_run(KINDS, ["--config", f"distill/{name}"], prog="distill").groups
         assert (settings.contrastive_weight, args.learning_rate) == (weight, rate), name
         assert (args.per_device_train_batch_size, settings.dropout, data.max_seq_length) == (batch, dropout, 64)
         assert str(args.lr_scheduler_type.value) == "constant" and args.eval_steps == 100 and args.num_train_epochs == 1

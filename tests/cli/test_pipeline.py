@@ -171,8 +171,8 @@ def test_shipped_recipes(name, tmp_path, capsys):
         flags = stage.flags(root)
         if stage.command in ("train", "distill"):
             kind = ModelArguments if stage.command == "train" else DistillationArguments
-            parsed = parse_run([kind, DataArguments, CacseTrainingArguments], flags, prog="x", description="")
-            assert parsed[2].load_best_model_at_end and parsed[2].save_total_limit == 1
+            parsed = parse_run([kind, DataArguments, CacseTrainingArguments], flags, prog="x")
+            assert parsed.groups[2].save_steps == parsed.groups[2].eval_steps
         elif stage.command == "evaluate":
             assert parser().parse_args(flags).suite == ["sts"]
     assert f"--config {name}" in find_recipe(name).read_text()

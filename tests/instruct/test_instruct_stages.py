@@ -191,9 +191,7 @@ def test_the_comparisons_rows():
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("instruct/")])
 def test_shipped_recipes(name, tmp_path):
-    _, data, model, evaluation, training, _ = parse_run(
-        KINDS, ["--config", name, "--bf16", "false"], prog="instruct", description=""
-    )
+    _, data, model, evaluation, training = parse_run(KINDS, ["--config", name], prog="instruct").groups
     assert data.scores == "encoder" and model.model is not None and "instruct_scores" in evaluation.tasks
     assert training.load_best_model_at_end and training.save_total_limit == 1
     assert f"--config {name}" in find_recipe(name).read_text().split("\n\n")[0]
