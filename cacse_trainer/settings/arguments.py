@@ -212,7 +212,7 @@ class CommonTrainingArguments(TrainingArguments):
         if self.eval_strategy == "no":
             self.eval_on_start = False
         if self.load_best_model_at_end and "no" in (self.eval_strategy, self.save_strategy):
-            logger.warning("load_best_model_at_end is off: without evaluation and saving the last state is kept")
+            logger.info("load_best_model_at_end is off: without evaluation and saving the last state is kept")
             self.load_best_model_at_end = False
         # transformers refuses bf16 on a CPU unless told that the CPU is meant.
         if self.bf16 and accelerator() is None:

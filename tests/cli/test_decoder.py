@@ -34,7 +34,16 @@ def arguments(model: str, output: Path, *more: str) -> list[str]:
         *("--train_file", "sample:sentences.txt", "--dev_file", "stsb=sample:dev.tsv", "--max_seq_length", "32"),
         *("--max_steps", "4", "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps"),
         *("--save_steps", "2", "--load_best_model_at_end", "true", "--metric_for_best_model", "stsb_spearman"),
-        *("--per_device_train_batch_size", "8", "--lr_scheduler_type", "constant", "--logging_steps", "1"),
+        *(
+            "--per_device_train_batch_size",
+            "8",
+            "--bf16",
+            "false",
+            "--lr_scheduler_type",
+            "constant",
+            "--logging_steps",
+            "1",
+        ),
         *("--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true", "--output_dir", str(output), *more),
     ]
 

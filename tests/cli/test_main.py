@@ -6,9 +6,11 @@ import shutil
 import subprocess
 
 import pytest
+import torch
 
 from cacse_trainer.cli import compare, completion, main, train
 from cacse_trainer.cli.common import run
+from cacse_trainer.cli.encoders import dtype_of
 from cacse_trainer.errors import UserError
 from cacse_trainer.runs.run import repeating_command
 from cacse_trainer.settings.recipes import recipe_names
@@ -40,6 +42,17 @@ def test_exit_codes_without_a_command(capsys):
     assert main.main(["trian"]) == 2
     assert "did you mean train?" in capsys.readouterr().err
     assert main.main(["--version"]) == 0
+
+
+@pytest.mark.parametrize("name", ["encode", "search", "demo", "evaluate"])
+def test_bf16_of_encoders_is_spelt_as_in_training(name):
+    made = completion.parser_of(name)
+    _, *needed = shlex.split(main.EXAMPLES[name])
+    for flags, dtype in ([], torch.float32), (["--bf16"], torch.bfloat16), (["--bf16", "false"], torch.float32):
+        assert dtype_of(made.parse_args([*needed, *flags]), "cpu") == dtype
+    assert made.parse_args([*needed, "--bf16", "auto"]).bf16 == "auto"
+    with pytest.raises(UserError, match="bf16 must be auto, true or false"):
+        dtype_of(made.parse_args([*needed, "--bf16", "maybe"]), "cpu")
 
 
 def results(folder, **scores) -> str:

@@ -125,5 +125,6 @@ def test_without_saving_no_best_model_is_asked_for(tmp_path, caplog):
         "--output_dir",
         str(tmp_path),
     ]
-    args = parse(*flags)[2]
+    with caplog.at_level("INFO", logger="cacse_trainer"):
+        args = parse(*flags)[2]
     assert not args.load_best_model_at_end and "load_best_model_at_end is off" in caplog.text
