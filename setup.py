@@ -69,6 +69,7 @@ setup(
         "scikit-learn>=1.3",
         "numpy>=1.24",
         "safetensors>=0.4.3",
+        "filelock>=3.30",  # the first whose locks a forked child gives up
         "matplotlib>=3.7",
         "pyyaml>=6.0",
         "tqdm>=4.60",

@@ -17,9 +17,9 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoTokenizer
 
 from cacse_trainer import CacseBertModel, SentenceEmbeddingModel
-from cacse_trainer.compute.fast_paths import use_fast_paths
 from cacse_trainer.compute.memory import keep_freed_memory
 from cacse_trainer.data import ContrastiveCollator
+from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.settings.precision import resolve_bf16
 
@@ -98,9 +98,7 @@ def main() -> int:
             fast_paths=settings.fast_paths,
             use_cpu=settings.device == "cpu",
         )
-    model.length_buckets, model.mini_batch_size = args.num_length_buckets, args.mini_batch_size
-    if args.use_fast_paths:
-        use_fast_paths(model)
+    model.use(ComputeSettings(args.num_length_buckets, args.mini_batch_size, fast_paths=args.use_fast_paths))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
     collate = ContrastiveCollator(tokenizer, settings.max_seq_length)
     lines = lines_of(settings.text, settings.batch * (settings.steps + 1))
@@ -145,9 +143,10 @@ def main() -> int:
         by_kind[kind_of(event.key)] = by_kind.get(kind_of(event.key), 0.0) + seconds
     by_kind = dict(sorted(by_kind.items(), key=lambda item: -item[1]))
     whole = sum(by_stage.values())
+    buckets = model.compute.length_buckets or "auto"
     print(
         f"{settings.kind}, {settings.model.rpartition(':')[2]}, batch {settings.batch}, "
-        f"{'bf16' if bf16 else 'float32'}, dropout {settings.dropout}, {model.length_buckets or 'auto'} buckets, "
+        f"{'bf16' if bf16 else 'float32'}, dropout {settings.dropout}, {buckets} buckets, "
         f"{settings.device}, {torch.get_num_threads()} threads: {whole:.2f} s a step"
     )
     for title, parts in (("stage", by_stage), ("operation (profiled)", by_kind)):

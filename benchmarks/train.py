@@ -33,6 +33,7 @@ from transformers import AutoConfig, AutoTokenizer, PrinterCallback
 
 from cacse_trainer import CacseBertModel, CacseTrainer, SentenceEmbeddingModel, load_pairs
 from cacse_trainer.data import ContrastiveCollator
+from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.models.cascade import SingleTokenAttention
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.settings.precision import bf16_is_fast, resolve_bf16
@@ -192,7 +193,7 @@ def compare_cacse(bench: Bench, model_name: str) -> tuple[dict[str, Any], list[s
     model, frozen = build(), build(freeze_embeddings=True)
     losses = {"reference's way": loss_of(reference, padded[0])}
     trimmed = bench.batch_of(tokenizer, pad=False)[0]
-    model.length_buckets = bench.length_buckets
+    model.use(ComputeSettings(bench.length_buckets))
     losses["ours in float32"] = loss_of(model, trimmed)
     if "bf16" in bench.settings.dtypes:
         losses["ours in bf16"] = loss_of(model, trimmed, bf16=True)
@@ -250,7 +251,7 @@ def compare_simcse(bench: Bench, model_name: str) -> tuple[dict[str, Any], list[
         losses = {"sentence-transformers": peer_loss(features, None).item()}
     set_every_dropout(peer, 0.1)
     first = bench.batch_of(tokenizer, pad=False)[0]
-    model.length_buckets = bench.length_buckets
+    model.use(ComputeSettings(bench.length_buckets))
     losses.update({f"ours in {dtype}": loss_of(model, first, dtype == "bf16") for dtype in bench.settings.dtypes})
     wrong = check(losses, "sentence-transformers")
     ways = {}

@@ -1,80 +1,122 @@
-"""Files that are locked as long as a process lives: who works here, and whose leftovers are nobody's any more.
+"""Files and folders that are there whole or not at all, and locks that end with their process.
 
-The system releases a lock when its process ends, however it ends; no process number is compared, none can be reused.
+Whatever is written bears a temporary name beside its place, ``.NAME.partial``, until all of it is on the disk; then it
+is renamed. A folder cannot take another one's name in one step: the older one is called ``.NAME.old`` for that moment,
+and gets its name back when a kill falls into it.
 """
 
-import importlib.util
+import atexit
+import contextlib
+import errno
+import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from stat import S_IMODE
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 LOCK = ".lock"
-HELD_ELSEWHERE = (BlockingIOError, PermissionError)
 
 
-def take(path: Path) -> BinaryIO | None:
-    """Create and lock a file for this process; None: another one holds it.
-
-    Close the file to give it back. Where the file system or the platform has no locks, everybody gets one.
-    """
-    while True:
-        file = path.open("ab")
-        try:
-            _lock(file)
-        except HELD_ELSEWHERE:
-            file.close()
-            return None
-        except OSError:  # a network file system without locks
-            return file
-        try:
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        except FileNotFoundError:
-            pass
-        file.close()  # its owner has just deleted it: once more
+# ---- files and folders ----
 
 
-def private_folder(prefix: str) -> Path:
-    """A temporary folder that only this user reads, locked for this process; those of ended processes are deleted."""
-    parent = Path(tempfile.gettempdir())
-    for old in parent.glob(f"{prefix}*"):
-        _delete_if_left(old)
-    folder = Path(tempfile.mkdtemp(prefix=prefix))
-    fresh = folder / f"{LOCK}.new"  # locked before it bears the name that others look for
-    _held.append(take(fresh))
-    os.replace(fresh, folder / LOCK)
-    return folder
-
-
-_held: list[BinaryIO | None] = []  # for as long as the process lives
-
-
-def _delete_if_left(folder: Path) -> None:
-    lock = folder / LOCK
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Inside, a temporary file to write to; at the end it is moved to ``path``, after an exception deleted."""
+    staged = _partial(path)
+    staged.unlink(missing_ok=True)
+    staged.touch()
+    mode = S_IMODE(staged.stat().st_mode)
     try:
-        if folder.is_symlink() or not lock.is_file() or folder.stat().st_uid != os.getuid():
-            return
-    except OSError:  # gone meanwhile, or another user's
+        yield staged
+        staged.chmod(mode)
+        put_in_place(staged, path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def writing_folder(final: Path) -> Iterator[Path]:
+    """Inside, an empty temporary folder to fill; at the end it becomes ``final``, after an exception it is deleted."""
+    staged = _partial(final)
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        yield staged
+        put_in_place(staged, final)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+
+
+def put_in_place(staged: Path, final: Path) -> None:
+    """Give a written file or folder its name, once it is on the disk; an older one of that name goes only then.
+
+    Files of a folder become readable as the folder is: safetensors makes them for their owner alone.
+
+    Raises:
+        OSError: it cannot be done; then ``final`` is what it was before, or already the new one.
+    """
+    if not staged.is_dir():
+        _sync(staged)
+        os.replace(staged, final)
+        _sync(final.parent)
         return
-    if importlib.util.find_spec("fcntl") is None:
-        return
-    with lock.open("ab") as file:
-        try:
-            _lock(file)
-        except OSError:
-            return
-        shutil.rmtree(folder, ignore_errors=True)
+    mode = S_IMODE(staged.stat().st_mode) & 0o666
+    for path in [*staged.rglob("*"), staged]:
+        if path.is_file():
+            path.chmod(mode)
+        _sync(path)
+    put_back(final)
+    old = _aside(final)
+    try:
+        if final.exists():
+            if old.exists():
+                delete_folder(old)
+            os.replace(final, old)
+        os.replace(staged, final)
+    except BaseException:
+        put_back(final)
+        raise
+    _sync(final.parent)
+    if old.exists():
+        delete_folder(old)
 
 
-def _lock(file: BinaryIO) -> None:
-    if importlib.util.find_spec("fcntl") is not None:  # not on Windows
-        import fcntl
+def put_back(final: Path) -> None:
+    """Give a folder its name back if a kill fell between the two renames of `put_in_place`."""
+    if not final.exists():
+        with contextlib.suppress(OSError):  # as a rule there is none
+            os.replace(_aside(final), final)
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+def delete_folder(path: Path) -> None:
+    """Delete a folder; a kill leaves it whole, or under a temporary name."""
+    doomed = path.with_name(f".{path.name.lstrip('.')}.partial")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all, and without secrets."""
+    with writing(path) as staged:
+        staged.write_text(without_secrets(text), encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON, whole or not at all."""
+    write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 _secrets: set[str] = set()
@@ -106,13 +148,110 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, bool)) else str(value)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write strict JSON, whole or not at all."""
-    write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for block in _blocks(path):
+        digest.update(block)
+    return digest.hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all, and without secrets."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(without_secrets(text), encoding="utf-8")
-    partial.replace(path)
+def crc32_of(path: Path) -> int:
+    """CRC-32 of a file's bytes: finds accidents, not forgeries."""
+    value = 0
+    for block in _blocks(path):
+        value = zlib.crc32(block, value)
+    return value
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            yield block
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk."""
+    if os.name == "nt":  # folders cannot be synced there
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that does not do so
+            raise
+    finally:
+        os.close(handle)
+
+
+# ---- locks ----
+
+
+def take(path: Path) -> "BaseFileLock | None":
+    """Lock a file for this process, and make it if need be; None: another one holds it.
+
+    The system takes the lock back when the process ends, however it ends; a forked child, such as a data loader's
+    worker, has no part in it. Where the file system has no locks, everybody gets one, whose ``is_locked`` is false:
+    filelock's own way out, a file that is there or not, can mistake the owner that was killed for one that lives.
+    """
+    from filelock import FileLock, Timeout  # not for every --help
+
+    # A moment's patience: its owner may be about to delete it.
+    lock = FileLock(path, timeout=0.2, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    except PermissionError:
+        raise
+    except OSError:  # a network file system without locks
+        pass
+    return lock
+
+
+def give_back(lock: "BaseFileLock") -> None:
+    """Release a lock, and delete its file before another process can take it."""
+    with contextlib.suppress(PermissionError):  # Windows deletes no file that is open; there the release does
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+def private_folder(prefix: str) -> Path:
+    """A temporary folder that only this user reads, deleted when the process ends (not when a fork of it does).
+
+    The folders of processes that were killed go here: they are those whose lock nobody holds.
+    """
+    for old in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        _delete_if_left(old)
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    fresh = folder / f"{LOCK}.new"  # locked before it bears the name that others look for
+    atexit.register(_delete_own, folder, os.getpid(), take(fresh))
+    os.replace(fresh, folder / LOCK)
+    return folder
+
+
+def _delete_own(folder: Path, owner: int, _lock: "BaseFileLock | None") -> None:
+    """At the end of the process; the lock is held as long as this call is pending."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _delete_if_left(folder: Path) -> None:
+    path = folder / LOCK
+    try:
+        if folder.is_symlink() or not path.is_file() or folder.stat().st_uid != os.getuid():
+            return
+        lock = take(path)
+    except OSError:  # gone meanwhile, or another user's
+        return
+    if lock is not None and lock.is_locked:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from cacse_trainer.cli.common import run
+from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_student import StudentModel
-from cacse_trainer.runs.build import check_export, check_fit, check_weights, load_encoders, load_tokenizer, public_name
+from cacse_trainer.runs.build import check_fit, check_weights, load_encoders, load_tokenizer, public_name
 from cacse_trainer.runs.methods import settle
 from cacse_trainer.runs.run import TrainingRun
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     for model in (teacher, student):
         check_weights(model)
     if args.export:
-        check_export(student)
+        student.check_exportable()
     check_fit(student, tokenizer, data_args.max_seq_length)
     vectors = (
         None if args.check else cached_vectors(settings, training, teacher.to(args.device), teacher_tokenizer, bf16)
@@ -134,14 +135,12 @@ def cached_vectors(
     if settings.teacher_cache is None:
         return None
     args = training.args
+    dtype = torch.bfloat16 if bf16 else None
     return cached_teacher_embeddings(
         settings.teacher_cache,
         teacher,
-        tokenizer,
+        Embedder(teacher.embed, tokenizer, training.data_args.max_seq_length, args.device, dtype),
         training.train_dataset,  # type: ignore[arg-type]  # no stream: see check_cache
-        max_seq_length=training.data_args.max_seq_length,
-        device=args.device,
-        dtype=torch.bfloat16 if bf16 else None,
         show_progress_bar=not args.disable_tqdm,
     )
 

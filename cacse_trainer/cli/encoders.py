@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 
 from cacse_trainer.encoding.base import BaseEncoder
-from cacse_trainer.encoding.embedding import CHOICES
 from cacse_trainer.encoding.encoder import SentenceEncoder
+from cacse_trainer.encoding.loading import CHOICES
 from cacse_trainer.encoding.onnx import GRAPHS, OnnxEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.settings.precision import FLAG, HELP, resolve_bf16

@@ -18,15 +18,15 @@ from cacse_trainer.cli.output import tell_json
 from cacse_trainer.compute.distributed import rank
 from cacse_trainer.data import load_sentences
 from cacse_trainer.encoding.base import BaseEncoder
-from cacse_trainer.encoding.corpus import file_hash
-from cacse_trainer.encoding.embedding import CHOICES
 from cacse_trainer.encoding.encoder import SentenceEncoder
+from cacse_trainer.encoding.loading import CHOICES
 from cacse_trainer.encoding.weighted import WeightedEncoders
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.contamination import TrainingText
 from cacse_trainer.evaluation.results import RESULTS, ResultStore, undefined
 from cacse_trainer.evaluation.senteval_suite import Scoring, check_data, run_tasks, task_names
 from cacse_trainer.evaluation.tables import terminal, write_tables
+from cacse_trainer.files import sha256_of
 from cacse_trainer.runs.build import public_name
 from cacse_trainer.settings.resources import CHECKOUT, resolve_resource
 
@@ -213,13 +213,14 @@ def output_folder(settings: argparse.Namespace, encoder: BaseEncoder) -> Path:
 def training_text(name: str) -> TrainingText:
     """The training text, its sentences of all columns, read as they are needed."""
     source = resolve_resource(name)
+    digest = sha256_of(Path(source)) if Path(source).is_file() else None  # a hub data set is known by its name
     rows = load_sentences(source, streaming=True)
 
     def sentences() -> Iterator[str]:
         for row in rows:
             yield from (text for text in row.values() if isinstance(text, str))
 
-    return TrainingText(public_name(source), file_hash(Path(source)), sentences())
+    return TrainingText(public_name(source), digest, sentences())
 
 
 def report(store: ResultStore, seconds: float) -> None:

@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,8 @@ from cacse_trainer.cli.output import tell_json
 from cacse_trainer.encoding.hub import HubTarget, push_folders
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.evaluation.sts import score_pairs
-from cacse_trainer.export.encoders import Score
 from cacse_trainer.export.onnx import export_onnx
-from cacse_trainer.runs.build import dev_scores, export_model, load_encoders, load_tokenizer, public_name
+from cacse_trainer.runs.build import export_model, load_encoders, load_tokenizer, public_name
 from cacse_trainer.runs.preparation import REPORT, load_dev_sets
 from cacse_trainer.runs.pushing import add_hub_flags, flagged_target, push_export
 from cacse_trainer.settings.distillation import EncoderChoice
@@ -82,7 +80,7 @@ def main(arguments: Sequence[str]) -> None:
     if settings.folder is not None:
         if settings.output_dir is not None:
             raise UserError("--folder: leave --output_dir out; the graphs are written into the folder, as onnx/")
-        use_folder(Path(settings.folder), settings.format, target, dev_scores(dev_sets, score_pairs))
+        use_folder(Path(settings.folder), settings.format, target, dev_sets)
         tell_json({"folders": {str(settings.folder): {}}})
         return
     if settings.output_dir is None:
@@ -106,11 +104,11 @@ def main(arguments: Sequence[str]) -> None:
             dev_sets = dev_sets_still_there(dev_files)
     with user_errors(f"output_dir {settings.output_dir} cannot be written"):
         Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
-    scores = export_model(model, tokenizer, Path(settings.output_dir), facts, dev_scores(dev_sets, score_pairs))
+    scores = export_model(model, tokenizer, Path(settings.output_dir), facts, dev_sets)
     for name, measured in scores.items():
         print(Path(settings.output_dir) / name, *(f"{dev} {score:.2f}" for dev, score in measured.items()))
         if settings.format == "onnx":
-            write_graphs(Path(settings.output_dir) / name, dev_scores(dev_sets, score_pairs))
+            write_graphs(Path(settings.output_dir) / name, dev_sets)
     if target is not None:
         push_export(target, Path(settings.output_dir), scores)
     tell_json({"folders": {str(Path(settings.output_dir) / name): measured for name, measured in scores.items()}})
@@ -141,7 +139,7 @@ def dev_sets_still_there(dev_files: Sequence[str]) -> dict[str, Dataset]:
         return {}
 
 
-def use_folder(folder: Path, kind: str, target: HubTarget | None, score: Score | None) -> None:
+def use_folder(folder: Path, kind: str, target: HubTarget | None, dev_sets: Mapping[str, Dataset]) -> None:
     """ONNX graphs for a folder that was exported before, or its push, or both.
 
     Raises:
@@ -152,14 +150,14 @@ def use_folder(folder: Path, kind: str, target: HubTarget | None, score: Score |
     if kind != "onnx" and target is None:
         raise UserError(f"--folder {folder}: nothing to do; give --format onnx, or --push_to_hub --hub_model_id ID")
     if kind == "onnx":
-        write_graphs(folder, score)
+        write_graphs(folder, dev_sets)
     if target is not None:
         print(f"pushed: {push_folders([folder], target)}")
 
 
-def write_graphs(folder: Path, score: Score | None) -> None:
+def write_graphs(folder: Path, dev_sets: Mapping[str, Dataset]) -> None:
     """A folder's ONNX graphs, and what the int8 one costs."""
-    report = export_onnx(folder, score)
+    report = export_onnx(folder, dev_sets)
     sizes = ", ".join(f"{name} {size:.0f} MB" for name, size in report["megabytes"].items())
     print(f"{folder / 'onnx'} {sizes}")
     for dev, cost in report.get("cost_of_int8", {}).items():

@@ -8,8 +8,7 @@ from cacse_trainer.cli.common import OneLineParser, run
 from cacse_trainer.cli.output import tell
 from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.export.encoders import clean_tokenizer
-from cacse_trainer.export.single_tower import export_single_tower
+from cacse_trainer.export.encoders import clean_tokenizer, export
 from cacse_trainer.importers.reference import convert_reference_checkpoint
 from cacse_trainer.importers.simcse import load_simcse_checkpoint
 from cacse_trainer.runs.build import load_tokenizer
@@ -88,7 +87,7 @@ def import_single_tower(checkpoint: str, output_dir: Path, *, use_head: bool) ->
     with user_errors(f"checkpoint {checkpoint}"):
         model = load_simcse_checkpoint(folder, use_head=use_head)
     facts = CardFacts(title=output_dir.resolve().name, what="", base_models=[Path(folder).name])
-    export_single_tower(model, load_tokenizer(folder), output_dir.parent, facts, name=output_dir.name)
+    export(model, load_tokenizer(folder), output_dir.parent, facts, name=output_dir.name)
     tell(f"wrote {output_dir}", {"output_dir": str(output_dir)})
 
 

@@ -15,7 +15,6 @@ from cacse_trainer.runs.build import (
     build_collator,
     build_model,
     check_columns,
-    check_export,
     check_fit,
     check_weights,
 )
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     model, tokenizer = build_model(model_args)
     check_weights(model)
     if args.export:
-        check_export(model)
+        model.check_exportable()
     check_columns(model, training.data_facts, training.train_dataset)
     for length in (data_args.max_seq_length, data_args.eval_max_seq_length):
         if length is not None:

@@ -177,18 +177,15 @@ def sentence_vectors(encoder: Any, pooling: str, inputs: Mapping[str, Tensor | N
     return pool(pooling, output.last_hidden_state, output.hidden_states if more else None, known.get("attention_mask"))
 
 
-def packed_states(
-    encoder: Any, rows: PackedRows, first_only: bool, below: Tensor | None = None, start_layer: int = 0
-) -> list[Tensor]:
+def packed_states(encoder: Any, rows: PackedRows, first_only: bool) -> list[Tensor]:
     """The embedding output and each layer's, (T, H) each; with ``first_only`` the last is (N, H), of the first tokens.
 
-    The last one is in the packed rows' order as well. With ``below``, the output of the first ``start_layer`` layers,
-    the list begins with it and only the layers above run.
+    The last one is in the packed rows' order as well.
     """
-    states = [_embedded(encoder, rows) if below is None else below]
+    states = [_embedded(encoder, rows)]
     layers = encoder.encoder.layer
-    for number in range(start_layer, len(layers)):
-        states.append(_run_layer(layers[number], states[-1], rows, first_only and number == len(layers) - 1))
+    for number, layer in enumerate(layers):
+        states.append(_run_layer(layer, states[-1], rows, first_only and number == len(layers) - 1))
     return states
 
 

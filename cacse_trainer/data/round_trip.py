@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from cacse_trainer.errors import UserError
+from cacse_trainer.files import put_in_place, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -136,9 +137,9 @@ def write_pairs(
             state["rows"] += len(kept)
             state["empty"] += len(pairs) - len(kept)
             state["unchanged"] += sum(first == second for first, second in kept)
-            _write_state(progress, state)
+            write_json(progress, state)
             bar.update(len(chunk))
-    partial.replace(output)
+    put_in_place(partial, output)
     progress.unlink(missing_ok=True)
     return {name: state[name] for name in ("rows", "empty", "unchanged")}
 
@@ -161,9 +162,3 @@ def _read_state(progress: Path, partial: Path, key: str) -> dict[str, Any] | Non
         return None
     state = json.loads(progress.read_text(encoding="utf-8"))
     return state if state["key"] == key and partial.stat().st_size >= state["bytes"] else None
-
-
-def _write_state(path: Path, state: dict[str, Any]) -> None:
-    written = path.with_name(f".{path.name}")
-    written.write_text(json.dumps(state), encoding="utf-8")
-    written.replace(path)

@@ -5,11 +5,9 @@ a million lines are ready in seconds, memory stays flat, and a changed file is a
 when the process ends; nothing is written beside the user's file.
 """
 
-import atexit
 import difflib
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -182,16 +180,6 @@ def _stream_rows(source: Source, columns: tuple[str, ...], max_rows: int | None)
 
 
 @cache
-def _workspace() -> str:
-    """This process's private temporary folder, removed when the process ends (not when a fork of it does).
-
-    The folder of a process that was killed goes when the next one makes its own.
-    """
-    folder, owner = str(private_folder("cacse-trainer-")), os.getpid()
-
-    def remove() -> None:
-        if os.getpid() == owner:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
-    return folder
+def _workspace() -> Path:
+    """This process's private temporary folder."""
+    return private_folder("cacse-trainer-")

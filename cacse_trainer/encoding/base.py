@@ -1,30 +1,179 @@
-"""What every encoder can do: encode (`Encoding`), compare, search.
+"""What every encoder can do: encode lists and streams on one device or several, compare, search.
 
 The names of `encode`, `similarity`, `build_index`, `add_to_index` and `search`, and the order of what they return, are
 those of the SimCSE tool (Gao et al. 2021), so that a program written for it runs on any encoder.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from cacse_trainer.data.corpus import Corpus
-from cacse_trainer.encoding.blocks import Device, Encoding
+from cacse_trainer.encoding.embedder import Advance, each_once, progress_bar
+from cacse_trainer.encoding.pool import EncoderPool, as_one_table, one_after_another
 from cacse_trainer.encoding.vectors.index import EXACT, Hits, SearchIndex
-from cacse_trainer.encoding.vectors.precision import check_precision, normalized
+from cacse_trainer.encoding.vectors.precision import check_precision, normalized, to_precision, truncated
 from cacse_trainer.errors import UserError
 
+BLOCK_SENTENCES = 16_384
+"""Sentences tokenised at once, while the block before goes through the model; bounds the memory of a stream."""
+POOL_BLOCK_SENTENCES = 2_048
+"""Sentences handed to one of several processes at once."""
 
-class BaseEncoder(Encoding):
-    """What every encoder can do once it can turn sentences into vectors."""
+Device = torch.device | str
+
+
+class BaseEncoder(ABC):
+    """Encodes, compares, searches; what a kind of encoder has to give is `begin`, and what it says of itself."""
+
+    name: str
+    """As the user gave it."""
+    pooling: str
+    """What was stated, read or guessed."""
+    pooling_guessed: bool = False
+    normalizes: bool
+    """Whether the folder says that its vectors are scaled to length 1 (MTEB's classifiers see them so)."""
 
     def __init__(self, truncate_dim: int | None = None) -> None:
-        super().__init__(truncate_dim)
+        self.truncate_dim = truncate_dim
         self.index: SearchIndex | None = None
+        self._pool: EncoderPool | None = None
+
+    @abstractmethod
+    def begin(
+        self, sentences: Sequence[str], *, batch_size: int | None = None, max_length: int | None = None
+    ) -> Callable[[Advance], np.ndarray]:
+        """Tokenise; what is returned runs the model and gives (n, dim) float32, not scaled.
+
+        The two halves may run on different threads.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of the weights."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What else the vectors depend on, for reports."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the model is."""
+
+    @abstractmethod
+    def to(self, device: Device) -> "BaseEncoder":
+        """Move the model."""
+
+    @abstractmethod
+    def recipe(self) -> Callable[..., "BaseEncoder"]:
+        """A function of ``device`` that loads the same encoder in another process."""
+
+    def vectors(
+        self,
+        sentences: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        max_length: int | None = None,
+        show_progress_bar: bool = False,
+        description: str = "Encoding",
+    ) -> np.ndarray:
+        """(len(sentences), dim) float32, not scaled; each distinct sentence is encoded once.
+
+        Raises:
+            UserError: a vector is not finite; the first such sentence is quoted.
+        """
+        settings = {"batch_size": batch_size, "max_length": max_length}
+        return each_once(
+            sentences, lambda distinct: self._table(distinct, None, show_progress_bar, description, **settings)
+        )
+
+    def encode(
+        self,
+        sentences: str | Iterable[str],
+        batch_size: int | None = None,
+        normalize: bool = True,
+        show_progress_bar: bool = False,
+        *,
+        precision: str = "float32",
+        truncate_dim: int | None = None,
+        device: Device | Sequence[Device] | None = None,
+        return_numpy: bool = True,
+        normalize_to_unit: bool | None = None,
+        keepdim: bool = False,
+        max_length: int | None = None,
+    ) -> Any:
+        """Encode sentences.
+
+        Args:
+            sentences: one, or any number, also from a generator; ``""`` is fine.
+            batch_size: rows a batch; default: by a budget of tokens, which is faster.
+            normalize: scale to length 1, so that the dot product is the cosine; a zero vector stays zero.
+            show_progress_bar: a bar on standard error.
+            precision: float32; int8, each row scaled to ±127; or binary, the signs packed into bytes.
+            truncate_dim: keep so many of the first dimensions; default: the encoder's own setting.
+            device: move the model there first; several (``["cuda:0", "cuda:1"]``, ``["cpu"] * 2``) start a process
+                each, which stay for the next call until `close`.
+            return_numpy: False gives a torch tensor on the CPU.
+            normalize_to_unit: another name of ``normalize``.
+            keepdim: (1, dim) for one sentence.
+            max_length: in tokens; default: the encoder's own.
+
+        Returns:
+            (dim,) for one sentence, (n, dim) for several; see `to_precision` for the other precisions.
+
+        Raises:
+            UserError: a vector is not finite, or a setting is out of its range.
+        """
+        check_precision(precision)
+        rows: Iterable[str] = [sentences] if isinstance(sentences, str) else sentences
+        settings: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length}
+        pool = self._on(device)
+        if isinstance(rows, Sequence) and pool is None:
+            table = self.vectors(rows, show_progress_bar=show_progress_bar, **settings)
+        else:
+            table = self._table(rows, pool, show_progress_bar, "Encoding", **settings)
+        scaled = normalize if normalize_to_unit is None else normalize_to_unit
+        table = to_precision(_finished(table, scaled, truncate_dim), precision)
+        found: Any = table[0] if isinstance(sentences, str) and not keepdim else table
+        return found if return_numpy else torch.from_numpy(np.array(found))
+
+    def encode_stream(
+        self,
+        sentences: Iterable[str],
+        block_size: int = BLOCK_SENTENCES,
+        *,
+        normalize: bool = True,
+        precision: str = "float32",
+        truncate_dim: int | None = None,
+        batch_size: int | None = None,
+        max_length: int | None = None,
+        device: Device | Sequence[Device] | None = None,
+        advance: Advance = lambda count: None,
+    ) -> Iterator[np.ndarray]:
+        """Encode any number of sentences in constant memory, a block at a time.
+
+        Args:
+            sentences: a generator, a file's lines, …
+            block_size: sentences a block; while one goes through the model the next is tokenised.
+            normalize, precision, truncate_dim, batch_size, max_length, device: as for `encode`.
+            advance: told how many more sentences are done.
+
+        Yields:
+            (block_size, dim), in order; the last one may be shorter.
+        """
+        check_precision(precision)
+        pool = self._on(device)
+        for table in self._blocks(sentences, block_size, advance, pool, batch_size=batch_size, max_length=max_length):
+            yield to_precision(_finished(table, normalize, truncate_dim), precision)
 
     @overload
     def similarity(self, queries: str, keys: str, device: Device | None = None) -> float: ...
@@ -178,6 +327,46 @@ class BaseEncoder(Encoding):
             **more,
         }
 
+    def close(self) -> None:
+        """End the processes that `encode` started for several devices."""
+        if self._pool is not None:
+            self._pool.close()
+        self._pool = None
+
+    def _on(self, device: Device | Sequence[Device] | None) -> EncoderPool | None:
+        """Move the model to one device, or start (once) a process for each of several."""
+        if isinstance(device, (str, torch.device)):
+            self.to(device)
+        if device is None or isinstance(device, (str, torch.device)):
+            return None
+        devices = [str(name) for name in device]
+        if self._pool is None or self._pool.devices != devices:
+            self.close()
+            self._pool = EncoderPool(self.recipe(), devices, self.fingerprint())
+        return self._pool
+
+    def _table(
+        self, sentences: Iterable[str], pool: EncoderPool | None, shown: bool, description: str, **settings: Any
+    ) -> np.ndarray:
+        """(n, dim) float32."""
+        total = len(sentences) if isinstance(sentences, Sequence) else None
+        size = BLOCK_SENTENCES if pool is None else POOL_BLOCK_SENTENCES
+        with progress_bar(total, shown, description) as bar:
+            return as_one_table(self._blocks(sentences, size, bar.update, pool, **settings), total)
+
+    def _blocks(
+        self, sentences: Iterable[str], size: int, advance: Advance, pool: EncoderPool | None, **settings: Any
+    ) -> Iterator[np.ndarray]:
+        """(≤ size, dim) float32 tables in order."""
+        source = iter(sentences)
+        parts = iter(lambda: list(islice(source, size)), [])
+        if pool is not None:
+            tables = pool.vectors(parts, settings, advance)
+        else:
+            tables = one_after_another(partial(self.begin, **settings), parts, advance)
+        for table in tables:
+            yield truncated(table, self.truncate_dim)
+
     def _unit_rows(self, given: str | Sequence[str] | np.ndarray | Tensor) -> np.ndarray:
         if isinstance(given, (np.ndarray, Tensor)):
             return normalized(np.atleast_2d(np.asarray(given, dtype=np.float32)))
@@ -197,3 +386,8 @@ def _texts(sentences_or_file: Iterable[str] | str | os.PathLike[str], text_colum
     if not sentences:
         raise UserError("build_index: no sentences to look through")
     return sentences
+
+
+def _finished(table: np.ndarray, normalize: bool, dim: int | None) -> np.ndarray:
+    table = truncated(table, dim)
+    return normalized(table) if normalize else table

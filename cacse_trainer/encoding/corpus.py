@@ -5,10 +5,8 @@ The shards lie in ``OUTPUT.partial/`` until all are there; then they become one 
 takes every n-th shard that is missing. Row i of the output belongs to row i of the input, blank ones too.
 """
 
-import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,9 +19,9 @@ from tqdm.auto import tqdm
 
 from cacse_trainer.compute.distributed import alone, barrier, gather_objects, rank, world_size
 from cacse_trainer.data.corpus import Corpus
-from cacse_trainer.encoding.blocks import Device, Encoding
+from cacse_trainer.encoding.base import BaseEncoder, Device
 from cacse_trainer.errors import UserError
-from cacse_trainer.files import write_json
+from cacse_trainer.files import delete_folder, sha256_of, write_json, writing
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +31,7 @@ FORMATS = (".npy", ".parquet")
 
 
 def encode_corpus(
-    encoder: Encoding,
+    encoder: BaseEncoder,
     corpus: Corpus,
     output: Path,
     facts: dict[str, Any],
@@ -54,7 +52,7 @@ def encode_corpus(
         output: ``.npy`` or ``.parquet``; beside it ``OUTPUT.json`` says what made it.
         facts: of the encoder, for that file, its ``dim`` among them; a run with other ones is not gone on with.
         shard_rows: rows that are lost at most, a process, when the run breaks.
-        normalize, precision, batch_size: as for `Encoding.encode`.
+        normalize, precision, batch_size: as for `BaseEncoder.encode`.
         devices: several: a process each (without torchrun).
         overwrite: replace an output that is there, and forget shards of other settings.
         show_progress_bar: on standard error, with the rate and the time left.
@@ -67,11 +65,12 @@ def encode_corpus(
     """
     if output.suffix not in FORMATS:
         raise UserError(f"output {output}: give a name that ends in {' or '.join(FORMATS)}")
-    if output.exists() and not overwrite:
+    folder = output.with_name(f"{output.name}.partial")
+    is_finished = _about(output).exists() or not folder.exists()  # the facts are written last, then the shards go
+    if output.exists() and is_finished and not overwrite:
         raise UserError(f"output {output} is there already; choose another name, or --overwrite")
     if shard_rows < 1:
         raise UserError(f"shard_rows {shard_rows}: at least 1")
-    folder = output.with_name(f"{output.name}.partial")
     told: Any = None
     if rank() == 0:
         try:
@@ -119,7 +118,7 @@ def _begin(
     facts = {
         **facts,
         "input": Path(corpus.name).name,
-        "input_sha256": file_hash(Path(corpus.name)),
+        "input_sha256": sha256_of(Path(corpus.name)) if Path(corpus.name).is_file() else None,
         "column": corpus.column,
         "rows": rows,
         "shard_rows": shard_rows,
@@ -136,7 +135,7 @@ def _begin(
                 "repeat those to go on, or --overwrite to begin anew"
             )
         if differing:
-            shutil.rmtree(folder)
+            delete_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -149,15 +148,8 @@ def _begin(
     return {**facts, "processes": world_size()}, missing
 
 
-def file_hash(path: Path) -> str | None:
-    """Of a local file; a hub data set is known by its name."""
-    if not path.is_file():
-        return None
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+def _about(output: Path) -> Path:
+    return output.with_name(f"{output.name}.json")
 
 
 def _shard(folder: Path, number: int) -> Path:
@@ -179,11 +171,8 @@ def _rows_of(corpus: Corpus, shards: list[int], shard_rows: int) -> Iterator[str
 
 
 def _write_shard(folder: Path, number: int, table: np.ndarray) -> None:
-    path = _shard(folder, number)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with writing(_shard(folder, number)) as staged, staged.open("wb") as file:
         np.save(file, table)
-    partial.replace(path)
 
 
 def _merge(folder: Path, corpus: Corpus, output: Path, facts: dict[str, Any]) -> dict[str, Any]:
@@ -191,26 +180,28 @@ def _merge(folder: Path, corpus: Corpus, output: Path, facts: dict[str, Any]) ->
     shards = sorted(folder.glob("shard_*.npy"))
     tables = (np.load(shard) for shard in shards)
     first = np.load(shards[0], mmap_mode="r")
-    staged = folder / f"merged{output.suffix}"
-    if output.suffix == ".npy":
-        merged = np.lib.format.open_memmap(staged, mode="w+", dtype=first.dtype, shape=(facts["rows"], first.shape[1]))
-        start = 0
-        for table in tables:
-            merged[start : start + len(table)] = table
-            start += len(table)
-        merged.flush()
-        del merged
-    else:
-        kind = pa.list_(pa.from_numpy_dtype(first.dtype), first.shape[1])
-        schema = pa.schema([("text", pa.string()), ("embedding", kind)])
-        sentences = iter(corpus)
-        with pq.ParquetWriter(staged, schema) as writer:
+    about = _about(output)
+    about.unlink(missing_ok=True)
+    with writing(output) as staged:
+        if output.suffix == ".npy":
+            shape = (facts["rows"], first.shape[1])
+            merged = np.lib.format.open_memmap(staged, mode="w+", dtype=first.dtype, shape=shape)
+            start = 0
             for table in tables:
-                vectors = pa.FixedSizeListArray.from_arrays(pa.array(table.reshape(-1)), type=kind)
-                texts = pa.array(list(islice(sentences, len(table))), pa.string())
-                writer.write_table(pa.Table.from_arrays([texts, vectors], schema=schema))
+                merged[start : start + len(table)] = table
+                start += len(table)
+            merged.flush()
+            del merged
+        else:
+            kind = pa.list_(pa.from_numpy_dtype(first.dtype), first.shape[1])
+            schema = pa.schema([("text", pa.string()), ("embedding", kind)])
+            sentences = iter(corpus)
+            with pq.ParquetWriter(staged, schema) as writer:
+                for table in tables:
+                    vectors = pa.FixedSizeListArray.from_arrays(pa.array(table.reshape(-1)), type=kind)
+                    texts = pa.array(list(islice(sentences, len(table))), pa.string())
+                    writer.write_table(pa.Table.from_arrays([texts, vectors], schema=schema))
     del facts["processes"], facts["shard_rows"]
-    write_json(output.with_name(f"{output.name}.json"), facts)
-    staged.replace(output)
-    shutil.rmtree(folder)
+    write_json(about, facts)
+    delete_folder(folder)
     return facts

@@ -1,13 +1,14 @@
-"""Sentences to vectors: each distinct sentence once, sorted by length, in batches of a token budget.
+"""`Embedder`: sentences to vectors, each distinct sentence once, sorted by length, in batches of a token budget.
 
-This is the one road on which anything is encoded outside of training: dev sets, exports, the evaluation suites, the
-encoder tool. It sees a model only through a function of input tensors. On a CPU each core has batches of its own. On
-several processes the batches are dealt out and the vectors gathered, so that every process returns the same.
+This is the one road on which anything is encoded outside of training: dev sets, teachers, exports, the evaluation
+suites, the encoder tool. It sees a model only through a function of input tensors. On a CPU each core has batches of
+its own. On several processes the batches are dealt out and the vectors gathered, so that every process returns the
+same.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,14 @@ from transformers import PreTrainedTokenizerBase
 from cacse_trainer.compute.cores import over_cores
 from cacse_trainer.compute.distributed import gather_objects, rank, world_size
 from cacse_trainer.compute.memory import keep_freed_memory
-
-logger = logging.getLogger(__name__)
+from cacse_trainer.errors import UserError
 
 Embed = Callable[..., Tensor]
 """``embed(input_ids, attention_mask[, token_type_ids]) → (n, dim)``."""
 Advance = Callable[[int], object]
 """Told how many more sentences are done; a progress bar's ``update``."""
+Row = dict[str, list[int]]
+"""A tokenised sentence."""
 
 TOKENS_PER_BATCH = {"cpu": 1024}
 """Padded tokens a batch by kind of device. On a CPU a batch is one core's (benchmarks/encode.py --tokens_per_batch)."""
@@ -63,11 +65,9 @@ def _encoder_fields(config: Any) -> list[dict[str, Any]]:
     return [fields.get("encoder_config") or fields]
 
 
-def tokenise(
-    tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], max_seq_length: int
-) -> list[dict[str, list[int]]]:
+def tokenise(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], max_seq_length: int) -> list[Row]:
     """One dict of id lists a sentence, truncated and not padded."""
-    rows: list[dict[str, list[int]]] = []
+    rows: list[Row] = []
     for start in range(0, len(sentences), TOKENISE_AT_ONCE):
         encoded = tokenizer(
             list(sentences[start : start + TOKENISE_AT_ONCE]), truncation=True, max_length=max_seq_length
@@ -77,7 +77,7 @@ def tokenise(
     return rows
 
 
-def pad_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
+def pad_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> dict[str, Tensor]:
     """Id lists → (n, L) tensors padded to the longest row, on the tokenizer's own side."""
     longest = max(len(row["input_ids"]) for row in rows)
     fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
@@ -109,111 +109,151 @@ def token_budget_batches(
         start += rows
 
 
-def embed_sentences(
-    embed: Embed,
-    tokenizer: PreTrainedTokenizerBase,
-    sentences: Sequence[str],
-    *,
-    max_seq_length: int,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    tokens_per_batch: int | None = None,
-    rows_per_batch: int | None = None,
-    show_progress_bar: bool = False,
-    description: str = "Encoding",
-) -> np.ndarray:
-    """Encode sentences.
+def each_once(sentences: Sequence[str], vectors: Callable[[list[str]], np.ndarray]) -> np.ndarray:
+    """The vectors of the sentences, in their order, from a function that is given each distinct one once."""
+    distinct = list(dict.fromkeys(sentences))
+    table = vectors(distinct)
+    if len(distinct) == len(sentences):
+        return table
+    position = {sentence: i for i, sentence in enumerate(distinct)}
+    return table[[position[sentence] for sentence in sentences]]
+
+
+def check_finite(name: str, table: np.ndarray, sentences: Sequence[str]) -> np.ndarray:
+    """The table, if all its numbers are finite.
+
+    Raises:
+        UserError: a vector is not finite; the first such sentence is quoted.
+    """
+    wrong = ~np.isfinite(table).all(axis=1)
+    if wrong.any():
+        raise UserError(
+            f"model {name}: {int(wrong.sum())} of {len(table)} vectors are NaN or infinite, the first that of "
+            f"{sentences[int(wrong.argmax())][:60]!r}; its weights are broken, or bf16 is not for it"
+        )
+    return table
+
+
+def progress_bar(total: int | None, shown: bool, description: str) -> tqdm:
+    """A bar of sentences on standard error, on the first process."""
+    return tqdm(total=total, desc=description, unit=" sentences", disable=not shown or rank() > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Embedder:
+    """The way from text to a model's vectors.
 
     Args:
         embed: function of input tensors; a model's ``embed``. On a CPU it is called from several threads at once.
         tokenizer: its tokenizer.
-        sentences: any number, repeated ones are encoded once; ``""`` is fine.
-        max_seq_length: longer ones are truncated to so many tokens.
+        max_seq_length: longer sentences are truncated to so many tokens.
         device: where the model is.
-        dtype: autocast to this dtype (``torch.bfloat16``); None computes in the weights' own.
+        dtype: autocast to this dtype (``torch.bfloat16``); None computes in the weights' own, or by the caller's
+            autocast.
         tokens_per_batch: padded tokens a batch; default: by kind of device.
-        rows_per_batch: rows a batch instead.
-        show_progress_bar: a bar on standard error, on the first process.
-
-    Returns:
-        (len(sentences), dim) float32, in the order of the sentences, the same on every process.
-    """
-    distinct = list(dict.fromkeys(sentences))
-    rows = tokenise(tokenizer, distinct, max_seq_length)
-    bar = tqdm(total=len(distinct), desc=description, unit=" sentences", disable=not show_progress_bar or rank() > 0)
-    with bar:
-        vectors = embed_rows(
-            embed,
-            tokenizer,
-            rows,
-            device=device,
-            dtype=dtype,
-            tokens_per_batch=tokens_per_batch,
-            rows_per_batch=rows_per_batch,
-            advance=bar.update,
-        )
-    if len(distinct) == len(sentences):
-        return vectors
-    position = {sentence: i for i, sentence in enumerate(distinct)}
-    return vectors[[position[sentence] for sentence in sentences]]
-
-
-def embed_rows(
-    embed: Embed,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[dict[str, list[int]]],
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    tokens_per_batch: int | None = None,
-    rows_per_batch: int | None = None,
-    advance: Advance = lambda count: None,
-    cores: int | None = None,
-) -> np.ndarray:
-    """Encode tokenised sentences; all of `embed_sentences` but the tokenizing and the search for repeated ones.
-
-    Args:
-        embed, tokenizer, device, dtype, tokens_per_batch, rows_per_batch: as for `embed_sentences`.
-        rows: from `tokenise`.
-        advance: told, batch by batch, how many more rows are done (on all processes together).
+        prepare: the text that the tokenizer sees, from a sentence; None where that is the sentence itself.
         cores: of a CPU, each with batches of its own; 1 for a function that has threads of its own. Default: torch's
             number of threads.
-
-    Returns:
-        (len(rows), dim) float32, in their order, the same on every process.
+        name: of the model, for the error where a vector is not finite; None lets such vectors pass.
     """
-    device = torch.device(device)
-    budget = tokens_per_batch or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ELSEWHERE)
-    batches = list(token_budget_batches([len(row["input_ids"]) for row in rows], budget, rows_per_batch))
-    mine = batches[rank() :: world_size()]
-    if dtype is None and torch.is_autocast_enabled(device.type):  # the caller's, which other threads do not see
-        dtype = torch.get_autocast_dtype(device.type)
 
-    @contextmanager
-    def around() -> Iterator[None]:
-        with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            yield
+    embed: Embed
+    tokenizer: Any
+    max_seq_length: int
+    device: torch.device | str
+    dtype: torch.dtype | None = None
+    _: KW_ONLY
+    tokens_per_batch: int | None = None
+    prepare: Callable[[str], str] | None = None
+    cores: int | None = None
+    name: str | None = None
 
-    def run(batch: np.ndarray) -> np.ndarray:
-        inputs = {name: ids.to(device) for name, ids in pad_rows(tokenizer, [rows[i] for i in batch]).items()}
-        return embed(**inputs).float().cpu().numpy()
+    def vectors(
+        self,
+        sentences: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        max_length: int | None = None,
+        show_progress_bar: bool = False,
+        description: str = "Encoding",
+    ) -> np.ndarray:
+        """Encode sentences.
 
-    told = 0
+        Args:
+            sentences: any number, repeated ones are encoded once; ``""`` is fine.
+            batch_size: rows a batch, whatever their length; default: by the budget of tokens.
+            max_length: truncation in tokens; default: ``max_seq_length``.
+            show_progress_bar: a bar on standard error, on the first process.
+            description: of the bar.
 
-    def tell(batch: np.ndarray) -> None:
-        nonlocal told
-        more = min(len(batch) * world_size(), len(rows) - told)
-        told += more
-        advance(more)
+        Returns:
+            (len(sentences), dim) float32, in the order of the sentences, the same on every process.
 
-    if cores is None:
-        cores = torch.get_num_threads() if device.type == "cpu" else 1
-    with keep_freed_memory(device.type):
-        found = list(zip(mine, over_cores(run, mine, around, tell, cores), strict=True))
-    vectors = np.empty((0, 0), dtype=np.float32)
-    for part in gather_objects(found):
-        for indices, values in part:
-            if vectors.size == 0:
-                vectors = np.empty((len(rows), values.shape[1]), dtype=np.float32)
-            vectors[indices] = values
-    return vectors
+        Raises:
+            UserError: a vector of a named model is not finite; the first such sentence is quoted.
+        """
+
+        def encode(distinct: list[str]) -> np.ndarray:
+            run = self.begin(distinct, batch_size=batch_size, max_length=max_length)
+            with progress_bar(len(distinct), show_progress_bar, description) as bar:
+                return run(bar.update)
+
+        return each_once(sentences, encode)
+
+    def begin(
+        self, sentences: Sequence[str], *, batch_size: int | None = None, max_length: int | None = None
+    ) -> Callable[[Advance], np.ndarray]:
+        """`vectors` in two halves, which may run on different threads, and without the search for repeated sentences.
+
+        Args:
+            sentences, batch_size, max_length: as for `vectors`. They are tokenised at once.
+
+        Returns:
+            A function that runs the model and gives the vectors. It is given one that it tells, batch by batch, how
+            many more sentences are done (on all processes together).
+        """
+        texts = [self.prepare(sentence) for sentence in sentences] if self.prepare else sentences
+        rows = tokenise(self.tokenizer, texts, max_length or self.max_seq_length)
+
+        def run(advance: Advance) -> np.ndarray:
+            table = self._run(rows, batch_size, advance)
+            return table if self.name is None else check_finite(self.name, table, sentences)
+
+        return run
+
+    def _run(self, rows: Sequence[Row], batch_size: int | None, advance: Advance) -> np.ndarray:
+        """Tokenised sentences through the model: (len(rows), dim) float32, in their order."""
+        device, dtype = torch.device(self.device), self.dtype
+        budget = self.tokens_per_batch or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ELSEWHERE)
+        batches = list(token_budget_batches([len(row["input_ids"]) for row in rows], budget, batch_size))
+        mine = batches[rank() :: world_size()]
+        if dtype is None and torch.is_autocast_enabled(device.type):  # the caller's, which other threads do not see
+            dtype = torch.get_autocast_dtype(device.type)
+
+        @contextmanager
+        def around() -> Iterator[None]:
+            with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                yield
+
+        def encode(batch: np.ndarray) -> np.ndarray:
+            inputs = {name: ids.to(device) for name, ids in pad_rows(self.tokenizer, [rows[i] for i in batch]).items()}
+            return self.embed(**inputs).float().cpu().numpy()
+
+        told = 0
+
+        def tell(batch: np.ndarray) -> None:
+            nonlocal told
+            more = min(len(batch) * world_size(), len(rows) - told)
+            told += more
+            advance(more)
+
+        cores = self.cores or (torch.get_num_threads() if device.type == "cpu" else 1)
+        with keep_freed_memory(device.type):
+            found = list(zip(mine, over_cores(encode, mine, around, tell, cores), strict=True))
+        vectors = np.empty((0, 0), dtype=np.float32)
+        for part in gather_objects(found):
+            for indices, values in part:
+                if vectors.size == 0:
+                    vectors = np.empty((len(rows), values.shape[1]), dtype=np.float32)
+                vectors[indices] = values
+        return vectors

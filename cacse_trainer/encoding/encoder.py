@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from cacse_trainer.encoding.base import BaseEncoder
-from cacse_trainer.encoding.blocks import check_finite
-from cacse_trainer.encoding.embedder import Advance, embed_rows, length_limit, tokenise
+from cacse_trainer.encoding.embedder import Advance, Embedder, length_limit
 from cacse_trainer.encoding.loading import DecoderOptions, check_length, fingerprint, load_encoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.prompting import prompt_of
@@ -119,29 +118,27 @@ class SentenceEncoder(BaseEncoder):
         """A function of ``device`` that loads the same encoder in another process."""
         return partial(SentenceEncoder, **self._arguments)
 
-    def prepare(
+    @property
+    def embedder(self) -> Embedder:
+        """The way from text to the model's vectors, by the settings as they are."""
+        return Embedder(
+            self._embed,
+            self.tokenizer,
+            self.max_seq_length,
+            self.device,
+            None if self.dtype == torch.float32 else self.dtype,
+            tokens_per_batch=self.tokens_per_batch,
+            prepare=self._prepare,
+            name=self.name,
+        )
+
+    def begin(
         self, sentences: Sequence[str], *, batch_size: int | None = None, max_length: int | None = None
     ) -> Callable[[Advance], np.ndarray]:
         """Tokenise; what is returned runs the model: (len(sentences), dim) float32, not scaled."""
         if max_length is not None:
             check_length(self.name, max_length, length_limit(self.tokenizer, self.model.config))
-        texts = [self._prepare(sentence) for sentence in sentences] if self._prepare else sentences
-        rows = tokenise(self.tokenizer, texts, max_length or self.max_seq_length)
-
-        def embed(advance: Advance) -> np.ndarray:
-            table = embed_rows(
-                self._embed,
-                self.tokenizer,
-                rows,
-                device=self.device,
-                dtype=None if self.dtype == torch.float32 else self.dtype,
-                tokens_per_batch=self.tokens_per_batch,
-                rows_per_batch=batch_size,
-                advance=advance,
-            )
-            return check_finite(self.name, table, sentences)
-
-        return embed
+        return self.embedder.begin(sentences, batch_size=batch_size, max_length=max_length)
 
     def fingerprint(self) -> str:
         """A hash of the weights; of those in float32, before they were cast to the dtype."""

@@ -12,34 +12,26 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 import cacse_trainer.models  # noqa: F401 - registers the model classes with AutoModel
 from cacse_trainer.compute.pooling import POOLINGS
 from cacse_trainer.encoding.embedder import Embed, length_limit
-from cacse_trainer.encoding.embedding import (
-    CHOICES,
-    CLS_WITH_MLP,
-    describe_pooling,
-    embed_function,
-    guess_pooling,
-    stated_by_model,
-)
 from cacse_trainer.encoding.stated_modules import Modules, find_file, read_json, read_modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from cacse_trainer.models.adapters import base_model_of, load_adapter, merge_adapter
+from cacse_trainer.models.base import CLS_WITH_MLP, contract_of, pools_by_itself
 from cacse_trainer.models.bidirectional import make_bidirectional
-from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.prompting import prepare_tokenizer
-from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
+from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of, tokenizers_of
 from cacse_trainer.settings.resources import nearest, resolve_resource
 
 logger = logging.getLogger(__name__)
 
-OURS = frozenset({"cacse", "cacse_ensemble", "sentence_embedding", "diffcse", "student"})
-"""Kinds of models that pool by themselves; what their folders say to sentence-transformers is not needed."""
+CHOICES = ("cls", CLS_WITH_MLP, "mean", "weighted_mean", "last_token", "avg_top2", "avg_first_last", "max")
+"""The poolings that are offered; the other names of `POOLINGS` are taken too."""
 
 SAMPLED_VALUES = 4096  # of each weight tensor, for the fingerprint
 
@@ -52,7 +44,7 @@ class Loaded:
         name: as the user gave it.
         model: in eval mode, on its device.
         tokenizer: with a padding token; a `TokenizerBundle` where the encoders have tokenizers of their own.
-        embed: the function that `embed_sentences` takes.
+        embed: the function that an `Embedder` takes.
         pooling: what was stated or guessed.
         max_seq_length: in tokens.
         normalizes: sentence-transformers would scale the vectors to length 1.
@@ -121,45 +113,40 @@ def load_encoder(
     path, adapter, ours = find_adapter(name, adapter)
     name = name or str(adapter or path)
     _check_folder(name, path)
-    kind = (read_json(path, "config.json") or {}).get("model_type")
-    stated = Modules() if kind in OURS else read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
+    stated = Modules()
+    if not _pools_by_itself(path):
+        stated = read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
     where = {"subfolder": stated.subfolder, "trust_remote_code": trust_remote_code}
     device = check_device(device) if device is not None else default_device()
     try:
         config = AutoConfig.from_pretrained(path, **where)
         more = {"base_model": ours} if ours is not None else {}
         model, report = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **where, **more)
-        if isinstance(model, EnsembleModel) and model.config.own_tokenizers:
-            tokenizer: Any = TokenizerBundle.from_pretrained(path, len(model.encoders))
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(path, **where)
+        tokenizer = load_tokenizer_of(path, model.config, **where)
     except (ValueError, OSError, KeyError, ImportError) as error:
         raise UserError(f"model {name}: {_one_line(error)}") from error
-    if isinstance(tokenizer, TokenizerBundle):
-        for part, encoder in zip(tokenizer.tokenizers, model.encoders, strict=True):
-            check_tokenizer(name, part, encoder)
-    else:
-        check_tokenizer(name, tokenizer, model)
+    readers = [model] if len(tokenizers_of(tokenizer)) == 1 else [part.encoder for part in contract_of(model).parts()]
+    for one, reader in zip(tokenizers_of(tokenizer), readers, strict=True):
+        check_tokenizer(name, one, reader)
     try:
         if adapter is not None:
             load_adapter(model, adapter, trainable=False)
             merge_adapter(model)
         if decoder.bidirectional_start_layer is not None:
             make_bidirectional(model, decoder.bidirectional_start_layer)
-        if not isinstance(tokenizer, TokenizerBundle):
-            tokenizer = prepare_tokenizer(tokenizer, decoder.prompt_template, decoder.append_eos)
-        elif decoder.prompt_template is not None or decoder.append_eos:
-            raise ValueError("an ensemble with several tokenizers takes no prompt")
+        tokenizer = prepare_tokenizer(tokenizer, decoder.prompt_template, decoder.append_eos)
     except (ValueError, OSError, RuntimeError) as error:
         raise UserError(f"model {name}: {_one_line(error)}") from error
     if config.is_encoder_decoder:
         model = model.get_encoder()
     model = model.eval().to(device)
-    known = pooling or stated.pooling or stated_by_model(model)
+    contract = contract_of(model, stated.dense, report["missing_keys"])
+    known = pooling or stated.pooling or contract.stated_pooling
     chosen = known or guess_pooling(name, config)
-    embed = embed_function(
-        name, model, chosen, stated.dense, set(report["missing_keys"]), is_stated=pooling is not None
-    )
+    try:
+        embed = contract.embed_as(chosen if contract.stated_pooling is None else pooling)
+    except ValueError as error:
+        raise UserError(f"model {name}: {error}") from error
     possible = length_limit(tokenizer, model.config)
     limit = max_seq_length if max_seq_length is not None else min(stated.max_seq_length or possible, possible)
     check_length(name, limit, possible)
@@ -168,13 +155,33 @@ def load_encoder(
         model,
         tokenizer,
         embed,
-        describe_pooling(model, chosen, stated),
+        describe_pooling(chosen, stated),
         limit,
         normalizes=stated.normalizes,
         prepare=text_function(stated),
         above=stated.dense,
         guessed=not known,
     )
+
+
+def guess_pooling(name: str, config: Any) -> str:
+    """Nothing is stated: the last token of a decoder, else the mean, as sentence-transformers does. Logged."""
+    decoder = any(str(kind).endswith("ForCausalLM") for kind in config.architectures or [])
+    guess = "last_token" if decoder else "mean"
+    logger.warning(
+        "model %s states no pooling: GUESSED %s (state another with pooling, --pooling: %s)",
+        name,
+        guess,
+        ", ".join(CHOICES),
+    )
+    return guess
+
+
+def describe_pooling(pooling: str, stated: Modules) -> str:
+    """The pooling's name, with what the folder puts above it."""
+    if pooling == "cls" and stated.dense:
+        return CLS_WITH_MLP
+    return f"{pooling} + dense" if stated.dense and pooling != CLS_WITH_MLP else pooling
 
 
 def default_device() -> torch.device:
@@ -245,7 +252,7 @@ def find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | None
     adapter = resolve_resource(adapter)
     if Path(adapter).exists() and not (Path(adapter) / ADAPTER_CONFIG).is_file():
         raise UserError(f"adapter {adapter}: no {ADAPTER_CONFIG} in it")
-    if (read_json(adapter, "config.json") or {}).get("model_type") in OURS:
+    if _pools_by_itself(adapter):
         return adapter, None, path
     if path is None:
         try:
@@ -255,6 +262,11 @@ def find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | None
     if path is None:
         raise UserError(f"adapter {adapter}: names no base model, or is not there; give the base as model (--model)")
     return path, adapter, None
+
+
+def _pools_by_itself(path: str) -> bool:
+    """Whether a sentence model is there; what its files say to sentence-transformers is then not needed."""
+    return pools_by_itself((read_json(path, "config.json") or {}).get("model_type"))
 
 
 def fingerprint(model: nn.Module) -> str:

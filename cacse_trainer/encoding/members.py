@@ -16,11 +16,10 @@ from transformers import AutoModel, PreTrainedTokenizerBase
 
 from cacse_trainer.encoding.stated_modules import read_modules
 from cacse_trainer.errors import UserError
+from cacse_trainer.models.base import contract_of
 from cacse_trainer.models.configuration_ensemble import POOLING_NAMES
-from cacse_trainer.models.modeling_cacse import CacseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
-from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
-from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, bundle, load_tokenizer_of
+from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, bundle, load_tokenizer_of, tokenizers_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,27 +64,20 @@ def load_members(path: str, pooling: str | None = None, weight: float = 1.0) -> 
         tokenizer = load_tokenizer_of(path, model.config)
     except (OSError, ValueError) as error:
         raise UserError(f"encoder {path}: {' '.join(str(error).split())}") from error
-    tokenizers = tokenizer.tokenizers if isinstance(tokenizer, TokenizerBundle) else [tokenizer]
-    if isinstance(model, CacseModel):
-        _no_choice(path, pooling, "cls")
-        return [Member(tower, tokenizers[0], "cls", weight) for tower in (model.tower_a, model.tower_b)]
-    if isinstance(model, EnsembleModel):
-        _no_choice(path, pooling, *model.config.poolings)
-        tokenizers = tokenizers if len(tokenizers) > 1 else tokenizers * len(model.encoders)
-        parts = zip(model.encoders, tokenizers, model.config.poolings, model.config.weights, strict=True)
-        return [Member(encoder, own, name, weight * part) for encoder, own, name, part in parts]
-    if isinstance(model, SentenceEmbeddingModel):
-        config = model.config
-        if config.projects_at_inference or config.pooling not in {*POOLING_NAMES, "cls"}:
-            raise UserError(
-                f"encoder {path}: its vectors pass a head ({config.pooling}, {config.projection}), which an ensemble "
-                "has not; give its exported folder with a pooling, for the states below the head"
-            )
-        _no_choice(path, pooling, config.pooling)
-        return [Member(model.encoder, tokenizers[0], config.pooling, weight)]
-    if pooling is None:
-        pooling = _stated_pooling(path)
-    return [Member(model, tokenizers[0], pooling, weight)]
+    contract = contract_of(model)
+    if contract.stated_pooling is None:  # a plain encoder
+        return [Member(model, tokenizer, pooling or _stated_pooling(path), weight)]
+    try:
+        parts = contract.parts()
+    except ValueError as error:
+        raise UserError(f"encoder {path}: {error}") from error
+    _no_choice(path, pooling, *[part.pooling for part in parts])
+    tokenizers = tokenizers_of(tokenizer)
+    tokenizers = tokenizers if len(tokenizers) > 1 else tokenizers * len(parts)
+    return [
+        Member(part.encoder, own, part.pooling, weight * part.weight)
+        for part, own in zip(parts, tokenizers, strict=True)
+    ]
 
 
 def _no_choice(path: str, asked: str | None, *has: str) -> None:
@@ -124,7 +116,7 @@ def load_ensemble(members: Sequence[Member]) -> tuple[EnsembleModel, Tokenizer]:
             [member.encoder for member in members],
             [member.weight for member in members],
             [member.pooling for member in members],
-            own_tokenizers=isinstance(tokenizer, TokenizerBundle),
+            own_tokenizers=len(tokenizers_of(tokenizer)) > 1,
         )
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -56,6 +56,13 @@ from cacse_trainer import SentenceEncoder
 vectors = SentenceEncoder("{path}").encode(["A man is playing a guitar."])"""
 
 
+# A model class of one's own that pools by itself, without a form that sentence-transformers knows.
+OWN_USAGE = """import {module}  # registers the model class
+from cacse_trainer import SentenceEncoder
+
+vectors = SentenceEncoder("{path}").encode(["A man is playing a guitar."])"""
+
+
 @dataclass
 class CardFacts:
     """What a card says.
@@ -71,6 +78,7 @@ class CardFacts:
         ensemble: whether loading needs this package.
         remote_code: whether the model's code comes with the folder (``trust_remote_code``).
         own_module: whether sentence-transformers needs the folder's own module (``trust_remote_code``).
+        own_class: the module to import, of a model class that `SentenceEncoder` alone reads.
         license: licence id, when known.
     """
 
@@ -84,6 +92,7 @@ class CardFacts:
     ensemble: bool = False
     remote_code: bool = False
     own_module: bool = False
+    own_class: str = ""
     license: str | None = None
 
 
@@ -126,7 +135,7 @@ def render_card(facts: CardFacts) -> str:
             }
         ]
     usage = MODULE_USAGE if facts.own_module else ENSEMBLE_USAGE if facts.ensemble else PLAIN_USAGE
-    usage = usage.format(path=LOCAL_PATH)
+    usage = (OWN_USAGE if facts.own_class else usage).format(path=LOCAL_PATH, module=facts.own_class)
     if facts.remote_code:
         usage = usage.replace(f'"{LOCAL_PATH}")', f'"{LOCAL_PATH}", trust_remote_code=True)  # runs its own code')
     scores = {name: f"{score:.2f}" for name, score in facts.scores.items()}

@@ -1,6 +1,5 @@
 """An exported folder's ONNX graph as an encoder: onnxruntime on the CPU, in float32 or int8 (extra ``onnx``)."""
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,11 +12,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
 from cacse_trainer.encoding.base import BaseEncoder
-from cacse_trainer.encoding.blocks import check_finite
-from cacse_trainer.encoding.embedder import Advance, Embed, embed_rows, length_limit, tokenise
+from cacse_trainer.encoding.embedder import Advance, Embed, Embedder, length_limit
 from cacse_trainer.encoding.loading import check_length, text_function
 from cacse_trainer.encoding.stated_modules import read_modules
 from cacse_trainer.errors import UserError
+from cacse_trainer.files import sha256_of
 from cacse_trainer.settings.resources import resolve_resource
 
 FOLDER = "onnx"
@@ -102,32 +101,31 @@ class OnnxEncoder(BaseEncoder):
         """A function of ``device`` that loads the same encoder in another process."""
         return partial(OnnxEncoder, **self._arguments)
 
-    def prepare(
+    @property
+    def embedder(self) -> Embedder:
+        """The way from text to the graph's vectors, by the settings as they are."""
+        return Embedder(
+            self._embed,
+            self.tokenizer,
+            self.max_seq_length,
+            self.device,
+            tokens_per_batch=self.tokens_per_batch,
+            prepare=self._prepare,
+            cores=1,  # the session has its own
+            name=self.name,
+        )
+
+    def begin(
         self, sentences: Sequence[str], *, batch_size: int | None = None, max_length: int | None = None
     ) -> Callable[[Advance], np.ndarray]:
         """Tokenise; what is returned runs the graph: (len(sentences), dim) float32, not scaled."""
         if max_length is not None:
             check_length(self.name, max_length, self._longest)
-        texts = [self._prepare(sentence) for sentence in sentences] if self._prepare else sentences
-        rows = tokenise(self.tokenizer, texts, max_length or self.max_seq_length)
-
-        def embed(advance: Advance) -> np.ndarray:
-            table = embed_rows(
-                self._embed,
-                self.tokenizer,
-                rows,
-                tokens_per_batch=self.tokens_per_batch,
-                rows_per_batch=batch_size,
-                advance=advance,
-                cores=1,  # the session has its own
-            )
-            return check_finite(self.name, table, sentences)
-
-        return embed
+        return self.embedder.begin(sentences, batch_size=batch_size, max_length=max_length)
 
     def fingerprint(self) -> str:
         """A hash of the graph."""
-        return hashlib.sha256(self._graph.read_bytes()).hexdigest()[:16]
+        return sha256_of(self._graph)[:16]
 
     def settings(self) -> dict[str, Any]:
         """Length limit and graph."""

@@ -1,9 +1,9 @@
-"""One encoder in several processes, one a device: blocks of sentences dealt out, their vectors back in order."""
+"""Blocks of sentences through an encoder: tokenised ahead in this process, or dealt out to several, one a device."""
 
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -11,11 +11,49 @@ import numpy as np
 import torch
 import transformers
 
+from cacse_trainer.encoding.embedder import Advance
 from cacse_trainer.errors import RunError, UserError
 
 AHEAD = 2  # blocks that wait for each process
 
 _encoder: Any = None  # a worker process's own
+
+
+def one_after_another(
+    begin: Callable[[list[str]], Callable[[Advance], np.ndarray]], blocks: Iterable[list[str]], advance: Advance
+) -> Iterator[np.ndarray]:
+    """The (n, dim) tables of the blocks, in their order; the next one is tokenised while one goes through the model.
+
+    Args:
+        begin: tokenises a block; what it returns runs the model.
+        blocks: of sentences.
+        advance: told how many more sentences are done.
+    """
+    with ThreadPoolExecutor(1) as tokenising:
+        coming = None
+        for block in blocks:
+            following = tokenising.submit(begin, block)
+            if coming is not None:
+                yield coming.result()(advance)
+            coming = following
+        if coming is not None:
+            yield coming.result()(advance)
+
+
+def as_one_table(blocks: Iterable[np.ndarray], total: int | None) -> np.ndarray:
+    """Blocks as one table; where the number of rows is known, without a second copy."""
+    if total is None:
+        parts = list(blocks)
+        return np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)
+    table, filled = np.empty((0, 0), dtype=np.float32), 0
+    for block in blocks:
+        if len(block) == total:
+            return block
+        if filled == 0:
+            table = np.empty((total, block.shape[1]), dtype=np.float32)
+        table[filled : filled + len(block)] = block
+        filled += len(block)
+    return table
 
 
 class EncoderPool:
@@ -45,21 +83,32 @@ class EncoderPool:
             len(devices), context, initializer=_load, initargs=(recipe, waiting, fingerprint, threads)
         )
 
-    def vectors(self, blocks: Iterable[list[str]], settings: dict[str, Any]) -> Iterator[np.ndarray]:
+    def vectors(self, blocks: Iterable[list[str]], settings: dict[str, Any], advance: Advance) -> Iterator[np.ndarray]:
         """The (n, dim) tables of the blocks, in their order; only a few blocks are held at a time.
+
+        Args:
+            blocks: of sentences.
+            settings: of the encoder's ``vectors``.
+            advance: told how many more sentences are done.
 
         Raises:
             UserError: as the encoder does.
             RunError: a process ended.
         """
         waiting: deque[Future[np.ndarray]] = deque()
+
+        def first() -> np.ndarray:
+            table = waiting.popleft().result()
+            advance(len(table))
+            return table
+
         try:
             for block in blocks:
                 waiting.append(self._executor.submit(_vectors, block, settings))
                 if len(waiting) > AHEAD * len(self.devices):
-                    yield waiting.popleft().result()
+                    yield first()
             while waiting:
-                yield waiting.popleft().result()
+                yield first()
         except BrokenProcessPool as error:
             raise RunError(
                 f"an encoding process ended ({error}); see its message above. A script that encodes on several devices "

@@ -4,12 +4,12 @@ A folder without them loads in sentence-transformers with MEAN pooling, whatever
 are the older ones, which old and new versions of the library know.
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
+
+from cacse_trainer.files import write_json
 
 DENSE = "2_Dense"
 # pooling name → the flag of sentence-transformers' Pooling module
@@ -20,12 +20,6 @@ POOLING_FLAGS = {
     "weighted_mean": "pooling_mode_weightedmean_tokens",
     "last_token": "pooling_mode_lasttoken",
 }
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Indented JSON, strict: NaN is refused, since it is not JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_modules(
@@ -48,6 +42,7 @@ def write_modules(
     modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
     if dense is not None:
         modules.append(("Dense", DENSE))
+        (folder / DENSE).mkdir(exist_ok=True)
         write_json(
             folder / DENSE / "config.json",
             {
@@ -70,34 +65,9 @@ def write_modules(
         ],
     )
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False})
+    (folder / "1_Pooling").mkdir(exist_ok=True)
     write_json(
         folder / "1_Pooling" / "config.json",
         {"word_embedding_dimension": hidden_size, **{flag: name == pooling for name, flag in POOLING_FLAGS.items()}},
     )
     write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": {}})
-
-
-def read_dense(folder: Path) -> nn.Linear | None:
-    """The dense layer of a folder that `write_modules` gave one; tanh comes after it."""
-    path = folder / DENSE / "model.safetensors"
-    if not path.is_file():
-        return None
-    weights = load_file(path)
-    out_features, in_features = weights["linear.weight"].shape
-    dense = nn.Linear(in_features, out_features)
-    dense.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in weights.items()})
-    return dense.requires_grad_(False)
-
-
-def read_pooling(folder: Path) -> str | None:
-    """The pooling that a folder's sentence-transformers files state; None when it has none, or another kind."""
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
-        return None
-    stated = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(stated.get("pooling_mode"), str):  # the newer form
-        return {"lasttoken": "last_token", "weightedmean": "weighted_mean"}.get(
-            stated["pooling_mode"], stated["pooling_mode"]
-        )
-    chosen = [name for name, flag in POOLING_FLAGS.items() if stated.get(flag)]
-    return chosen[0] if len(chosen) == 1 else None

@@ -53,11 +53,11 @@ class WeightedEncoders(BaseEncoder):
         """A function of ``device`` that loads the same encoders in another process."""
         return partial(_load_sum, [encoder.recipe() for encoder in self.encoders], self.weights)
 
-    def prepare(
+    def begin(
         self, sentences: Sequence[str], *, batch_size: int | None = None, max_length: int | None = None
     ) -> Callable[[Advance], np.ndarray]:
         """Tokenise for each; what is returned runs the models: (len(sentences), dim) float32, the weighted sum."""
-        parts = [encoder.prepare(sentences, batch_size=batch_size, max_length=max_length) for encoder in self.encoders]
+        parts = [encoder.begin(sentences, batch_size=batch_size, max_length=max_length) for encoder in self.encoders]
 
         def embed(advance: Advance) -> np.ndarray:
             total: Any = 0

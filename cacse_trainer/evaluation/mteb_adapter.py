@@ -9,12 +9,13 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from importlib import metadata
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.health import unit
 from cacse_trainer.evaluation.mteb_suites import MTEB_SUITES, NOT_MAPPED, release_metric
@@ -29,21 +30,6 @@ except ImportError as missing:
 logger = logging.getLogger(__name__)
 
 
-class Vectors(Protocol):
-    """What MTEB needs of an encoder."""
-
-    name: str
-    normalizes: bool
-
-    def fingerprint(self) -> str:
-        """A hash of the weights."""
-        ...
-
-    def vectors(self, sentences: Sequence[str], *, show_progress_bar: bool, description: str) -> np.ndarray:
-        """(len(sentences), dim), not scaled."""
-        ...
-
-
 class MtebEncoder:
     """An encoder as mteb's ``EncoderProtocol``; it adds no prompts.
 
@@ -52,7 +38,7 @@ class MtebEncoder:
         progress: bars on standard error.
     """
 
-    def __init__(self, encoder: Vectors, progress: bool = False):
+    def __init__(self, encoder: BaseEncoder, progress: bool = False):
         self.encoder, self.progress = encoder, progress
         self._meta = ModelMeta.create_empty(
             {"name": f"local/{encoder.name.strip('/').rpartition('/')[2]}", "revision": encoder.fingerprint()}
@@ -66,7 +52,7 @@ class MtebEncoder:
     def encode(self, inputs: Iterable[dict[str, Any]], **kwargs: Any) -> np.ndarray:
         """Batches of ``{"text": [...]}`` → (n, dim). mteb's other arguments (task, split, prompt) change nothing."""
         sentences = [text for batch in inputs for text in batch["text"]]
-        vectors = self.encoder.vectors(sentences, show_progress_bar=self.progress, description="Encoding")
+        vectors = self.encoder.vectors(sentences, show_progress_bar=self.progress)
         return unit(vectors).astype(np.float32) if self.encoder.normalizes else vectors
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
@@ -122,7 +108,7 @@ def resolve_tasks(names: Sequence[str]) -> list[Any]:
     return tasks
 
 
-def run_mteb(encoder: Vectors, tasks: Sequence[Any], store: ResultStore, *, progress: bool = True) -> None:
+def run_mteb(encoder: BaseEncoder, tasks: Sequence[Any], store: ResultStore, *, progress: bool = True) -> None:
     """Run those of the tasks that the store has no results of, and keep each result.
 
     Args:

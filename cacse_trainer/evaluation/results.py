@@ -11,7 +11,7 @@ import numpy as np
 
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.environment import environment
-from cacse_trainer.files import write_json
+from cacse_trainer.files import write_json, writing
 
 RESULTS = "results.json"
 PAIRS = "pairs"
@@ -124,14 +124,13 @@ class ResultStore:
 def save_pairs(path: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """``cosine``, ``gold`` and ``subset``, one entry a pair."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial.npz")
-    np.savez_compressed(
-        partial,
-        cosine=np.concatenate([cosines for cosines, _ in pairs.values()]),
-        gold=np.concatenate([gold for _, gold in pairs.values()]),
-        subset=np.concatenate([np.full(len(gold), subset) for subset, (_, gold) in pairs.items()]),
-    )
-    partial.replace(path)
+    with writing(path) as staged, staged.open("wb") as file:  # given a name, numpy would put .npz after it
+        np.savez_compressed(
+            file,
+            cosine=np.concatenate([cosines for cosines, _ in pairs.values()]),
+            gold=np.concatenate([gold for _, gold in pairs.values()]),
+            subset=np.concatenate([np.full(len(gold), subset) for subset, (_, gold) in pairs.items()]),
+        )
 
 
 def load_pairs_of(results: Path, task: str) -> dict[str, np.ndarray] | None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import senteval
@@ -15,6 +15,7 @@ from senteval.task import Task
 from tqdm.auto import tqdm
 
 from cacse_trainer.compute.distributed import gather_objects, rank, world_size
+from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.contamination import TrainingText, occurring, without
 from cacse_trainer.evaluation.results import SUITES, ResultStore, score_of
@@ -26,14 +27,6 @@ SENTENCES_AT_ONCE = 200_000
 
 Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
 SENTEVAL_ERRORS = (senteval.DataFileMissing, senteval.DataFormatError, senteval.EmbeddingError, senteval.SettingsError)
-
-
-class Vectors(Protocol):
-    """What a suite needs of an encoder."""
-
-    def vectors(self, sentences: Sequence[str], *, show_progress_bar: bool, description: str) -> np.ndarray:
-        """(len(sentences), dim), not scaled."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +78,7 @@ def check_data(names: Sequence[str], data_dir: Path, skip_missing: bool) -> list
 
 
 def run_tasks(
-    encoder: Vectors,
+    encoder: BaseEncoder,
     names: Sequence[str],
     data_dir: Path,
     store: ResultStore,
@@ -123,7 +116,7 @@ def run_tasks(
 
 
 def encoded_groups(
-    encoder: Vectors, tasks: Sequence[Task], progress: bool
+    encoder: BaseEncoder, tasks: Sequence[Task], progress: bool
 ) -> Iterator[tuple[list[Task], senteval.EmbeddingTable]]:
     """Consecutive tasks with the vectors of their sentences; a sentence that several groups share is encoded once."""
     known: dict[str, np.ndarray] = {}

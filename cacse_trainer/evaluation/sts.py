@@ -1,16 +1,15 @@
 """Semantic textual similarity on a set of graded pairs: the score by which checkpoints are chosen."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
-import torch
 from scipy import stats
-from transformers import PreTrainedTokenizerBase
 
-from cacse_trainer.encoding.embedder import Embed, embed_sentences
+from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.evaluation.health import alignment, average_cosine, dead_dimensions, uniformity, unit
 
 POSITIVE_SHARE = 0.8
@@ -50,24 +49,12 @@ def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (unit(first) * unit(second)).sum(axis=1)
 
 
-def score_pairs(
-    embed: Embed,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: datasets.Dataset,
-    *,
-    max_seq_length: int,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    show_progress_bar: bool = False,
-) -> dict[str, float]:
+def score_pairs(embedder: Embedder, pairs: datasets.Dataset) -> dict[str, float]:
     """Scores of a model on graded pairs.
 
     Args:
-        embed: a model's ``embed``.
-        tokenizer: its tokenizer.
+        embedder: of the model.
         pairs: columns sentence1, sentence2, score.
-        max_seq_length: truncation, in tokens.
-        device, dtype, show_progress_bar: as for `embed_sentences`.
 
     Returns:
         ``spearman`` and ``pearson`` of the cosine with the gold score, ×100, and of the embedding space:
@@ -76,16 +63,7 @@ def score_pairs(
     """
     first_sentences, second_sentences = list(pairs["sentence1"]), list(pairs["sentence2"])
     gold = np.asarray(pairs["score"], dtype=np.float64)
-    both = embed_sentences(
-        embed,
-        tokenizer,
-        first_sentences + second_sentences,
-        max_seq_length=max_seq_length,
-        device=device,
-        dtype=dtype,
-        show_progress_bar=show_progress_bar,
-        description="Scoring pairs",
-    )
+    both = embedder.vectors(first_sentences + second_sentences)
     first, second = both[: len(gold)], both[len(gold) :]
     # In memory: the default writes a lock and a file into a cache folder that several processes share.
     correlations = SpearmanMetric(keep_in_memory=True).compute(predictions=cosines(first, second), references=gold)
@@ -100,3 +78,8 @@ def score_pairs(
         "average_cosine": average_cosine(distinct),
         "dead_dimensions": dead_dimensions(distinct),
     }
+
+
+def spearman_by_set(embedder: Embedder, dev_sets: Mapping[str, datasets.Dataset]) -> dict[str, float]:
+    """Spearman's correlation ×100 on each dev set, see `score_pairs`."""
+    return {name: score_pairs(embedder, pairs)["spearman"] for name, pairs in dev_sets.items()}

@@ -2,14 +2,12 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import senteval
-import torch
 
 from cacse_trainer.compute.distributed import gather_objects, rank, world_size
-from cacse_trainer.encoding.embedder import Embed, embed_sentences
+from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.results import TRANSFER
 
@@ -41,18 +39,9 @@ class TransferDevScorer:
         self.sentences = senteval.distinct_sentences(self.tasks)
         self.params = {**senteval.classifier_settings("dev"), "seed": seed, "batch_size": 4096}
 
-    def __call__(
-        self,
-        embed: Embed,
-        tokenizer: Any,
-        max_seq_length: int,
-        device: torch.device | str,
-        dtype: torch.dtype | None = None,
-    ) -> dict[str, float]:
+    def __call__(self, embedder: Embedder) -> dict[str, float]:
         """``transfer_<task>`` and ``transfer_avg``, dev accuracy in percent, the same on every process."""
-        vectors = embed_sentences(
-            embed, tokenizer, self.sentences, max_seq_length=max_seq_length, device=device, dtype=dtype
-        )
+        vectors = embedder.vectors(self.sentences)
         if not np.isfinite(vectors).all():
             return {f"transfer_{name}": float("nan") for name in [*(task.name for task in self.tasks), "avg"]}
         engine = senteval.SE(self.params, senteval.EmbeddingTable(self.sentences, vectors))

@@ -1,33 +1,43 @@
 """Trained models to plain encoder folders that transformers and sentence-transformers load.
 
-Each folder is written under a temporary name, loaded again, its vectors compared with the trained model's, scored, and
-only then renamed into place.
+What is written is the model's own answer (`SentenceModel.exports`). Each folder is written under a temporary name,
+loaded again as any encoder is, its vectors compared with the trained model's, scored, and only then renamed into place.
+
+A head that stays at inference (supervised SimCSE) goes to two places: the encoder's own pooler, as in the released
+models, and sentence-transformers' Dense module. A prompt and an EOS are part of the tokenizer, so nothing that loads
+the folder needs to know of them. A weighted sum of encoders is written with standard modules where it is one at each
+token; else, with tokenizers of their own or different poolings, it brings its own module, which sentence-transformers
+runs with ``trust_remote_code=True`` only. The card says what loads the folder.
 """
 
 import copy
 import logging
-import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from datasets import Dataset
+from transformers import PreTrainedModel
 
-from cacse_trainer.compute.packing import sentence_vectors
-from cacse_trainer.encoding.embedder import Embed, embed_sentences, length_limit
+from cacse_trainer.encoding.embedder import Embedder, length_limit
+from cacse_trainer.encoding.loading import load_encoder
 from cacse_trainer.encoding.model_card import CardFacts, render_card
-from cacse_trainer.encoding.sentence_transformers import read_dense, write_modules
+from cacse_trainer.encoding.sentence_transformers import write_modules
 from cacse_trainer.errors import RunError
-from cacse_trainer.models.modeling_cacse import CacseModel
-from cacse_trainer.models.modeling_ensemble import EnsembleModel
+from cacse_trainer.evaluation.sts import spearman_by_set
+from cacse_trainer.export import ensemble_module
+from cacse_trainer.files import write_json, writing_folder
+from cacse_trainer.models.base import Export, contract_of
+from cacse_trainer.models.prompting import prompt_of
+from cacse_trainer.models.tokenizer_bundle import tokenizers_of
 
 logger = logging.getLogger(__name__)
 
+MODULE = Path(ensemble_module.__file__)
+ONE_FILE = "1TB"  # the folder's own module reads one file of weights
 TOLERANCE = 1e-5
 MERGED_TOLERANCE = 1e-4  # of the largest value, if that is above 1: adapter and weights are rounded together
 PROBES = [
@@ -39,198 +49,134 @@ PROBES = [
     "musicians under the clock had started another song.",
 ]
 
-Score = Callable[[Embed, PreTrainedTokenizerBase, int], dict[str, float]]
-"""``score(embed, tokenizer, max_seq_length) → Spearman ×100 by dev set``; how a folder is scored for its card."""
-
 
 class ExportError(RunError):
     """The exported folder does not give the trained model's vectors."""
 
 
-@dataclass
-class Encoder:
-    """One encoder to export.
-
-    Args:
-        name: of the folder.
-        model: what AutoModel shall load from it.
-        embed: how the trained model computes the vectors that it must give.
-        facts: for its card; the scores are filled in.
-        pooling: for sentence-transformers.
-        dense: a layer above the pooling, followed by tanh.
-        merged: whether an adapter was merged into the weights.
-    """
-
-    name: str
-    model: PreTrainedModel
-    embed: Embed
-    facts: CardFacts
-    pooling: str = "cls"
-    dense: nn.Linear | None = None
-    merged: bool = False
-
-
-def clean_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def clean_tokenizer(tokenizer: Any) -> Any:
     """A copy without the truncation and padding that training calls leave in a fast tokenizer's saved file."""
     tokenizer = copy.deepcopy(tokenizer)
-    if tokenizer.is_fast:
-        tokenizer.backend_tokenizer.no_truncation()
-        tokenizer.backend_tokenizer.no_padding()
+    for one in tokenizers_of(tokenizer):
+        if one.is_fast:
+            one.backend_tokenizer.no_truncation()
+            one.backend_tokenizer.no_padding()
     return tokenizer
 
 
-def restore_dropout(config, values: list[float] | None) -> None:
-    """Put a BERT-like config's dropout back to what its checkpoint had before training."""
-    if values is not None:
-        config.hidden_dropout_prob, config.attention_probs_dropout_prob = values
-
-
-def cacse_encoders(model: CacseModel, facts: CardFacts) -> list[Encoder]:
-    """``tower_a``, ``tower_b`` and ``ensemble`` (their sum, without the cascade) of a trained CACSE model."""
-    towers = []
-    for name, tower in (("tower_a", model.tower_a), ("tower_b", model.tower_b)):
-        exported = copy.copy(tower)
-        exported.config = copy.deepcopy(tower.config)
-        restore_dropout(exported.config, model.config.original_dropout.get(name))
-        towers.append(exported)
-    ensemble = EnsembleModel.from_encoders(towers)
-    model_name = facts.title
-
-    def cls_of(tower: PreTrainedModel) -> Embed:
-        return lambda **inputs: sentence_vectors(tower, "cls", inputs)
-
-    texts = (
-        ("tower_a", towers[0], cls_of(model.tower_a), f"Tower A of {model_name}: a plain encoder.", False),
-        ("tower_b", towers[1], cls_of(model.tower_b), f"Tower B of {model_name}: a plain encoder.", False),
-        ("ensemble", ensemble, model.embed, f"Both towers of {model_name}: the sum of their vectors.", True),
-    )
-    return [
-        Encoder(name, part, embed, replace(facts, title=f"{model_name} {name}", what=what, ensemble=ensembled))
-        for name, part, embed, what, ensembled in texts
-    ]
-
-
-def export_encoder(
-    encoder: Encoder, tokenizer: PreTrainedTokenizerBase, output_dir: Path, score: Score | None = None
-) -> dict[str, float]:
-    """Write one encoder to ``output_dir/name``, check it and score it.
+def export(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    output_dir: str | Path,
+    facts: CardFacts,
+    dev_sets: Mapping[str, Dataset] | None = None,
+    name: str | None = None,
+) -> dict[str, dict[str, float]]:
+    """Write what a trained model exports, each to a folder of its own under ``output_dir``, checked and scored.
 
     Args:
-        encoder: what to write.
-        tokenizer: saved beside it, with its own length limit.
-        output_dir: parent folder; an older export of that name is replaced when the new one is whole.
-        score: how the folder is scored for its card.
+        model: what was trained; put into eval mode.
+        tokenizer: its tokenizer, saved with its own length limit, or a `TokenizerBundle`.
+        output_dir: parent folder; an older export of a name is replaced when the new one is whole.
+        facts: for the cards, of the whole run.
+        dev_sets: graded pairs by name, on which a folder is scored for its card.
+        name: of the folder, for a model that exports one.
 
     Returns:
-        The scores, ×100 by dev set.
+        Spearman ×100 by folder and dev set.
 
     Raises:
-        ExportError: the reloaded folder's vectors differ by more than 1e-5.
+        UserError: no encoder folder gives this model's vectors.
+        ExportError: the reloaded folder's vectors differ from the trained model's.
     """
-    staged = empty_stage(encoder.name, output_dir)
-    limit = length_limit(tokenizer, encoder.model.config)
-    encoder.model.save_pretrained(staged)
-    clean_tokenizer(tokenizer).save_pretrained(staged)
-    write_modules(
-        staged,
-        pooling=encoder.pooling,
-        hidden_size=encoder.model.config.hidden_size,
-        max_seq_length=limit,
-        dense=encoder.dense,
-    )
+    model.eval()
+    found = contract_of(model).exports(facts.title)
+    return {
+        name or one.name: _export(
+            replace(one, name=name or one.name), tokenizer, Path(output_dir), facts, dev_sets or {}
+        )
+        for one in found
+    }
 
-    device = encoder.model.device
-    trusted = {"trust_remote_code": True} if is_remote(encoder.model) else {}  # its code already runs here
-    reloaded = AutoModel.from_pretrained(staged, dtype=torch.float32, **trusted).eval().to(device)
-    reloaded_tokenizer = AutoTokenizer.from_pretrained(staged, **trusted)
 
-    dense = read_dense(staged)
-    dense = dense.to(device) if dense is not None else None
+def _export(
+    encoder: Export, tokenizer: Any, output_dir: Path, facts: CardFacts, dev_sets: Mapping[str, Dataset]
+) -> dict[str, float]:
+    """One of `export`'s folders; its scores."""
+    if encoder.pooling == "weighted_mean" and tokenizer.padding_side != "right":
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.padding_side = "right"  # sentence-transformers counts positions from the row's first column
+    limit, remote = length_limit(tokenizer, encoder.model.config), is_remote(encoder.model)
+    shards: Any = {"max_shard_size": ONE_FILE} if encoder.own_module else {}
+    with writing_folder(output_dir / encoder.name) as staged:
+        encoder.model.save_pretrained(staged, **shards)
+        clean_tokenizer(tokenizer).save_pretrained(staged)
+        if encoder.own_module:
+            write_own_module(staged, limit)
+        elif encoder.pooling is not None:
+            width = encoder.model.config.hidden_size
+            write_modules(staged, pooling=encoder.pooling, hidden_size=width, max_seq_length=limit, dense=encoder.dense)
+        # code that came with the model already runs here
+        loaded = load_encoder(str(staged), device=encoder.model.device, trust_remote_code=remote)
+        reloaded = Embedder(loaded.embed, loaded.tokenizer, limit, encoder.model.device)
+        difference = prove(encoder, tokenizer, reloaded, output_dir / encoder.name)
+        scores = spearman_by_set(reloaded, dev_sets)
+        card = replace(
+            facts,
+            title=encoder.title,
+            what=encoder.what + describe_prompt(tokenizer),
+            pooling=encoder.pooling or loaded.pooling,
+            ensemble=encoder.needs_package,
+            own_module=encoder.own_module,
+            own_class="" if encoder.pooling is not None else type(encoder.model).__module__,
+            remote_code=remote,
+            scores=scores,
+        )
+        (staged / "README.md").write_text(render_card(card), encoding="utf-8")
+    logger.info("exported %s (largest difference from the trained vectors %.1e)", output_dir / encoder.name, difference)
+    return scores
 
-    def embed(**inputs: torch.Tensor) -> torch.Tensor:
-        if isinstance(reloaded, EnsembleModel):
-            return reloaded.embed(**inputs)
-        vectors = sentence_vectors(reloaded, encoder.pooling, inputs)
-        return vectors if dense is None else torch.tanh(dense(vectors))
 
-    return place(encoder, staged, tokenizer, embed, reloaded_tokenizer, limit, score)
+def prove(encoder: Export, tokenizer: Any, reloaded: Embedder, folder: Path) -> float:
+    """Compare a written folder's vectors with the trained model's; their largest difference.
+
+    Args:
+        encoder: what was written, with the trained model's ``embed``.
+        tokenizer: the trained model's.
+        reloaded: of the written folder, on the trained model's device.
+        folder: its name, for the error.
+
+    Raises:
+        ExportError: they differ by more than 1e-5.
+    """
+    trained = replace(reloaded, embed=encoder.embed, tokenizer=tokenizer).vectors(PROBES)
+    difference = float(np.abs(trained - reloaded.vectors(PROBES)).max())
+    allowed = MERGED_TOLERANCE * max(1.0, float(np.abs(trained).max())) if encoder.merged else TOLERANCE
+    if not difference <= allowed:
+        raise ExportError(
+            f"{folder}: the reloaded vectors differ from the trained ones by {difference:.2e} > {allowed:.0e}"
+        )
+    return difference
+
+
+def describe_prompt(tokenizer: Any) -> str:
+    """What the card says of a tokenizer that carries a prompt or an EOS; else nothing."""
+    template, eos = prompt_of(tokenizer)
+    around = f"the prompt `{template}` around every text" if template is not None else ""
+    closing = "an EOS token at its end" if eos else ""
+    put = " and ".join(filter(None, (around, closing)))
+    return f" Its tokenizer puts {put}: give it the texts as they are." if put else ""
+
+
+def write_own_module(folder: Path, max_seq_length: int) -> None:
+    """The files that make sentence-transformers run the folder's own module, `ensemble_module`."""
+    shutil.copyfile(MODULE, folder / MODULE.name)
+    kind = f"{MODULE.stem}.{ensemble_module.WeightedEncoders.__name__}"
+    write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": kind}])
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False})
+    write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": {}})
 
 
 def is_remote(model: PreTrainedModel) -> bool:
     """Whether the model's class came with its checkpoint."""
     return type(model).__module__.startswith("transformers_modules.")
-
-
-def empty_stage(name: str, output_dir: Path) -> Path:
-    """The temporary folder that an export of this name is written to."""
-    staged = output_dir / f".{name}.partial"
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    return staged
-
-
-def place(
-    encoder: Encoder,
-    staged: Path,
-    tokenizer: Any,
-    reloaded: Embed,
-    reloaded_tokenizer: Any,
-    limit: int,
-    score: Score | None,
-) -> dict[str, float]:
-    """Compare a written folder with the trained model, score it, write its card, rename it; returns the scores.
-
-    Args:
-        encoder: what was written, with the trained model's ``embed``.
-        staged: where.
-        tokenizer: the trained model's.
-        reloaded, reloaded_tokenizer: ``embed`` and tokenizer of the written folder.
-        limit: length limit in tokens.
-        score: how the folder is scored for its card.
-
-    Raises:
-        ExportError: the reloaded folder's vectors differ by more than 1e-5.
-    """
-    final = staged.with_name(encoder.name)
-    device = encoder.model.device
-    trained = embed_sentences(encoder.embed, tokenizer, PROBES, max_seq_length=limit, device=device)
-    exported = embed_sentences(reloaded, reloaded_tokenizer, PROBES, max_seq_length=limit, device=device)
-    difference = float(np.abs(trained - exported).max())
-    allowed = MERGED_TOLERANCE * max(1.0, float(np.abs(trained).max())) if encoder.merged else TOLERANCE
-    if not difference <= allowed:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise ExportError(
-            f"{final}: the reloaded vectors differ from the trained ones by {difference:.2e} > {allowed:.0e}"
-        )
-    scores = score(reloaded, reloaded_tokenizer, limit) if score is not None else {}
-    (staged / "README.md").write_text(
-        render_card(replace(encoder.facts, pooling=encoder.pooling, scores=scores)), encoding="utf-8"
-    )
-    replace_folder(staged, final)
-    logger.info("exported %s (largest difference from the trained vectors %.1e)", final, difference)
-    return scores
-
-
-def replace_folder(staged: Path, final: Path) -> None:
-    """Rename ``staged`` to ``final``; an older ``final`` is only removed once the new one is in its place."""
-    old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        os.replace(final, old)
-    os.replace(staged, final)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def export_cacse(
-    model: CacseModel,
-    tokenizer: PreTrainedTokenizerBase,
-    output_dir: str | Path,
-    facts: CardFacts,
-    score: Score | None = None,
-) -> dict[str, dict[str, float]]:
-    """Export the two towers and their sum; see `export_encoder`. Returns the scores by folder."""
-    model.eval()
-    return {
-        encoder.name: export_encoder(encoder, tokenizer, Path(output_dir), score)
-        for encoder in cacse_encoders(model, facts)
-    }

@@ -6,25 +6,27 @@ with its weights dynamically quantised, and what that costs on the dev sets stan
 
 import contextlib
 import logging
-import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from cacse_trainer.compute.encoder_tools import known_inputs
 from cacse_trainer.compute.pooling import LAYER_POOLINGS, pool
-from cacse_trainer.encoding.embedder import Embed, embed_sentences, length_limit
+from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.encoding.onnx import FOLDER, OUTPUT, session_function
 from cacse_trainer.encoding.stated_modules import read_modules
 from cacse_trainer.errors import UserError
-from cacse_trainer.export.encoders import PROBES, ExportError, Score
-from cacse_trainer.files import write_json
+from cacse_trainer.evaluation.sts import spearman_by_set
+from cacse_trainer.export.encoders import PROBES, ExportError
+from cacse_trainer.files import write_json, writing_folder
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +47,12 @@ class Pooled(nn.Module):
         return self.dense(pool(self.pooling, states, attention_mask=attention_mask))
 
 
-def export_onnx(folder: Path, score: Score | None = None) -> dict[str, Any]:
+def export_onnx(folder: Path, dev_sets: Mapping[str, Dataset] | None = None) -> dict[str, Any]:
     """Write ``folder/onnx``; returns its report.
 
     Args:
         folder: an exported encoder.
-        score: how the graphs are scored; then the report has both graphs' scores, and the cost of the int8 one.
+        dev_sets: graded pairs by name; then the report has both graphs' scores, and the cost of the int8 one.
 
     Raises:
         UserError: onnx or onnxruntime is not installed, or the folder is an ensemble with a module of its own.
@@ -77,38 +79,36 @@ def export_onnx(folder: Path, score: Score | None = None) -> dict[str, Any]:
     limit = min(
         stated.max_seq_length or length_limit(tokenizer, encoder.config), length_limit(tokenizer, encoder.config)
     )
-    staged = folder / f".{FOLDER}.partial"
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir()
-    path, small = staged / "model.onnx", staged / "model_int8.onnx"
-    with _without_hints():
-        _write_graph(model, tokenizer, path)
-        quantize_dynamic(path, small, weight_type=QuantType.QInt8)
+    with writing_folder(folder / FOLDER) as staged:
+        path, small = staged / "model.onnx", staged / "model_int8.onnx"
+        with _without_hints():
+            _write_graph(model, tokenizer, path)
+            quantize_dynamic(path, small, weight_type=QuantType.QInt8)
 
-    def vectors(embed: Embed) -> np.ndarray:
-        return embed_sentences(embed, tokenizer, PROBES, max_seq_length=limit)
-
-    expected = vectors(model)
-    graphs = {
-        name: session_function(onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]))
-        for name, file in (("float32", path), ("int8", small))
-    }
-    difference = float(np.abs(vectors(graphs["float32"]) - expected).max())
-    if not difference <= TOLERANCE:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise ExportError(f"{folder}: the ONNX graph's vectors differ by {difference:.2e} > {TOLERANCE}")
-    report: dict[str, Any] = {
-        "pooling": stated.pooling,
-        "largest_difference": {"float32": difference, "int8": float(np.abs(vectors(graphs["int8"]) - expected).max())},
-        "megabytes": {name: file.stat().st_size / 1e6 for name, file in (("float32", path), ("int8", small))},
-    }
-    if score is not None:
-        report["scores"] = {name: score(embed, tokenizer, limit) for name, embed in graphs.items()}
-        before, after = report["scores"]["float32"], report["scores"]["int8"]
-        report["cost_of_int8"] = {dev: before[dev] - after[dev] for dev in before}
-    write_json(staged / "report.json", report)
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
-    staged.replace(folder / FOLDER)
+        own = Embedder(model, tokenizer, limit, "cpu")
+        graphs = {
+            name: replace(
+                own,
+                embed=session_function(onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])),
+                cores=1,  # the session has its own
+            )
+            for name, file in (("float32", path), ("int8", small))
+        }
+        expected = own.vectors(PROBES)
+        differences = {name: float(np.abs(graph.vectors(PROBES) - expected).max()) for name, graph in graphs.items()}
+        difference = differences["float32"]
+        if not difference <= TOLERANCE:
+            raise ExportError(f"{folder}: the ONNX graph's vectors differ by {difference:.2e} > {TOLERANCE}")
+        report: dict[str, Any] = {
+            "pooling": stated.pooling,
+            "largest_difference": differences,
+            "megabytes": {name: file.stat().st_size / 1e6 for name, file in (("float32", path), ("int8", small))},
+        }
+        if dev_sets:
+            report["scores"] = {name: spearman_by_set(graph, dev_sets) for name, graph in graphs.items()}
+            before, after = report["scores"]["float32"], report["scores"]["int8"]
+            report["cost_of_int8"] = {dev: before[dev] - after[dev] for dev in before}
+        write_json(staged / "report.json", report)
     logger.info("%s: largest difference from the folder's vectors %.1e", folder / FOLDER, difference)
     return report
 

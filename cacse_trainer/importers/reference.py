@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig
 
-from cacse_trainer.models.configuration_cacse import CacseConfig
-from cacse_trainer.models.modeling_cacse import CacseModel, cacse_class, set_dropouts
+from cacse_trainer.models.configuration_cacse import CacseConfig, set_dropouts
+from cacse_trainer.models.modeling_cacse import CacseModel, cacse_class
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from cacse_trainer.data import load_pairs
 from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.sts import SpearmanMetric, cosines
-from cacse_trainer.files import write_json
+from cacse_trainer.files import write_json, writing
 from cacse_trainer.instruct.arguments import InstructDataArguments
 from cacse_trainer.instruct.prompts import Record
 from cacse_trainer.settings.resources import nearest, resolve_resource
@@ -241,10 +241,8 @@ def _described(records: list[Record], scores: np.ndarray, gold: np.ndarray) -> d
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """One JSON object a line, the file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with writing(path) as staged, staged.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    partial.replace(path)
 
 
 def read_records(path: Path) -> list[Record]:

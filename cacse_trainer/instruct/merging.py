@@ -5,7 +5,6 @@ Written under a temporary name, loaded again, its predictions compared with thos
 
 import gc
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from cacse_trainer.encoding.loading import default_device
 from cacse_trainer.errors import RunError, UserError, one_line
-from cacse_trainer.export.encoders import PROBES, empty_stage, replace_folder
-from cacse_trainer.files import write_json
+from cacse_trainer.export.encoders import PROBES
+from cacse_trainer.files import write_json, writing_folder
 from cacse_trainer.instruct.arguments import InstructModelArguments
 from cacse_trainer.instruct.training import base_path, load_causal_lm, load_tokenizer, require_peft
 
@@ -89,27 +88,27 @@ def merge_adapter_folder(args: InstructModelArguments, adapter: Path, final: Pat
             f"the merged model's logits differ by {merge_difference:.2e} from those of base and adapter (the largest "
             f"is {largest:.1f}); nothing is written; try merged_dtype float32"
         )
-    staged = empty_stage(final.name, final.parent)
-    merged.save_pretrained(staged)
-    tokenizer.save_pretrained(staged)
-    parameters = merged.num_parameters()
-    del base, model, merged
-    gc.collect()
-    reloaded = load_causal_lm(str(staged), "auto", args, default_device())
-    reload_difference = _difference(found, probe_logits(reloaded, tokenizer))
-    if not reload_difference <= TOLERANCE[dtype] * largest:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise MergeError(f"{final}: the reloaded model's logits differ by {reload_difference:.2e} from the merged ones")
-    report = {
-        "dtype": str(dtype).removeprefix("torch."),
-        "parameters": parameters,
-        "largest_logit": largest,
-        "merge_difference": merge_difference,
-        "reload_difference": reload_difference,
-    }
-    (staged / "README.md").write_text(model_card(args, final.resolve().parent.name), encoding="utf-8")
-    write_json(staged / REPORT, report)
-    replace_folder(staged, final)
+    with writing_folder(final) as staged:
+        merged.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
+        parameters = merged.num_parameters()
+        del base, model, merged
+        gc.collect()
+        reloaded = load_causal_lm(str(staged), "auto", args, default_device())
+        reload_difference = _difference(found, probe_logits(reloaded, tokenizer))
+        if not reload_difference <= TOLERANCE[dtype] * largest:
+            raise MergeError(
+                f"{final}: the reloaded model's logits differ by {reload_difference:.2e} from the merged ones"
+            )
+        report = {
+            "dtype": str(dtype).removeprefix("torch."),
+            "parameters": parameters,
+            "largest_logit": largest,
+            "merge_difference": merge_difference,
+            "reload_difference": reload_difference,
+        }
+        (staged / "README.md").write_text(model_card(args, final.resolve().parent.name), encoding="utf-8")
+        write_json(staged / REPORT, report)
     logger.info("merged into %s (largest difference of a logit %.1e)", final, merge_difference)
     return report
 

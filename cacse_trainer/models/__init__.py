@@ -1,6 +1,7 @@
 """The models; importing this package registers them with transformers' Auto classes."""
 
 from cacse_trainer.models.adapters import LoraSettings
+from cacse_trainer.models.base import ComputeSettings, SentenceConfig, SentenceModel
 from cacse_trainer.models.configuration_cacse import CacseConfig
 from cacse_trainer.models.configuration_diffcse import DiffcseConfig
 from cacse_trainer.models.configuration_ensemble import EnsembleConfig
@@ -18,13 +19,16 @@ __all__ = [
     "CacseConfig",
     "CacseModel",
     "CacseRobertaModel",
+    "ComputeSettings",
     "DiffcseConfig",
     "DiffcseModel",
     "EnsembleConfig",
     "EnsembleModel",
     "LoraSettings",
+    "SentenceConfig",
     "SentenceEmbeddingConfig",
     "SentenceEmbeddingModel",
+    "SentenceModel",
     "StudentConfig",
     "StudentModel",
     "TokenizerBundle",

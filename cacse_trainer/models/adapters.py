@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+
+from cacse_trainer.models.base import SentenceModel
 
 NAME = "default"
 CONFIG_FILE = "adapter_config.json"
@@ -254,3 +256,76 @@ def in_full_precision(encoder: PreTrainedModel) -> PreTrainedModel:
         for name, tensor in adapter_state(base).items():
             tensor.copy_(state[name])
     return base.to(encoder.device).eval()
+
+
+class AdapterModel(SentenceModel):
+    """A sentence model of one ``encoder``; where that has an adapter, its checkpoints hold the adapter alone."""
+
+    encoder: Any
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is trained, and saved, instead of the encoder's own weights."""
+        return has_adapter(self.encoder)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `SentenceModel.from_pretrained`.
+
+        Of a checkpoint that holds an adapter only, the base model is read from where the adapter names it, or from
+        ``base_model``, a folder or hub id.
+        """
+        path = str(pretrained_model_name_or_path)
+        if (Path(path) / CONFIG_FILE).is_file():
+            return cls._from_adapter(path, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def _from_adapter(
+        cls, path: str, base_model: str | None = None, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        base = base_model or base_model_of(path)
+        if base is None:
+            raise ValueError(f"{path}: its {CONFIG_FILE} names no base model; state base_model_name_or_path there")
+        config = cls.config_class.from_pretrained(path)
+        names = ("attn_implementation", "trust_remote_code", "device_map")
+        loading = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        if type(config.encoder_config) is PretrainedConfig:  # its code comes with the base model
+            trusted = {"trust_remote_code": kwargs.get("trust_remote_code")}
+            config.encoder_config = AutoConfig.from_pretrained(base, **trusted)
+        try:  # in the dtype of the training, which rounds the weights, then in the one asked for
+            encoder = AutoModel.from_pretrained(base, config=config.encoder_config, dtype=config.dtype, **loading)
+            encoder = encoder.to(kwargs.get("dtype") or config.dtype)
+        except OSError as error:
+            raise OSError(f"{path} is an adapter of {base}, which cannot be read: {error}") from error
+        model = cls(config, encoder)
+        load_adapter(model.encoder, path, base_model=base)
+        model.eval()
+        report: dict[str, Any] = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}
+        return (model, report) if output_loading_info else model
+
+    def save_pretrained(  # type: ignore[override]  # the parent's further arguments pass through
+        self, save_directory: Any, is_main_process: bool = True, state_dict: dict | None = None, **kwargs: Any
+    ) -> None:
+        """As `PreTrainedModel.save_pretrained`; with an adapter the config and the adapter only."""
+        if not self.has_adapter:
+            super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        elif is_main_process:
+            self.config.architectures = [type(self).__name__]
+            self.config.save_pretrained(save_directory)
+            encoder_state = None
+            if state_dict is not None:
+                encoder_state = {
+                    name.removeprefix("encoder."): tensor
+                    for name, tensor in state_dict.items()
+                    if name.startswith("encoder.")
+                }
+            save_adapter(self.encoder, save_directory, encoder_state)
+
+    def load_adapter_checkpoint(self, folder: str) -> None:
+        """Read the adapter of a checkpoint into the one that is trained.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        load_adapter_weights(self.encoder, folder)

@@ -4,6 +4,8 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
+from cacse_trainer.models.base import SentenceConfig
+
 CONSTRAINT_ATTENTIONS = ("batch", "sample")
 
 
@@ -19,7 +21,36 @@ def as_config(config: PretrainedConfig | dict[str, Any] | None) -> PretrainedCon
     return AutoConfig.for_model(kind, **fields) if kind in CONFIG_MAPPING else PretrainedConfig(**fields)
 
 
-class CacseConfig(PretrainedConfig):
+def set_dropout(config: Any, dropout: float | None) -> None:
+    """Set every dropout of a BERT-like sub-config; None leaves it as the checkpoint has it."""
+    if dropout is not None:
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be within [0, 1), got {dropout}")
+        config.hidden_dropout_prob = dropout
+        config.attention_probs_dropout_prob = dropout
+
+
+def set_dropouts(
+    towers: list[Any], constraint: Any, tower_dropout: list[float] | None, constraint_dropout: float | None
+) -> dict[str, list[float]]:
+    """Set the dropout of tower A and B and of the constraint model in their configs; returns what the towers had.
+
+    Raises:
+        ValueError: not two numbers for the towers, or one out of range.
+    """
+    if tower_dropout is not None and len(tower_dropout) != 2:
+        raise ValueError(f"tower_dropout takes two numbers, for tower A and tower B, got {tower_dropout}")
+    had = {
+        name: [config.hidden_dropout_prob, config.attention_probs_dropout_prob]
+        for name, config in zip(("tower_a", "tower_b"), towers, strict=True)
+    }
+    dropouts = (*(tower_dropout or (None, None)), constraint_dropout)
+    for config, dropout in zip((*towers, constraint), dropouts, strict=True):
+        set_dropout(config, dropout)
+    return had
+
+
+class CacseConfig(SentenceConfig):
     """Configuration of `CacseBertModel` and `CacseRobertaModel`.
 
     Args:

@@ -4,6 +4,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from cacse_trainer.models.base import SentenceConfig
 from cacse_trainer.models.configuration_cacse import as_config
 
 POOLING_NAMES = {
@@ -20,7 +21,7 @@ LINEAR_POOLINGS = frozenset({"cls", "mean", "last_token"})
 """Those for which the pooled sum of token states is the sum of the pooled states."""
 
 
-class EnsembleConfig(PretrainedConfig):
+class EnsembleConfig(SentenceConfig):
     """Configuration of `EnsembleModel`.
 
     Args:

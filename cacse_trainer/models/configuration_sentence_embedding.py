@@ -5,6 +5,7 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from cacse_trainer.compute.pooling import check_pooling
+from cacse_trainer.models.base import SentenceConfig
 from cacse_trainer.models.configuration_cacse import as_config
 from cacse_trainer.models.heads import PROJECTIONS
 from cacse_trainer.models.objectives import OBJECTIVES
@@ -42,7 +43,7 @@ def set_encoder_dropout(config: PretrainedConfig, dropout: float | None) -> dict
     return original
 
 
-class SentenceEmbeddingConfig(PretrainedConfig):
+class SentenceEmbeddingConfig(SentenceConfig):
     """Configuration of `SentenceEmbeddingModel`.
 
     Args:

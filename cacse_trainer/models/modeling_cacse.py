@@ -7,6 +7,7 @@ family.
 Source: the CACSE release, and the later papers of its authors, TNCSE (AAAI 2025) and JTCSE (arXiv 2505.02366).
 """
 
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,46 +18,19 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 
-from cacse_trainer.compute.bucketing import encode_in_buckets
 from cacse_trainer.compute.distributed import shared_rows
 from cacse_trainer.compute.encoder_tools import freeze_pooler, mark_loaded
 from cacse_trainer.compute.packing import can_pack, first_token_states, sentence_vectors
+from cacse_trainer.errors import UserError
 from cacse_trainer.losses import nt_xent
+from cacse_trainer.models.base import Embed, Export, Part, PlainEncoder, SentenceModel, pooled_sum, with_settings
 from cacse_trainer.models.cascade import Cascade, CascadeLinear
-from cacse_trainer.models.configuration_cacse import CacseConfig
+from cacse_trainer.models.configuration_cacse import CacseConfig, set_dropouts
 from cacse_trainer.models.constraint import load_constraint_layers
+from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.outputs import CacseOutput
 
 LAYER_CLASSES = {"bert": BertLayer, "roberta": RobertaLayer}
-
-
-def set_dropout(config: Any, dropout: float | None) -> None:
-    """Set every dropout of a BERT-like sub-config; None leaves it as the checkpoint has it."""
-    if dropout is not None:
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be within [0, 1), got {dropout}")
-        config.hidden_dropout_prob = dropout
-        config.attention_probs_dropout_prob = dropout
-
-
-def set_dropouts(
-    towers: list[Any], constraint: Any, tower_dropout: list[float] | None, constraint_dropout: float | None
-) -> dict[str, list[float]]:
-    """Set the dropout of tower A and B and of the constraint model in their configs; returns what the towers had.
-
-    Raises:
-        ValueError: not two numbers for the towers, or one out of range.
-    """
-    if tower_dropout is not None and len(tower_dropout) != 2:
-        raise ValueError(f"tower_dropout takes two numbers, for tower A and tower B, got {tower_dropout}")
-    had = {
-        name: [config.hidden_dropout_prob, config.attention_probs_dropout_prob]
-        for name, config in zip(("tower_a", "tower_b"), towers, strict=True)
-    }
-    dropouts = (*(tower_dropout or (None, None)), constraint_dropout)
-    for config, dropout in zip((*towers, constraint), dropouts, strict=True):
-        set_dropout(config, dropout)
-    return had
 
 
 def load_tower(path: str, config: Any, dtype: torch.dtype, attn_implementation: str | None) -> PreTrainedModel:
@@ -76,31 +50,7 @@ def load_tower(path: str, config: Any, dtype: torch.dtype, attn_implementation: 
     return tower
 
 
-class CacsePreTrainedModel(PreTrainedModel):
-    """What both CACSE models share: config class, attention support, the cascade's own initialisation."""
-
-    config_class = CacseConfig
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _no_split_modules = ["BertLayer", "RobertaLayer", "CascadeBlock"]  # noqa: RUF012 - transformers' convention
-    tower_kind = "bert"
-    length_buckets: int | None = 1
-    """Groups of rows of similar length that the towers run over, one after the other; 1 is one padded pass, None no
-    padding at all (`packing`) or, where that is not to be had, as many as pay for the lengths."""
-    mini_batch_size: int | None = None
-    """Sentences that are encoded at once in training, with gradient caching (`encode_in_buckets`); None: all."""
-    negatives = "global"
-    """Whose rows a row is compared with: those of all processes (``global``), or of its own (``local``)."""
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, CascadeLinear):
-            module.draw()
-        else:
-            super()._init_weights(module)
-
-
-class CacseModel(CacsePreTrainedModel):
+class CacseModel(SentenceModel):
     """The family behind `CacseBertModel` and `CacseRobertaModel`; use those.
 
     Args:
@@ -111,6 +61,11 @@ class CacseModel(CacsePreTrainedModel):
     Raises:
         ValueError: the towers are of another kind than the class.
     """
+
+    config_class = CacseConfig
+    _no_split_modules = ["BertLayer", "RobertaLayer", "CascadeBlock"]  # noqa: RUF012 - transformers' convention
+    tower_kind = "bert"
+    stated_pooling = "cls"
 
     def __init__(
         self,
@@ -152,6 +107,12 @@ class CacseModel(CacsePreTrainedModel):
         )
         self.post_init()
         self.freeze()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, CascadeLinear):
+            module.draw()
+        else:
+            super()._init_weights(module)
 
     @classmethod
     def from_towers(
@@ -252,17 +213,6 @@ class CacseModel(CacsePreTrainedModel):
         if self.config.cascade_loss_weight == 0:
             self.cascade.requires_grad_(False)
 
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedModel.from_pretrained`; the frozen parts are frozen again."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
-        return loaded
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Tower A's word embeddings; both towers share the vocabulary."""
-        return self.tower_a.get_input_embeddings()
-
     def forward(
         self,
         input_ids: Tensor,
@@ -300,23 +250,50 @@ class CacseModel(CacsePreTrainedModel):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         return sentence_vectors(self.tower_a, "cls", inputs) + sentence_vectors(self.tower_b, "cls", inputs)
 
-    @staticmethod
-    def effective_negatives(batch_size: int) -> int:
+    def effective_negatives(self, batch_size: int) -> int:
         """Negatives of each view in a global batch: every other view but its partner."""
         return 2 * batch_size - 2
 
+    def check_rows(self, columns: Sequence[str], labels: Iterable[float] | None) -> None:
+        """Refuse more than two columns, and labels."""
+        if len(columns) > 2 or labels is not None:
+            raise UserError(
+                f"CACSE compares two views of a row, got the columns {', '.join(columns)}; "
+                "choose one or two with text_columns"
+            )
+
+    def embed_as(self, pooling: str | None = None) -> Embed:
+        """As `SentenceModel.embed_as`: the sum's token states take every pooling that reads the last layer."""
+        return super().embed_as() if pooling is None else pooled_sum(self, pooling)
+
+    def parts(self) -> list[Part]:
+        """The two towers."""
+        return [Part(self.tower_a, "cls"), Part(self.tower_b, "cls")]
+
+    def exports(self, title: str) -> list[Export]:
+        """``tower_a``, ``tower_b``, and ``ensemble``, their sum; the cascade is left behind."""
+        names, found, towers = ("hidden_dropout_prob", "attention_probs_dropout_prob"), [], []
+        for letter, tower in (("a", self.tower_a), ("b", self.tower_b)):
+            name, embed = f"tower_{letter}", PlainEncoder(tower).embed_as("cls")
+            had = dict(zip(names, self.config.original_dropout.get(name, ()), strict=False))
+            towers.append(with_settings(tower, had))
+            what = f"Tower {letter.upper()} of {title}: a plain encoder."
+            found.append(Export(name, f"{title} {name}", what, towers[-1], embed, "cls"))
+        what, both = f"Both towers of {title}: the sum of their vectors.", EnsembleModel.from_encoders(towers)
+        found.append(Export("ensemble", f"{title} ensemble", what, both, self.embed, "cls", needs_package=True))
+        return found
+
     def _cls_states(self, tower: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         """CLS states of the layers k0..last: (N, L) inputs → (N, K, H)."""
-
         start = self.config.cascade_start_layer
-        if self.length_buckets is None and can_pack(tower, inputs):
-            return encode_in_buckets(partial(first_token_states, tower, start), inputs, 1, self.mini_batch_size)
+        if self.compute.length_buckets is None and can_pack(tower, inputs):
+            return self.compute.in_parts(partial(first_token_states, tower, start), inputs, packed=True)
 
         def encode(**bucket: Tensor) -> Tensor:
             hidden = tower(**bucket, output_hidden_states=True).hidden_states
             return torch.stack([states[:, 0] for states in hidden[start:]], dim=1)
 
-        return encode_in_buckets(encode, inputs, self.length_buckets, self.mini_batch_size)
+        return self.compute.in_parts(encode, inputs)
 
     def _losses(
         self,
@@ -335,8 +312,9 @@ class CacseModel(CacsePreTrainedModel):
         vectors_a, vectors_b = states_a[:, :, -1], states_b[:, :, -1]  # (B, 2, H)
 
         # Every process sees the whole global batch, the cascade's constraint layers included: they attend across it.
-        all_a, all_b = shared_rows(vectors_a, self.negatives), shared_rows(vectors_b, self.negatives)
-        texts = shared_rows(text_ids, self.negatives) if text_ids is not None else None
+        negatives = self.compute.negatives
+        all_a, all_b = shared_rows(vectors_a, negatives), shared_rows(vectors_b, negatives)
+        texts = shared_rows(text_ids, negatives) if text_ids is not None else None
         temperature = self.config.contrastive_temperature
         loss_a = nt_xent(all_a[:, 0], all_a[:, 1], temperature, texts)
         loss_b = nt_xent(all_b[:, 0], all_b[:, 1], temperature, texts)
@@ -344,7 +322,7 @@ class CacseModel(CacsePreTrainedModel):
         losses = {"tower_a": loss_a.detach(), "tower_b": loss_b.detach()}
         cascaded = None
         if self.config.cascade_loss_weight != 0 or not self.training:
-            cascaded = self.cascade(shared_rows(states_a + states_b, self.negatives))  # (global B, 2, H)
+            cascaded = self.cascade(shared_rows(states_a + states_b, negatives))  # (global B, 2, H)
             loss_c = nt_xent(cascaded[:, 0], cascaded[:, 1], temperature, texts)
             loss = loss + self.config.cascade_loss_weight * loss_c
             losses["cascade"] = loss_c.detach()

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
-from cacse_trainer.compute.bucketing import encode_in_buckets
 from cacse_trainer.compute.distributed import gather_rows
 from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, known_inputs, mark_loaded
 from cacse_trainer.compute.pooling import first_token
@@ -183,7 +182,7 @@ class DiffcseModel(SentenceEmbeddingModel):
         )  # cut with the row's tokens
         inputs = {**known_inputs(self.discriminator, inputs), "row": numbers, "replaced": replaced}
         trim = self.config.rtd_positions == "tokens"  # padding cut off is not counted
-        sums = encode_in_buckets(detect, inputs, self.length_buckets, self.mini_batch_size, trim).sum(dim=0)  # (6,)
+        sums = self.compute.in_parts(detect, inputs, trim).sum(dim=0)  # (6,)
         loss = global_mean(sums[0], sums[1].detach())
         _, _, found, changed, confirmed, kept = gather_rows(sums.detach()[None]).sum(dim=0).unbind()
         parts = {
@@ -204,7 +203,7 @@ class DiffcseModel(SentenceEmbeddingModel):
             return F.pad(best, (0, length - best.shape[1]))  # (n, L)
 
         masked = {"input_ids": rows["mlm_input_ids"], "attention_mask": mask}
-        best = encode_in_buckets(fill, masked, self.length_buckets, self.mini_batch_size)  # (N, L)
+        best = self.compute.in_parts(fill, masked)  # (N, L)
         first = torch.arange(length, device=mask.device) == first_token(mask)[:, None]
         filled = torch.where((mask != 0) & ~first, best, original)
         replaced = (filled != original).long()

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from cacse_trainer.compute.encoder_tools import known_inputs, mark_loaded
 from cacse_trainer.compute.packing import sentence_vectors
 from cacse_trainer.compute.pooling import pool
+from cacse_trainer.models.base import Embed, Export, Part, SentenceModel, pooled_sum
 from cacse_trainer.models.configuration_ensemble import EnsembleConfig
 from cacse_trainer.models.outputs import EmbeddingOutput
 
@@ -40,7 +41,7 @@ def select_tokens(input_ids: Tensor, chosen: Tensor, pad_token_id: int) -> dict[
     return {"input_ids": ids, "attention_mask": mask.long()}
 
 
-class EnsembleModel(PreTrainedModel):
+class EnsembleModel(SentenceModel):
     """``embedding = Σ_i w_i · pool_i(h_i)`` over the encoders i.
 
     Encoders with one tokenizer read the same tokens. With tokenizers of their own, a row holds the tokens of all of
@@ -52,8 +53,7 @@ class EnsembleModel(PreTrainedModel):
     """
 
     config_class = EnsembleConfig
-    _supports_sdpa = True
-    _supports_flash_attn = True
+    export_name = "ensemble"
 
     def __init__(self, config: EnsembleConfig, encoders: Sequence[PreTrainedModel] | None = None):
         super().__init__(config)
@@ -110,7 +110,7 @@ class EnsembleModel(PreTrainedModel):
         """
         vectors: Any = 0
         hidden: Any = 0
-        for encoder, inputs, weight, pooling in self._parts(input_ids, attention_mask, token_type_ids, encoder_ids):
+        for encoder, inputs, weight, pooling in self._each(input_ids, attention_mask, token_type_ids, encoder_ids):
             states = encoder(**known_inputs(encoder, inputs)).last_hidden_state  # (N, l, H)
             vectors = vectors + weight * pool(pooling, states, attention_mask=inputs["attention_mask"])  # (N, H)
             if self.config.sums_tokens:
@@ -129,11 +129,34 @@ class EnsembleModel(PreTrainedModel):
     ) -> Tensor:
         """(N, L) → (N, H)."""
         vectors: Any = 0
-        for encoder, inputs, weight, pooling in self._parts(input_ids, attention_mask, token_type_ids, encoder_ids):
+        for encoder, inputs, weight, pooling in self._each(input_ids, attention_mask, token_type_ids, encoder_ids):
             vectors = vectors + weight * sentence_vectors(encoder, pooling, inputs)
         return vectors
 
-    def _parts(
+    @property
+    def stated_pooling(self) -> str:
+        """The encoders' poolings, each named once."""
+        return " + ".join(dict.fromkeys(self.config.poolings))
+
+    def embed_as(self, pooling: str | None = None) -> Embed:
+        """As `SentenceModel.embed_as`: the sum's token states take every pooling that reads the last layer."""
+        return super().embed_as() if pooling is None else pooled_sum(self, pooling)
+
+    def parts(self) -> list[Part]:
+        """Its encoders."""
+        return [Part(*part) for part in zip(self.encoders, self.config.poolings, self.config.weights, strict=True)]
+
+    def exports(self, title: str) -> list[Export]:
+        """Itself; a sum at each token is what sentence-transformers' own modules can express."""
+        config = self.config
+        terms = " + ".join(f"{weight:g}·{pooling}(encoder {i})" for i, (_, pooling, weight) in enumerate(self.parts()))
+        pooling = config.poolings[0] if config.sums_tokens else ", ".join(config.poolings)
+        what, own_module = f"An ensemble: the vector is {terms}.", not config.sums_tokens
+        return [
+            Export(self.export_name, title, what, self, self.embed, pooling, needs_package=True, own_module=own_module)
+        ]
+
+    def _each(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None,

@@ -8,43 +8,44 @@ Source: Gao et al. 2021 (arXiv 2104.08821), and the SimCSE release.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
-from cacse_trainer.compute.bucketing import encode_in_buckets
 from cacse_trainer.compute.distributed import gather_rows, rank, shared_rows
 from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, known_inputs, mark_loaded, run_encoder
 from cacse_trainer.compute.packing import can_pack, pool_packed, sentence_vectors
-from cacse_trainer.compute.pooling import LAYER_POOLINGS, pool
+from cacse_trainer.compute.pooling import LAYER_POOLINGS, POOLINGS, pool
+from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.losses.contrastive import full_precision
-from cacse_trainer.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from cacse_trainer.models.adapters import (
+    AdapterModel,
     LoraSettings,
     add_lora,
-    base_model_of,
-    has_adapter,
+    in_full_precision,
     load_adapter,
-    load_adapter_weights,
+    merged_copy,
     quantization,
-    save_adapter,
 )
+from cacse_trainer.models.base import CLS_WITH_MLP, Embed, Export, Part, PlainEncoder, with_settings
 from cacse_trainer.models.bidirectional import make_bidirectional
+from cacse_trainer.models.configuration_ensemble import POOLING_NAMES
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig, set_encoder_dropout
 from cacse_trainer.models.heads import PROJECTIONS, DetectionHead, MaskedLmHead, empty_masked_lm_head
-from cacse_trainer.models.objectives import OBJECTIVES, compute
+from cacse_trainer.models.objectives import OBJECTIVES, check_format, compute, needs_binary_labels
 from cacse_trainer.models.outputs import EmbeddingOutput
 
 IGNORED_LABEL = -100
+OTHER_NAMES = {"cls_before_pooler": "cls", "avg": "mean"}
+"""Poolings that have two names, with the one that sentence-transformers and a user would give them."""
 
 
-class SentenceEmbeddingModel(PreTrainedModel):
+class SentenceEmbeddingModel(AdapterModel):
     """A sentence embedding model with a single tower.
 
     Args:
@@ -54,17 +55,7 @@ class SentenceEmbeddingModel(PreTrainedModel):
     """
 
     config_class = SentenceEmbeddingConfig
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
     _supports_flex_attn = True
-    length_buckets: int | None = 1
-    """Groups of rows of similar length that the encoder runs over, one after the other; 1 is one padded pass, None no
-    padding at all (`packing`) or, where that is not to be had, as many as pay for the lengths."""
-    mini_batch_size: int | None = None
-    """Sentences that are encoded at once in training, with gradient caching (`encode_in_buckets`); None: all."""
-    negatives = "global"
-    """Whose rows a row is compared with: those of all processes (``global``), or of its own (``local``)."""
 
     def __init__(
         self,
@@ -166,75 +157,6 @@ class SentenceEmbeddingModel(PreTrainedModel):
         """Freeze what never gets a gradient."""
         freeze_pooler(self.encoder)
 
-    @property
-    def has_adapter(self) -> bool:
-        """Whether an adapter is trained, and saved, instead of the encoder's own weights."""
-        return has_adapter(self.encoder)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedModel.from_pretrained`; the frozen parts are frozen again.
-
-        Of a checkpoint that holds an adapter only, the base model is read from where the adapter names it, or from
-        ``base_model``, a folder or hub id.
-        """
-        path = str(pretrained_model_name_or_path)
-        if (Path(path) / ADAPTER_CONFIG).is_file():
-            return cls._from_adapter(path, **kwargs)
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
-        return loaded
-
-    @classmethod
-    def _from_adapter(
-        cls, path: str, base_model: str | None = None, output_loading_info: bool = False, **kwargs: Any
-    ) -> Any:
-        base = base_model or base_model_of(path)
-        if base is None:
-            raise ValueError(f"{path}: its {ADAPTER_CONFIG} names no base model; state base_model_name_or_path there")
-        config = cls.config_class.from_pretrained(path)
-        names = ("attn_implementation", "trust_remote_code", "device_map")
-        loading = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
-        if type(config.encoder_config) is PretrainedConfig:  # its code comes with the base model
-            trusted = {"trust_remote_code": kwargs.get("trust_remote_code")}
-            config.encoder_config = AutoConfig.from_pretrained(base, **trusted)
-        try:  # in the dtype of the training, which rounds the weights, then in the one asked for
-            encoder = AutoModel.from_pretrained(base, config=config.encoder_config, dtype=config.dtype, **loading)
-            encoder = encoder.to(kwargs.get("dtype") or config.dtype)
-        except OSError as error:
-            raise OSError(f"{path} is an adapter of {base}, which cannot be read: {error}") from error
-        model = cls(config, encoder)
-        load_adapter(model.encoder, path, base_model=base)
-        model.eval()
-        report: dict[str, Any] = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}
-        return (model, report) if output_loading_info else model
-
-    def save_pretrained(  # type: ignore[override]  # the parent's further arguments pass through
-        self, save_directory: Any, is_main_process: bool = True, state_dict: dict | None = None, **kwargs: Any
-    ) -> None:
-        """As `PreTrainedModel.save_pretrained`; with an adapter the config and the adapter only."""
-        if not self.has_adapter:
-            super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
-        elif is_main_process:
-            self.config.architectures = [type(self).__name__]
-            self.config.save_pretrained(save_directory)
-            encoder_state = None
-            if state_dict is not None:
-                encoder_state = {
-                    name.removeprefix("encoder."): tensor
-                    for name, tensor in state_dict.items()
-                    if name.startswith("encoder.")
-                }
-            save_adapter(self.encoder, save_directory, encoder_state)
-
-    def load_adapter_checkpoint(self, folder: str) -> None:
-        """Read the adapter of a checkpoint into the one that is trained.
-
-        Raises:
-            ValueError: it does not fit.
-        """
-        load_adapter_weights(self.encoder, folder)
-
     def get_input_embeddings(self) -> nn.Module:
         """The encoder's word embeddings."""
         return self.encoder.get_input_embeddings()
@@ -297,6 +219,97 @@ class SentenceEmbeddingModel(PreTrainedModel):
         """In-batch negatives of each view in a global batch (hard negatives come on top)."""
         return OBJECTIVES[self.config.objective].negatives(batch_size)
 
+    def check_rows(self, columns: Sequence[str], labels: Iterable[float] | None) -> None:
+        """Refuse rows of a format that the objective does not know, and grades where it counts pairs as positive."""
+        with user_errors("training text"):
+            check_format(self.config.objective, 2 if labels is not None else max(2, len(columns)), labels is not None)
+        if labels is None or not needs_binary_labels(self.config):
+            return
+        graded = next((label for label in labels if label not in (0, 1)), None)
+        if graded is not None:
+            raise UserError(
+                f"training text: the label {graded:g} is graded, and objective angle_combined counts pairs in the "
+                "batch as positive or not; set positive_threshold, or ibn_weight 0, or choose objective cosent or angle"
+            )
+
+    @property
+    def stated_pooling(self) -> str:
+        """The pooling of the sentence embedding, by the name that a user would state."""
+        if self.config.has_projection:
+            return CLS_WITH_MLP if self.config.projects_at_inference else "cls"
+        return OTHER_NAMES.get(self.config.pooling, self.config.pooling)
+
+    def embed_as(self, pooling: str | None = None) -> Embed:
+        """As `SentenceModel.embed_as`: the encoder takes every pooling, and has the head that it was trained with."""
+        if pooling is None:
+            return super().embed_as()
+        if pooling != CLS_WITH_MLP:
+            return PlainEncoder(self.encoder).embed_as(pooling)
+        if not self.config.has_projection:
+            raise ValueError(f"it has no head: it was trained with pooling {self.config.pooling}")
+        return PlainEncoder(self.encoder, [self.projection_head]).embed_as(pooling)
+
+    def parts(self) -> list[Part]:
+        """The encoder, unless its vectors pass a head or average layers."""
+        config = self.config
+        if config.projects_at_inference or config.pooling not in POOLING_NAMES:
+            raise ValueError(
+                f"its vectors pass a head ({config.pooling}, {config.projection}), which an ensemble has not; give its "
+                "exported folder with a pooling, for the states below the head"
+            )
+        return [Part(self.encoder, config.pooling)]
+
+    def check_exportable(self) -> None:
+        """Refuse layers averaged, and a batch norm kept at inference: no plain encoder folder gives such vectors."""
+        if self.config.pooling in LAYER_POOLINGS:
+            raise UserError(
+                f"pooling {self.config.pooling} has no form that sentence-transformers loads; choose one of "
+                f"{', '.join(name for name in POOLINGS if name not in LAYER_POOLINGS)}, or train with export false"
+            )
+        if self.config.projects_at_inference and self.config.projection != "tanh":
+            raise UserError(
+                f"projection {self.config.projection} cannot be part of an exported encoder: set mlp_only_train, or "
+                "projection tanh"
+            )
+
+    def exports(self, title: str) -> list[Export]:
+        """The encoder: an adapter merged into its weights, a head that stays at inference as its pooler and on top.
+
+        Bidirectional layers are no part of any plain model: the folder then holds a model of this class. With an
+        adapter the encoder is brought to float32, in which it is compared, whatever its weights were held in.
+        """
+        self.check_exportable()
+        config, merged = self.config, ""
+        if self.has_adapter:
+            self.encoder, merged = in_full_precision(self.encoder), ", its adapter merged into the weights"
+        plain = with_settings(merged_copy(self.encoder) if merged else self.encoder, config.original_dropout)
+        head = self.projection_head if config.projects_at_inference else None
+        if head is not None:
+            for name, pooler in plain.named_children():
+                if name == "pooler" and pooler.state_dict().keys() == head.state_dict().keys():
+                    pooler.load_state_dict(head.state_dict())
+        what = f"a plain encoder{merged}" + ("; a dense layer and tanh follow the pooling" if head is not None else "")
+        what = f"The encoder of {title}, {what}."
+        exported: PreTrainedModel = plain
+        if config.bidirectional_start_layer is not None:
+            start = config.bidirectional_start_layer
+            what = f"The encoder of {title}{merged}: decoder layers from {start} on (from 0) see both directions."
+            exported = with_settings(self, {"encoder_config": plain.config})
+            exported._modules = {**self._modules, "encoder": plain}
+        return [
+            Export(
+                self.export_name,
+                title,
+                what,
+                exported,
+                self.embed,
+                OTHER_NAMES.get(config.pooling, config.pooling),
+                dense=cast(nn.Linear, head.dense) if head is not None else None,
+                merged=bool(merged),
+                needs_package=exported is not plain,
+            )
+        ]
+
     def _encode(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(N, L) inputs → last hidden state (N, L, H) and pooled states (N, H), before the projection."""
         output = run_encoder(self.encoder, inputs, output_hidden_states=self.config.pooling in LAYER_POOLINGS)
@@ -304,14 +317,11 @@ class SentenceEmbeddingModel(PreTrainedModel):
         return states, pool(self.config.pooling, states, output.hidden_states, inputs.get("attention_mask"))
 
     def _encode_rows(self, rows: Mapping[str, Tensor | None]) -> Tensor:
-        """(N, L) inputs of a training batch → pooled states (N, H), by `length_buckets` and `mini_batch_size`."""
+        """(N, L) inputs of a training batch → pooled states (N, H), by `compute`."""
         inputs = known_inputs(self.encoder, rows)
-        if self.length_buckets is None and can_pack(self.encoder, inputs):
-            packed = partial(pool_packed, self.encoder, self.config.pooling)
-            return encode_in_buckets(packed, inputs, 1, self.mini_batch_size)
-        return encode_in_buckets(
-            lambda **bucket: self._encode(bucket)[1], inputs, self.length_buckets, self.mini_batch_size
-        )
+        if self.compute.length_buckets is None and can_pack(self.encoder, inputs):
+            return self.compute.in_parts(partial(pool_packed, self.encoder, self.config.pooling), inputs, packed=True)
+        return self.compute.in_parts(lambda **bucket: self._encode(bucket)[1], inputs)
 
     def _losses(
         self,
@@ -331,8 +341,9 @@ class SentenceEmbeddingModel(PreTrainedModel):
         if self.config.has_projection:
             everywhere = self.projection_head(everywhere)
         vectors = everywhere[rank() * batch : (rank() + 1) * batch]  # (B, V, H), this process's own
-        shared = [shared_rows(part, self.negatives) if part is not None else None for part in (labels, text_ids)]
-        loss = compute(everywhere if self.negatives == "global" else vectors, self.config, *shared)
+        negatives = self.compute.negatives
+        shared = [shared_rows(part, negatives) if part is not None else None for part in (labels, text_ids)]
+        loss = compute(everywhere if negatives == "global" else vectors, self.config, *shared)
         auxiliary, parts = self._auxiliary_loss(rows, pooled.flatten(0, 1), vectors.flatten(0, 1))
         losses = {"contrastive": loss.detach(), **parts}
         return EmbeddingOutput(loss=loss if auxiliary is None else loss + auxiliary, losses=losses, embeddings=vectors)
@@ -362,7 +373,7 @@ class SentenceEmbeddingModel(PreTrainedModel):
             return torch.stack([per_row, chosen.sum(dim=1).to(per_row.dtype)], dim=1)
 
         inputs = {**known_inputs(self.encoder, masked), "mlm_labels": rows["mlm_labels"]}
-        total, count = encode_in_buckets(score, inputs, self.length_buckets, self.mini_batch_size).sum(dim=0).unbind()
+        total, count = self.compute.in_parts(score, inputs).sum(dim=0).unbind()
         mlm = global_mean(total, count.detach())
         return self.config.mlm_weight * mlm, {"mlm": mlm.detach()}
 

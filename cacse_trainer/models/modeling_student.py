@@ -52,6 +52,7 @@ class StudentModel(SentenceEmbeddingModel):
     """
 
     config_class = StudentConfig  # type: ignore[assignment]  # a kind of the parent's
+    export_name = "student"
 
     def __init__(self, config: StudentConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
@@ -105,7 +106,7 @@ class StudentModel(SentenceEmbeddingModel):
     ) -> EmbeddingOutput | tuple[Any, ...]:
         """(N, L) → ``sentence_embedding`` (N, H); in training also ``embeddings``, what the loss compares.
 
-        In training the rows run in ``length_buckets`` groups of similar length, and ``embeddings`` are
+        In training the rows run as `compute` says, and ``embeddings`` are
         (N, teacher_size) with a projection, else the sentence embedding itself. Three dimensions are as in
         `SentenceEmbeddingModel`.
         """

@@ -87,6 +87,11 @@ class TokenizerBundle:
         )
 
 
+def tokenizers_of(tokenizer: Any) -> list[PreTrainedTokenizerBase]:
+    """The tokenizers that it is made of: a bundle's, else the one."""
+    return tokenizer.tokenizers if isinstance(tokenizer, TokenizerBundle) else [tokenizer]
+
+
 def load_tokenizer_of(path: str | Path, config: Any, **where: Any) -> Any:
     """The tokenizer of a folder or hub id, or the bundle of an ensemble whose encoders have their own.
 

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from cacse_trainer.errors import UserError
+from cacse_trainer.files import sha256_of
 from cacse_trainer.settings.command_line import hand_over
 from cacse_trainer.settings.distillation import EncoderChoice
 from cacse_trainer.settings.recipes import find_recipe, read_recipe
@@ -207,15 +208,7 @@ def _content(text: str) -> str:
         return ""
     path = Path(resolve_resource(place)).expanduser()
     if path.is_file():
-        return _hash_file(path)
+        return sha256_of(path)
     if path.is_dir() and (path / "config.json").is_file():
-        return "".join(_hash_file(file) for file in sorted(path.rglob("*")) if file.is_file())
+        return "".join(sha256_of(file) for file in sorted(path.rglob("*")) if file.is_file())
     return ""
-
-
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -9,7 +9,7 @@ from typing import Any
 
 from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.environment import environment
-from cacse_trainer.files import write_json
+from cacse_trainer.files import write_json, write_text
 from cacse_trainer.pipeline.stages import PROOF
 from cacse_trainer.pipeline.sweep import SweepRun
 
@@ -72,7 +72,7 @@ def write_sweep_report(root: Path, recipe: str, runs: Sequence[SweepRun]) -> tup
         lines[-1] += f"Chosen by {found['metric']} (×100); the best run is `{found['best']}`."
     text = "\n".join([*lines, "", table, "", _run_table(found), ""])
     paths = [root / "sweep_report.md", root / "sweep_report.json"]
-    _write(paths[0], text)
+    write_text(paths[0], text)
     write_json(paths[1], found)
     for run in runs:
         note = ""
@@ -85,7 +85,7 @@ def write_sweep_report(root: Path, recipe: str, runs: Sequence[SweepRun]) -> tup
             before = card.read_text(encoding="utf-8")
             after = before.partition(SECTION)[0] + (f"{SECTION}\n{note}\n" if note else "")
             if after != before:
-                _write(card, after)
+                write_text(card, after)
     return f"{text}\n{paths[0]}", found
 
 
@@ -135,9 +135,3 @@ def _shown(spread: dict[str, Any] | None) -> str:
 
 def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.2f}"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -1,6 +1,6 @@
 """Settings to a model and its tokenizer; and a trained model to exported folders."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,16 @@ from cacse_trainer.encoding.embedder import position_limit
 from cacse_trainer.encoding.members import load_ensemble, load_members
 from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.export.encoders import Score, export_cacse
-from cacse_trainer.export.ensemble import export_ensemble
-from cacse_trainer.export.single_tower import check_exportable, export_single_tower
+from cacse_trainer.export.encoders import export
 from cacse_trainer.models.adapters import LoraSettings
-from cacse_trainer.models.modeling_cacse import CacseModel, cacse_class
+from cacse_trainer.models.base import SentenceModel
+from cacse_trainer.models.modeling_cacse import cacse_class
 from cacse_trainer.models.modeling_diffcse import DiffcseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
-from cacse_trainer.models.modeling_student import StudentModel
-from cacse_trainer.models.objectives import check_format, needs_binary_labels
 from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
+from cacse_trainer.runs.methods import CACSE, DIFFCSE, SIMCSE, method_of
 from cacse_trainer.settings.arguments import DataArguments, ModelArguments
 from cacse_trainer.settings.distillation import EncoderChoice
 from cacse_trainer.settings.resources import PACKAGE, resolve_resource
@@ -62,7 +60,7 @@ def load_encoders(choices: Sequence[EncoderChoice]) -> tuple[EnsembleModel, Any]
     return load_ensemble(members)
 
 
-def build_model(settings: ModelArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def build_model(settings: ModelArguments) -> tuple[SentenceModel, PreTrainedTokenizerBase]:
     """The model that the settings describe, with its tokenizer.
 
     Raises:
@@ -70,21 +68,12 @@ def build_model(settings: ModelArguments) -> tuple[PreTrainedModel, PreTrainedTo
     """
     if settings.model is not None and (settings.tower_a is not None or settings.tower_b is not None):
         raise UserError("give either model (SimCSE, DiffCSE) or tower_a and tower_b (CACSE), not both")
-    if settings.model is not None:
-        return build_single_tower(settings, settings.model)
-    if settings.tower_a is None or settings.tower_b is None:
-        raise UserError(
-            "nothing to train: give model (SimCSE, DiffCSE), or tower_a and tower_b (CACSE), in a recipe or as flags"
-        )
-    return build_cacse(settings, settings.tower_a, settings.tower_b)
+    return BUILDERS[method_of(settings)](settings)
 
 
-def build_single_tower(
-    settings: ModelArguments, encoder: str
-) -> tuple[SentenceEmbeddingModel, PreTrainedTokenizerBase]:
-    """One encoder: DiffCSE where a generator is given, else SimCSE."""
-    path = resolve_resource(encoder)
-    common: dict[str, Any] = {
+def single_tower_settings(settings: ModelArguments) -> dict[str, Any]:
+    """What SimCSE and DiffCSE share."""
+    common = {
         "pooling": settings.pooling,
         "objective": settings.objective,
         "contrastive_temperature": settings.contrastive_temperature,
@@ -93,9 +82,13 @@ def build_single_tower(
         "attn_implementation": settings.attn_implementation,
     }
     defaults = {"projection": settings.projection, "mlp_only_train": settings.mlp_only_train}
-    common.update({name: value for name, value in defaults.items() if value is not None})
-    if settings.generator is not None:
-        return build_diffcse(settings, encoder, settings.generator, common)
+    return {**common, **{name: value for name, value in defaults.items() if value is not None}}
+
+
+def build_simcse(settings: ModelArguments) -> tuple[SentenceModel, PreTrainedTokenizerBase]:
+    """One encoder and an objective over the views of a batch."""
+    encoder = str(settings.model)
+    path = resolve_resource(encoder)
     with user_errors(f"model {encoder}", KeyError, RuntimeError):
         config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
         check_pooling_of(config, settings)
@@ -110,7 +103,7 @@ def build_single_tower(
             load_in_8bit=settings.load_in_8bit,
             dtype=base_dtype(settings),
             trust_remote_code=settings.trust_remote_code,
-            **common,
+            **single_tower_settings(settings),
             **{name: getattr(settings, name) for name in CONFIGURED},
         )
     return model, tokenizer
@@ -123,10 +116,9 @@ CONFIGURED = (
 """Settings that go to the model's config by their own names."""
 
 
-def build_diffcse(
-    settings: ModelArguments, encoder: str, generator: str, common: dict[str, Any]
-) -> tuple[SentenceEmbeddingModel, PreTrainedTokenizerBase]:
-    """DiffCSE: the encoder, its discriminator and the generator."""
+def build_diffcse(settings: ModelArguments) -> tuple[SentenceModel, PreTrainedTokenizerBase]:
+    """The encoder, its discriminator and the generator."""
+    encoder, generator = str(settings.model), str(settings.generator)
     path = resolve_resource(encoder)
     with user_errors(f"model {encoder}"):
         model = DiffcseModel.from_pretrained_parts(
@@ -134,7 +126,7 @@ def build_diffcse(
             resolve_resource(generator),
             rtd_loss_weight=settings.rtd_loss_weight,
             rtd_positions=settings.rtd_positions,
-            **common,
+            **single_tower_settings(settings),
         )
     tokenizer = load_tokenizer(path)
     if tokenizer.get_vocab() != load_tokenizer(resolve_resource(generator)).get_vocab():
@@ -188,18 +180,23 @@ def check_pooling_of(config: PretrainedConfig, settings: ModelArguments) -> None
 
 
 def build_collator(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: DataArguments
+    model: SentenceModel, tokenizer: PreTrainedTokenizerBase, settings: DataArguments
 ) -> ContrastiveCollator:
     """The collator that this model's loss needs: with masked copies, or without."""
-    if isinstance(model, SentenceEmbeddingModel) and model.needs_masked_copies:
+    if model.needs_masked_copies:
         return MaskingCollator(
             tokenizer, settings.max_seq_length, mask_probability=settings.mask_probability, with_text_ids=True
         )
     return ContrastiveCollator(tokenizer, settings.max_seq_length, with_text_ids=True)
 
 
-def build_cacse(settings: ModelArguments, tower_a: str, tower_b: str) -> tuple[CacseModel, PreTrainedTokenizerBase]:
+def build_cacse(settings: ModelArguments) -> tuple[SentenceModel, PreTrainedTokenizerBase]:
     """Two towers and a fresh cascade."""
+    tower_a, tower_b = settings.tower_a, settings.tower_b
+    if tower_a is None or tower_b is None:
+        raise UserError(
+            "nothing to train: give model (SimCSE, DiffCSE), or tower_a and tower_b (CACSE), in a recipe or as flags"
+        )
     path_a, path_b = resolve_resource(tower_a), resolve_resource(tower_b)
     constraint = resolve_resource(settings.constraint) if settings.constraint is not None else None
     with user_errors(f"towers {tower_a}, {tower_b}"):
@@ -224,6 +221,14 @@ def build_cacse(settings: ModelArguments, tower_a: str, tower_b: str) -> tuple[C
     if tokenizer.get_vocab() != other.get_vocab():
         raise UserError(f"the towers' tokenizers differ ({tower_a} and {tower_b}); both towers read the same tokens")
     return model, tokenizer
+
+
+BUILDERS: dict[str, Callable[[ModelArguments], tuple[SentenceModel, PreTrainedTokenizerBase]]] = {
+    CACSE: build_cacse,
+    SIMCSE: build_simcse,
+    DIFFCSE: build_diffcse,
+}
+"""Every method that has a model of its own, by the name that `method_of` the settings gives."""
 
 
 def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> None:
@@ -257,7 +262,7 @@ def check_weights(model: PreTrainedModel) -> None:
             )
 
 
-def check_columns(model: PreTrainedModel, facts: dict[str, Any], rows: Dataset | IterableDataset) -> None:
+def check_columns(model: SentenceModel, facts: dict[str, Any], rows: Dataset | IterableDataset) -> None:
     """Refuse text that the model's loss has no place for.
 
     Args:
@@ -268,46 +273,20 @@ def check_columns(model: PreTrainedModel, facts: dict[str, Any], rows: Dataset |
     Raises:
         UserError: with the columns, or the label.
     """
-    columns, labelled = facts.get("columns", []), bool(facts.get("labelled"))
-    if isinstance(model, SentenceEmbeddingModel) and columns:
-        with user_errors("training text"):
-            check_format(model.config.objective, 2 if labelled else max(2, len(columns)), labelled)
-        graded = labelled and next((label for label in rows["score"] if label not in (0, 1)), None)
-        if graded and needs_binary_labels(model.config):
-            raise UserError(
-                f"training text: the label {graded:g} is graded, and objective angle_combined counts pairs in the "
-                "batch as positive or not; set positive_threshold, or ibn_weight 0, or choose objective cosent or angle"
-            )
-    elif isinstance(model, CacseModel) and (len(columns) > 2 or labelled):
-        raise UserError(
-            f"CACSE compares two views of a row, got the columns {', '.join(columns)}; "
-            "choose one or two with text_columns"
-        )
-
-
-def check_export(model: PreTrainedModel) -> None:
-    """Refuse, before training, a model that `export_model` will refuse.
-
-    Raises:
-        UserError: with what to change.
-    """
-    if isinstance(model, SentenceEmbeddingModel):
-        check_exportable(model)
+    if facts.get("columns"):
+        model.check_rows(facts["columns"], rows["score"] if facts.get("labelled") else None)
 
 
 def export_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output_dir: Path, facts: CardFacts, score: Score | None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: Path,
+    facts: CardFacts,
+    dev_sets: Mapping[str, Dataset],
 ) -> dict[str, dict[str, float]]:
     """Export whatever was trained as plain encoders; the scores by folder and dev set. One process's work."""
     with alone():
-        if isinstance(model, CacseModel):
-            return export_cacse(model, tokenizer, output_dir, facts, score)
-        if isinstance(model, EnsembleModel):
-            return export_ensemble(model, tokenizer, output_dir, facts, score)
-        if isinstance(model, SentenceEmbeddingModel):
-            name = "student" if isinstance(model, StudentModel) else "encoder"
-            return export_single_tower(model, tokenizer, output_dir, facts, score, name)
-    raise UserError(f"no export for a {type(model).__name__}")
+        return export(model, tokenizer, output_dir, facts, dev_sets)
 
 
 def base_models(settings: ModelArguments) -> list[str]:
@@ -322,22 +301,3 @@ def public_name(name: str) -> str:
     if name.startswith(PACKAGE):
         return name.removeprefix(PACKAGE).partition("/")[0]
     return Path(name).name if Path(name).exists() else name
-
-
-def dev_scores(dev_sets: dict, score_pairs_of) -> Score | None:
-    """How an exported folder is scored on the dev sets; None without any."""
-    if not dev_sets:
-        return None
-
-    def score(embed, tokenizer: PreTrainedTokenizerBase, limit: int) -> dict[str, float]:
-        return {
-            name: score_pairs_of(embed, tokenizer, pairs, max_seq_length=limit)["spearman"]
-            for name, pairs in dev_sets.items()
-        }
-
-    return score
-
-
-def describe_sources(paths: Sequence[str | None]) -> str:
-    """Names of the training text, without a machine's folders."""
-    return ", ".join(public_name(path) for path in paths if path)

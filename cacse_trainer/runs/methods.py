@@ -25,18 +25,17 @@ BELONGS_TO: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("generator", "rtd_loss_weight", "rtd_positions"), (DIFFCSE,)),
 }
 """Settings of some methods only; all others count in every one."""
-COMBINED = ("angle_combined", "bellm")
-READ_BY: dict[str, tuple[str, ...]] = {
-    "hard_negative_weight": ("info_nce",),
-    **dict.fromkeys(("cosine_weight", "ibn_weight", "angle_weight"), COMBINED),
-    **dict.fromkeys(("cln_weight", "positive_threshold"), ("angle_combined",)),
-    "ranking_scale": ("cosent", "angle", *COMBINED),
-}
-"""Settings of some objectives only."""
 DECIDING = ("model", "tower_a", "generator", "pooling", "objective", "mlm_weight", "lora_r")
 """Flags that choose what the other settings are for."""
 ZERO_COUNTS = ("dropout", "cascade_start_layer", "bidirectional_start_layer")
 """Settings that 0 does not switch off."""
+
+
+def method_of(settings: ModelArguments) -> str:
+    """The method that the settings ask for, by the parts that they name."""
+    if settings.model is None:
+        return CACSE
+    return SIMCSE if settings.generator is None else DIFFCSE
 
 
 def settle(parsed: Parsed, unused: Mapping[str, str], deciding: Collection[str] = ()) -> None:
@@ -77,7 +76,7 @@ def check_used(parsed: Parsed) -> None:
 
 def _unused(model_args: ModelArguments) -> Iterator[tuple[str, str]]:
     """Every setting that nothing would read, and what to say of it."""
-    method = CACSE if model_args.model is None else SIMCSE if model_args.generator is None else DIFFCSE
+    method = method_of(model_args)
     for name, owners in BELONGS_TO.items():
         if method not in owners:
             yield name, f"{name} has no effect with {method}; it belongs to {' and '.join(owners)}: leave it out"
@@ -95,14 +94,16 @@ def _unused(model_args: ModelArguments) -> Iterator[tuple[str, str]]:
     if model_args.lora_r is None:
         for name in ("lora_alpha", "lora_dropout", "lora_target_modules", "lora_init"):
             yield name, f"{name} has no effect without a new adapter; give lora_r, too"
-    objective = model_args.objective
-    for name, readers in READ_BY.items():
-        if objective in OBJECTIVES and objective not in readers:
-            yield name, f"{name} has no effect with objective {objective}; it belongs to {' and '.join(readers)}"
-    if objective in OBJECTIVES and OBJECTIVES[objective].negatives(2) == 0:
+    objective = OBJECTIVES.get(model_args.objective)
+    if objective is None:  # the model says so
+        return
+    for name in {name for other in OBJECTIVES.values() for name in other.reads} - set(objective.reads):
+        readers = [other for other in OBJECTIVES if name in OBJECTIVES[other].reads]
+        yield name, f"{name} has no effect with objective {model_args.objective}; it belongs to {' and '.join(readers)}"
+    if objective.negatives(2) == 0:
         yield (
             "mask_duplicates",
-            f"mask_duplicates has no effect with objective {objective}: it has no negatives in the batch",
+            f"mask_duplicates has no effect with objective {model_args.objective}: it has no negatives in the batch",
         )
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from transformers import PreTrainedModel
 
 from cacse_trainer.compute.distributed import barrier
 from cacse_trainer.data import has_labels, load_pairs, load_sentences, load_sentences_with_stats
+from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.files import LOCK, take
+from cacse_trainer.files import LOCK, give_back, take
 from cacse_trainer.runs.build import public_name
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.resources import nearest, resolve_resource
 from cacse_trainer.training.checkpoints import STAGING, check_whole, list_checkpoints, newest_whole
-from cacse_trainer.training.trainer import Scorer
 
 REPORT = "training_report.json"
 """What a finished run leaves last in its output folder."""
@@ -113,16 +113,14 @@ def occupied(args: CacseTrainingArguments) -> Iterator[None]:
     Raises:
         UserError: another run is at work in it.
     """
-    path = Path(str(args.output_dir)) / LOCK
-    held = take(path) if args.process_index == 0 else None
+    held = take(Path(str(args.output_dir)) / LOCK) if args.process_index == 0 else None
     if args.process_index == 0 and held is None:
         raise UserError(f"output_dir {args.output_dir} is in use by another run; wait for its end, or choose another")
     try:
         yield
     finally:
         if held is not None:
-            path.unlink(missing_ok=True)
-            held.close()
+            give_back(held)
 
 
 def _is_of_a_run(path: Path) -> bool:
@@ -257,7 +255,7 @@ def dev_entries(data_args: DataArguments) -> list[str] | None:
     return entries or None
 
 
-def transfer_scorers(data_args: DataArguments) -> list[Scorer]:
+def transfer_scorers(data_args: DataArguments) -> list[Callable[[Embedder], dict[str, float]]]:
     """With ``eval_transfer`` the scorer of SentEval's transfer tasks.
 
     Raises:
@@ -270,7 +268,7 @@ def transfer_scorers(data_args: DataArguments) -> list[Scorer]:
     return [TransferDevScorer(Path(data_args.senteval_data))]
 
 
-def check_metric(args: CacseTrainingArguments, dev_sets: dict[str, Dataset], scorers: Sequence[Scorer] = ()) -> None:
+def check_metric(args: CacseTrainingArguments, dev_sets: dict[str, Dataset], scorers: Sequence[object] = ()) -> None:
     """The metric that chooses the best model must belong to a dev set, or be the average of the transfer tasks.
 
     Raises:

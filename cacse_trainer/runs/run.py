@@ -8,7 +8,7 @@ run.execute(trainer, tokenizer, base_models)                                   #
 import logging
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,15 +19,15 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from cacse_trainer.cli.output import tell
+from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.hub import HubTarget
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
 from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.environment import environment, peak_memory_gb
-from cacse_trainer.evaluation.sts import score_pairs
 from cacse_trainer.files import plain, write_json, write_text
 from cacse_trainer.report import training_page
 from cacse_trainer.report.curves import curve, plot_run
-from cacse_trainer.runs.build import dev_scores, export_model, public_name
+from cacse_trainer.runs.build import export_model, public_name
 from cacse_trainer.runs.preparation import (
     PAGE,
     REPORT,
@@ -47,7 +47,7 @@ from cacse_trainer.runs.pushing import check_hub, hub_target, push_export
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.distillation import DistillationArguments
 from cacse_trainer.training.resumable import DUPLICATES
-from cacse_trainer.training.trainer import CacseTrainer, Scorer
+from cacse_trainer.training.trainer import CacseTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class TrainingRun:
     train_dataset: Dataset | IterableDataset
     data_facts: dict[str, Any]
     dev_sets: dict[str, Dataset]
-    scorers: list[Scorer]
+    scorers: list[Callable[[Embedder], dict[str, float]]]
     started: float
     hub: HubTarget | None = None
 
@@ -186,8 +186,7 @@ class TrainingRun:
             settings=card_settings(self.model_args, self.data_args, args, self.recipe),
         )
         if args.export and trainer.is_world_process_zero():
-            score = dev_scores(self.dev_sets, score_pairs)
-            exported = export_model(trained, tokenizer, folder / "export", facts, score)
+            exported = export_model(trained, tokenizer, folder / "export", facts, self.dev_sets)
         if trainer.is_world_process_zero():
             self.report(trainer, summary, exported, result, facts)
             if self.hub is not None:

@@ -10,9 +10,7 @@ import contextlib
 import errno
 import json
 import logging
-import os
 import shutil
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from cacse_trainer.errors import RunError, UserError, one_line
+from cacse_trainer.files import crc32_of, delete_folder, put_back
 
 logger = logging.getLogger(__name__)
 
@@ -35,20 +34,11 @@ _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS
 _WRITE_WORDS = ("PytorchStreamWriter", "file write failed", "unexpected pos", "No space left", "Disk quota", "os error")
 
 
-def checksum(path: Path) -> int:
-    """CRC-32 of a file's bytes: finds accidents, not forgeries."""
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            value = zlib.crc32(block, value)
-    return value
-
-
 def write_manifest(folder: Path) -> None:
     """List every file of a checkpoint with its size and checksum; written last."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     listed = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "crc32": checksum(path)} for path in files
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "crc32": crc32_of(path)} for path in files
     }
     (folder / MANIFEST).write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
 
@@ -81,7 +71,7 @@ def damage(folder: Path) -> str | None:
                 return f"{name} is missing"
             if path.stat().st_size != facts["bytes"]:
                 return f"{name} has {path.stat().st_size} bytes, {facts['bytes']} were written"
-            if checksum(path) != facts["crc32"]:
+            if crc32_of(path) != facts["crc32"]:
                 return f"{name} is not what was written (its checksum differs)"
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return f"cannot be read ({one_line(error)})"
@@ -95,9 +85,11 @@ def step_of(path: str | Path) -> int | None:
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    """The checkpoints of a run's folder by their step."""
+    """The checkpoints of a run's folder by their step, one among them that a kill left aside while it was replaced."""
     if not Path(folder).is_dir():
         return []
+    for aside in Path(folder).glob(f".{PREFIX_CHECKPOINT_DIR}-*.old"):
+        put_back(aside.with_name(aside.stem.removeprefix(".")))
     found = [(step, path) for path in Path(folder).iterdir() if (step := step_of(path)) is not None and path.is_dir()]
     return [path for _, path in sorted(found)]
 
@@ -141,28 +133,9 @@ def newest_whole(folder: str | Path) -> Path | None:
     return None
 
 
-def delete(checkpoint: str | Path) -> None:
-    """Delete a checkpoint; a kill leaves it whole, or under a name that is no checkpoint's."""
-    path = Path(checkpoint)
-    doomed = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(doomed, ignore_errors=True)
-    os.replace(path, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
-def put_in_place(staged: Path, final: Path) -> None:
-    """Give a written checkpoint its name; an older one of that name is deleted only then."""
-    old = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        os.replace(final, old)
-    os.replace(staged, final)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def clear_leftovers(folder: str | Path) -> None:
     """Delete what a killed run left half-written or half-deleted."""
-    for pattern in (STAGING, f".{PREFIX_CHECKPOINT_DIR}-*.partial"):
+    for pattern in (STAGING, f".{PREFIX_CHECKPOINT_DIR}-*.partial", f".{PREFIX_CHECKPOINT_DIR}-*.old"):
         for path in Path(folder).glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -185,7 +158,7 @@ def rotate_checkpoints(folder: str, limit: int | None, best: str | None, current
             keep = {best_step, *steps[len(steps) - max(limit - 1, 1) :]}
     for step in steps:
         if step not in keep:
-            delete(os.path.join(folder, f"{PREFIX_CHECKPOINT_DIR}-{step}"))
+            delete_folder(Path(folder, f"{PREFIX_CHECKPOINT_DIR}-{step}"))
 
 
 def is_write_failure(error: BaseException | None) -> bool:

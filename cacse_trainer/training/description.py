@@ -14,14 +14,14 @@ def describe(trainer: Any) -> dict[str, Any]:
     args, model, rows = trainer.args, trainer.model, trainer.train_dataset
     batch = args.train_batch_size * world_size()
     parameters = list(model.parameters())
-    shared = model.negatives == "global"
+    shared = model.compute.negatives == "global"
     summary = {
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "parameters": sum(p.numel() for p in parameters),
         "processes": world_size(),
         "global_batch": batch,
         "gradient_accumulation_steps": args.gradient_accumulation_steps,
-        "negatives": model.negatives,
+        "negatives": model.compute.negatives,
         "effective_negatives": trainer.effective_negatives(batch if shared else args.train_batch_size),
         "negatives_shared_between_processes": world_size() > 1 and shared,
         "duplicates_masked": trainer.mask_duplicates,

@@ -16,15 +16,14 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
-from cacse_trainer.compute.bucketing import encode_in_buckets
 from cacse_trainer.compute.distributed import shared_rows
 from cacse_trainer.compute.fast_paths import use_fast_paths
 from cacse_trainer.data import ContrastiveCollator
-from cacse_trainer.encoding.embedder import length_limit, pad_rows, tokenise
+from cacse_trainer.encoding.embedder import Embedder, length_limit, pad_rows, tokenise
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.sts import score_pairs
+from cacse_trainer.evaluation.sts import spearman_by_set
 from cacse_trainer.losses import distillation_parts, mix_parts
-from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, same_tokens
+from cacse_trainer.models.tokenizer_bundle import same_tokens, tokenizers_of
 from cacse_trainer.training.trainer import CacseTrainer
 
 TEACHER = "teacher_"
@@ -129,9 +128,8 @@ class DistillationTrainer(CacseTrainer):
             teacher_tokenizer = processing_class
         self.teacher_tokenizer = teacher_tokenizer
         if data_collator is None and processing_class is not None:
-            shared = not isinstance(teacher_tokenizer, TokenizerBundle) and same_tokens(
-                [processing_class, teacher_tokenizer]
-            )
+            own = tokenizers_of(teacher_tokenizer)
+            shared = len(own) == 1 and same_tokens([processing_class, *own])
             data_collator = DistillationCollator(
                 processing_class, max_seq_length, None if shared else teacher_tokenizer, teacher_vectors
             )
@@ -148,7 +146,7 @@ class DistillationTrainer(CacseTrainer):
             optimizers=optimizers,
         )
         self.teacher = teacher.requires_grad_(False).eval().to(self.args.device)
-        if getattr(args, "use_fast_paths", False):
+        if model.compute.fast_paths:
             use_fast_paths(self.teacher)
         self.teacher_dtype = torch.bfloat16 if teacher_bf16 else None
         self.contrastive_weight = contrastive_weight
@@ -171,7 +169,7 @@ class DistillationTrainer(CacseTrainer):
             NonFiniteLossError: with the step and the parts.
         """
         inputs, texts = self.take_batch(inputs)
-        negatives = self.model_of_run.negatives
+        negatives = self.model_of_run.compute.negatives
         student_inputs = {name: tensor for name, tensor in inputs.items() if not name.startswith(TEACHER)}
         outputs = model(**student_inputs)
         vectors = outputs["embeddings"] if "embeddings" in outputs else outputs["sentence_embedding"]  # (B, H)
@@ -193,26 +191,14 @@ class DistillationTrainer(CacseTrainer):
         device = self.args.device.type
         autocast = torch.autocast(device, dtype=self.teacher_dtype, enabled=self.teacher_dtype is not None)
         with autocast:  # entered in either case: the student's own autocast does not reach the teacher
-            return encode_in_buckets(
-                self.teacher.embed, own or shared, self.model.length_buckets, self.model.mini_batch_size
-            )
+            return self.model_of_run.compute.in_parts(self.teacher.embed, own or shared)
 
     def score_teacher(self) -> dict[str, float]:
         """Spearman ×100 of the teacher on each dev set: what the student is to reach."""
         named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
         limit = length_limit(self.teacher_tokenizer, self.teacher.config)
-        return {
-            name: score_pairs(
-                self.teacher.embed,
-                self.teacher_tokenizer,
-                pairs,
-                max_seq_length=limit,
-                device=self.args.device,
-                dtype=self.teacher_dtype,
-            )["spearman"]
-            for name, pairs in named.items()
-            if pairs is not None
-        }
+        embedder = Embedder(self.teacher.embed, self.teacher_tokenizer, limit, self.args.device, self.teacher_dtype)
+        return spearman_by_set(embedder, {name: pairs for name, pairs in named.items() if pairs is not None})
 
 
 def check_widths(student: Any, teacher: Any) -> None:

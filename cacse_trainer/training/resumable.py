@@ -18,15 +18,14 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from cacse_trainer.compute.distributed import barrier, gather_rows
 from cacse_trainer.compute.memory import keep_freed_memory
 from cacse_trainer.errors import UserError
+from cacse_trainer.files import delete_folder, put_in_place
 from cacse_trainer.training.checkpoints import (
     PENDING_LOG,
     STAGING,
     check_whole,
     clear_leftovers,
-    delete,
     list_checkpoints,
     newest_whole,
-    put_in_place,
     rotate_checkpoints,
     write_manifest,
     writing_checkpoint,
@@ -158,7 +157,7 @@ class ResumableTrainer(Trainer):
     def _reads_adapters(self) -> bool:
         """Whether a checkpoint holds an adapter that the model itself reads; sharded ones are accelerate's."""
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return bool(getattr(self.model, "has_adapter", False)) and not sharded
+        return not sharded and self.model.has_adapter
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self._reads_adapters:
@@ -223,5 +222,5 @@ class ResumableTrainer(Trainer):
         if self.args.should_save and best is not None and limit == 1:
             for checkpoint in list_checkpoints(str(self.args.output_dir)):
                 if checkpoint.name != os.path.basename(best):
-                    delete(checkpoint)
+                    delete_folder(checkpoint)
         return output

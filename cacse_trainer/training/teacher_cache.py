@@ -4,6 +4,7 @@ The file's name is a hash of the text, of the teacher's weights and settings, an
 stale is ever read. It is written under a temporary name and renamed when it is whole.
 """
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterator
@@ -16,9 +17,10 @@ import torch.distributed as dist
 from datasets import Dataset
 
 from cacse_trainer.compute.distributed import is_distributed, rank
-from cacse_trainer.encoding.embedder import embed_sentences
+from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.members import Tokenizer
-from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, clean_state
+from cacse_trainer.files import writing
+from cacse_trainer.models.tokenizer_bundle import clean_state, tokenizers_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ def _chunks(dataset: Dataset, column: str) -> Iterator[list[str]]:
 def content_key(dataset: Dataset, column: str, teacher: Any, tokenizer: Tokenizer, settings: Any) -> str:
     """Hash of everything that the vectors depend on, as 24 hexadecimal digits."""
     digest = hashlib.sha256(repr(settings).encode())
-    for tokens in tokenizer.tokenizers if isinstance(tokenizer, TokenizerBundle) else [tokenizer]:
+    for tokens in tokenizers_of(tokenizer):
         digest.update(clean_state(tokens).encode())
     fields = teacher.config.to_dict()
     for volatile in ("transformers_version", "_name_or_path", "dtype"):
@@ -51,59 +53,45 @@ def content_key(dataset: Dataset, column: str, teacher: Any, tokenizer: Tokenize
 def cached_teacher_embeddings(
     folder: str | Path,
     teacher: Any,
-    tokenizer: Any,
+    embedder: Embedder,
     dataset: Dataset,
     *,
     column: str = "text",
-    max_seq_length: int,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
     show_progress_bar: bool = False,
 ) -> np.ndarray:
     """The teacher's vectors of each row, from ``folder`` where they are, else computed and kept there.
 
     Args:
         folder: where the file is, or will be.
-        teacher: a model with ``embed``, in evaluation mode.
-        tokenizer: its tokenizer.
+        teacher: the model, in evaluation mode; its weights are part of the file's name.
+        embedder: of the teacher.
         dataset: map-style rows of text.
         column: the text's column.
-        max_seq_length: sentences are cut to so many tokens.
-        device, dtype: as for `embed_sentences`.
+        show_progress_bar: on standard error.
 
     Returns:
         (rows, dim) float32, mapped from the file, the same on every process.
     """
-    settings = {"max_seq_length": max_seq_length, "dtype": str(dtype), "column": column}
-    path = Path(folder) / f"teacher_{content_key(dataset, column, teacher, tokenizer, settings)}.npy"
+    settings = {"max_seq_length": embedder.max_seq_length, "dtype": str(embedder.dtype), "column": column}
+    path = Path(folder) / f"teacher_{content_key(dataset, column, teacher, embedder.tokenizer, settings)}.npy"
     if not path.is_file():
-        partial = path.with_suffix(".partial.npy")
-        table = None
         if rank() == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
             logger.info("computing the teacher's vectors of %d sentences into %s", len(dataset), path)
-        start = 0
-        for sentences in _chunks(dataset, column):
-            vectors = embed_sentences(  # on every process: they share the work
-                teacher.embed,
-                tokenizer,
-                sentences,
-                max_seq_length=max_seq_length,
-                device=device,
-                dtype=dtype,
-                show_progress_bar=show_progress_bar,
-                description="Teacher",
-            )
-            if rank() == 0:
-                if table is None:
-                    shape = (len(dataset), vectors.shape[1])
-                    table = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-                table[start : start + len(vectors)] = vectors
-            start += len(vectors)
-        if table is not None:
-            table.flush()
-            del table
-            partial.replace(path)
+        start, table = 0, None
+        with writing(path) if rank() == 0 else contextlib.nullcontext() as staged:
+            for sentences in _chunks(dataset, column):
+                # on every process: they share the work
+                vectors = embedder.vectors(sentences, show_progress_bar=show_progress_bar, description="Teacher")
+                if staged is not None:
+                    if table is None:
+                        shape = (len(dataset), vectors.shape[1])
+                        table = np.lib.format.open_memmap(staged, mode="w+", dtype=np.float32, shape=shape)
+                    table[start : start + len(vectors)] = vectors
+                start += len(vectors)
+            if table is not None:
+                table.flush()
+                del table
     else:
         logger.info("the teacher's vectors are read from %s", path)
     if is_distributed():

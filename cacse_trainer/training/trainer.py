@@ -15,16 +15,15 @@ from typing import Any
 import torch
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from cacse_trainer.compute.distributed import shared_rows, world_size
-from cacse_trainer.compute.fast_paths import use_fast_paths
 from cacse_trainer.data import ContrastiveCollator
-from cacse_trainer.encoding.embedder import Embed, length_limit
+from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.health import COLLAPSE_COSINE
 from cacse_trainer.evaluation.sts import score_pairs
-from cacse_trainer.models.frozen_prefix import FrozenPrefixes
+from cacse_trainer.models.base import ComputeSettings, SentenceModel
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training.description import describe, describe_text
 from cacse_trainer.training.guards import (
@@ -40,9 +39,6 @@ from cacse_trainer.training.resumable import DUPLICATES, ResumableTrainer
 
 logger = logging.getLogger(__name__)
 
-Scorer = Callable[[Embed, Any, int, torch.device, torch.dtype | None], dict[str, float]]
-"""``scorer(embed, tokenizer, max_seq_length, device, dtype) → metrics by name``; more scores of a model in training."""
-
 
 def _first_score(dev_sets: Dataset | dict[str, Dataset] | None) -> str:
     """Spearman's correlation of the first dev set, by the name that `evaluate` gives it."""
@@ -53,7 +49,7 @@ class CacseTrainer(ResumableTrainer):
     """A `transformers.Trainer` for the models of this package.
 
     Args:
-        model: a model whose ``forward`` returns its loss and whose ``embed`` gives the sentence embedding.
+        model: a `SentenceModel`: its ``forward`` returns its loss, its ``embed`` gives the sentence embedding.
         args: `transformers.TrainingArguments` or `CacseTrainingArguments`; a copy is used, with columns kept, the last
             incomplete batch dropped, and, where there is an evaluation, one before the first step. Without
             ``metric_for_best_model`` the first dev set's Spearman correlation chooses the best model.
@@ -67,7 +63,8 @@ class CacseTrainer(ResumableTrainer):
         callbacks, optimizers: as for `Trainer`.
 
     Attributes:
-        extra_scorers: called at each evaluation of the dev sets, for more metrics (`Scorer`); none by default.
+        extra_scorers: called at each evaluation of the dev sets with the `embedder`, for more metrics by name; none by
+            default.
 
     Raises:
         UserError: several GPUs in one process, no tokenizer, no parameter to train, or a data set smaller than one
@@ -80,7 +77,7 @@ class CacseTrainer(ResumableTrainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: SentenceModel,
         args: TrainingArguments | None = None,
         data_collator: Any = None,
         train_dataset: Dataset | IterableDataset | None = None,
@@ -123,11 +120,9 @@ class CacseTrainer(ResumableTrainer):
             raise UserError("CacseTrainer needs the tokenizer: pass processing_class=tokenizer")
         if data_collator is None:
             data_collator = ContrastiveCollator(processing_class, max_seq_length=max_seq_length, with_text_ids=True)
-        model.length_buckets = getattr(args, "num_length_buckets", model.length_buckets)
-        model.mini_batch_size = getattr(args, "mini_batch_size", model.mini_batch_size)
-        if getattr(args, "use_fast_paths", False):
-            use_fast_paths(model)
-        model.negatives = getattr(args, "negatives", model.negatives)
+        if isinstance(args, CacseTrainingArguments):
+            chosen = (args.num_length_buckets, args.mini_batch_size, args.negatives, args.use_fast_paths)
+            model.use(ComputeSettings(*chosen))
         super().__init__(
             model=model,
             args=args,
@@ -138,12 +133,11 @@ class CacseTrainer(ResumableTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        self.extra_scorers: list[Scorer] = []
+        self.extra_scorers: list[Callable[[Embedder], dict[str, float]]] = []
         self.eval_max_seq_length = (
             eval_max_seq_length if eval_max_seq_length is not None else length_limit(processing_class, model.config)
         )
         self.mask_duplicates: bool = getattr(args, "mask_duplicates", False)
-        self._frozen_prefixes = FrozenPrefixes()
         self._batch: tuple[int, Tensor | None] = (0, None)  # rows of the last batch, and the numbers of their texts
         self._overflows = OverflowGuard()
         self._told_of_duplicates = False
@@ -223,7 +217,7 @@ class CacseTrainer(ResumableTrainer):
         if self.mask_duplicates and texts is not None:
             inputs["text_ids"] = texts
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-        self.record_loss(loss, outputs["losses"], outputs)
+        self.record_loss(loss, outputs.get("losses", {}), outputs)
         return (loss, outputs) if return_outputs else loss
 
     def take_batch(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
@@ -232,7 +226,7 @@ class CacseTrainer(ResumableTrainer):
         texts = own.pop("text_ids", None)
         self._batch = (len(own["input_ids"]), texts)
         if texts is not None:
-            self.sum_part(DUPLICATES, repeated_rows(shared_rows(texts, self.model_of_run.negatives)))
+            self.sum_part(DUPLICATES, repeated_rows(shared_rows(texts, self.model_of_run.compute.negatives)))
         return own, texts
 
     @property
@@ -298,6 +292,14 @@ class CacseTrainer(ResumableTrainer):
 
     # ---- evaluation ----
 
+    @property
+    def embedder(self) -> Embedder:
+        """The way from text to the vectors of the model as it is."""
+        dtype = torch.bfloat16 if self.args.bf16 else None
+        return Embedder(
+            self.model_of_run.embed, self.processing_class, self.eval_max_seq_length, self.args.device, dtype
+        )
+
     def evaluate(
         self,
         eval_dataset: Dataset | dict[str, Dataset] | str | None = None,
@@ -320,33 +322,18 @@ class CacseTrainer(ResumableTrainer):
         if isinstance(chosen, str):  # transformers' way to name one of several
             chosen = {chosen: self.eval_dataset[chosen]}  # type: ignore[index, call-overload]
         named = chosen if isinstance(chosen, dict) else {"": chosen}
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model, embedder = self.model_of_run, self.embedder
         was_training = model.training
         model.eval()
-        bf16 = bool(self.args.bf16)
         metrics: dict[str, float] = {}
         try:
             for name, pairs in named.items():
-                scores = score_pairs(
-                    self._frozen_prefixes.embed_of(model),
-                    self.processing_class,
-                    pairs,
-                    max_seq_length=self.eval_max_seq_length,
-                    device=self.args.device,
-                    dtype=torch.bfloat16 if bf16 else None,
-                )
+                scores = score_pairs(embedder, pairs)
                 prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
                 metrics.update({f"{prefix}_{key}": value for key, value in scores.items()})
                 self._warn_of(name or "the dev set", scores)
             for scorer in self.extra_scorers if eval_dataset is None or eval_dataset is self.eval_dataset else []:
-                found = scorer(
-                    model.embed,
-                    self.processing_class,
-                    self.eval_max_seq_length,
-                    self.args.device,
-                    torch.bfloat16 if bf16 else None,
-                )
-                metrics.update({f"{metric_key_prefix}_{key}": value for key, value in found.items()})
+                metrics.update({f"{metric_key_prefix}_{key}": value for key, value in scorer(embedder).items()})
         finally:
             model.train(was_training)
         self.log(dict(metrics))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cacse_trainer.compute.cores import over_cores
-from cacse_trainer.encoding.embedder import embed_rows, tokenise
+from cacse_trainer.encoding.embedder import Embedder
 
 
 @pytest.fixture(autouse=True)
@@ -101,11 +101,11 @@ def test_sentences_over_cores(tiny_tokenizer):
         without_graph.append(torch.is_inference_mode_enabled())
         return layer(input_ids.float().sum(dim=1, keepdim=True) / 100)
 
-    rows = tokenise(tiny_tokenizer, [f"the cat sat {i}" for i in range(40)], 8)
+    sentences = [f"the cat sat {i}" for i in range(40)]
     told = []
 
     def vectors(cores):
-        return embed_rows(embed, tiny_tokenizer, rows, rows_per_batch=3, advance=told.append, cores=cores)
+        return Embedder(embed, tiny_tokenizer, 8, "cpu", cores=cores).begin(sentences, batch_size=3)(told.append)
 
     plain = vectors(3)
     assert sum(told) == 40 and len(without_graph) == 14 and all(without_graph)

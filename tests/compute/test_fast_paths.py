@@ -16,6 +16,7 @@ from cacse_trainer.compute.fast_paths import (
     use_fast_paths,
 )
 from cacse_trainer.models import SentenceEmbeddingModel
+from cacse_trainer.models.base import ComputeSettings
 from tests.conftest import tiny_config
 from tests.models.test_cacse import batch as cacse_batch
 from tests.models.test_cacse import build as build_cacse
@@ -157,7 +158,7 @@ def test_a_model_in_bf16_is_as_near_to_float32(tiny_towers):
     use_fast_paths(model)
     error = (plain - exact).norm()
     assert (gradient(True) - exact).norm() < 1.3 * error
-    model.mini_batch_size = 8
+    model.use(ComputeSettings(mini_batch_size=8))
     assert (gradient(True) - exact).norm() < 1.3 * error
     assert (gradient(False) - exact).norm() < 1e-5 * exact.norm()
 

@@ -5,6 +5,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForMaskedLM
 
+from cacse_trainer.models.base import ComputeSettings
 from tests.conftest import tiny_config
 from tests.distributed.processes import run_processes
 from tests.distributed.test_cacse_processes import build
@@ -31,7 +32,7 @@ def gradients(plain) -> dict[str, torch.Tensor]:
 def work(rank: int, towers: list[str], folder: str, results: str) -> None:
     for name in NAMES:
         plain, batches = case(name, towers, folder)
-        plain.length_buckets, plain.mini_batch_size = 2, 2
+        plain.use(ComputeSettings(2, 2))
         model = DistributedDataParallel(plain, broadcast_buffers=False)
         parts = [{key: tensor.chunk(WORLD)[rank] for key, tensor in batch.items()} for batch in batches]
         with model.no_sync():

@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForMaskedLM
 
 from cacse_trainer.models import CacseBertModel, DiffcseModel, SentenceEmbeddingModel
+from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.models.objectives import compute
 from tests.conftest import tiny_config
 from tests.distributed.processes import run_processes
@@ -40,7 +41,7 @@ def make_model(name: str, folder: str, negatives: str = "global"):
         model = DiffcseModel.from_pretrained_parts(folder, folder, **settings)
     else:
         model = SentenceEmbeddingModel.from_encoder(folder, **settings)
-    model.negatives = negatives
+    model.use(ComputeSettings(negatives=negatives))
     return model.double().train()
 
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from cacse_trainer.data import load_pairs
-from cacse_trainer.encoding.embedder import embed_sentences, length_limit, pad_rows, token_budget_batches
+from cacse_trainer.encoding.embedder import Embedder, length_limit, pad_rows, token_budget_batches
 from cacse_trainer.evaluation.health import alignment, average_cosine, dead_dimensions, uniformity
 from cacse_trainer.evaluation.sts import SpearmanMetric, score_pairs
 
@@ -17,7 +17,7 @@ def test_minilm_on_sts_b_dev(minilm, shared_data):
     """CLS pooling of all-MiniLM-L6-v2 scores 79.73 on STS-B dev."""
     model, tokenizer = AutoModel.from_pretrained(minilm).eval(), AutoTokenizer.from_pretrained(minilm)
     pairs = load_pairs(shared_data / "senteval/downstream/STS/STSBenchmark/sts-dev.csv")
-    scores = score_pairs(lambda **x: model(**x).last_hidden_state[:, 0], tokenizer, pairs, max_seq_length=512)
+    scores = score_pairs(Embedder(lambda **x: model(**x).last_hidden_state[:, 0], tokenizer, 512, "cpu"), pairs)
     assert scores["spearman"] == pytest.approx(79.73, abs=0.02)
     assert len(pairs) == 1500
 
@@ -36,7 +36,7 @@ def test_each_distinct_sentence_once_and_in_order(tiny_tokenizer):
         return bag_of_ids(**inputs)
 
     sentences = ["a man", "the dog is running in the park", "", "a man", "red"] * 3
-    vectors = embed_sentences(embed, tiny_tokenizer, sentences, max_seq_length=6, tokens_per_batch=12)
+    vectors = Embedder(embed, tiny_tokenizer, 6, "cpu", tokens_per_batch=12).vectors(sentences)
     assert sum(shape[0] for shape in seen) == 4
     assert all(shape[0] * shape[1] <= 12 for shape in seen)
     for sentence, vector in zip(sentences, vectors, strict=True):

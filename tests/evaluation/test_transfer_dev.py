@@ -18,7 +18,7 @@ def test_scores_are_sentevals_dev_scores(tiny_towers, senteval_sample):
 
     encoder = SentenceEncoder(tiny_towers("bert")[0], "mean", device="cpu")
     scorer = TransferDevScorer(senteval_sample)
-    found = scorer(encoder._embed, encoder.tokenizer, 64, "cpu")
+    found = scorer(encoder.embedder)
     assert set(found) == {f"transfer_{name}" for name in (*TRANSFER, "avg")}
     params = {"task_path": senteval_sample, **senteval.classifier_settings("dev"), "seed": 1111}
     batcher = lambda params, batch: encoder.vectors([" ".join(tokens) for tokens in batch])  # noqa: E731

@@ -11,7 +11,7 @@ from transformers import AutoModel, PreTrainedTokenizerFast, RobertaModel
 from cacse_trainer import EnsembleModel, SentenceEncoder
 from cacse_trainer.cli import export
 from cacse_trainer.cli.common import run
-from cacse_trainer.encoding.embedder import embed_sentences, length_limit
+from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.encoding.members import load_ensemble, load_members
 from cacse_trainer.errors import UserError
 from cacse_trainer.models import TokenizerBundle
@@ -60,7 +60,7 @@ def alone(path: str, pooling: str) -> np.ndarray:
 
 def through(model, tokenizer) -> np.ndarray:
     limit = length_limit(tokenizer, model.config)
-    return embed_sentences(model.embed, tokenizer, SENTENCES, max_seq_length=limit)
+    return Embedder(model.embed, tokenizer, limit, "cpu").vectors(SENTENCES)
 
 
 def test_different_tokenizers(tiny_towers, other, tmp_path):

@@ -7,8 +7,8 @@ import pytest
 from cacse_trainer.cli import export
 from cacse_trainer.cli.common import run
 from cacse_trainer.encoding.model_card import CardFacts
+from cacse_trainer.export.encoders import export as export_folders
 from cacse_trainer.export.onnx import export_onnx
-from cacse_trainer.export.single_tower import export_single_tower
 from cacse_trainer.models import SentenceEmbeddingModel
 
 pytestmark = pytest.mark.slow  # tracing takes some ten seconds a graph
@@ -19,7 +19,7 @@ pytest.importorskip("onnxscript")
 
 def make_folder(tiny_towers, tiny_tokenizer, where, kind="bert", **settings):
     model = SentenceEmbeddingModel.from_encoder(tiny_towers(kind, layers=2)[0], **settings)
-    export_single_tower(model, tiny_tokenizer, where, CardFacts(title="tiny", what=""))
+    export_folders(model, tiny_tokenizer, where, CardFacts(title="tiny", what=""))
     return where / "encoder"
 
 

@@ -3,18 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
+from cacse_trainer.data import load_pairs
+from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.errors import UserError
-from cacse_trainer.export.single_tower import export_single_tower
+from cacse_trainer.export import encoders
 from cacse_trainer.models import SentenceEmbeddingModel
 
 SENTENCES = ["a man is playing guitar", "the dog", "a woman with a blue flute in the park"]
 
 
 def export(model, tokenizer, folder):
-    export_single_tower(model, tokenizer, folder, CardFacts(title="tiny", what=""))
+    encoders.export(model, tokenizer, folder, CardFacts(title="tiny", what=""))
     return folder / "encoder"
 
 
@@ -63,3 +65,23 @@ def test_what_has_no_plain_form(tiny_towers, tiny_tokenizer, tmp_path, settings)
     with pytest.raises(UserError, match=r"choose one of cls, |set mlp_only_train"):
         export(model, tiny_tokenizer, tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_compared_and_scored_on_the_models_device(tiny_towers, tiny_tokenizer, tmp_path, dev_file, monkeypatch):
+    """The written folder is loaded to where the model is; proof and scores are told that device."""
+    there = torch.device("meta")
+    seen = []
+
+    def vectors(self, sentences, **settings):
+        if seen:  # the first is the trained model itself, which is not really there
+            ids = torch.ones(1, 3, dtype=torch.long, device=self.device)
+            assert self.embed(input_ids=ids).device == there
+        seen.append(self.device)
+        return np.random.default_rng(0).normal(size=(len(sentences), 4)).astype(np.float32)
+
+    model = SentenceEmbeddingModel.from_encoder(tiny_towers("bert")[0], pooling="cls", mlp_only_train=False)
+    monkeypatch.setattr(PreTrainedModel, "device", property(lambda self: there))
+    monkeypatch.setattr(Embedder, "vectors", vectors)
+    facts = CardFacts(title="tiny", what="")
+    scores = export(model, tiny_tokenizer, tmp_path, facts, {"stsb": load_pairs(dev_file)})
+    assert seen == [there] * 3 and scores["encoder"].keys() == {"stsb"}

@@ -16,7 +16,7 @@ from cacse_trainer.cli import train
 from cacse_trainer.cli.common import run
 from cacse_trainer.data.sentences import load_sentences
 from cacse_trainer.errors import UserError
-from cacse_trainer.files import private_folder, take
+from cacse_trainer.files import give_back, private_folder, take
 from cacse_trainer.training import trainer as trainer_module
 from cacse_trainer.training.checkpoints import MANIFEST, damage, list_checkpoints, newest_whole, rotate_checkpoints
 from cacse_trainer.training.interruption import SignalWatch
@@ -177,7 +177,7 @@ def test_two_runs_do_not_share_a_folder(stopped, capsys):
     held = take(folder / ".lock")
     assert run(train.main, [*arguments, "--resume_from_checkpoint", "last"]) == 2
     assert "in use by another run" in capsys.readouterr().err
-    held.close()
+    give_back(held)
     short = ["--max_steps", "6", "--export", "false"]
     assert run(train.main, [*arguments, "--resume_from_checkpoint", "last", *short]) == 0
     assert not (folder / ".lock").exists()

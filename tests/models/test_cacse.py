@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from cacse_trainer import CacseBertModel, CacseConfig, CacseRobertaModel
+from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.models.cascade import SingleTokenAttention
 from tests.conftest import tiny_config
 
@@ -181,7 +182,7 @@ def test_length_buckets_change_nothing(tiny_towers, buckets):
         for block in model.cascade.blocks:
             block.dropout.p = 0.0
         model.cascade.constraint_layers.eval()
-        model.length_buckets = count
+        model.use(ComputeSettings(count))
     loss_plain, loss_fast = plain(**batch(12)).loss, fast(**batch(12)).loss
     loss_plain.backward()
     loss_fast.backward()

@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from cacse_trainer.losses import info_nce
 from cacse_trainer.models import SentenceEmbeddingModel
+from cacse_trainer.models.base import ComputeSettings
 from tests.conftest import GOLDEN
 
 CFT = GOLDEN / "cft"
@@ -69,7 +70,7 @@ def test_gradient_checkpointing_and_caching_change_nothing(model):
     for mini_batch_size, checkpointing in ((None, False), (None, True), (5, False), (5, True)):
         model.train()
         model.zero_grad()
-        model.mini_batch_size = mini_batch_size
+        model.use(ComputeSettings(mini_batch_size=mini_batch_size))
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -78,7 +79,7 @@ def test_gradient_checkpointing_and_caching_change_nothing(model):
         model(**batch(golden, "left")).loss.backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.requires_grad])
         model.gradient_checkpointing_disable()
-    model.mini_batch_size = None
+    model.use(ComputeSettings())
     model.eval()
     for others in gradients[1:]:
         for one, other in zip(gradients[0], others, strict=True):

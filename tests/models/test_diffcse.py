@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from cacse_trainer.models import DiffcseModel
+from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.models.conditioning import condition_on
 from tests.conftest import tiny_config
 from tests.models.test_sentence_embedding import KINDS, make_batch
@@ -102,7 +103,7 @@ def test_loss_over_tokens_does_not_depend_on_padding_or_buckets(folder):
     model = DiffcseModel.from_pretrained_parts(folder("roberta"), folder("roberta"), rtd_positions="tokens").eval()
     batch = make_batch()
     plain = model(**batch).loss
-    model.length_buckets = 3
+    model.use(ComputeSettings(3))
     fill = {"input_ids": 0, "mlm_input_ids": 0, "mlm_labels": -100}
     longer = {name: F.pad(tensor, (0, 3), value=fill.get(name, 0)) for name, tensor in batch.items()}
     assert model(**longer).loss.item() == pytest.approx(plain.item(), rel=1e-5)

@@ -4,7 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from cacse_trainer.models import DiffcseModel, SentenceEmbeddingModel, StudentModel, bucketing
+from cacse_trainer.compute import bucketing
+from cacse_trainer.models import DiffcseModel, SentenceEmbeddingModel, StudentModel
+from cacse_trainer.models.base import ComputeSettings
 from tests.conftest import tiny_config
 from tests.models.test_cacse import batch as cacse_batch
 from tests.models.test_cacse import build as build_cacse
@@ -76,7 +78,7 @@ def assert_same(found, expected, bound):
 def test_equals_the_plain_step(make, case, buckets):
     model, batch = make(case)
     expected = step(model, batch)
-    model.length_buckets, model.mini_batch_size = buckets, 3
+    model.use(ComputeSettings(buckets, 3))
     assert_same(step(model, batch), expected, 1e-10)
 
 
@@ -84,7 +86,7 @@ def test_equals_the_plain_step(make, case, buckets):
 def test_dropout_agrees_between_the_two_encodings(make, case, monkeypatch):
     """Against the same mini-batches with their graphs kept, from the same seed; the random state goes on alike."""
     model, batch = make(case, dropout=0.3)
-    model.mini_batch_size = 3
+    model.use(ComputeSettings(mini_batch_size=3))
     found = step(model, batch)
     monkeypatch.setattr(bucketing, "_encode_twice", lambda encode, part: encode(**part))
     assert_same(found, step(model, batch), 1e-10)
@@ -95,15 +97,15 @@ def test_no_more_than_a_mini_batch_is_encoded_at_once(make):
     model, batch = make("cacse")
     seen = []
     model.tower_b.embeddings.register_forward_hook(lambda module, given, output: seen.append(len(output)))
-    model.mini_batch_size = 5
+    model.use(ComputeSettings(mini_batch_size=5))
     step(model, batch)
     assert seen == [4] * 6
     seen.clear()
-    model.mini_batch_size = 12
+    model.use(ComputeSettings(mini_batch_size=12))
     step(model, batch)
     assert seen == [12]
     seen.clear()
-    model.mini_batch_size = 5
+    model.use(ComputeSettings(mini_batch_size=5))
     with torch.no_grad():
         model(**batch)
     assert seen == [4] * 3
@@ -116,7 +118,7 @@ def test_saved_tensors_do_not_grow_with_the_batch(make):
 
     def bytes_kept(mini_batch_size):
         kept.clear()
-        model.mini_batch_size = mini_batch_size
+        model.use(ComputeSettings(mini_batch_size=mini_batch_size))
 
         def pack(tensor):
             kept.append(tensor.nbytes)
@@ -134,9 +136,9 @@ def test_left_padding_and_no_mask(make):
     left = {name: tensor.flip(-1) for name, tensor in batch.items()}
     bare = {"input_ids": batch["input_ids"]}
     for given in (left, bare):
-        model.mini_batch_size = None
+        model.use(ComputeSettings())
         expected = step(model, given)
-        model.mini_batch_size = 3
+        model.use(ComputeSettings(mini_batch_size=3))
         assert_same(step(model, given), expected, 1e-10)
 
 
@@ -148,7 +150,7 @@ def test_half_precision_loses_no_more_than_the_plain_step(make):
     batch = {"input_ids": torch.randint(5, 25, (64, 2, 9), generator=generator)}
 
     def gradient(autocast, mini_batch_size):
-        model.mini_batch_size = mini_batch_size
+        model.use(ComputeSettings(mini_batch_size=mini_batch_size))
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             model.zero_grad()
             loss = model(**batch).loss

@@ -14,6 +14,7 @@ from transformers import (
 
 from cacse_trainer.losses import info_nce, nt_xent
 from cacse_trainer.models import SentenceEmbeddingConfig, SentenceEmbeddingModel
+from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.models.objectives import OBJECTIVES, Objective
 from tests.conftest import tiny_config
 
@@ -159,7 +160,7 @@ def test_buckets_change_nothing(encoder, pooling, buckets):
     plain.loss.backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    model.length_buckets = buckets
+    model.use(ComputeSettings(buckets))
     output = model(**batch)
     output.loss.backward()
     assert output.loss.item() == pytest.approx(plain.loss.item(), rel=1e-6)

@@ -13,6 +13,7 @@ from cacse_trainer.compute.distributed import world_size
 from cacse_trainer.data import mask_tokens
 from cacse_trainer.importers.simcse import load_diffcse_training_state, rename_simcse_keys
 from cacse_trainer.models import DiffcseConfig, SentenceEmbeddingConfig, SentenceEmbeddingModel
+from cacse_trainer.models.base import ComputeSettings
 from tests.conftest import GOLDEN
 
 PRECISIONS = (torch.float32, torch.float64)
@@ -95,7 +96,7 @@ def diffcse(case: Case, tmp_path, **settings):
 def test_simcse(name, settings, dtype, buckets):
     case = Case("simcse", name, dtype)
     model = simcse(case, **settings)
-    model.length_buckets = buckets
+    model.use(ComputeSettings(buckets))
     output = model(**case.inputs)
     case.check("loss", output.loss)
     case.check("loss_contrastive", output.losses["contrastive"])

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, set_seed
 
 from cacse_trainer import CacseBertModel, DistillationTrainer, EnsembleModel, load_pairs, load_sentences
+from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.members import load_ensemble, load_members
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses import distillation_loss
@@ -196,12 +197,12 @@ def test_widths(make_trainer, tiny_towers, tmp_path, width):
 def test_cached_vectors_equal_the_online_teacher(make_trainer, tmp_path):
     online = make_trainer("online", run={"save_strategy": "no"})
     rows = load_sentences(write_sentences(tmp_path / "sentences.txt"))
-    settings = {"max_seq_length": 64}
-    vectors = cached_teacher_embeddings(tmp_path / "cache", online.teacher, online.teacher_tokenizer, rows, **settings)
+    embedder = Embedder(online.teacher.embed, online.teacher_tokenizer, 64, "cpu")
+    vectors = cached_teacher_embeddings(tmp_path / "cache", online.teacher, embedder, rows)
     assert isinstance(vectors, np.memmap) and vectors.shape == (64, 32)
     (kept,) = (tmp_path / "cache").iterdir()
     written = kept.stat().st_mtime_ns
-    again = cached_teacher_embeddings(tmp_path / "cache", online.teacher, online.teacher_tokenizer, rows, **settings)
+    again = cached_teacher_embeddings(tmp_path / "cache", online.teacher, embedder, rows)
     assert kept.stat().st_mtime_ns == written and np.array_equal(vectors, again)
     cached = make_trainer("cached", run={"save_strategy": "no"}, teacher_vectors=vectors)
     cached.teacher.register_forward_pre_hook(lambda *_: pytest.fail("the teacher ran"))
@@ -221,14 +222,14 @@ def test_cache_sees_every_change(make_trainer, tmp_path):
     teacher, tokenizer = trainer.teacher, trainer.teacher_tokenizer
     rows = Dataset.from_dict({"text": ["a man", "the dog", "a cat"]})
 
-    def keep(**changes):
-        given = {"teacher": teacher, "tokenizer": tokenizer, "dataset": rows, "max_seq_length": 64, **changes}
-        cached_teacher_embeddings(tmp_path / "cache", **given)
+    def keep(teacher=teacher, rows=rows, length=64):
+        embedder = Embedder(teacher.embed, tokenizer, length, "cpu")
+        cached_teacher_embeddings(tmp_path / "cache", teacher, embedder, rows)
         return len(list((tmp_path / "cache").iterdir()))
 
     assert keep() == 1 and keep() == 1
-    assert keep(dataset=Dataset.from_dict({"text": ["a man", "the dog", "a man"]})) == 2
-    assert keep(max_seq_length=32) == 3
+    assert keep(rows=Dataset.from_dict({"text": ["a man", "the dog", "a man"]})) == 2
+    assert keep(length=32) == 3
     other = copy.deepcopy(teacher)
     other.encoders[0].embeddings.LayerNorm.bias.data[0] += 1e-3
     assert keep(teacher=other) == 4

@@ -5,7 +5,6 @@ beside its place and moved there whole. What made the vectors is recorded, so th
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from cacse_trainer.encoding.vectors.exact import ExactVectors
 from cacse_trainer.encoding.vectors.faiss_vectors import FaissVectors
 from cacse_trainer.encoding.vectors.precision import directions, storage, to_precision
 from cacse_trainer.errors import UserError
+from cacse_trainer.files import put_back, write_json, writing_folder
 
 FACTS = "index.json"
 SENTENCES = "sentences.parquet"
@@ -105,26 +105,19 @@ class SearchIndex:
         taken = folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder])
         if taken and not (folder / FACTS).is_file():
             raise UserError(f"index {folder}: is there and holds no index; choose another folder")
-        staged, former = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "former"))
+        facts = {
+            "kind": self.kind,
+            "precision": self.store.precision,
+            "dim": self.store.dim,
+            "rows": len(self),
+            "search_effort": self.store.effort if isinstance(self.store, FaissVectors) else None,
+            "made_by": self.made_by,
+        }
         try:
-            for left in (staged, former):
-                shutil.rmtree(left, ignore_errors=True)
-            staged.mkdir(parents=True)
-            pq.write_table(pa.table({"text": pa.array(self.sentences, pa.large_string())}), staged / SENTENCES)
-            self.store.save(staged)
-            facts = {
-                "kind": self.kind,
-                "precision": self.store.precision,
-                "dim": self.store.dim,
-                "rows": len(self),
-                "search_effort": self.store.effort if isinstance(self.store, FaissVectors) else None,
-                "made_by": self.made_by,
-            }
-            (staged / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            if folder.exists():
-                folder.replace(former)
-            staged.replace(folder)
-            shutil.rmtree(former, ignore_errors=True)
+            with writing_folder(folder) as staged:
+                pq.write_table(pa.table({"text": pa.array(self.sentences, pa.large_string())}), staged / SENTENCES)
+                self.store.save(staged)
+                write_json(staged / FACTS, facts)
         except OSError as error:
             raise UserError(f"index {folder}: cannot be written ({error.strerror or error})") from error
 
@@ -159,6 +152,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: there is none.
     """
+    put_back(folder)
     path = folder / FACTS
     if not path.is_file():
         raise UserError(

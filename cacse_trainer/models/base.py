@@ -1,0 +1,270 @@
+"""The contract of a model: what the trainer, the export, the loader and a list of teachers ask of one, written once.
+
+A model of one's own is a `SentenceModel` with a `SentenceConfig`: a ``forward`` that returns its loss, and ``embed``.
+All else has a default here, to be stated otherwise where a model can do more. A plain encoder of transformers is
+answered for by `PlainEncoder`, so that nothing outside of models/ asks of which class a model is.
+"""
+
+import copy
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
+
+from cacse_trainer.compute.bucketing import encode_in_buckets
+from cacse_trainer.compute.encoder_tools import known_inputs
+from cacse_trainer.compute.fast_paths import use_fast_paths
+from cacse_trainer.compute.packing import sentence_vectors
+from cacse_trainer.compute.pooling import LAYER_POOLINGS
+from cacse_trainer.errors import UserError
+
+Embed = Callable[..., Tensor]
+"""``embed(input_ids, attention_mask[, token_type_ids]) → (N, H)``."""
+
+CLS_WITH_MLP = "cls_with_mlp"
+"""The first token's state through the model's own head, dense and tanh; SimCSE's pooler ``cls``."""
+
+
+@dataclass(frozen=True)
+class ComputeSettings:
+    """How a model computes its loss in training; but for ``negatives`` the loss is the same whatever is chosen.
+
+    Args:
+        length_buckets: groups of rows of similar length that the encoder runs over, one after the other; 1 is one
+            padded pass, None no padding at all (`packing`) or, where that is not to be had, as many as pay for the
+            lengths.
+        mini_batch_size: sentences that are encoded at once, with gradient caching (`encode_in_buckets`); None: all.
+        negatives: whose rows a row is compared with: those of all processes (``global``), or of its own (``local``).
+        fast_paths: take the cheaper ways of `fast_paths`.
+    """
+
+    length_buckets: int | None = 1
+    mini_batch_size: int | None = None
+    negatives: str = "global"
+    fast_paths: bool = False
+
+    def in_parts(
+        self, encode: Callable[..., Tensor], inputs: dict[str, Tensor], trim: bool = True, packed: bool = False
+    ) -> Tensor:
+        """`encode_in_buckets` with these settings; ``packed``: ``encode`` itself leaves the padding out."""
+        return encode_in_buckets(encode, inputs, 1 if packed else self.length_buckets, self.mini_batch_size, trim)
+
+
+class Part(NamedTuple):
+    """A plain encoder of a sum, its pooling and its factor."""
+
+    encoder: Any
+    pooling: str
+    weight: float = 1.0
+
+
+@dataclass
+class Export:
+    """A folder that a trained model is exported to.
+
+    Args:
+        name: of the folder.
+        title: of its card.
+        what: one sentence for its card.
+        model: what AutoModel shall load from it.
+        embed: how the trained model computes the vectors that the folder must give.
+        pooling: of the token states, as sentence-transformers names it; None: it has no such form, and the folder is
+            one for `SentenceEncoder` alone.
+        dense: a layer above the pooling, followed by tanh.
+        merged: an adapter was merged into the weights.
+        needs_package: AutoModel knows the model once this package is imported.
+        own_module: sentence-transformers cannot build it of its own modules, and runs the folder's.
+    """
+
+    name: str
+    title: str
+    what: str
+    model: PreTrainedModel
+    embed: Embed
+    pooling: str | None = None
+    dense: nn.Linear | None = None
+    merged: bool = False
+    needs_package: bool = False
+    own_module: bool = False
+
+
+class SentenceConfig(PretrainedConfig):
+    """Base of the configs of sentence models: by it the loader knows that a folder's model pools by itself."""
+
+
+def pools_by_itself(model_type: Any) -> bool:
+    """Whether models of this kind are `SentenceModel`s."""
+    return model_type in CONFIG_MAPPING and issubclass(CONFIG_MAPPING[model_type], SentenceConfig)
+
+
+class SentenceModel(PreTrainedModel):
+    """Base of the models that train sentence embeddings.
+
+    ``forward`` takes (B, V, L) ``input_ids``, ``attention_mask`` and what else the tokenizer gives, all by name (no
+    ``**kwargs``), and returns a `ModelOutput` with ``loss``; its parts may stand in ``losses``, by name, for the log.
+    `embed` gives the sentence embedding. Register both classes with `AutoConfig` and `AutoModel`.
+
+    Attributes:
+        compute: see `ComputeSettings`; the trainer sets it by `use`. A model may leave it unread.
+        export_name: folder of its export.
+        stated_pooling: name of the pooling of `embed`.
+        needs_masked_copies: whether the loss reads ``mlm_input_ids``: the batches then come from `MaskingCollator`.
+        has_adapter: whether an adapter is trained, and saved, instead of its own weights (`AdapterModel`).
+    """
+
+    config_class: type[PretrainedConfig] = SentenceConfig
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    compute = ComputeSettings()
+    export_name = "encoder"
+    stated_pooling: Any = "own"
+    needs_masked_copies: Any = False
+    has_adapter: Any = False
+
+    def embed(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """(N, L) → (N, H), the sentence embedding."""
+        raise NotImplementedError
+
+    def use(self, compute: ComputeSettings) -> None:
+        """Compute so from now on."""
+        self.compute = compute
+        if compute.fast_paths:
+            use_fast_paths(self)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings: the first table of all."""
+        return next(module for module in self.modules() if isinstance(module, nn.Embedding))
+
+    def freeze(self) -> None:
+        """Freeze what never gets a gradient, so that DDP need not search for it; called when the model was loaded."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel.from_pretrained`; the frozen parts are frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
+        return loaded
+
+    def effective_negatives(self, batch_size: int) -> int:
+        """Negatives of each row in a global batch."""
+        return batch_size - 1
+
+    def check_rows(self, columns: Sequence[str], labels: Iterable[float] | None) -> None:
+        """Refuse training text that the loss has no place for.
+
+        Args:
+            columns: of the text.
+            labels: of labelled pairs; None: there are none.
+
+        Raises:
+            UserError: with the columns, or the label.
+        """
+
+    def embed_as(self, pooling: str | None = None) -> Embed:
+        """`embed` of whatever inputs the tokenizer gives; with another pooling that the user states, where it has one.
+
+        Raises:
+            ValueError: it has not, and what to do instead.
+        """
+        if pooling is not None:
+            raise ValueError(f"pooling {pooling}: a {type(self).__name__} pools in its own way; leave the pooling out")
+        return lambda **inputs: self.embed(**known_inputs(self, inputs))
+
+    def parts(self) -> list[Part]:
+        """The plain encoders whose weighted sum it is, for an ensemble or a teacher.
+
+        Raises:
+            ValueError: it is none.
+        """
+        raise ValueError(f"a {type(self).__name__} is no sum of plain encoders, of which an ensemble is made")
+
+    def check_exportable(self) -> None:
+        """Refuse, before training, what `exports` would refuse.
+
+        Raises:
+            UserError: with what to change.
+        """
+
+    def exports(self, title: str) -> list[Export]:
+        """What is exported of the trained model, which is in eval mode; ``title`` names it in texts.
+
+        Raises:
+            UserError: see `check_exportable`.
+        """
+        what = f"A {type(self).__name__}, which pools by itself."
+        return [Export(self.export_name, title, what, self, self.embed, needs_package=True)]
+
+
+class PlainEncoder:
+    """What is asked of an encoder of transformers, which pools as it is told.
+
+    Args:
+        encoder: the encoder.
+        dense: layers above its pooling.
+        missing: names of weights that its checkpoint lacked.
+    """
+
+    stated_pooling = None
+
+    def __init__(self, encoder: Any, dense: Sequence[nn.Module] = (), missing: Collection[str] = ()):
+        self.encoder, self.missing = encoder, missing
+        self.dense = nn.ModuleList(dense).to(encoder.device)
+
+    def embed_as(self, pooling: str) -> Embed:
+        """The pooled states, (N, L) → (N, H), with the layers above.
+
+        Raises:
+            ValueError: a head is asked for, and there is none.
+        """
+        if pooling == CLS_WITH_MLP and not self.dense:
+            has_pooler = any(name == "pooler" and module is not None for name, module in self.encoder.named_children())
+            if not has_pooler or any(name.startswith("pooler.") for name in self.missing):
+                raise ValueError(f"pooling {pooling} needs a trained pooler, and it has none; use cls")
+            return lambda **inputs: self.encoder(**known_inputs(self.encoder, inputs)).pooler_output
+        states = "cls" if pooling == CLS_WITH_MLP else pooling
+
+        def embed(**inputs: Tensor) -> Tensor:
+            vectors = sentence_vectors(self.encoder, states, inputs)  # (N, H)
+            for layer in self.dense:
+                vectors = layer(vectors)
+            return vectors
+
+        return embed
+
+    def exports(self, title: str) -> list[Export]:
+        """Nothing: it is what exports are.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"no export for a {type(self.encoder).__name__}")
+
+
+def contract_of(model: Any, dense: Sequence[nn.Module] = (), missing: Collection[str] = ()) -> Any:
+    """Who answers for a loaded model: itself if it is a `SentenceModel`, else a `PlainEncoder` with these arguments."""
+    return model if isinstance(model, SentenceModel) else PlainEncoder(model, dense, missing)
+
+
+def pooled_sum(model: Any, pooling: str) -> Embed:
+    """Another pooling of a model whose ``last_hidden_state`` is a sum of several encoders'.
+
+    Raises:
+        ValueError: it reads layers or a head.
+    """
+    if pooling in LAYER_POOLINGS:
+        raise ValueError(f"pooling {pooling} averages layers, and a sum of towers has none; use cls or mean")
+    return PlainEncoder(model).embed_as(pooling)
+
+
+def with_settings(encoder: Any, settings: dict[str, Any]) -> Any:
+    """A view of an encoder, its weights shared, under a config of its own with these settings."""
+    view = copy.copy(encoder)
+    view.config = copy.deepcopy(encoder.config)
+    for name, value in settings.items():
+        setattr(view.config, name, value)
+    return view
