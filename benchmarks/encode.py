@@ -22,7 +22,7 @@ from sentence_transformers import SentenceTransformer
 
 from cacse_trainer import SentenceEncoder
 from cacse_trainer.evaluation.environment import environment
-from cacse_trainer.settings.arguments import bf16_is_fast
+from cacse_trainer.settings.precision import bf16_is_fast
 from cacse_trainer.settings.resources import resolve_resource
 
 TARGETS = {"ours float32": 1.7, "ours bf16": 4.0}

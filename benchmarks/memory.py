@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from common import BERT_BASE, MINILM, Clock, lines_of, model_folder, peak_gb, quiet, save
 
-from cacse_trainer.settings.arguments import bf16_is_fast
+from cacse_trainer.settings.precision import bf16_is_fast
 
 CASES = ["simcse", "simcse cached", "peer", "peer cached", "cacse", "cacse cached"]
 

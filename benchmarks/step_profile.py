@@ -20,7 +20,8 @@ from cacse_trainer import CacseBertModel, SentenceEmbeddingModel
 from cacse_trainer.compute.memory import keep_freed_memory
 from cacse_trainer.data import ContrastiveCollator
 from cacse_trainer.models.base import ComputeSettings
-from cacse_trainer.settings.arguments import CacseTrainingArguments, resolve_bf16
+from cacse_trainer.settings.arguments import CacseTrainingArguments
+from cacse_trainer.settings.precision import resolve_bf16
 
 KINDS = {
     "dropout": ("dropout", "bernoulli", "random_"),

@@ -35,7 +35,8 @@ from cacse_trainer import CacseBertModel, CacseTrainer, SentenceEmbeddingModel, 
 from cacse_trainer.data import ContrastiveCollator
 from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.models.cascade import SingleTokenAttention
-from cacse_trainer.settings.arguments import CacseTrainingArguments, bf16_is_fast, resolve_bf16
+from cacse_trainer.settings.arguments import CacseTrainingArguments
+from cacse_trainer.settings.precision import bf16_is_fast, resolve_bf16
 from cacse_trainer.settings.resources import resolve_resource
 
 TARGETS = {"cacse": {"ours": 6.0, "ours, embeddings frozen": 8.0}, "simcse": {"ours float32": 3.5, "ours bf16": 3.5}}

@@ -109,14 +109,32 @@ def delete_folder(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, whole or not at all, and without secrets."""
     with writing(path) as staged:
-        staged.write_text(text, encoding="utf-8")
+        staged.write_text(without_secrets(text), encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON, whole or not at all."""
     write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+_secrets: set[str] = set()
+SHORTEST_SECRET = 8
+"""A shorter text is no token, and would take common words along."""
+
+
+def keep_secret(text: str) -> None:
+    """From here on `write_text` and `without_secrets` show ``***`` in the text's place."""
+    if len(text) >= SHORTEST_SECRET:
+        _secrets.add(text)
+
+
+def without_secrets(text: str) -> str:
+    """A text as it may be shown."""
+    for secret in _secrets:
+        text = text.replace(secret, "***")
+    return text
 
 
 def plain(value: Any) -> Any:

@@ -85,11 +85,9 @@ def main() -> None:
         [
             *("train", "--model", settings.model or str(parts / "model"), "--pooling", "mean"),
             *("--train_file", settings.train_file or str(parts / "sentences.txt")),
-            *("--dev_file", f"zh={settings.dev_file or parts / 'pairs.tsv'}", "--metric_for_best_model", "zh_spearman"),
+            *("--dev_file", f"zh={settings.dev_file or parts / 'pairs.tsv'}", "--eval_steps", "20"),
             *("--max_steps", settings.max_steps, "--max_seq_length", "64", "--per_device_train_batch_size", "64"),
             *("--learning_rate", "3e-4" if settings.model is None else "3e-5", "--lr_scheduler_type", "constant"),
-            *("--eval_strategy", "steps", "--eval_steps", "20", "--save_strategy", "steps", "--save_steps", "20"),
-            *("--save_total_limit", "1", "--load_best_model_at_end", "true", "--report_to", "none"),
             *("--output_dir", settings.output_dir, "--overwrite_output_dir"),
         ]
     )

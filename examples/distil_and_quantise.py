@@ -54,11 +54,8 @@ def main() -> None:
     run(
         *("distill", "--student", str(start), "--pooling", settings.pooling),
         *("--teachers", f"path={settings.teacher},pooling={settings.pooling}"),
-        *("--train_file", settings.train_file, "--dev_file", settings.dev_file),
+        *("--train_file", settings.train_file, "--dev_file", settings.dev_file, "--eval_steps", "20"),
         *("--max_steps", settings.max_steps, "--per_device_train_batch_size", "128", "--learning_rate", "1e-4"),
-        *("--eval_strategy", "steps", "--eval_steps", "20", "--save_strategy", "steps", "--save_steps", "20"),
-        *("--save_total_limit", "1", "--load_best_model_at_end", "true", "--report_to", "none"),
-        *("--metric_for_best_model", f"{settings.dev_file.partition('=')[0]}_spearman"),
         *("--output_dir", str(output), "--overwrite_output_dir"),
     )
     student = output / "export" / "student"

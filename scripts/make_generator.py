@@ -18,7 +18,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, set_seed
 
 from cacse_trainer.data import MaskingCollator, load_sentences
 from cacse_trainer.data.masking import IGNORED_LABEL
-from cacse_trainer.settings.arguments import resolve_bf16
+from cacse_trainer.settings.precision import resolve_bf16
 from cacse_trainer.settings.resources import resolve_resource
 
 

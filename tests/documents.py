@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cacse_trainer.cli import distill, main, train
 from cacse_trainer.cli.completion import parser_of
+from cacse_trainer.runs.methods import check_used
 from cacse_trainer.settings.recipes import parse_run, recipe_names
 from tests.conftest import ROOT
 
@@ -64,7 +65,9 @@ def check_flags(name: str, flags: list[str], tmp_path: Path) -> None:
     if name in ("train", "distill"):
         module = train if name == "train" else distill
         own = ["--output_dir", str(tmp_path)] if "--output_dir" not in flags else []
-        parse_run(module.SETTINGS, [*flags, *own, "--bf16", "false"], **module.HELP)
+        parsed = parse_run(module.SETTINGS, [*flags, *own], **module.HELP)
+        if name == "train":
+            check_used(parsed)
     else:
         _, unknown = parser_of(name).parse_known_args(flags)
         assert not unknown, unknown

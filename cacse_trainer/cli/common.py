@@ -1,6 +1,5 @@
 """What the commands share: exit codes, quiet logs, loading dev sets."""
 
-import argparse
 import atexit
 import contextlib
 import logging
@@ -12,39 +11,16 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch.distributed as dist
 import transformers
 
-from cacse_trainer.cli.output import add_output_flags, output_mode, tell_error
+from cacse_trainer.cli.output import output_mode, tell_error
 from cacse_trainer.compute.distributed import is_distributed, rank
 from cacse_trainer.errors import Interrupted, RunError, UserError, one_line
+from cacse_trainer.settings.command_line import OneLineParser
 from cacse_trainer.training.checkpoints import is_write_failure
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """`ArgumentParser` whose errors are one line, without the whole usage, and which takes no abbreviations."""
-
-    def __init__(self, **kwargs: Any):
-        super().__init__(
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            conflict_handler="resolve",  # a command may have a --json of its own
-            **kwargs,
-        )
-        add_output_flags(self)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As the parent's; ``--quiet`` also switches progress bars off."""
-        settings, rest = super().parse_known_args(args, namespace)
-        if settings is not None and getattr(settings, "quiet", False) and hasattr(settings, "disable_tqdm"):
-            settings.disable_tqdm = True
-        return settings, rest
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage."""
-        raise UserError(f"command line: {message} ({self.prog} --help)")
 
 
 def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +31,8 @@ def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | Non
     set_up_logging()
     with _unwinding_on_sigterm():
         given = list(sys.argv[1:] if arguments is None else arguments)
-        with output_mode(given):
+        speech = dict(OneLineParser(add_help=False).given(given))  # known before the command's own parser may fail
+        with output_mode(quiet="quiet" in speech, as_json="json" in speech):
             code = _run(command, given)
     if is_distributed():
         leave(code)

@@ -19,10 +19,12 @@ from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_student import StudentModel
 from cacse_trainer.runs.build import check_fit, check_weights, load_encoders, load_tokenizer, public_name
-from cacse_trainer.runs.run import TrainingRun, given_settings
-from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, resolve_bf16
+from cacse_trainer.runs.methods import settle
+from cacse_trainer.runs.run import TrainingRun
+from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.distillation import DistillationArguments, EncoderChoice
-from cacse_trainer.settings.recipes import RecipeParser, parse_run, recipe_parser
+from cacse_trainer.settings.precision import resolve_bf16
+from cacse_trainer.settings.recipes import RecipeParser, parse_run
 from cacse_trainer.settings.resources import resolve_resource
 from cacse_trainer.training.distillation import DistillationTrainer, check_widths
 from cacse_trainer.training.teacher_cache import cached_teacher_embeddings
@@ -46,26 +48,28 @@ HELP: dict[str, Any] = {
 
 def parser() -> RecipeParser:
     """The command's flags."""
-    return recipe_parser(SETTINGS, **HELP)
+    return RecipeParser(SETTINGS, **HELP)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
-    settings, data_args, args, recipe = parse_run(SETTINGS, arguments, **HELP)
+    parsed = parse_run(SETTINGS, arguments, **HELP)
+    settings, data_args, args = parsed.groups
+    settle(
+        parsed,
+        {"mask_probability": "mask_probability has no effect with distillation, which masks nothing; leave it out"},
+    )
     choices = teacher_choices(settings)
     if settings.student is None:
         raise UserError("no student: give an encoder to train, in a recipe or as --student FOLDER")
-    with user_errors("teacher_bf16"):
-        bf16 = resolve_bf16(settings.teacher_bf16)
+    bf16 = resolve_bf16(settings.teacher_bf16, "teacher_bf16", use_cpu=args.use_cpu)
     check_cache(settings, data_args, args)
-    training = TrainingRun.begin(settings, data_args, args, recipe, ["distill", *arguments])
+    training = TrainingRun.begin(settings, data_args, args, parsed.recipe, parsed.command, parsed.given())
     columns = training.data_facts.get("columns", [])
     if len(columns) > 1:
         raise UserError(
             f"distillation reads single sentences, got the columns {', '.join(columns)}; name one with text_columns"
         )
-    if "mask_probability" in given_settings(arguments, recipe):
-        raise UserError("mask_probability has no effect with distillation, which masks nothing; leave it out")
     teacher, teacher_tokenizer = load_encoders(choices)
     student, tokenizer = build_student(settings, settings.student, teacher)
     for model in (teacher, student):
@@ -73,7 +77,9 @@ def main(arguments: Sequence[str]) -> None:
     if args.export:
         student.check_exportable()
     check_fit(student, tokenizer, data_args.max_seq_length)
-    vectors = None if args.check else cached_vectors(settings, training, teacher.to(args.device), teacher_tokenizer)
+    vectors = (
+        None if args.check else cached_vectors(settings, training, teacher.to(args.device), teacher_tokenizer, bf16)
+    )
     trainer = DistillationTrainer(
         model=student,
         teacher=teacher,
@@ -123,13 +129,13 @@ def check_cache(settings: DistillationArguments, data_args: DataArguments, args:
 
 
 def cached_vectors(
-    settings: DistillationArguments, training: TrainingRun, teacher: EnsembleModel, tokenizer: Any
+    settings: DistillationArguments, training: TrainingRun, teacher: EnsembleModel, tokenizer: Any, bf16: bool
 ) -> np.ndarray | None:
     """The teacher's vectors of the training text, where they are to be kept; else None."""
     if settings.teacher_cache is None:
         return None
     args = training.args
-    dtype = torch.bfloat16 if resolve_bf16(settings.teacher_bf16) else None
+    dtype = torch.bfloat16 if bf16 else None
     return cached_teacher_embeddings(
         settings.teacher_cache,
         teacher,

@@ -24,7 +24,7 @@ from cacse_trainer.cli.common import OneLineParser, run
 from cacse_trainer.cli.output import tell_json
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.senteval_suite import task_names
-from cacse_trainer.settings.arguments import bf16_is_fast
+from cacse_trainer.settings.precision import bf16_is_fast
 from cacse_trainer.settings.recipes import recipe_names
 from cacse_trainer.settings.resources import CHECKOUT, resolve_resource
 from cacse_trainer.version import __version__

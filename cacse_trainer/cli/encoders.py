@@ -14,6 +14,7 @@ from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.encoding.loading import CHOICES
 from cacse_trainer.encoding.onnx import GRAPHS, OnnxEncoder
 from cacse_trainer.errors import UserError
+from cacse_trainer.settings.precision import FLAG, HELP, resolve_bf16
 
 
 def add_encoder_flags(parser: argparse.ArgumentParser) -> None:
@@ -27,11 +28,26 @@ def add_encoder_flags(parser: argparse.ArgumentParser) -> None:
         choices=["torch", *GRAPHS],
         help="onnx, onnx_int8: the folder's graphs, made by cacse-trainer export --format onnx",
     )
-    add("--bf16", action="store_true", help="compute in bfloat16; the vectors are float32 all the same")
+    add_bf16_flag(add)
     add("--max_seq_length", type=int, help="in tokens; default: what the model states")
     add("--tokens_per_batch", type=int, help="padded tokens a batch; default: by kind of device")
     add("--truncate_dim", type=int, help="keep so many of the first dimensions")
     add("--trust_remote_code", action="store_true", help="run the model code that comes with the checkpoint")
+
+
+def add_bf16_flag(add: Callable[..., Any]) -> None:
+    """``--bf16 [auto|true|false]``, see `dtype_of`."""
+    add("--bf16", default="false", help=f"compute in bfloat16: {HELP} The vectors are float32 all the same", **FLAG)
+
+
+def dtype_of(settings: argparse.Namespace, device: str | None) -> torch.dtype:
+    """What an encoder computes in.
+
+    Raises:
+        UserError: ``--bf16`` with another word.
+    """
+    on_cpu = device is not None and device.startswith("cpu")
+    return torch.bfloat16 if resolve_bf16(settings.bf16, use_cpu=on_cpu) else torch.float32
 
 
 def add_decoder_flags(add: Callable[..., Any]) -> None:
@@ -69,13 +85,13 @@ def open_encoder(settings: argparse.Namespace, model: str | None, device: str | 
             settings.pooling,
             device,
             settings.adapter,
-            dtype=torch.bfloat16 if settings.bf16 else torch.float32,
+            dtype=dtype_of(settings, device),
             trust_remote_code=settings.trust_remote_code,
             **common,
             **decoder_flags(settings),
         )
     for flag in ("pooling", "adapter", "bf16", "trust_remote_code", *DECODER_FLAGS):
-        if getattr(settings, flag):
+        if getattr(settings, flag) not in (None, False, "false", "auto"):
             raise UserError(f"--{flag}: belongs to --backend torch; a graph is what it was exported as")
     return OnnxEncoder(str(model), settings.backend, device, **common)
 

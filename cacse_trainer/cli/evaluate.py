@@ -12,10 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cacse_trainer.cli.common import OneLineParser, run
-from cacse_trainer.cli.encoders import add_decoder_flags, decoder_flags, join_processes
+from cacse_trainer.cli.encoders import add_bf16_flag, add_decoder_flags, decoder_flags, dtype_of, join_processes
 from cacse_trainer.cli.output import tell_json
 from cacse_trainer.compute.distributed import rank
 from cacse_trainer.data import load_sentences
@@ -75,7 +73,7 @@ def parser() -> OneLineParser:
     add("--overwrite", action="store_true", help="forget the results that are in the output folder")
     add("--skip_missing", action="store_true", help="leave out tasks whose data files are not there")
     add("--train_text", metavar="FILE", help="training text: count the evaluation sentences in it, score without them")
-    add("--bf16", action="store_true", help="compute in bfloat16")
+    add_bf16_flag(add)
     add("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
     add("--max_seq_length", type=int, help="in tokens; default: what the model states")
     add("--tokens_per_batch", type=int, help="padded tokens a batch; default: by kind of device")
@@ -183,7 +181,7 @@ def build_encoder(settings: argparse.Namespace) -> BaseEncoder:
             pooling,
             settings.device,
             settings.adapter,
-            dtype=torch.bfloat16 if settings.bf16 else torch.float32,
+            dtype=dtype_of(settings, settings.device),
             max_seq_length=settings.max_seq_length,
             tokens_per_batch=settings.tokens_per_batch,
             trust_remote_code=settings.trust_remote_code,

@@ -11,7 +11,7 @@ from typing import Any
 
 from cacse_trainer.cli.common import run
 from cacse_trainer.cli.output import tell
-from cacse_trainer.errors import user_errors
+from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.instruct import evaluation, merging, training
 from cacse_trainer.instruct.arguments import (
     InstructDataArguments,
@@ -23,7 +23,8 @@ from cacse_trainer.instruct.dataset import build_dataset
 from cacse_trainer.instruct.stages import PROOF, InstructStage, check_order, make_stages
 from cacse_trainer.pipeline.runner import plan, read_record, run_stages
 from cacse_trainer.settings.arguments import CommonTrainingArguments
-from cacse_trainer.settings.recipes import RecipeParser, parse_run, recipe_parser
+from cacse_trainer.settings.command_line import hand_over
+from cacse_trainer.settings.recipes import RecipeParser, parse_run
 
 DESCRIPTION = """Teach a causal language model what a sentence encoder knows, in four stages, each a folder of the
 output folder:
@@ -60,18 +61,19 @@ HELP: dict[str, Any] = {"prog": "cacse-trainer instruct", "description": DESCRIP
 
 def parser() -> RecipeParser:
     """The command's flags."""
-    return recipe_parser(SETTINGS, **HELP)
+    return RecipeParser(SETTINGS, **HELP)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
-    stage_args, *settings, _ = parse_run(SETTINGS, arguments, **HELP)
-    data_args, model_args, eval_args, args = settings
+    parsed = parse_run(SETTINGS, arguments, **HELP)
+    stage_args, data_args, model_args, eval_args, args = parsed.groups
+    hand_over(vars(args))
     root = Path(str(args.output_dir))
     if stage_args.run_stage is not None:
         run_one(stage_args.run_stage, root, (data_args, model_args, eval_args, args))
         return
-    stages = make_stages(list(arguments), stage_args, data_args, model_args, eval_args, args)
+    stages = make_stages(parsed.command[2:], stage_args, data_args, model_args, eval_args, args)
     todo = {stage.name: what for stage, _, what in plan(stages, read_record(root))}
     if stage_args.plan:
         planned = {name: what if name in stage_args.stages else "not chosen" for name, what in todo.items()}
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     check_order(stages, root, stage_args.stages)
     ahead = [name for name in stage_args.stages if todo[name] != "skip"]
-    check_ahead(ahead, model_args, eval_args)
+    check_ahead(ahead, model_args, eval_args, args)
     run_stages(root, stages, stage_args.stages)
     found = {stage.name: left_by(stage) for stage in stages if stage.is_finished()}
     lines = [line for name, left in found.items() for line in (f"{name:<9} {root / name}", *TOLD[name](left))]
@@ -87,13 +89,18 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def check_ahead(
-    stages: Sequence[str], model_args: InstructModelArguments, eval_args: InstructEvaluationArguments
+    stages: Sequence[str],
+    model_args: InstructModelArguments,
+    eval_args: InstructEvaluationArguments,
+    args: CommonTrainingArguments,
 ) -> None:
     """What a late stage would miss is told before the first one starts.
 
     Raises:
-        UserError: a library, the model or a task is missing.
+        UserError: a library, the model or a task is missing, or a checkpoint is named.
     """
+    if args.resume_from_checkpoint is not None:
+        raise UserError("resume_from_checkpoint: an interrupted training goes on by itself, from its last checkpoint")
     if {"train", "merge"} & set(stages):
         training.require_peft()
         training.load_tokenizer(model_args)

@@ -1,16 +1,13 @@
 """What a command says: for a person, quietly (``--quiet``), or as one JSON object on standard output (``--json``)."""
 
-import argparse
 import contextlib
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, TextIO
 
-from cacse_trainer.files import plain
-
-QUIET, JSON = "--quiet", "--json"
+from cacse_trainer.files import plain, without_secrets
 
 
 class Output:
@@ -28,19 +25,12 @@ class Output:
 OUTPUT = Output()
 
 
-def add_output_flags(parser: argparse.ArgumentParser) -> None:
-    """``--quiet`` and ``--json``, which every command takes."""
-    group = parser.add_argument_group("output")
-    group.add_argument(QUIET, action="store_true", help="warnings, errors and the result only; no progress")
-    group.add_argument(JSON, action="store_true", help="the result as one JSON object on standard output")
-
-
 @contextlib.contextmanager
-def output_mode(arguments: Sequence[str]) -> Iterator[None]:
-    """Speak as the flags among the arguments say, until the command ends."""
+def output_mode(*, quiet: bool, as_json: bool) -> Iterator[None]:
+    """Speak as ``--quiet`` and ``--json`` say, until the command ends."""
     ours = logging.getLogger("cacse_trainer")
     level = ours.level
-    OUTPUT.quiet, OUTPUT.json = QUIET in arguments, sys.stdout if JSON in arguments else None
+    OUTPUT.quiet, OUTPUT.json = quiet, sys.stdout if as_json else None
     if OUTPUT.quiet:
         ours.setLevel(logging.WARNING)
     # whatever a library prints must not mix with the object
@@ -67,7 +57,8 @@ def tell_json(result: dict[str, Any]) -> None:
 
 
 def tell_error(message: str) -> None:
-    """An error: one line on standard error, and with ``--json`` an object, too."""
+    """An error: one line on standard error, and with ``--json`` an object, too; no secret in it."""
+    message = without_secrets(message)
     print(f"error: {message}", file=sys.stderr)
     if OUTPUT.json is not None:
         print(json.dumps({"error": message}, ensure_ascii=False), file=OUTPUT.json, flush=True)

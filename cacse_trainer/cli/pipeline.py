@@ -47,7 +47,8 @@ def parser() -> OneLineParser:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
-    settings = parser().parse_args(arguments)
+    made = parser()
+    settings = made.parse_args(arguments)
     changes = dict(parse_change(text) for text in settings.set)
     recipe = find_recipe(settings.config)
     root, stages = read_stages(recipe, settings.output_dir, changes)
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
         for stage, _, todo in plan(stages, read_record(root)):
             print(f"{stage.name:<12} {todo:<7} cacse-trainer {stage.command} {' '.join(stage.flags(root))}")
         return
-    command = shlex.join(["cacse-trainer", "pipeline", *arguments])
+    command = shlex.join(made.command(arguments))
     record = run_stages(root, stages, settings.only)
     paths = write_pipeline_report(root, stages, record, settings.config, command)
     scores = [row for stage in stages for row in stage_scores(stage)]

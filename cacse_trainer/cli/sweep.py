@@ -18,6 +18,7 @@ from cacse_trainer.pipeline.runner import plan
 from cacse_trainer.pipeline.stages import parse_change
 from cacse_trainer.pipeline.sweep import forget_changed, parse_grid, read_sweep, run_sweep, sweep_runs
 from cacse_trainer.pipeline.sweep_report import write_sweep_report
+from cacse_trainer.settings.command_line import hand_over
 from cacse_trainer.settings.recipes import find_recipe
 
 EPILOG = """examples:
@@ -61,13 +62,15 @@ def main(arguments: Sequence[str]) -> None:
     if parallel < 1:
         raise UserError(f"parallel {parallel}: at least 1")
     find_recipe(settings.config)
+    changes = dict(parse_change(text) for text in settings.set)
+    hand_over(changes)
     runs = sweep_runs(
         settings.config,
         settings.command,
         settings.output_dir,
         seeds=settings.seeds,
         grid=parse_grid(settings.grid),
-        settings=dict(parse_change(text) for text in settings.set),
+        settings=changes,
     )
     if settings.plan:
         planned = plan([one.stage for one in runs], read_sweep(settings.output_dir))

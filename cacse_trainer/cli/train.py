@@ -19,9 +19,9 @@ from cacse_trainer.runs.build import (
     check_weights,
 )
 from cacse_trainer.runs.methods import check_hard_negatives, check_used
-from cacse_trainer.runs.run import TrainingRun, given_settings
+from cacse_trainer.runs.run import TrainingRun
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
-from cacse_trainer.settings.recipes import RecipeParser, parse_run, recipe_parser
+from cacse_trainer.settings.recipes import RecipeParser, parse_run
 from cacse_trainer.training.trainer import CacseTrainer
 
 EPILOG = """examples:
@@ -41,22 +41,22 @@ HELP: dict[str, Any] = {
 
 def parser() -> RecipeParser:
     """The command's flags."""
-    return recipe_parser(SETTINGS, **HELP)
+    return RecipeParser(SETTINGS, **HELP)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
-    model_args, data_args, args, recipe = parse_run(SETTINGS, arguments, **HELP)
-    training = TrainingRun.begin(model_args, data_args, args, recipe, ["train", *arguments])
-    given = given_settings(arguments, recipe)
+    parsed = parse_run(SETTINGS, arguments, **HELP)
+    model_args, data_args, args = parsed.groups
     if (model_args.model is None) != (model_args.tower_a is None):  # else there is none, or too many: see build_model
-        check_used(given, model_args, data_args, args.mask_duplicates)
+        check_used(parsed)
+    training = TrainingRun.begin(model_args, data_args, args, parsed.recipe, parsed.command, parsed.given())
+    check_hard_negatives(parsed, len(training.data_facts.get("columns", [])) or None)
     model, tokenizer = build_model(model_args)
     check_weights(model)
     if args.export:
         model.check_exportable()
     check_columns(model, training.data_facts, training.train_dataset)
-    check_hard_negatives(given, model_args, len(training.data_facts.get("columns", [])) or None)
     for length in (data_args.max_seq_length, data_args.eval_max_seq_length):
         if length is not None:
             check_fit(model, tokenizer, length)

@@ -164,8 +164,6 @@ def train_adapter(
         args.ddp_find_unused_parameters = False
     if args.metric_for_best_model not in (None, "loss", "eval_loss"):
         raise UserError(f"metric_for_best_model={args.metric_for_best_model}: there is only the validation loss, loss")
-    if args.resume_from_checkpoint is not None:
-        raise UserError("resume_from_checkpoint: an interrupted training goes on by itself, from its last checkpoint")
     set_seed(args.seed)
     tokenizer = load_tokenizer(model_args)
     base = load_causal_lm(base_path(model_args), model_args.dtype, model_args)

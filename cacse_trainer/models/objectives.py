@@ -117,20 +117,28 @@ class Objective(NamedTuple):
             sentences, to leave out negatives that are a row's own sentence.
         negatives: in-batch negatives of each view, as a function of the global batch size B.
         formats: of rows that it compares.
+        reads: the settings that it reads, of those that not every objective does.
     """
 
     loss: Callable[..., Tensor]
     negatives: Callable[[int], int]
     formats: tuple[str, ...] = (PAIR, TRIPLET)
+    reads: tuple[str, ...] = ()
 
 
+COMBINED = ("cosine_weight", "ibn_weight", "angle_weight", "ranking_scale")  # what a sum of losses reads
 OBJECTIVES: dict[str, Objective] = {
-    "info_nce": Objective(info_nce_objective, lambda batch: batch - 1),
+    "info_nce": Objective(info_nce_objective, lambda batch: batch - 1, reads=("hard_negative_weight",)),
     "nt_xent": Objective(nt_xent_objective, lambda batch: 2 * batch - 2, (PAIR,)),
-    "cosent": Objective(cosent_objective, lambda batch: 0, (LABELLED, TRIPLET)),
-    "angle": Objective(angle_objective, lambda batch: 0, (LABELLED, TRIPLET)),
-    "angle_combined": Objective(angle_combined_objective, lambda batch: batch - 1, (LABELLED, PAIR, TRIPLET)),
-    "bellm": Objective(bellm_objective, lambda batch: batch - 1, (TRIPLET,)),
+    "cosent": Objective(cosent_objective, lambda batch: 0, (LABELLED, TRIPLET), ("ranking_scale",)),
+    "angle": Objective(angle_objective, lambda batch: 0, (LABELLED, TRIPLET), ("ranking_scale",)),
+    "angle_combined": Objective(
+        angle_combined_objective,
+        lambda batch: batch - 1,
+        (LABELLED, PAIR, TRIPLET),
+        (*COMBINED, "cln_weight", "positive_threshold"),
+    ),
+    "bellm": Objective(bellm_objective, lambda batch: batch - 1, (TRIPLET,), COMBINED),
 }
 """Every objective by name."""
 

@@ -21,6 +21,7 @@ import yaml
 
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import sha256_of
+from cacse_trainer.settings.command_line import hand_over
 from cacse_trainer.settings.distillation import EncoderChoice
 from cacse_trainer.settings.recipes import find_recipe, read_recipe
 from cacse_trainer.settings.resources import nearest, resolve_resource
@@ -133,6 +134,8 @@ def read_stages(recipe: Path, output_dir: str | None, changes: Mapping[str, Any]
         if not separator or group not in groups:
             raise UserError(f"--set {target}: give STAGE.FIELD=VALUE{nearest(group, list(groups))}")
         groups[group][setting] = value
+    for settings in groups.values():
+        hand_over(settings)
     root = Path(output_dir or fields.get("output_dir") or "runs/pipeline")
     common = groups.pop("common")
     stages: list[Stage] = []
@@ -161,7 +164,8 @@ def parse_change(text: str) -> tuple[str, Any]:
     target, separator, value = text.partition("=")
     if not separator:
         raise UserError(f"--set {text}: give STAGE.FIELD=VALUE")
-    return target, yaml.safe_load(value)
+    group, dot, setting = target.rpartition(".")
+    return f"{group}{dot}{setting.replace('-', '_')}", yaml.safe_load(value)
 
 
 def _texts(value: Any) -> list[str]:

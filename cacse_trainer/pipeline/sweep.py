@@ -24,6 +24,7 @@ from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.files import write_json
 from cacse_trainer.pipeline.runner import command_line, plan
 from cacse_trainer.pipeline.stages import Stage
+from cacse_trainer.settings.command_line import is_secret
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,9 @@ def parse_grid(entries: Sequence[str]) -> dict[str, list[Any]]:
     grid: dict[str, list[Any]] = {}
     for entry in entries:
         field, separator, values = entry.partition("=")
+        field = field.replace("-", "_")
+        if is_secret(field):
+            raise UserError(f"--grid {field}: a secret is no setting to try; give --set {field}=VALUE")
         try:
             found = yaml.safe_load(f"[{values}]")
         except yaml.YAMLError as error:

@@ -1,7 +1,6 @@
 """Settings to a model and its tokenizer; and a trained model to exported folders."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
 from cacse_trainer.runs.methods import CACSE, DIFFCSE, SIMCSE, method_of
 from cacse_trainer.settings.arguments import DataArguments, ModelArguments
-from cacse_trainer.settings.decoder import DecoderArguments
 from cacse_trainer.settings.distillation import EncoderChoice
 from cacse_trainer.settings.resources import PACKAGE, resolve_resource
 
@@ -120,7 +118,6 @@ CONFIGURED = (
 
 def build_diffcse(settings: ModelArguments) -> tuple[SentenceModel, PreTrainedTokenizerBase]:
     """The encoder, its discriminator and the generator."""
-    refuse_decoder_settings(settings, DIFFCSE)
     encoder, generator = str(settings.model), str(settings.generator)
     path = resolve_resource(encoder)
     with user_errors(f"model {encoder}"):
@@ -137,17 +134,6 @@ def build_diffcse(settings: ModelArguments) -> tuple[SentenceModel, PreTrainedTo
             f"the tokenizers of {encoder} and of its generator {generator} differ; both read the same tokens"
         )
     return model, tokenizer
-
-
-def refuse_decoder_settings(settings: ModelArguments, method: str) -> None:
-    """Refuse settings that a method has no use for.
-
-    Raises:
-        UserError: with the first of them.
-    """
-    given = [field.name for field in fields(DecoderArguments) if getattr(settings, field.name) != field.default]
-    if given:
-        raise UserError(f"{given[0]} has no effect with {method}; it belongs to a single tower (model)")
 
 
 def lora_settings(settings: ModelArguments) -> LoraSettings | None:
@@ -206,7 +192,6 @@ def build_collator(
 
 def build_cacse(settings: ModelArguments) -> tuple[SentenceModel, PreTrainedTokenizerBase]:
     """Two towers and a fresh cascade."""
-    refuse_decoder_settings(settings, CACSE)
     tower_a, tower_b = settings.tower_a, settings.tower_b
     if tower_a is None or tower_b is None:
         raise UserError(

@@ -1,10 +1,13 @@
-"""Which settings belong to which method: one that would be ignored is refused when it was given."""
+"""Which settings belong to which method: a flag that nothing would read is refused, a recipe's field is dropped."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields
 
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.objectives import OBJECTIVES
-from cacse_trainer.settings.arguments import DataArguments, ModelArguments
+from cacse_trainer.settings.arguments import ModelArguments
+from cacse_trainer.settings.decoder import DecoderArguments
+from cacse_trainer.settings.recipes import Parsed
 
 CACSE, SIMCSE, DIFFCSE = "CACSE", "SimCSE", "DiffCSE"
 BELONGS_TO: dict[str, tuple[str, ...]] = {
@@ -18,10 +21,14 @@ BELONGS_TO: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         ("pooling", "projection", "mlp_only_train", "objective", "dropout", "hard_negative_weight"), (SIMCSE, DIFFCSE)
     ),
-    "mlm_weight": (SIMCSE,),
-    **dict.fromkeys(("rtd_loss_weight", "rtd_positions"), (DIFFCSE,)),
+    **dict.fromkeys(("mlm_weight", *(field.name for field in fields(DecoderArguments))), (SIMCSE,)),
+    **dict.fromkeys(("generator", "rtd_loss_weight", "rtd_positions"), (DIFFCSE,)),
 }
 """Settings of some methods only; all others count in every one."""
+DECIDING = ("model", "tower_a", "generator", "pooling", "objective", "mlm_weight", "lora_r")
+"""Flags that choose what the other settings are for."""
+ZERO_COUNTS = ("dropout", "cascade_start_layer", "bidirectional_start_layer")
+"""Settings that 0 does not switch off."""
 
 
 def method_of(settings: ModelArguments) -> str:
@@ -31,48 +38,84 @@ def method_of(settings: ModelArguments) -> str:
     return SIMCSE if settings.generator is None else DIFFCSE
 
 
-def check_used(given: Collection[str], model_args: ModelArguments, data_args: DataArguments, masks: bool) -> None:
-    """Refuse a setting that was given, by recipe or flag, and that nothing would read.
+def settle(parsed: Parsed, unused: Mapping[str, str], deciding: Collection[str] = ()) -> None:
+    """Put settings that nothing reads back to their defaults, or refuse them.
+
+    A value that switches a thing off is never refused, and a recipe's field only where no flag made it meaningless.
 
     Args:
-        given: names of the settings that were given.
-        model_args, data_args: the settings.
-        masks: whether equal sentences are left out of the negatives.
+        parsed: the settings.
+        unused: what is wrong with each such setting, and how to mend it.
+        deciding: the flags that may make a recipe's field meaningless.
 
     Raises:
-        UserError: with the first of them, and what it belongs to.
+        UserError: with the first that is refused.
     """
+    for name in [name for name in parsed.given() if name in unused]:
+        group = next(group for group in parsed.groups if name in type(group).__dataclass_fields__)
+        value = getattr(group, name)
+        is_off = value is None or value is False or value == "none" or (value == 0 and name not in ZERO_COUNTS)
+        if not is_off and (name in parsed.flags or not set(deciding) & set(parsed.flags)):
+            raise UserError(unused[name])
+        setattr(group, name, type(group).__dataclass_fields__[name].default)
+        if name in parsed.from_recipe:
+            parsed.from_recipe.remove(name)
+
+
+def check_used(parsed: Parsed) -> None:
+    """Settle what the method, the objective and the pooling do not read (see `settle`).
+
+    Raises:
+        UserError: with the first setting that is refused, and what it belongs to.
+    """
+    unused: dict[str, str] = {}
+    for name, wrong in _unused(parsed.groups[0]):
+        unused.setdefault(name, wrong)
+    settle(parsed, unused, DECIDING)
+
+
+def _unused(model_args: ModelArguments) -> Iterator[tuple[str, str]]:
+    """Every setting that nothing would read, and what to say of it."""
     method = method_of(model_args)
-    is_cacse = method == CACSE
-    if is_cacse and model_args.generator is not None:
-        raise UserError("generator has no effect with CACSE; it belongs to DiffCSE (give model instead of towers)")
-    for name in given:
-        owners = BELONGS_TO.get(name, (method,))
-        if method not in owners and not (name == "mlm_weight" and model_args.mlm_weight == 0):
-            raise UserError(f"{name} has no effect with {method}; it belongs to {' and '.join(owners)}: leave it out")
-    if "mask_probability" in given and method != DIFFCSE and model_args.mlm_weight == 0:
-        raise UserError(
+    for name, owners in BELONGS_TO.items():
+        if method not in owners:
+            yield name, f"{name} has no effect with {method}; it belongs to {' and '.join(owners)}: leave it out"
+    if method != DIFFCSE and model_args.mlm_weight == 0:
+        yield (
+            "mask_probability",
             "mask_probability has no effect: no loss here reads masked sentences; it belongs to DiffCSE, and to SimCSE "
-            "with mlm_weight above 0"
+            "with mlm_weight above 0",
         )
-    for name in ("projection", "mlp_only_train"):
-        if name in given and getattr(model_args, name) is not None and model_args.pooling != "cls":
-            raise UserError(f"{name} has no effect with pooling {model_args.pooling}: only cls has a projection on top")
-    has_negatives = is_cacse or model_args.objective not in OBJECTIVES or OBJECTIVES[model_args.objective].negatives(2)
-    if masks and not has_negatives:
-        raise UserError(
-            f"mask_duplicates has no effect with objective {model_args.objective}: it has no negatives in the batch"
+    if method == CACSE:
+        return
+    if model_args.pooling != "cls":
+        for name in ("projection", "mlp_only_train"):
+            yield name, f"{name} has no effect with pooling {model_args.pooling}: only cls has a projection on top"
+    if model_args.lora_r is None:
+        for name in ("lora_alpha", "lora_dropout", "lora_target_modules", "lora_init"):
+            yield name, f"{name} has no effect without a new adapter; give lora_r, too"
+    objective = OBJECTIVES.get(model_args.objective)
+    if objective is None:  # the model says so
+        return
+    for name in {name for other in OBJECTIVES.values() for name in other.reads} - set(objective.reads):
+        readers = [other for other in OBJECTIVES if name in OBJECTIVES[other].reads]
+        yield name, f"{name} has no effect with objective {model_args.objective}; it belongs to {' and '.join(readers)}"
+    if objective.negatives(2) == 0:
+        yield (
+            "mask_duplicates",
+            f"mask_duplicates has no effect with objective {model_args.objective}: it has no negatives in the batch",
         )
 
 
-def check_hard_negatives(given: Collection[str], model_args: ModelArguments, columns: int | None) -> None:
-    """Refuse a weight of hard negatives for text that has none; ``columns`` None: not known (a stream).
+def check_hard_negatives(parsed: Parsed, columns: int | None) -> None:
+    """Settle a weight of hard negatives for text that has none; ``columns`` None: not known (a stream).
 
     Raises:
         UserError: with the number of columns.
     """
-    if "hard_negative_weight" in given and model_args.hard_negative_weight != 0 and columns in (1, 2):
-        raise UserError(
+    if columns in (1, 2):
+        wrong = (
             f"hard_negative_weight has no effect: the training text has {columns} column(s), and no hard negatives; "
             "name three with text_columns"
         )
+        settle(parsed, {"hard_negative_weight": wrong}, ("train_file", "text_columns"))

@@ -219,9 +219,7 @@ def uses_dev_sets(data_args: DataArguments, args: CacseTrainingArguments) -> boo
     if data_args.evaluation not in ("sts", "none"):
         raise UserError(f"evaluation must be sts or none, got {data_args.evaluation!r}")
     if data_args.evaluation == "none" or (args.eval_strategy == "no" and not data_args.dev_file):
-        args.eval_strategy = "no"  # type: ignore[assignment]
-        args.load_best_model_at_end = False
-        args.metric_for_best_model = None
+        args.without_evaluation()
         return False
     return True
 

@@ -1,8 +1,8 @@
 """What `train` and `distill` share: a run from its settings to the report.
 
-run = TrainingRun.begin(model_args, data_args, args, recipe, command)   # output folder, text, dev sets, seed
+run = TrainingRun.begin(model_args, data_args, args, recipe, command, given)   # output folder, text, dev sets, seed
 …build the model, the tokenizer and the trainer…
-run.execute(trainer, tokenizer, base_models)                            # train, summarise, export, save, report
+run.execute(trainer, tokenizer, base_models)                                   # train, summarise, export, save, report
 """
 
 import logging
@@ -46,7 +46,6 @@ from cacse_trainer.runs.progress import use_run_progress
 from cacse_trainer.runs.pushing import check_hub, hub_target, push_export
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.distillation import DistillationArguments
-from cacse_trainer.settings.recipes import find_recipe, read_recipe
 from cacse_trainer.training.resumable import DUPLICATES
 from cacse_trainer.training.trainer import CacseTrainer
 
@@ -66,7 +65,8 @@ class TrainingRun:
     Args:
         model_args, data_args, args: the settings.
         recipe: the recipe's name or path.
-        command: the subcommand and its arguments, for the report.
+        command: the words that make the same run anew, for the report.
+        given: names of the settings that the recipe and the command line gave; the others are defaults.
         checkpoint: where to resume from.
         train_dataset: the rows.
         data_facts: what the report says of them.
@@ -81,6 +81,7 @@ class TrainingRun:
     args: CacseTrainingArguments
     recipe: str | None
     command: Sequence[str]
+    given: Sequence[str]
     checkpoint: str | None
     train_dataset: Dataset | IterableDataset
     data_facts: dict[str, Any]
@@ -97,6 +98,7 @@ class TrainingRun:
         args: CacseTrainingArguments,
         recipe: str | None,
         command: Sequence[str],
+        given: Sequence[str],
     ) -> "TrainingRun":
         """Check the output folder, read the text and the dev sets, set the seed.
 
@@ -118,6 +120,7 @@ class TrainingRun:
             args=args,
             recipe=recipe,
             command=command,
+            given=given,
             checkpoint=checkpoint,
             train_dataset=train_dataset,
             data_facts=data_facts,
@@ -220,7 +223,7 @@ class TrainingRun:
             "peak_memory_gb": peak_memory_gb(),
             "gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
             "environment": environment(),
-            "given": given_settings(self.command, self.recipe),
+            "given": self.given,
             "settings": {**settings, "recipe": self.recipe},
             "card": {name: getattr(facts, name) for name in RECORDED},
             "log_history": history,
@@ -288,30 +291,11 @@ def summarise(trainer: CacseTrainer, dev_sets: dict[str, Dataset]) -> dict[str, 
 
 
 def repeating_command(command: Sequence[str], processes: int) -> str:
-    """The command that makes the same run anew, without secrets and without what goes on with an earlier one."""
-    words = []
-    skip = False
-    for word in command:
-        name = word.partition("=")[0]
-        if name in ("--hub_token", "--resume_from_checkpoint"):
-            skip = "=" not in word
-        elif not skip or word.startswith("--"):
-            words.append(word)
-            skip = False
-        else:
-            skip = False
-    start = ["cacse-trainer", *words]
+    """The command that makes the same run anew, with the launcher of several processes."""
     if processes > 1:
-        launcher = ["torchrun", "--nproc_per_node", str(processes), "-m", f"cacse_trainer.cli.{words[0]}"]
-        start = [*launcher, *words[1:]]
-    return shlex.join(start)
-
-
-def given_settings(command: Sequence[str], recipe: str | None) -> list[str]:
-    """Names of the settings that the recipe and the command line gave; the others are defaults."""
-    named = list(read_recipe(find_recipe(recipe))) if recipe is not None else []
-    flags = [word.removeprefix("--").partition("=")[0] for word in command if word.startswith("--")]
-    return list(dict.fromkeys([*named, *flags]))
+        _program, subcommand, *flags = command
+        command = ["torchrun", "--nproc_per_node", str(processes), "-m", f"cacse_trainer.cli.{subcommand}", *flags]
+    return shlex.join(command)
 
 
 def card_settings(model_args: Settings, data_args: DataArguments, args: Any, recipe: str | None) -> dict[str, Any]:

@@ -4,37 +4,13 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from cacse_trainer.settings.decoder import DecoderArguments
+from cacse_trainer.settings.precision import FLAG, HELP, accelerator, resolve_bf16
 
 logger = logging.getLogger(__name__)
-
-
-def bf16_is_fast() -> bool:
-    """True where bfloat16 matrix products are faster than float32: CUDA ≥ 8.0, CPU with AMX or AVX512-bf16."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_capability()[0] >= 8
-    if torch.backends.mps.is_available():
-        return False
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-
-
-def resolve_bf16(value: str | bool) -> bool:
-    """``auto``, ``true`` or ``false`` → whether to train under bfloat16 autocast.
-
-    Raises:
-        ValueError: another value.
-    """
-    text = str(value).lower()
-    if text == "auto":
-        return bf16_is_fast()
-    if text in {"true", "yes", "1"}:
-        return True
-    if text in {"false", "no", "0"}:
-        return False
-    raise ValueError(f"bf16 must be auto, true or false, got {value!r}")
 
 
 @dataclass
@@ -198,17 +174,25 @@ class DataArguments:
 class CommonTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments`, with what every training of this package shares.
 
+    Evaluated and saved every ``eval_steps``; one checkpoint and the best are kept, and the best is the result.
+
     Raises:
         ValueError: ``bf16`` is none of its values, or the learning rate no number from 0.
     """
 
-    bf16: str = field(  # type: ignore[assignment]  # a wider type than the parent's: auto
-        default="false",
-        metadata={
-            "help": "true, false, or auto: on where the hardware has fast bfloat16.",
-            "nargs": "?",
-            "const": "true",
-        },
+    # a wider type than the parent's: auto
+    bf16: str = field(default="auto", metadata={"help": HELP, **FLAG})  # type: ignore[assignment]
+    eval_strategy: IntervalStrategy | str = field(
+        default="steps", metadata={"help": "When the dev sets are scored: no, steps or epoch. Without any: never."}
+    )
+    save_steps: float | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "A checkpoint is saved every so many steps. Default: eval_steps, else 500."}
+    )
+    save_total_limit: int | None = field(
+        default=1, metadata={"help": "So many checkpoints are kept; the best is one more."}
+    )
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "The best model by metric_for_best_model is the result, else the last."}
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay false: the collator reads raw text columns."}
@@ -217,21 +201,34 @@ class CommonTrainingArguments(TrainingArguments):
     eval_on_start: bool = field(default=True, metadata={"help": "Score the model before training: the baseline."})
 
     def __post_init__(self) -> None:
-        self.bf16 = resolve_bf16(self.bf16)  # type: ignore[assignment]
+        if self.fp16 and self.bf16 == "auto":  # the other half precision was chosen
+            self.bf16 = "false"
+        self.bf16 = resolve_bf16(self.bf16, use_cpu=self.use_cpu)  # type: ignore[assignment]
         if not (isinstance(self.learning_rate, (int, float)) and 0 <= self.learning_rate < float("inf")):
             raise ValueError(f"learning_rate must be a number from 0, got {self.learning_rate}")
         self._check_counts()
-        if self.fp16 and (self.use_cpu or not torch.cuda.is_available()):
+        if self.fp16 and (self.use_cpu or accelerator() != "cuda"):
             raise ValueError("fp16 needs a CUDA GPU; give bf16 auto instead, or neither")
         if self.eval_strategy == "no":
             self.eval_on_start = False
         if self.load_best_model_at_end and "no" in (self.eval_strategy, self.save_strategy):
-            logger.warning("load_best_model_at_end is off: without evaluation and saving the last state is kept")
+            logger.info("load_best_model_at_end is off: without evaluation and saving the last state is kept")
             self.load_best_model_at_end = False
         # transformers refuses bf16 on a CPU unless told that the CPU is meant.
-        if self.bf16 and not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        if self.bf16 and accelerator() is None:
             self.use_cpu = True
+        if self.eval_strategy == "steps" and self.eval_steps is None:
+            self.eval_steps = self.save_steps or self.logging_steps
+        if self.save_steps is None:
+            self.save_steps = self.eval_steps or TrainingArguments.save_steps
         super().__post_init__()
+
+    def without_evaluation(self) -> None:
+        """Switch off what needs a dev score."""
+        self.eval_strategy = "no"
+        self.eval_on_start = False
+        self.load_best_model_at_end = False
+        self.metric_for_best_model = None
 
     def _check_counts(self) -> None:
         if not (self.max_steps >= 1 or self.max_steps == -1):
@@ -310,11 +307,14 @@ class CacseTrainingArguments(CommonTrainingArguments):
         self.use_fast_paths = self._fast_paths()
         if self.mini_batch_size is not None and self.mini_batch_size < 1:
             raise ValueError(f"mini_batch_size must be a number from 1, got {self.mini_batch_size}")
+        chosen_by = self.metric_for_best_model, self.greater_is_better
         super().__post_init__()
+        if chosen_by[0] is None:  # transformers puts the loss there; the trainer takes the first dev set's Spearman
+            self.metric_for_best_model, self.greater_is_better = chosen_by
 
     @property
     def _accelerated(self) -> bool:
-        return (torch.cuda.is_available() or torch.backends.mps.is_available()) and not self.use_cpu
+        return accelerator() is not None and not self.use_cpu
 
     def _fast_paths(self) -> bool:
         text = str(self.fast_paths).lower()
@@ -322,6 +322,8 @@ class CacseTrainingArguments(CommonTrainingArguments):
             raise ValueError(f"fast_paths must be auto, true or false, got {self.fast_paths!r}")
         if text != "auto":
             return text == "true"
+        import torch  # settings are read without it
+
         # The random lanes come from one thread, torch's own draws from all of them; a compiler fuses on its own.
         return not self._accelerated and not self.torch_compile and torch.get_num_threads() <= 16
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from cacse_trainer.settings.precision import FLAG, HELP
+
 
 class EncoderChoice:
     """One encoder of a weighted list: ``path=…,pooling=…,weight=…``, or a mapping of these, or a path alone.
@@ -56,9 +58,7 @@ class DistillationArguments:
         default=None,
         metadata={"help": "Instead: a weighted list, path=…,pooling=…,weight=… each; tokenizers may differ."},
     )
-    teacher_bf16: str = field(
-        default="false", metadata={"help": "Run the teacher in bfloat16: true, false, or auto (where it is fast)."}
-    )
+    teacher_bf16: str = field(default="false", metadata={"help": f"Run the teacher in bfloat16: {HELP}", **FLAG})
     teacher_cache: str | None = field(
         default=None,
         metadata={

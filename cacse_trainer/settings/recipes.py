@@ -6,13 +6,16 @@ Values go through the same conversion as flags (YAML reads ``3e-5`` as a string)
 
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser
 
 from cacse_trainer.errors import UserError
+from cacse_trainer.files import keep_secret
+from cacse_trainer.settings.command_line import OneLineParser, is_secret
 from cacse_trainer.settings.distillation import EncoderChoice
 from cacse_trainer.settings.resources import CHECKOUT, INSTALLED, nearest
 
@@ -21,15 +24,40 @@ class _Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
     """Defaults beside the flags, and the examples as they were written."""
 
 
-class RecipeParser(HfArgumentParser):
-    """`HfArgumentParser` whose errors are one line, and which takes no abbreviations."""
+class RecipeParser(OneLineParser, HfArgumentParser):
+    """The parser of a command with recipes: the fields of dataclasses, and ``--config``."""
 
-    def __init__(self, dataclass_types: Any, **kwargs: Any):
-        super().__init__(dataclass_types, allow_abbrev=False, formatter_class=_Help, **kwargs)
+    def __init__(self, dataclass_types: Sequence[type], **kwargs: Any):
+        super().__init__(dataclass_types, formatter_class=_Help, **kwargs)
+        self.add_argument("--config", metavar="RECIPE", help=f"a YAML file, or one of {', '.join(recipe_names())}")
 
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the whole usage."""
-        raise UserError(f"command line: {message}")
+    def field_actions(self) -> dict[str, Action]:
+        """How each field is read from words; of a switch's two flags the one that takes a value."""
+        names = {field.name for kind in self.dataclass_types for field in fields(kind)}
+        return {action.dest: action for action in reversed(self._actions) if action.dest in names}
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a command line and its recipe say.
+
+    Args:
+        groups: an instance of each dataclass.
+        recipe: the recipe's name or path, if any.
+        flags: the fields that the command line gives.
+        from_recipe: those that the recipe gives; what is dropped for a flag's sake is taken out (`runs.methods`).
+        command: the words that do the same anew, without secrets (see `OneLineParser.command`).
+    """
+
+    groups: tuple[Any, ...]
+    recipe: str | None
+    flags: list[str]
+    from_recipe: list[str]
+    command: list[str]
+
+    def given(self) -> list[str]:
+        """What recipe and command line give; all else is a default."""
+        return list(dict.fromkeys([*self.from_recipe, *self.flags]))
 
 
 def recipe_folders() -> list[Path]:
@@ -95,21 +123,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return {str(name): value for name, value in found.items()}
 
 
-MAPPINGS = {name for name, hint in get_type_hints(TrainingArguments).items() if dict in (hint, *get_args(hint))}
-"""Fields whose value may be a mapping, such as ``lr_scheduler_kwargs``."""
-
-
-def _admits_none(dataclass_types: Sequence[type]) -> dict[str, bool]:
-    """Which fields may be null: those whose type says so (read anew: HfArgumentParser rewrites the fields' types)."""
-    return {
-        name: type(None) in get_args(hint) for kind in dataclass_types for name, hint in get_type_hints(kind).items()
-    }
-
-
-def _converted(value: Any, action: Action, where: str, optional: bool = True) -> Any:
-    """A YAML value, converted as the flag would be."""
+def _converted(value: Any, action: Action, where: str, hint: Any) -> Any:
+    """A YAML value, converted as the flag would be; null and mappings where the field's type has them."""
     if value is None:
-        if not optional:
+        if type(None) not in get_args(hint):
             raise UserError(f"{where}: takes a value, got null; leave the key out for its default")
         return None
     if value is False and action.choices is not None and "no" in action.choices:
@@ -117,7 +134,7 @@ def _converted(value: Any, action: Action, where: str, optional: bool = True) ->
     is_list = action.nargs in ("+", "*")
     if isinstance(value, list) != is_list and not (is_list and not isinstance(value, dict)):
         raise UserError(f"{where}: takes {'a list' if is_list else 'one value'}, got {value!r}")
-    if isinstance(value, dict) and action.dest in MAPPINGS:
+    if isinstance(value, dict) and dict in (hint, *get_args(hint)):
         return value
 
     def one(item: Any) -> Any:
@@ -146,58 +163,39 @@ def _converted(value: Any, action: Action, where: str, optional: bool = True) ->
     return one(value)
 
 
-def recipe_parser(dataclass_types: Sequence[type], *, prog: str, description: str, epilog: str = "") -> RecipeParser:
-    """The parser of a command with recipes: the dataclasses' fields, ``--config``, ``--quiet`` and ``--json``."""
-    parser = RecipeParser(list(dataclass_types), prog=prog, description=description, epilog=epilog)
-    parser.add_argument("--config", metavar="RECIPE", help=f"a YAML file, or one of {', '.join(recipe_names())}")
-    output = parser.add_argument_group("output")
-    output.add_argument("--quiet", action="store_true", help="warnings, errors and the result only; no progress")
-    output.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
-    return parser
-
-
-def parse_run(
-    dataclass_types: Sequence[type], arguments: Sequence[str], *, prog: str, description: str, epilog: str = ""
-) -> tuple[Any, ...]:
-    """``--config RECIPE`` and flags → one instance of each dataclass, and the recipe's name last.
+def parse_run(dataclass_types: Sequence[type], arguments: Sequence[str], **about: Any) -> Parsed:
+    """``--config RECIPE`` and flags → the settings, and what gave them.
 
     Args:
         dataclass_types: the dataclasses whose fields are the keys of the recipe and the flags.
         arguments: the command line after the command's name.
-        prog, description, epilog: for ``--help``.
+        about: ``prog``, ``description`` and ``epilog`` of ``--help``.
 
     Raises:
         UserError: an unknown key or flag, a value of the wrong type, or a combination that a dataclass refuses.
     """
-    parser = recipe_parser(dataclass_types, prog=prog, description=description, epilog=epilog)
-    known_actions = {action.dest: action for action in parser._actions}
-    config_parser = RecipeParser([], add_help=False)
-    config_parser.add_argument("--config")
-    config = config_parser.parse_known_args(list(arguments))[0].config
-    if config is not None and not {"-h", "--help"} & set(arguments):
-        path = find_recipe(config)
-        defaults = {}
+    hints = {name: hint for kind in dataclass_types for name, hint in get_type_hints(kind).items()}
+    parser = RecipeParser(dataclass_types, **about)
+    actions = parser.field_actions()
+    told = parser.parse_args(arguments)
+    flags = list(dict.fromkeys(name for name, _ in parser.given(arguments) if name in actions))
+    values: dict[str, Any] = {}
+    if told.config is not None:
+        path = find_recipe(told.config)
         for name, value in read_recipe(path).items():
-            if name not in known_actions or name in ("config", "help", "quiet", "json"):
-                raise UserError(f"recipe {path}: unknown key {name!r}{nearest(name, list(known_actions))}")
-            defaults[name] = _converted(
-                value, known_actions[name], f"recipe {path}: {name}", _admits_none(dataclass_types).get(name, True)
-            )
-            known_actions[name].required = False
-        parser.set_defaults(**defaults)
+            if name not in actions:
+                raise UserError(f"recipe {path}: unknown key {name!r}{nearest(name, list(actions))}")
+            values[name] = _converted(value, actions[name], f"recipe {path}: {name}", hints[name])
+            if is_secret(name) and value is not None:
+                keep_secret(str(value))
+    from_recipe = list(values)
+    values.update({name: getattr(told, name) for name in flags})
+    if told.quiet:
+        values["disable_tqdm"] = True
     try:
-        *parsed, rest, unknown = parser.parse_args_into_dataclasses(
-            args=list(arguments), return_remaining_strings=True, look_for_args_file=False
-        )
+        groups = parser.parse_dict(values)
     except UserError:
         raise
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"settings: {' '.join(str(error).split())}") from error
-    if unknown:
-        flags = [f"--{name}" for name in known_actions]
-        raise UserError(f"command line: unknown argument {unknown[0]!r}{nearest(unknown[0], flags)}")
-    if rest.quiet:
-        for group in parsed:
-            if hasattr(group, "disable_tqdm"):
-                group.disable_tqdm = True
-    return (*parsed, rest.config)
+    return Parsed(groups, told.config, flags, from_recipe, parser.command(arguments))

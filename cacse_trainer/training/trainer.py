@@ -91,9 +91,12 @@ class CacseTrainer(ResumableTrainer):
         args = copy.copy(args) if args is not None else TrainingArguments("outputs")
         args.remove_unused_columns = False
         args.dataloader_drop_last = True
-        wants_baseline = args.eval_on_start or not isinstance(args, CacseTrainingArguments)
-        args.eval_on_start = wants_baseline and eval_dataset is not None and args.eval_strategy != "no"
-        if args.load_best_model_at_end and args.metric_for_best_model == "loss":  # the default, and no score here
+        if isinstance(args, CacseTrainingArguments):
+            if eval_dataset is None:
+                args.without_evaluation()
+        else:
+            args.eval_on_start = eval_dataset is not None and args.eval_strategy != "no"
+        if args.load_best_model_at_end and args.metric_for_best_model in (None, "loss"):  # the defaults, and no scores
             args.metric_for_best_model = _first_score(eval_dataset)
             args.greater_is_better = True
         if args.ddp_find_unused_parameters is None:  # every trainable parameter gets a gradient

@@ -6,11 +6,13 @@ import shutil
 import subprocess
 
 import pytest
+import torch
 
 from cacse_trainer.cli import compare, completion, main, train
 from cacse_trainer.cli.common import run
+from cacse_trainer.cli.encoders import dtype_of
 from cacse_trainer.errors import UserError
-from cacse_trainer.runs.run import given_settings, repeating_command
+from cacse_trainer.runs.run import repeating_command
 from cacse_trainer.settings.recipes import recipe_names
 
 
@@ -40,6 +42,17 @@ def test_exit_codes_without_a_command(capsys):
     assert main.main(["trian"]) == 2
     assert "did you mean train?" in capsys.readouterr().err
     assert main.main(["--version"]) == 0
+
+
+@pytest.mark.parametrize("name", ["encode", "search", "demo", "evaluate"])
+def test_bf16_of_encoders_is_spelt_as_in_training(name):
+    made = completion.parser_of(name)
+    _, *needed = shlex.split(main.EXAMPLES[name])
+    for flags, dtype in ([], torch.float32), (["--bf16"], torch.bfloat16), (["--bf16", "false"], torch.float32):
+        assert dtype_of(made.parse_args([*needed, *flags]), "cpu") == dtype
+    assert made.parse_args([*needed, "--bf16", "auto"]).bf16 == "auto"
+    with pytest.raises(UserError, match="bf16 must be auto, true or false"):
+        dtype_of(made.parse_args([*needed, "--bf16", "maybe"]), "cpu")
 
 
 def results(folder, **scores) -> str:
@@ -87,25 +100,21 @@ def test_a_run_tells_its_progress(tmp_path, tiny_towers, text_file, dev_file, ca
 
 
 def test_quiet_and_json_of_a_run(tmp_path, tiny_towers, text_file, dev_file, capsys):
-    flags = ("--quiet", "--json", "--hub_token", "hf_secret")
+    flags = ("--quiet", "--json")
     assert run(train.main, a_run(tmp_path, tiny_towers, text_file, dev_file, *flags)) == 0
     said = capsys.readouterr()
     found = json.loads(said.out)
     assert found["steps"] == 2 and set(found["exported"]) == {"tower_a", "tower_b", "ensemble"}
     assert not any(line.startswith(("training ", "step ", "exported ")) for line in said.err.splitlines())
-    for name in ("report.html", "training_report.json"):
-        assert "hf_secret" not in (tmp_path / "run" / name).read_text()
 
 
 def test_the_command_that_repeats_a_run():
-    """Without secrets, without going on with an earlier run, and with the launcher of several processes."""
-    given = ["train", "--config", "quickstart", "--hub_token", "hf_x", "--resume_from_checkpoint=last", "--seed", "1"]
-    assert repeating_command(given, 1) == "cacse-trainer train --config quickstart --seed 1"
-    assert repeating_command(["train", "--train_file", "my text.txt", "--hub_token=hf_x"], 4) == (
+    """With the launcher of several processes."""
+    words = ["cacse-trainer", "train", "--train_file", "my text.txt"]
+    assert repeating_command(words, 1) == "cacse-trainer train --train_file 'my text.txt'"
+    assert repeating_command(words, 4) == (
         "torchrun --nproc_per_node 4 -m cacse_trainer.cli.train --train_file 'my text.txt'"
     )
-    given = given_settings(["train", "--learning_rate=1e-5", "--quiet"], "quickstart")
-    assert "learning_rate" in given and "cascade_start_layer" in given and "adam_beta1" not in given
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ def step(folders: list[str], output: str, share: slice) -> dict[str, torch.Tenso
     trainer = DistillationTrainer(
         model=StudentModel.from_encoder(c, teacher_size=None).double().train(),
         teacher=teacher.double(),
-        args=CacseTrainingArguments(output_dir=output, use_cpu=True, report_to="none", per_device_train_batch_size=4),
+        args=CacseTrainingArguments(output_dir=output, use_cpu=True, bf16=False, per_device_train_batch_size=4),
         train_dataset=Dataset.from_dict({"text": ["a man", "the dog"] * 8}),
         processing_class=BertTokenizerFast.from_pretrained(a),
         teacher_tokenizer=tokenizer,

@@ -49,8 +49,7 @@ def command(tmp_path, tiny_llama, tiny_towers, dev_file):
         *("--encoder", tiny_towers("bert")[0], "--encoder_pooling", "mean"),
         *("--model", tiny_llama, "--lora_target_modules", "q_proj", "v_proj", "lm_head"),
         *("--max_steps", "6", "--per_device_train_batch_size", "6", "--learning_rate", "2e-2"),
-        *("--eval_strategy", "steps", "--eval_steps", "3", "--save_strategy", "steps", "--save_steps", "3"),
-        *("--save_total_limit", "1", "--load_best_model_at_end", "true", "--report_to", "none"),
+        *("--eval_steps", "3", "--bf16", "false"),
         *("--use_cpu", "true", "--disable_tqdm", "true", "--output_dir", str(tmp_path / "out")),
         *("--tasks", "instruct_scores", "--lm_eval_device", "cpu"),
     ]
@@ -191,9 +190,7 @@ def test_the_comparisons_rows():
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("instruct/")])
 def test_shipped_recipes(name, tmp_path):
-    _, data, model, evaluation, training, _ = parse_run(
-        KINDS, ["--config", name, "--bf16", "false"], prog="instruct", description=""
-    )
+    _, data, model, evaluation, training = parse_run(KINDS, ["--config", name], prog="instruct").groups
     assert data.scores == "encoder" and model.model is not None and "instruct_scores" in evaluation.tasks
     assert training.load_best_model_at_end and training.save_total_limit == 1
     assert f"--config {name}" in find_recipe(name).read_text().split("\n\n")[0]

@@ -55,6 +55,7 @@ def training_args(folder, **changes) -> CommonTrainingArguments:
         "load_best_model_at_end": True,
         "logging_steps": 1,
         "use_cpu": True,
+        "bf16": False,
         "disable_tqdm": True,
         "report_to": "none",
         **changes,

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from cacse_trainer.errors import UserError
-from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments, resolve_bf16
+from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.recipes import find_recipe, parse_run, recipe_names
 from cacse_trainer.settings.resources import resolve_resource
 from tests.conftest import ROOT
@@ -13,7 +13,7 @@ KINDS = [ModelArguments, DataArguments, CacseTrainingArguments]
 
 
 def parse(*arguments: str):
-    return parse_run(KINDS, arguments, prog="train", description="")
+    return parse_run(KINDS, arguments, prog="cacse-trainer train").groups
 
 
 def training_recipes() -> list[str]:
@@ -30,8 +30,10 @@ def test_the_list_of_recipes_is_the_folder():
 
 @pytest.mark.parametrize("name", training_recipes())
 def test_every_recipe_parses_and_explains_itself(name, tmp_path):
-    _model, data, training, recipe = parse("--config", name, "--output_dir", str(tmp_path), "--bf16", "false")
-    assert recipe == name
+    parsed = parse_run(KINDS, ["--config", name, "--output_dir", str(tmp_path)], prog="train")
+    _model, data, training = parsed.groups
+    assert parsed.recipe == name
+    assert training.load_best_model_at_end and training.save_steps == training.eval_steps
     assert training.max_steps > 0 or training.num_train_epochs > 0
     assert data.max_seq_length > 0
     header = find_recipe(name).read_text().split("\n\n")[0]
@@ -40,7 +42,7 @@ def test_every_recipe_parses_and_explains_itself(name, tmp_path):
 
 def test_published_cacse_settings():
     for name, start, layers, dropout in (("bert_base", 7, 4, [0.15, 0.15]), ("roberta_base", 11, 1, [0.10, 0.15])):
-        model, data, training, _ = parse("--config", f"cacse/{name}")
+        model, data, training = parse("--config", f"cacse/{name}")
         assert (model.cascade_start_layer, model.constraint_layers, model.tower_dropout) == (start, layers, dropout)
         assert (model.cascade_dropout, model.constraint_dropout, model.contrastive_temperature) == (0.2, 0.1, 0.05)
         assert (training.learning_rate, training.per_device_train_batch_size, data.max_seq_length) == (1e-6, 64, 64)
@@ -49,12 +51,12 @@ def test_published_cacse_settings():
 
 
 def test_flags_win_over_the_recipe():
-    _, _, training, _ = parse("--config", "cacse/bert_base", "--learning_rate", "2e-5", "--max_steps", "3")
+    _, _, training = parse("--config", "cacse/bert_base", "--learning_rate", "2e-5", "--max_steps", "3")
     assert training.learning_rate == 2e-5 and training.max_steps == 3
 
 
 def test_lists_on_the_command_line():
-    model, data, _, _ = parse("--tower_dropout", "0.1", "0.2", "--dev_file", "a=x", "b=y", "--output_dir", "out")
+    model, data, _ = parse("--tower_dropout", "0.1", "0.2", "--dev_file", "a=x", "b=y", "--output_dir", "out")
     assert model.tower_dropout == [0.1, 0.2] and data.dev_file == ["a=x", "b=y"]
 
 
@@ -91,13 +93,8 @@ def test_yaml_numbers_are_numbers(tmp_path):
     assert yaml.safe_load("x: 3e-5") == {"x": "3e-5"}
     path = tmp_path / "recipe.yaml"
     path.write_text("learning_rate: 3e-5\nmax_steps: 4.0\nstreaming: yes\nper_device_train_batch_size: 8\n")
-    _, data, training, _ = parse("--config", str(path), "--output_dir", str(tmp_path))
+    _, data, training = parse("--config", str(path), "--output_dir", str(tmp_path))
     assert training.learning_rate == 3e-5 and training.max_steps == 4 and data.streaming is True
-
-
-def test_bf16_values():
-    assert resolve_bf16("true") and not resolve_bf16(False)
-    assert resolve_bf16("auto") in (True, False)
 
 
 def test_resources(tmp_path):
@@ -113,7 +110,7 @@ def test_yaml_no_and_null_where_they_are_meant(tmp_path):
     """YAML reads `no` as false, which is the strategy called no; null stands for a field that may be empty."""
     path = tmp_path / "recipe.yaml"
     path.write_text("save_strategy: no\neval_strategy: no\nconstraint_dropout: null\n")
-    model, _, training, _ = parse("--config", str(path), "--output_dir", str(tmp_path))
+    model, _, training = parse("--config", str(path), "--output_dir", str(tmp_path))
     assert training.save_strategy.value == "no" and model.constraint_dropout is None
 
 
@@ -128,5 +125,6 @@ def test_without_saving_no_best_model_is_asked_for(tmp_path, caplog):
         "--output_dir",
         str(tmp_path),
     ]
-    args = parse(*flags)[2]
+    with caplog.at_level("INFO", logger="cacse_trainer"):
+        args = parse(*flags)[2]
     assert not args.load_best_model_at_end and "load_best_model_at_end is off" in caplog.text

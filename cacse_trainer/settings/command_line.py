@@ -1,0 +1,104 @@
+"""How a command line is read: one parser for every command, to which ``--hub-token`` is ``--hub_token``.
+
+What a command line gave, and the command that repeats it, are told from what the parser understood. A secret is in
+neither, and is hidden wherever it would be written (`keep_secret`).
+"""
+
+import os
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from cacse_trainer.errors import UserError
+from cacse_trainer.files import keep_secret, without_secrets
+from cacse_trainer.settings.resources import nearest
+
+SECRETS = ("token", "password", "api_key", "secret")
+"""Ends of the names of settings that are secrets."""
+SETTING_FLAGS = ("set", "grid")
+"""Flags whose values are settings themselves, ``FIELD=VALUE`` or ``STAGE.FIELD=VALUE``."""
+GOES_ON = "resume_from_checkpoint"
+"""The flag that goes on with an earlier run; without it the same run is made anew."""
+
+
+def is_secret(name: str) -> bool:
+    """Whether a setting of this name, or ``STAGE.NAME``, is a secret."""
+    return name.replace("-", "_").endswith(SECRETS)
+
+
+def hand_over(settings: dict[str, Any]) -> None:
+    """Take the secrets out of settings that are told to other processes; the hub's token goes by the environment.
+
+    There huggingface_hub looks for it, in this process and in its children: no flag, record or log shows it.
+    """
+    for name in [name for name in settings if is_secret(name) and settings[name] is not None]:
+        token = str(settings.pop(name))
+        keep_secret(token)
+        os.environ["HF_TOKEN"] = token
+
+
+def canonical(word: str) -> str:
+    """A flag as its field is spelt, ``--hub-token=T`` → ``--hub_token=T``; other words as they are."""
+    name, equals, value = word.partition("=")
+    is_flag = name.startswith("--") and not any(letter.isspace() for letter in name)
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if is_flag else word
+
+
+class OneLineParser(ArgumentParser):
+    """`ArgumentParser` for every command: errors are one line, abbreviations are none, ``--quiet`` and ``--json``."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": RawDescriptionHelpFormatter, **kwargs})
+        output = self.add_argument_group("output")
+        output.add_argument("--quiet", action="store_true", help="warnings, errors and the result only; no progress")
+        output.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As the parent's; ``--quiet`` also switches progress bars off."""
+        for name, words in self.given(args):
+            if is_secret(name):
+                for word in words[1:]:
+                    keep_secret(word)
+        settings, rest = super().parse_known_args([canonical(word) for word in args], namespace)
+        if settings.quiet:
+            settings.disable_tqdm = True
+        return settings, rest
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As the parent's; an unknown flag is told with the nearest known one, and without its value."""
+        settings, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            name = without_secrets(unknown[0].partition("=")[0])
+            known = [flag for flag in self._option_string_actions if canonical(flag) == flag]
+            raise UserError(f"command line: unknown argument {name!r}{nearest(name, known)}")
+        return settings
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise UserError(f"command line: {without_secrets(message)} ({self.prog} --help)")
+
+    def given(self, arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
+        """The flags of a command line in order: each one's field, and its words, ``--flag`` and the values.
+
+        Words before the first flag stand under the name "".
+        """
+        found: list[tuple[str, list[str]]] = [("", [])]
+        for word in map(canonical, arguments):
+            name, equals, value = word.partition("=")
+            action = self._option_string_actions.get(name)
+            if action is None:
+                found[-1][1].append(word)
+            else:
+                found.append((action.dest, [name, value] if equals else [name]))
+        return found
+
+    def command(self, arguments: Sequence[str]) -> list[str]:
+        """The words of the command that does the same anew: without secrets, and from the beginning."""
+        words = self.prog.split()
+        for name, own in self.given(arguments):
+            kept = [word for word in own if name not in SETTING_FLAGS or not is_secret(word.partition("=")[0])]
+            if is_secret(name) or name == GOES_ON or len(kept) == 1 < len(own):
+                continue
+            apart = len(kept) != 2 or (kept[1] and not kept[1].startswith("-"))  # else no value, but a flag
+            words += kept if apart else ["=".join(kept)]
+        return words
