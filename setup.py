@@ -55,7 +55,7 @@ setup(
     ],
     package_dir={"senteval": "SentEval/senteval", **RESOURCES},
     package_data={
-        "cacse_trainer": ["py.typed"],
+        "cacse_trainer": ["py.typed", "report/*.html"],
         "cacse_trainer.configs": ["*.yaml", "**/*.yaml"],
         "cacse_trainer.sample": ["*.txt", "*.tsv", "*.md"],
     },
@@ -70,7 +70,9 @@ setup(
         "numpy>=1.24",
         "safetensors>=0.4.3",
         "matplotlib>=3.7",
+        "jinja2>=3.1",
         "pyyaml>=6.0",
+        "shtab>=1.9",  # the first that knows fish
         "tqdm>=4.60",
     ],
     extras_require=EXTRAS,

@@ -9,7 +9,8 @@ from typing import Any
 
 from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.environment import environment
-from cacse_trainer.files import write_json
+from cacse_trainer.evaluation.tables import markdown_table
+from cacse_trainer.files import write_json, write_text
 from cacse_trainer.pipeline.stages import PROOF
 from cacse_trainer.pipeline.sweep import SweepRun
 
@@ -62,7 +63,7 @@ def write_sweep_report(root: Path, recipe: str, runs: Sequence[SweepRun]) -> tup
     """
     found = collect(runs)
     found["environment"] = environment()
-    table = markdown_table(found)
+    table = _point_table(found)
     lines = [
         f"# Sweep of {Path(recipe).stem if Path(recipe).is_file() else recipe}",
         "",
@@ -72,7 +73,7 @@ def write_sweep_report(root: Path, recipe: str, runs: Sequence[SweepRun]) -> tup
         lines[-1] += f"Chosen by {found['metric']} (×100); the best run is `{found['best']}`."
     text = "\n".join([*lines, "", table, "", _run_table(found), ""])
     paths = [root / "sweep_report.md", root / "sweep_report.json"]
-    _write(paths[0], text)
+    write_text(paths[0], text)
     write_json(paths[1], found)
     for run in runs:
         note = ""
@@ -85,11 +86,11 @@ def write_sweep_report(root: Path, recipe: str, runs: Sequence[SweepRun]) -> tup
             before = card.read_text(encoding="utf-8")
             after = before.partition(SECTION)[0] + (f"{SECTION}\n{note}\n" if note else "")
             if after != before:
-                _write(card, after)
+                write_text(card, after)
     return f"{text}\n{paths[0]}", found
 
 
-def markdown_table(found: dict[str, Any]) -> str:
+def _point_table(found: dict[str, Any]) -> str:
     """A row a point: its values, the number of seeds, mean ± standard deviation of each measure."""
     fields = list(found["points"][0]["point"])
     measures = list(dict.fromkeys(name for point in found["points"] for name in point["scores"]))
@@ -98,7 +99,7 @@ def markdown_table(found: dict[str, Any]) -> str:
     for point in found["points"]:
         values = [str(point["point"][field]) for field in fields]
         rows.append([*values, str(len(point["seeds"])), *(_shown(point["scores"].get(name)) for name in measures)])
-    return _table([*fields, "seeds", *measures], rows)
+    return markdown_table([*fields, "seeds", *measures], rows)
 
 
 def _run_table(found: dict[str, Any]) -> str:
@@ -106,12 +107,7 @@ def _run_table(found: dict[str, Any]) -> str:
         [row["run"], *(_number(row["scores"].get(name)) for name in ("before training", "best on dev"))]
         for row in found["runs"]
     ]
-    return _table(["run", "before training", "best on dev"], rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return "\n".join(lines + [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows])
+    return markdown_table(["run", "before training", "best on dev"], rows)
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, Any]:
@@ -135,9 +131,3 @@ def _shown(spread: dict[str, Any] | None) -> str:
 
 def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.2f}"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
