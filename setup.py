@@ -55,7 +55,7 @@ setup(
     ],
     package_dir={"senteval": "SentEval/senteval", **RESOURCES},
     package_data={
-        "cacse_trainer": ["py.typed"],
+        "cacse_trainer": ["py.typed", "report/*.html"],
         "cacse_trainer.configs": ["*.yaml", "**/*.yaml"],
         "cacse_trainer.sample": ["*.txt", "*.tsv", "*.md"],
     },
@@ -71,7 +71,9 @@ setup(
         "safetensors>=0.4.3",
         "filelock>=3.30",  # the first whose locks a forked child gives up
         "matplotlib>=3.7",
+        "jinja2>=3.1",
         "pyyaml>=6.0",
+        "shtab>=1.9",  # the first that knows fish
         "tqdm>=4.60",
     ],
     extras_require=EXTRAS,

@@ -14,9 +14,9 @@ import torch
 from cacse_trainer.cli.common import OneLineParser, run
 from cacse_trainer.cli.output import tell
 from cacse_trainer.errors import RunError, UserError
-from cacse_trainer.pipeline.runner import plan
+from cacse_trainer.pipeline.runner import SWEEP, plan, read_record, run_stages
 from cacse_trainer.pipeline.stages import parse_change
-from cacse_trainer.pipeline.sweep import forget_changed, parse_grid, read_sweep, run_sweep, sweep_runs
+from cacse_trainer.pipeline.sweep import parse_grid, slots, sweep_runs
 from cacse_trainer.pipeline.sweep_report import write_sweep_report
 from cacse_trainer.settings.command_line import hand_over
 from cacse_trainer.settings.recipes import find_recipe
@@ -72,19 +72,19 @@ def main(arguments: Sequence[str]) -> None:
         grid=parse_grid(settings.grid),
         settings=changes,
     )
+    stages = [one.stage for one in runs]
     if settings.plan:
-        planned = plan([one.stage for one in runs], read_sweep(settings.output_dir))
+        planned = plan(stages, read_record(settings.output_dir, SWEEP))
         lines = [
             f"{todo:<7} cacse-trainer {stage.command} {shlex.join(stage.flags(settings.output_dir))}"
             for stage, _, todo in planned
         ]
         tell("\n".join(lines), {"plan": {stage.name: todo for stage, _, todo in planned}})
         return
-    if settings.overwrite:
-        forget_changed(settings.output_dir, runs)
     failure: RunError | None = None
+    environments = slots(parallel, settings.gpus or _visible_gpus())
     try:
-        run_sweep(settings.output_dir, runs, parallel=parallel, gpus=settings.gpus or _visible_gpus())
+        run_stages(settings.output_dir, stages, kind=SWEEP, replace=settings.overwrite, environments=environments)
     except RunError as error:  # what did succeed is reported all the same
         failure = error
     text, found = write_sweep_report(settings.output_dir, settings.config, runs)

@@ -1,13 +1,19 @@
 """What the demo shows: tables of scores, matrices of cosines, maps of embeddings."""
 
-import html
 from collections.abc import Sequence
 from typing import Any
 
+import jinja2
 import numpy as np
 
 from cacse_trainer.encoding.vectors.index import Hits
 
+SCORES = jinja2.Template(
+    """<table class="scores">{% for sentence, score in hits %}<tr><td class="number">{{ "%.3f" % score }}</td>
+<td class="bar"><div class="track"><div style="width:{{ 100 * [score, 0] | max }}%;background:{{ colour }}"></div></div>
+</td><td>{{ sentence }}</td></tr>{% endfor %}</table>""",
+    autoescape=True,
+)
 LONGEST_LABEL = 34
 CHARACTER_WIDTH, LINE_HEIGHT = 0.013, 0.042  # of a label, in parts of the map
 
@@ -29,14 +35,7 @@ def score_table(hits: Hits, colour: str) -> str:
     """Rows of score, bar and sentence."""
     if not hits:
         return '<div class="nothing">Nothing above the threshold.</div>'
-    rows = []
-    for sentence, score in hits:
-        width = 100 * min(1.0, max(0.0, score))
-        bar = f'<div class="track"><div style="width:{width:.1f}%;background:{colour}"></div></div>'
-        rows.append(
-            f'<tr><td class="number">{score:.3f}</td><td class="bar">{bar}</td><td>{html.escape(sentence)}</td></tr>'
-        )
-    return f'<table class="scores">{"".join(rows)}</table>'
+    return SCORES.render(hits=hits, colour=colour)
 
 
 def matrix_figure(lines: Sequence[str], cosines: np.ndarray) -> Any:

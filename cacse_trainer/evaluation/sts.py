@@ -32,16 +32,20 @@ class SpearmanMetric(evaluate.Metric):
         )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        predictions, references = np.asarray(predictions), np.asarray(references)
-        finite = np.isfinite(predictions).all() and np.isfinite(references).all()
-        if not finite or len(predictions) < 2 or np.ptp(predictions) == 0 or np.ptp(references) == 0:
-            return {"spearman": float("nan"), "pearson": float("nan")}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.NearConstantInputWarning)
-            return {
-                "spearman": float(stats.spearmanr(predictions, references).statistic),
-                "pearson": float(stats.pearsonr(predictions, references).statistic),
-            }
+        return correlations(np.asarray(predictions), np.asarray(references))
+
+
+def correlations(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    """``spearman`` and ``pearson`` of two rows of numbers, in [-1, 1]; NaN where one is constant or not finite."""
+    finite = np.isfinite(predictions).all() and np.isfinite(references).all()
+    if not finite or len(predictions) < 2 or np.ptp(predictions) == 0 or np.ptp(references) == 0:
+        return {"spearman": float("nan"), "pearson": float("nan")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.NearConstantInputWarning)
+        return {
+            "spearman": float(stats.spearmanr(predictions, references).statistic),
+            "pearson": float(stats.pearsonr(predictions, references).statistic),
+        }
 
 
 def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -66,13 +70,13 @@ def score_pairs(embedder: Embedder, pairs: datasets.Dataset) -> dict[str, float]
     both = embedder.vectors(first_sentences + second_sentences)
     first, second = both[: len(gold)], both[len(gold) :]
     # In memory: the default writes a lock and a file into a cache folder that several processes share.
-    correlations = SpearmanMetric(keep_in_memory=True).compute(predictions=cosines(first, second), references=gold)
-    assert correlations is not None  # for the type checker: compute returns None only on other processes
+    correlated = SpearmanMetric(keep_in_memory=True).compute(predictions=cosines(first, second), references=gold)
+    assert correlated is not None  # for the type checker: compute returns None only on other processes
     distinct = both[np.unique(np.array(first_sentences + second_sentences), return_index=True)[1]]
     positive = gold >= POSITIVE_SHARE * gold.max()
     return {
-        "spearman": 100 * correlations["spearman"],
-        "pearson": 100 * correlations["pearson"],
+        "spearman": 100 * correlated["spearman"],
+        "pearson": 100 * correlated["pearson"],
         "alignment": alignment(first[positive], second[positive]),
         "uniformity": uniformity(distinct),
         "average_cosine": average_cosine(distinct),

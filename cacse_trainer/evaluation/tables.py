@@ -108,6 +108,19 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line, row_text(header), line, *(row_text(row) for row in rows), line])
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int | None = None) -> str:
+    """A table in Markdown; the columns after the first ``texts`` are flush right.
+
+    >>> print(markdown_table(["a", "b"], [["1|2", "3"]], texts=1))
+    | a | b |
+    |---|---:|
+    | 1/2 | 3 |
+    """
+    rules = ["---:" if texts is not None and i >= texts else "---" for i in range(len(header))]
+    lines = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in [header, *rows]]
+    return "\n".join([lines[0], f"|{'|'.join(rules)}|", *lines[1:]])
+
+
 def _centre(cell: str, width: int) -> str:
     left = (width - len(cell)) // 2
     return " " * left + cell + " " * (width - len(cell) - left)
@@ -134,9 +147,7 @@ def markdown(results: dict[str, Any]) -> str:
     more = f", mode `{mode}`" if mode else ""
     lines = [f"Model `{results['model']}`, pooling `{named_pooling(results)}`{more}."]
     for table in tables_of(results):
-        rule = "|".join(["---:"] * len(table.header))
-        rows = [f"| {' | '.join(cells)} |" for cells in (table.header, table.cells)]
-        lines += ["", f"**{table.title}**", "", rows[0], f"|{rule}|", rows[1]]
+        lines += ["", f"**{table.title}**", "", markdown_table(table.header, [table.cells], texts=0)]
     return "\n".join(lines) + "\n"
 
 

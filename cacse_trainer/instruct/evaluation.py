@@ -19,8 +19,8 @@ import torch
 import yaml
 
 from cacse_trainer.errors import UserError, one_line
+from cacse_trainer.evaluation import tables
 from cacse_trainer.evaluation.environment import environment
-from cacse_trainer.evaluation.tables import text_table
 from cacse_trainer.files import write_json
 from cacse_trainer.instruct.arguments import InstructEvaluationArguments, InstructModelArguments
 from cacse_trainer.instruct.dataset import VALIDATION, read_records
@@ -297,10 +297,9 @@ def _shown(value: float | None, sign: str = "") -> str:
 
 def terminal_table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows of `compare` for the terminal; an arrow shows which way is better."""
-    return text_table(HEADER, [_cells(row) for row in rows])
+    return tables.text_table(HEADER, [_cells(row) for row in rows])
 
 
 def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows of `compare` in Markdown."""
-    lines = [f"| {' | '.join(cells)} |" for cells in (HEADER, *map(_cells, rows))]
-    return "\n".join([lines[0], "|---|---|---:|---:|---:|---:|---:|", *lines[1:]]) + "\n"
+    return tables.markdown_table(HEADER, [_cells(row) for row in rows], texts=2) + "\n"

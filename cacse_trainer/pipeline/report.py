@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from cacse_trainer.evaluation.environment import environment
+from cacse_trainer.evaluation.tables import markdown_table
 from cacse_trainer.files import write_text
 from cacse_trainer.pipeline.stages import PROOF, TRAINING, Stage
-from cacse_trainer.report import Section, Series, line_chart, page, table
+from cacse_trainer.report import Section, Series, line_chart, page
 from cacse_trainer.report.curves import curve
-from cacse_trainer.report.page import command as command_block
-from cacse_trainer.report.page import grid, tiles
 from cacse_trainer.report.training import dev_charts, duration, facts, loss_charts, space_charts
 
 MARKDOWN, HTML = "pipeline_report.md", "report.html"
@@ -59,7 +60,7 @@ def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.2f}"
 
 
-def comparison_chart(reports: dict[str, dict[str, Any]]) -> str:
+def comparison_chart(reports: dict[str, dict[str, Any]]) -> Markup:
     """The dev score of every training stage over its steps, in one chart."""
     lines = []
     for name, report in reports.items():
@@ -92,41 +93,34 @@ def write_pipeline_report(
     written = time.strftime("%Y-%m-%d %H:%M")
     score_note = "Spearman's ρ ×100 on the dev sets; evaluations have their own measures."
     time_note = "Wall time in seconds, over all starts of a stage."
-    time_head = ("stage", "command", "state", "seconds", "folder")
-    finished = sum(stage.is_finished() for stage in stages)
-    chart = comparison_chart(reports)
-    sections = [
-        Section("Scores", table(SCORE_HEAD, scores, numeric=[3]), score_note),
-        Section("Stages", table(time_head, times, numeric=[3]), time_note),
-        Section("All stages", f'<div class="charts wide">{chart}</div>' if chart else ""),
-        *(
-            Section(f"Stage {name}", grid([*dev_charts(report), *loss_charts(report), *space_charts(report)]))
-            for name, report in reports.items()
-            if "log_history" in report
-        ),
-        Section("Repeat it", command_block(command)),
-        Section("Environment", facts(environment())),
+    tables = [
+        Section("Scores", score_note, rows=scores, head=SCORE_HEAD, numeric=[3]),
+        Section("Stages", time_note, rows=times, head=("stage", "command", "state", "seconds", "folder"), numeric=[3]),
     ]
-    head = tiles([("stages finished", f"{finished} of {len(stages)}"), ("wall time of all stages", duration(total))])
+    charts = {
+        f"Stage {name}": [*dev_charts(report), *loss_charts(report), *space_charts(report)]
+        for name, report in reports.items()
+        if "log_history" in report
+    }
+    sections = [
+        *tables,
+        Section("All stages", charts=[comparison_chart(reports)]),
+        *(Section(heading, charts=drawn) for heading, drawn in charts.items()),
+        Section("Repeat it", command=command),
+        Section("Environment", rows=facts(environment())),
+    ]
+    finished = f"{sum(stage.is_finished() for stage in stages)} of {len(stages)}"
+    tiles = [("stages finished", finished), ("wall time of all stages", duration(total))]
     versions = ", ".join(f"{name} {value}" for name, value in environment().items())
     lines = [f"# {title}", "", f"Wall time of all stages: {duration(total)}. Written {written}. {versions}.", ""]
-    for heading, note, names, rows in (
-        ("Scores", score_note, SCORE_HEAD, scores),
-        ("Stages", time_note, time_head, times),
-    ):
-        lines += [f"## {heading}", "", note, "", _markdown_table(names, rows), ""]
+    for section in tables:
+        lines += [f"## {section.heading}", "", section.note, "", markdown_table(section.head, section.rows), ""]
     for stage in stages:
         picture = stage.folder / "training_curves.png"
         if picture.is_file():
             lines += [f"### {stage.name}", "", f"![loss and dev score]({stage.folder.name}/{picture.name})", ""]
     lines += ["## Repeat it", "", "```bash", command, "```", ""]
     paths = [root / MARKDOWN, root / HTML]
-    for path, text in zip(paths, ("\n".join(lines), page(title, written, head, sections)), strict=True):
-        write_text(path, text)
+    write_text(paths[0], "\n".join(lines))
+    write_text(paths[1], page(title, written, sections, tiles=tiles))
     return paths
-
-
-def _markdown_table(head: Sequence[str], rows: Rows) -> str:
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
-    return "\n".join(lines)

@@ -1,17 +1,19 @@
-"""Runs a pipeline's stages one after the other, each in a process of its own, and remembers what is done.
+"""Runs stages, each in a process of its own, and remembers what is done: one after the other, or several at once.
 
 A process a stage: memory is given back, a crash ends one stage, and what runs is what the command line would run. The
-record ``pipeline.json`` holds each stage's hash and time; a stage whose hash is recorded and whose output is there is
-skipped, an interrupted one is resumed, one whose hash has changed is done anew.
+record (``pipeline.json``, ``sweep.json``) holds each stage's hash and time; a stage whose hash is recorded and whose
+output is there is skipped, an interrupted one is resumed, one whose hash has changed is done anew.
 """
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +25,40 @@ from cacse_trainer.pipeline.stages import TRAINING, Stage
 
 logger = logging.getLogger(__name__)
 
-RECORD = "pipeline.json"
+SECONDS_BETWEEN_LOOKS = 0.2
+BEGINNINGS = {
+    "run": "starting",
+    "resume": "going on",
+    "redo": "its settings or inputs have changed, done anew",
+}
+Record = dict[str, dict[str, Any]]
 
 
-class StageError(RunError):
-    """A stage ended with an error; the message says which, and where its log is."""
+@dataclass(frozen=True)
+class Kind:
+    """What is run: how it is called and how its parts depend on each other.
+
+    Args:
+        name: of the whole and of its record.
+        part: what one stage is called.
+        independent: the other stages go on where one fails, and none speaks to the terminal.
+    """
+
+    name: str
+    part: str
+    independent: bool
 
 
-def read_record(root: Path) -> dict[str, dict[str, Any]]:
+PIPELINE, SWEEP = Kind("pipeline", "stage", independent=False), Kind("sweep", "run", independent=True)
+
+
+def read_record(root: Path, kind: Kind = PIPELINE) -> Record:
     """What is recorded of the stages, by name."""
-    path = root / RECORD
+    path = root / f"{kind.name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def plan(stages: Sequence[Stage], record: dict[str, dict[str, Any]]) -> list[tuple[Stage, str, str]]:
+def plan(stages: Sequence[Stage], record: Record) -> list[tuple[Stage, str, str]]:
     """Each stage with its hash and what is to be done: ``skip``, ``resume``, ``redo`` or ``run``."""
     hashes: dict[str, str] = {}
     planned = []
@@ -53,48 +75,97 @@ def plan(stages: Sequence[Stage], record: dict[str, dict[str, Any]]) -> list[tup
     return planned
 
 
-def run_stages(root: Path, stages: Sequence[Stage], only: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Run what is to be run; returns the record.
+def run_stages(
+    root: Path,
+    stages: Sequence[Stage],
+    only: Sequence[str] | None = None,
+    *,
+    kind: Kind = PIPELINE,
+    replace: bool = True,
+    environments: Sequence[Mapping[str, str]] = ({},),
+) -> Record:
+    """Run what is to be run, in order; returns the record.
 
     Args:
-        root: the pipeline's output folder.
-        stages: in order.
+        root: the output folder of the whole.
+        stages: those that others need before these.
         only: run these, if they need to be; the others are left as they are.
+        kind: `PIPELINE` or `SWEEP`.
+        replace: do those anew whose settings or inputs have changed; otherwise refuse.
+        environments: variables of each stage that runs at the same time; as many run at once.
 
     Raises:
-        UserError: a stage's input is wrong, or a folder of its name is there that the pipeline did not make.
-        StageError: a stage failed otherwise.
+        UserError: a stage's input is wrong (the others are stopped), or its folder holds what no stage here made.
+        RunError: stages failed otherwise; of independent ones, after the others are done.
     """
     root.mkdir(parents=True, exist_ok=True)
-    record = read_record(root)
-    for stage, fingerprint, todo in plan(stages, record):
-        if only and stage.name not in only:
-            continue
-        if todo == "skip":
-            logger.info("stage %s: finished before, skipped", stage.name)
-            continue
-        if todo == "run" and stage.folder.is_dir() and any(stage.folder.iterdir()):
-            raise UserError(
-                f"stage {stage.name}: {stage.folder} is there, and no stage of this pipeline made it; move it"
-            )
-        if todo == "redo":
-            logger.info("stage %s: its settings or inputs have changed, done anew", stage.name)
-            shutil.rmtree(stage.folder, ignore_errors=True)
-        spent = record[stage.name]["seconds"] if todo == "resume" else 0.0
-        entry = {"fingerprint": fingerprint, "command": stage.command, "seconds": spent, "finished": False}
-        record[stage.name] = entry
-        write_json(root / RECORD, record)
-        logger.info("stage %s: %s", stage.name, {"resume": "going on"}.get(todo, "starting"))
-        started = time.time()
-        try:
-            run_command(stage, root, resume=todo == "resume")
-        finally:
-            entry["seconds"] = spent + time.time() - started
-            write_json(root / RECORD, record)
-        entry["finished"] = True
-        write_json(root / RECORD, record)
-        logger.info("stage %s: done in %.0f s", stage.name, entry["seconds"])
+    record = read_record(root, kind)
+    planned = [entry for entry in plan(stages, record) if not only or entry[0].name in only]
+    waiting = [entry for entry in planned if _is_due(entry[0], entry[2], kind, replace)]
+    total, failed = len(waiting), []
+    running: dict[int, _Process] = {}
+
+    def note(stage: Stage, **found: Any) -> None:
+        record[stage.name] = {**record.get(stage.name, {}), **found}
+        write_json(root / f"{kind.name}.json", record)
+
+    try:
+        while waiting or running:
+            for slot in range(len(environments)):
+                if slot not in running and waiting:
+                    stage, fingerprint, todo = waiting.pop(0)
+                    where = f"{total - len(waiting)} of {total}, log in {root / stage.name}.log"
+                    logger.info("%s %s: %s, %s", kind.part, stage.name, BEGINNINGS[todo], where)
+                    if todo == "redo":
+                        shutil.rmtree(stage.folder, ignore_errors=True)
+                    spent = record[stage.name]["seconds"] if todo == "resume" else 0.0
+                    note(stage, fingerprint=fingerprint, command=stage.command, seconds=spent, finished=False)
+                    running[slot] = _Process(stage, root, environments[slot], resume=todo == "resume", spent=spent)
+            codes = {slot: process.poll(echo=not kind.independent) for slot, process in running.items()}
+            if all(code is None for code in codes.values()):
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+            for slot, code in codes.items():
+                if code is None:
+                    continue
+                process = running.pop(slot)
+                name = process.stage.name
+                note(process.stage, seconds=process.seconds(), finished=code == 0)
+                if code == 0:
+                    logger.info("%s %s: done in %.0f s", kind.part, name, process.seconds())
+                elif code == 2:
+                    raise UserError(f"{kind.part} {name}: {process.last_error}")
+                else:
+                    message = f"{kind.part} {name} ended with {code}: {process.last_error} ({process.log})"
+                    if not kind.independent:
+                        raise RunError(message)
+                    logger.error("%s", message)
+                    failed.append(name)
+    finally:
+        for process in running.values():  # what is interrupted leaves no process behind
+            process.popen.terminate()
+        for process in running.values():
+            process.popen.wait()
+            note(process.stage, seconds=process.seconds())
+    if failed:
+        names = ", ".join(failed)
+        raise RunError(f"{kind.name}: {len(failed)} of {total} {kind.part}s failed: {names}; their logs are in {root}")
     return record
+
+
+def _is_due(stage: Stage, todo: str, kind: Kind, replace: bool) -> bool:
+    """Whether a planned stage must run; refuses to put it where something else is."""
+    if todo == "skip":
+        logger.info("%s %s: finished before, skipped", kind.part, stage.name)
+    elif todo != "resume" and stage.folder.is_dir() and any(stage.folder.iterdir()):
+        where = f"{kind.part} {stage.name}: {stage.folder}"
+        if todo == "run":
+            raise UserError(f"{where} is there, and no {kind.part} of this {kind.name} made it; move it")
+        if not replace:
+            raise UserError(
+                f"{where} was made with other settings or inputs; choose another --output_dir, or --overwrite to do "
+                f"such {kind.part}s anew"
+            )
+    return todo != "skip"
 
 
 def command_line(stage: Stage, root: Path, *, resume: bool) -> list[str]:
@@ -109,31 +180,48 @@ def command_line(stage: Stage, root: Path, *, resume: bool) -> list[str]:
     return words
 
 
-def run_command(stage: Stage, root: Path, *, resume: bool) -> None:
-    """Run a stage's process; what it says goes to the terminal and to ``STAGE.log``.
+class _Process:
+    """A stage's process; what it says goes to ``STAGE.log``, where it is read again.
 
-    Raises:
-        UserError: the process ended with 2, with its own line.
-        StageError: it ended with anything else but 0.
+    Args:
+        stage, root: see `command_line`.
+        environment: variables besides this process's own.
+        resume: whether it goes on.
+        spent: seconds that earlier starts took.
     """
-    log = root / f"{stage.name}.log"
-    words = command_line(stage, root, resume=resume)
-    last_error = ""
-    with log.open("ab") as file, subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        assert process.stdout is not None  # for the type checker: it is a pipe
-        try:
-            for line in process.stdout:
-                file.write(line)
-                file.flush()
-                text = line.decode(errors="replace")
+
+    def __init__(self, stage: Stage, root: Path, environment: Mapping[str, str], *, resume: bool, spent: float):
+        self.stage, self.spent, self.started = stage, spent, time.time()
+        self.log = root / f"{stage.name}.log"
+        self.last_error = "see its log"
+        self._read = self.log.stat().st_size if self.log.is_file() else 0
+        words = command_line(stage, root, resume=resume)
+        with self.log.open("ab") as file:
+            self.popen = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+            )
+
+    def seconds(self) -> float:
+        """What all starts took so far."""
+        return self.spent + time.time() - self.started
+
+    def poll(self, *, echo: bool) -> int | None:
+        """The exit code, None while it runs; what it has said since the last look is read and, if wanted, echoed."""
+        code = self.popen.poll()
+        with self.log.open("rb") as file:
+            file.seek(self._read)
+            lines = file.read().splitlines(keepends=True)
+        if code is None and lines and not lines[-1].endswith(b"\n"):
+            del lines[-1]  # not whole yet
+        self._read += sum(map(len, lines))
+        for line in lines:
+            text = line.decode(errors="replace")
+            if echo:
                 sys.stderr.write(text)
-                if text.startswith("error: "):
-                    last_error = text.removeprefix("error: ").strip()
-        except BaseException:
-            process.terminate()  # an interrupted pipeline leaves no stage running
-            process.wait()
-            raise
-    if process.returncode == 2:
-        raise UserError(f"stage {stage.name}: {last_error}")
-    if process.returncode != 0:
-        raise StageError(f"stage {stage.name} ended with {process.returncode}: {last_error or 'see its log'} ({log})")
+            if text.startswith("error: "):
+                self.last_error = text.removeprefix("error: ").strip()
+        return code

@@ -12,6 +12,7 @@ files and folders that they name, and the hashes of the stages that they refer t
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,9 @@ class Stage:
         folder: its output.
         needs: the stages that it refers to.
         processes: for training: several go through torch's launcher.
+
+    Raises:
+        UserError: the name would lead out of the output folder.
     """
 
     name: str
@@ -66,6 +70,10 @@ class Stage:
     folder: Path
     needs: list[str] = field(default_factory=list)
     processes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.name in ("", ".", "..") or re.search(r"[/\\\0]", self.name):
+            raise UserError(f"stage {self.name!r}: its name is that of a folder in the output folder; use no slashes")
 
     def effective_settings(self) -> dict[str, Any]:
         """The recipe's settings with the stage's own on top."""

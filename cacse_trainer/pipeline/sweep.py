@@ -1,18 +1,12 @@
 """A sweep: one recipe trained with several seeds and a grid of settings, a process and a folder each run.
 
-The record ``sweep.json`` holds each run's hash of settings and inputs (see `Stage.fingerprint`): finished runs are
-skipped, broken ones go on where they stopped. Several runs may go at once, each with a GPU of its own.
+Several runs may go at once, each with a GPU of its own; see `run_stages`.
 """
 
 import hashlib
 import itertools
-import json
-import logging
 import os
 import re
-import shutil
-import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +14,11 @@ from typing import Any
 
 import yaml
 
-from cacse_trainer.errors import RunError, UserError
-from cacse_trainer.files import write_json
-from cacse_trainer.pipeline.runner import command_line, plan
+from cacse_trainer.errors import UserError
 from cacse_trainer.pipeline.stages import Stage
 from cacse_trainer.settings.command_line import is_secret
 
-logger = logging.getLogger(__name__)
-
-RECORD = "sweep.json"
 LONGEST_NAME = 40
-SECONDS_BETWEEN_LOOKS = 0.2
 
 
 @dataclass
@@ -64,7 +52,7 @@ def parse_grid(entries: Sequence[str]) -> dict[str, list[Any]]:
             found = yaml.safe_load(f"[{values}]")
         except yaml.YAMLError as error:
             raise UserError(f"--grid {entry}: cannot be read; give FIELD=VALUE,VALUE") from error
-        if not separator or not field or not found:
+        if not separator or not re.fullmatch(r"[\w-]+", field) or not found:
             raise UserError(f"--grid {entry}: give FIELD=VALUE,VALUE")
         if field in grid or field in ("seed", "output_dir"):
             raise UserError(f"--grid {field}: " + ("is given twice" if field in grid else "use --seeds, --output_dir"))
@@ -106,120 +94,18 @@ def sweep_runs(
     return runs
 
 
-def run_sweep(root: Path, runs: Sequence[SweepRun], *, parallel: int, gpus: Sequence[str]) -> dict[str, Any]:
-    """Do the runs that are not finished; returns the record.
+def slots(parallel: int, gpus: Sequence[str]) -> list[dict[str, str]]:
+    """The variables of each of the runs at once.
 
     Args:
-        root: the sweep's folder.
-        runs: all of them.
         parallel: how many at once.
-        gpus: each of the runs at once sees one, by turns; none: they compute on the CPU, its cores shared.
-
-    Raises:
-        UserError: a run's input is wrong (the others are stopped), or its folder holds something else.
-        RunError: runs failed otherwise, after the others are done.
+        gpus: each sees one, by turns, or the trainer would spread each batch over all; none: they compute on the CPU,
+            its cores shared.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    record = read_sweep(root)
-    waiting = []
-    for stage, fingerprint, todo in plan([run.stage for run in runs], record):
-        if todo == "skip":
-            logger.info("%s: finished before, skipped", stage.name)
-            continue
-        if todo in ("redo", "run") and stage.folder.is_dir() and any(stage.folder.iterdir()):
-            raise UserError(
-                f"sweep {root}: {stage.name} was made with other settings or inputs; choose another --output_dir, or "
-                "--overwrite to do such runs anew"
-            )
-        waiting.append((stage, fingerprint, todo))
-    running: dict[int, _Process] = {}
-    failed: list[str] = []
-    total, started = len(waiting), 0
-    try:
-        while waiting or running:
-            for slot in range(parallel):
-                if slot not in running and waiting:
-                    stage, fingerprint, todo = waiting.pop(0)
-                    started += 1
-                    spent = record.get(stage.name, {}).get("seconds", 0.0)
-                    record[stage.name] = {"fingerprint": fingerprint, "seconds": spent, "finished": False}
-                    write_json(root / RECORD, record)
-                    logger.info("%s: run %d of %d, log in %s", stage.name, started, total, root / f"{stage.name}.log")
-                    running[slot] = _Process(stage, root, _environment(slot, parallel, gpus), resume=todo == "resume")
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-            for slot, process in list(running.items()):
-                code = process.popen.poll()
-                if code is None:
-                    continue
-                del running[slot]
-                entry = record[process.stage.name]
-                entry["seconds"] += time.time() - process.started
-                entry["finished"] = code == 0
-                write_json(root / RECORD, record)
-                if code == 2:
-                    raise UserError(f"{process.stage.name}: {process.last_error()}")
-                if code != 0:
-                    failed.append(process.stage.name)
-                    logger.error("%s ended with %d: %s", process.stage.name, code, process.last_error())
-                else:
-                    logger.info("%s: done in %.0f s", process.stage.name, entry["seconds"])
-    finally:
-        for process in running.values():  # an interrupted sweep leaves no run behind
-            process.popen.terminate()
-        for process in running.values():
-            process.popen.wait()
-            record[process.stage.name]["seconds"] += time.time() - process.started
-            write_json(root / RECORD, record)
-    if failed:
-        raise RunError(f"sweep: {len(failed)} of {total} runs failed: {', '.join(failed)}; their logs are in {root}")
-    return record
-
-
-def read_sweep(root: Path) -> dict[str, Any]:
-    """The record of a sweep's folder."""
-    path = root / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def forget_changed(root: Path, runs: Sequence[SweepRun]) -> None:
-    """Remove the folders of runs whose settings or inputs have changed, and of those that are not recorded."""
-    record = read_sweep(root)
-    for stage, _, todo in plan([run.stage for run in runs], record):
-        if todo in ("redo", "run") and stage.folder.is_dir():
-            shutil.rmtree(stage.folder)
-            record.pop(stage.name, None)
-    if root.is_dir():
-        write_json(root / RECORD, record)
-
-
-class _Process:
-    """A run's process; what it says goes to its log."""
-
-    def __init__(self, stage: Stage, root: Path, environment: dict[str, str], *, resume: bool):
-        self.stage, self.started = stage, time.time()
-        self.log = root / f"{stage.name}.log"
-        self._start = self.log.stat().st_size if self.log.is_file() else 0
-        words = command_line(stage, root, resume=resume)
-        with self.log.open("ab") as file:
-            self.popen = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment
-            )
-
-    def last_error(self) -> str:
-        with self.log.open("rb") as file:
-            file.seek(self._start)
-            lines = file.read().decode(errors="replace").splitlines()
-        told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        return told[-1] if told else f"see {self.log}"
-
-
-def _environment(slot: int, parallel: int, gpus: Sequence[str]) -> dict[str, str]:
-    environment = dict(os.environ)
-    if gpus:  # one, or the trainer would spread each batch over all that it sees
-        environment["CUDA_VISIBLE_DEVICES"] = str(gpus[slot % len(gpus)])
-    elif parallel > 1 and "OMP_NUM_THREADS" not in environment:
-        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // parallel))
-    return environment
+    if gpus:
+        return [{"CUDA_VISIBLE_DEVICES": str(gpus[slot % len(gpus)])} for slot in range(parallel)]
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // parallel))
+    return [{"OMP_NUM_THREADS": threads} if parallel > 1 else {}] * parallel
 
 
 def _short(value: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.environment import environment
+from cacse_trainer.evaluation.tables import markdown_table
 from cacse_trainer.files import write_json, write_text
 from cacse_trainer.pipeline.stages import PROOF
 from cacse_trainer.pipeline.sweep import SweepRun
@@ -62,7 +63,7 @@ def write_sweep_report(root: Path, recipe: str, runs: Sequence[SweepRun]) -> tup
     """
     found = collect(runs)
     found["environment"] = environment()
-    table = markdown_table(found)
+    table = _point_table(found)
     lines = [
         f"# Sweep of {Path(recipe).stem if Path(recipe).is_file() else recipe}",
         "",
@@ -89,7 +90,7 @@ def write_sweep_report(root: Path, recipe: str, runs: Sequence[SweepRun]) -> tup
     return f"{text}\n{paths[0]}", found
 
 
-def markdown_table(found: dict[str, Any]) -> str:
+def _point_table(found: dict[str, Any]) -> str:
     """A row a point: its values, the number of seeds, mean ± standard deviation of each measure."""
     fields = list(found["points"][0]["point"])
     measures = list(dict.fromkeys(name for point in found["points"] for name in point["scores"]))
@@ -98,7 +99,7 @@ def markdown_table(found: dict[str, Any]) -> str:
     for point in found["points"]:
         values = [str(point["point"][field]) for field in fields]
         rows.append([*values, str(len(point["seeds"])), *(_shown(point["scores"].get(name)) for name in measures)])
-    return _table([*fields, "seeds", *measures], rows)
+    return markdown_table([*fields, "seeds", *measures], rows)
 
 
 def _run_table(found: dict[str, Any]) -> str:
@@ -106,12 +107,7 @@ def _run_table(found: dict[str, Any]) -> str:
         [row["run"], *(_number(row["scores"].get(name)) for name in ("before training", "best on dev"))]
         for row in found["runs"]
     ]
-    return _table(["run", "before training", "best on dev"], rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return "\n".join(lines + [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows])
+    return markdown_table(["run", "before training", "best on dev"], rows)
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, Any]:

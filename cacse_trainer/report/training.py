@@ -1,10 +1,11 @@
 """The page of one training or distillation run, from what its ``training_report.json`` holds and nothing else."""
 
-import html
 from typing import Any
 
-from cacse_trainer.report.page import Section, command, details, grid, page, table, tiles
-from cacse_trainer.report.svg import Series, line_chart, number
+from markupsafe import Markup
+
+from cacse_trainer.report.curves import Series, curve, line_chart
+from cacse_trainer.report.page import Rows, Section, page
 
 SPACE = {
     "alignment": "Mean squared distance of the positive pairs; lower: paraphrases lie closer together.",
@@ -24,25 +25,33 @@ def training_page(report: dict[str, Any], title: str) -> str:
         report: the contents of ``training_report.json``.
         title: of the page; the run's name.
     """
-    run, settings = report["run"], report["settings"]
+    settings = report["settings"]
     recipe = f"recipe {settings['recipe']}" if settings.get("recipe") else "no recipe"
-    lead = " · ".join(part for part in (report["model"], recipe, report.get("finished")) if part)
+    line, mood = verdict(report)
+    shown = {name: value for name, value in settings.items() if name not in HIDDEN_SETTINGS}
+    given = {name: shown[name] for name in report.get("given", []) if name in shown}
+    score_note = "Spearman's ρ ×100 of the cosine with the gold score, on each dev set."
+    head, rows = scores(report)
     return page(
         title,
-        lead,
-        verdict(report) + tiles(figures(report)),
+        " · ".join(part for part in (report["model"], recipe, report.get("finished")) if part),
         [
-            Section("Scores", scores(report), "Spearman's ρ ×100 of the cosine with the gold score, on each dev set."),
-            Section("Dev scores over the steps", grid(dev_charts(report))),
-            Section("Loss", grid(loss_charts(report)), loss_note(report)),
-            Section("Embedding space", grid(space_charts(report)), "Measured on the sentences of the dev sets."),
-            Section("Optimiser", grid(optimiser_charts(report))),
-            Section("Repeat it", command(report["command"]) if report.get("command") else ""),
-            Section("Data", facts(report["data"])),
-            Section("Model and batch", facts(run)),
-            Section("Settings", settings_tables(report), "As given by the recipe and the command line."),
-            Section("Environment", facts(report["environment"])),
+            Section("Scores", score_note, rows=rows, head=head, numeric=range(1, len(head))),
+            Section("Dev scores over the steps", charts=dev_charts(report)),
+            Section("Loss", loss_note(report), charts=loss_charts(report)),
+            Section("Embedding space", "Measured on the sentences of the dev sets.", charts=space_charts(report)),
+            Section("Optimiser", charts=optimiser_charts(report)),
+            Section("Repeat it", command=report.get("command")),
+            Section("Data", rows=facts(report["data"])),
+            Section("Model and batch", rows=facts(report["run"])),
+            Section(
+                "Settings", "As given by the recipe and the command line.", rows=facts(given), all_rows=facts(shown)
+            ),
+            Section("Environment", rows=facts(report["environment"])),
         ],
+        verdict=line,
+        mood=mood,
+        tiles=figures(report),
     )
 
 
@@ -58,54 +67,49 @@ def loss_page(report: dict[str, Any], title: str) -> str:
     if kept is not None:
         before = f"{baseline:.4f} before training, " if baseline is not None else ""
         line = f"Validation loss: {before}{kept:.4f} at step {report['kept_step']}, which was kept."
-    validation = _points(report, "eval_loss")
     chart = line_chart(
-        [Series("validation loss", validation)],
+        [Series("validation loss", _points(report, "eval_loss"))],
         "validation loss",
         reference=("before training", baseline) if baseline is not None else None,
         mark=(report["kept_step"], kept) if kept is not None else None,
         x_end=report["steps"],
     )
-    shown = [
-        ("steps", str(report["steps"])),
-        ("records", str(report["records"])),
-        ("trained parameters", f"{report['trainable_parameters'] / 1e6:.2f} M"),
-        ("wall time", duration(report["wall_seconds"])),
-        ("peak memory of the process", f"{report['peak_memory_gb']:.1f} GB"),
-    ]
+    trained = f"{report['trainable_parameters'] / 1e6:.2f} M"
     counts = {name: report[name] for name in ("records", "records_too_long", "answer_tokens", "parameters")}
     return page(
         title,
         f"{report['model']} · {report['finished']}",
-        f'<p class="verdict">{html.escape(line)}</p>' + tiles(shown),
         [
-            Section("Loss", grid([chart, *loss_charts(report)]), loss_note(report)),
-            Section("Optimiser", grid(optimiser_charts(report))),
-            Section("Data and model", facts(counts)),
-            Section("Settings", details("all settings, defaults included", facts(report["settings"]))),
-            Section("Environment", facts(report["environment"])),
+            Section("Loss", loss_note(report), charts=[chart, *loss_charts(report)]),
+            Section("Optimiser", charts=optimiser_charts(report)),
+            Section("Data and model", rows=facts(counts)),
+            Section("Settings", all_rows=facts(report["settings"])),
+            Section("Environment", rows=facts(report["environment"])),
+        ],
+        verdict=line,
+        tiles=[
+            ("steps", str(report["steps"])),
+            ("records", str(report["records"])),
+            ("trained parameters", trained),
+            *costs(report),
         ],
     )
 
 
-def verdict(report: dict[str, Any]) -> str:
-    """One line: did training help?"""
-    best, baseline = report.get("best"), report.get("baseline")
-    if report.get("metric") is None:
-        return '<p class="verdict">No dev set was scored: the last model was kept.</p>'
-    metric = html.escape(report["metric"])
+def verdict(report: dict[str, Any]) -> tuple[str, str]:
+    """One line: did training help? And whether that is ``good`` or ``bad``."""
+    best, baseline, metric = report.get("best"), report.get("baseline"), report.get("metric")
+    if metric is None:
+        return "No dev set was scored: the last model was kept.", ""
     if best is None:
-        return f'<p class="verdict bad">{metric} was never defined after training began.</p>'
+        return f"{metric} was never defined after training began.", "bad"
     where = f"best {best:.2f} at step {report['best_step']}"
     if baseline is None:
-        return f'<p class="verdict">{metric}: {where}.</p>'
+        return f"{metric}: {where}.", ""
     if best <= baseline:
-        return (
-            f'<p class="verdict bad">Training did not help: {metric} {where}, {baseline:.2f} before training. '
-            "Try a lower learning rate, more text, or a larger batch.</p>"
-        )
-    gain = f'<span class="good">{best - baseline:+.2f}</span>'
-    return f'<p class="verdict">{metric}: {baseline:.2f} before training, {where} ({gain}).</p>'
+        mend = "Try a lower learning rate, more text, or a larger batch."
+        return f"Training did not help: {metric} {where}, {baseline:.2f} before training. {mend}", "bad"
+    return f"{metric}: {baseline:.2f} before training, {where} ({best - baseline:+.2f}).", "good"
 
 
 def figures(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -116,12 +120,19 @@ def figures(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("rows a step", str(run["global_batch"] * run["gradient_accumulation_steps"])),
         ("negatives of each row", str(run["effective_negatives"])),
         ("trained parameters", f"{run['trainable_parameters'] / 1e6:.1f} M"),
-        ("wall time", duration(report["wall_seconds"])),
-        ("peak memory of the process", f"{report['peak_memory_gb']:.1f} GB"),
+        *costs(report),
     ]
     if report.get("gpu_memory_gb") is not None:
         shown.append(("peak memory of the GPU", f"{report['gpu_memory_gb']:.1f} GB"))
     return shown
+
+
+def costs(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """The figures of every run: time and memory."""
+    return [
+        ("wall time", duration(report["wall_seconds"])),
+        ("peak memory of the process", f"{report['peak_memory_gb']:.1f} GB"),
+    ]
 
 
 def duration(seconds: float) -> str:
@@ -136,12 +147,22 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
 
 
-def scores(report: dict[str, Any]) -> str:
-    """Before training, the teacher, the best checkpoint, every exported folder; by dev set."""
+def number(value: float) -> str:
+    """Four significant digits, without an exponent where that is readable.
+
+    >>> number(72.28077), number(4075.0), number(3e-05)
+    ('72.28', '4075', '3e-5')
+    """
+    if 0 < abs(value) < 1e-3:
+        digits, _, exponent = f"{value:.2e}".partition("e")
+        return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return f"{value:.0f}" if abs(value) >= 1000 and value == round(value) else f"{value:.4g}"
+
+
+def scores(report: dict[str, Any]) -> tuple[list[str], Rows]:
+    """Head and rows by dev set: before training, the teacher, the best checkpoint, every exported folder."""
     curves = dev_curves(report)
     names = list(dict.fromkeys([*curves, *(dev for found in report["exported"].values() for dev in found)]))
-    if not names:
-        return ""
     rows: list[tuple[str, dict[str, float | None]]] = []
     start = {name: points[0][1] for name, points in curves.items() if points and points[0][0] == 0}
     if start:
@@ -153,8 +174,8 @@ def scores(report: dict[str, Any]) -> str:
         found = {name: dict(points).get(best) for name, points in curves.items()}
         rows.append((f"best checkpoint (step {best})", found))
     rows += [(f"exported: {name}", dict(found)) for name, found in report["exported"].items()]
-    cells = [(label, *(_score(found.get(name)) for name in names)) for label, found in rows]
-    return table(["", *names], cells, numeric=range(1, len(names) + 1))
+    cells = [[label, *(_score(found.get(name)) for name in names)] for label, found in rows if names]
+    return ["", *names], cells
 
 
 def _score(value: float | None) -> str:
@@ -170,7 +191,7 @@ def dev_curves(report: dict[str, Any]) -> dict[str, list[tuple[float, float | No
     }
 
 
-def dev_charts(report: dict[str, Any]) -> list[str]:
+def dev_charts(report: dict[str, Any]) -> list[Markup]:
     """One chart a dev set, the untrained score dashed and the chosen checkpoint ringed; and of other dev measures."""
     charts = []
     chosen = str(report.get("metric")).removeprefix("eval_")
@@ -186,13 +207,11 @@ def dev_charts(report: dict[str, Any]) -> list[str]:
                 x_end=report["steps"],
             )
         )
-    if any(key.startswith("eval_transfer") for key in _keys(report)):
-        lines = [Series(k.removeprefix("eval_"), _points(report, k)) for k in _keys(report) if k == "eval_transfer_avg"]
-        charts.append(line_chart(lines, "transfer tasks, dev accuracy", x_end=report["steps"]))
-    return charts
+    transfer = Series("transfer_avg", _points(report, "eval_transfer_avg"))
+    return [*charts, line_chart([transfer], "transfer tasks, dev accuracy", x_end=report["steps"])]
 
 
-def loss_charts(report: dict[str, Any]) -> list[str]:
+def loss_charts(report: dict[str, Any]) -> list[Markup]:
     """The loss, and each part on its own scale."""
     keys = [key for key in _keys(report) if key == "loss" or key.startswith("loss_")]
     if len(keys) == 2:  # one part is the loss itself
@@ -209,7 +228,7 @@ def loss_note(report: dict[str, Any]) -> str:
     return f"{shown}; each part has a scale of its own." if every else ""
 
 
-def space_charts(report: dict[str, Any]) -> list[str]:
+def space_charts(report: dict[str, Any]) -> list[Markup]:
     """One chart a measure, a line a dev set."""
     charts = []
     for measure, meaning in SPACE.items():
@@ -222,7 +241,7 @@ def space_charts(report: dict[str, Any]) -> list[str]:
     return charts
 
 
-def optimiser_charts(report: dict[str, Any]) -> list[str]:
+def optimiser_charts(report: dict[str, Any]) -> list[Markup]:
     """Learning rate and gradient norm."""
     return [
         line_chart([Series(label, _points(report, key))], label, x_end=report["steps"])
@@ -230,19 +249,9 @@ def optimiser_charts(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def settings_tables(report: dict[str, Any]) -> str:
-    """Those that were given, then all of them folded away."""
-    settings = {name: value for name, value in report["settings"].items() if name not in HIDDEN_SETTINGS}
-    given = [name for name in report.get("given", []) if name in settings]
-    everything = details("all settings, defaults included", facts(settings))
-    return facts({name: settings[name] for name in given}) + everything
-
-
-def facts(found: dict[str, Any]) -> str:
-    """A table of names and values."""
-    return table(
-        [], [(name.replace("_", " ") if " " not in name else name, _text(value)) for name, value in found.items()]
-    )
+def facts(found: dict[str, Any]) -> Rows:
+    """Names and values."""
+    return [(name.replace("_", " ") if " " not in name else name, _text(value)) for name, value in found.items()]
 
 
 def _text(value: Any) -> str:
@@ -268,5 +277,4 @@ def _keys(report: dict[str, Any]) -> list[str]:
 
 def _points(report: dict[str, Any], key: str) -> list[tuple[float, float | None]]:
     """(step, value) of one name in the log, one entry a step."""
-    found = {entry["step"]: entry[key] for entry in report["log_history"] if key in entry}
-    return sorted(found.items())
+    return [(point["step"], point["value"]) for point in curve(report["log_history"], key)]

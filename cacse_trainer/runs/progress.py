@@ -8,8 +8,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from cacse_trainer.report.svg import number
-from cacse_trainer.report.training import duration
+from cacse_trainer.report.training import duration, number
 
 logger = logging.getLogger(__name__)
 

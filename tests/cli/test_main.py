@@ -118,38 +118,45 @@ def test_the_command_that_repeats_a_run():
 
 
 @pytest.fixture(scope="module")
-def flags():
-    return completion.all_flags()
+def bash_script():
+    return completion.script("bash")
 
 
-def test_completion_knows_flags_recipes_and_choices(flags):
-    named = {flag.name: flag for flag in flags["train"]}
-    assert "--learning_rate" in named and "--learning-rate" not in named
-    assert "cacse/bert_base" in named["--config"].choices and "distill/cacse_bert" not in named["--config"].choices
-    found = {name for command in flags for flag in flags[command] if flag.name == "--config" for name in flag.choices}
-    assert found == set(recipe_names())
-    assert {flag.name: flag.choices for flag in flags["evaluate"]}["--mode"] == ["test", "dev", "fasttest"]
-
-
-def complete(flags, *words: str) -> set[str]:
-    script = f"""{completion.bash_script(flags)}
-COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _cacse_trainer; echo "${{COMPREPLY[@]}}\""""
+def complete(bash_script, *words: str) -> set[str]:
+    """What a real bash offers for the last of the words."""
+    script = f"""{bash_script}
+COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_cacse_trainer; echo "${{COMPREPLY[@]}}\""""
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 
 
-def test_completion_in_bash(flags):
-    assert complete(flags, "cacse-trainer", "tr") == {"train"}
-    assert complete(flags, "cacse-trainer", "evaluate", "--mode", "") == {"test", "dev", "fasttest"}
-    assert "simcse/minilm" in complete(flags, "cacse-trainer", "train", "--config", "simcse/")
-    assert complete(flags, "cacse-trainer", "train", "--tower_") == {"--tower_a", "--tower_b", "--tower_dropout"}
-    assert complete(flags, "cacse-trainer", "train", "--train_file", "") == set()  # files, by the shell itself
+def test_completion_knows_flags_recipes_and_choices(bash_script):
+    named = complete(bash_script, "cacse-trainer", "train", "--")
+    assert {"--learning_rate", "--quiet", "--json"} <= named and not any("-" in flag[2:] for flag in named)
+    found = {name: complete(bash_script, "cacse-trainer", name, "--config", "") for name in main.COMMANDS}
+    assert "cacse/bert_base" in found["train"] and "distill/cacse_bert" not in found["train"]
+    assert set().union(*found.values()) >= set(recipe_names())
+    assert complete(bash_script, "cacse-trainer", "completion", "") == {"bash", "zsh", "fish"}
+
+
+def test_completion_in_bash(bash_script):
+    assert complete(bash_script, "cacse-trainer", "tr") == {"train"}
+    assert complete(bash_script, "cacse-trainer", "evaluate", "--mode", "") == {"test", "dev", "fasttest"}
+    assert "simcse/minilm" in complete(bash_script, "cacse-trainer", "train", "--config", "simcse/")
+    towers = {"--tower_a", "--tower_b", "--tower_dropout"}
+    assert complete(bash_script, "cacse-trainer", "train", "--tower_") == towers
+    assert complete(bash_script, "cacse-trainer", "train", "--use_cpu", "--dev_file", "a", "--tower_") == towers
+    assert complete(bash_script, "cacse-trainer", "train", "--train_file", "") == set()  # files, by the shell itself
+    assert "complete -o bashdefault -o default -F _shtab_cacse_trainer cacse-trainer" in bash_script
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_completion_parses_in_other_shells(shell, flags, tmp_path):
+def test_completion_in_other_shells(shell, tmp_path):
+    """All flags and recipes are in the script, files where no choices are known, and the shell reads it."""
+    script = completion.script(shell)
+    flags = {"zsh": ("--learning_rate", ":_files"), "fish": ("-l learning_rate", "__fish_complete_path")}[shell]
+    assert all(word in script for word in (*flags, *recipe_names(), *main.COMMANDS))
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
-    make = {"zsh": completion.zsh_script, "fish": completion.fish_script}[shell]
-    (tmp_path / "script").write_text(make(flags))
+    (tmp_path / "script").write_text(script)
     subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)

@@ -2,13 +2,15 @@
 
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from cacse_trainer.cli import pipeline
 from cacse_trainer.cli.common import run
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.pipeline import runner
 from cacse_trainer.pipeline.runner import command_line, plan, read_record, run_stages
 from cacse_trainer.pipeline.stages import Stage, parse_change, read_stages
@@ -64,7 +66,10 @@ def fake_commands(monkeypatch):
             report = {"model": "X", "metric": None, "exported": {}}
             (stage.folder / "training_report.json").write_text(json.dumps(report))
 
-    monkeypatch.setattr(runner, "run_command", fake)
+        return ["true"]
+
+    monkeypatch.setattr(runner, "command_line", fake)
+    monkeypatch.setattr(runner, "SECONDS_BETWEEN_LOOKS", 0.01)
     return ran
 
 
@@ -129,9 +134,40 @@ def test_command_lines(recipe, tmp_path):
     ]
 
 
+def test_what_a_stage_says_is_shown_logged_and_told(tmp_path, monkeypatch, capsys):
+    """Its own line of an error becomes the pipeline's; a stage after it is not started."""
+    said = "import sys; print('half', end='', flush=True); print(' a line'); print('error: no such file'); sys.exit({})"
+    words = lambda stage, root, *, resume: [sys.executable, "-c", said.format(stage.settings["code"])]  # noqa: E731
+    monkeypatch.setattr(runner, "command_line", words)
+    for code, kind, message in (
+        (2, UserError, "stage a: no such file"),
+        (3, RunError, "stage a ended with 3: no such"),
+    ):
+        stages = [Stage(name, "train", {"code": code}, tmp_path / name) for name in ("a", "b")]
+        with pytest.raises(kind, match=message):
+            run_stages(tmp_path, stages)
+        assert capsys.readouterr().err == "half a line\nerror: no such file\n"
+        assert (tmp_path / "a.log").read_text().endswith("half a line\nerror: no such file\n")
+        assert list(read_record(tmp_path)) == ["a"] and not (tmp_path / "b.log").exists()
+
+
+def test_records_of_earlier_versions_are_read(recipe, fake_commands):
+    """A stage's hash never changes: what an earlier version finished is not done again."""
+    stage = Stage("a", "train", {"model": "m", "seed": 3, "dev_file": ["x=stage:t/d"]}, Path("out/a"), ["t"])
+    assert stage.fingerprint({"t": "00"}) == "b679329785ceaeea566b938d"
+    root, stages = read_stages(recipe, None, {})
+    record = run_stages(root, stages)
+    for entry in record.values():
+        assert set(entry) == {"fingerprint", "command", "seconds", "finished"} and entry["finished"]
+    assert set(todo(recipe).values()) == {"skip"}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"stages": {"../../evil": {"command": "train"}}}, "stage '../../evil': its name is that of a folder"),
+        ({"stages": {"/tmp/evil": {"command": "train"}}}, "its name is that of a folder"),
+        ({"stages": {"..": {"command": "train"}}}, "its name is that of a folder"),
         ({"stages": {"tower_a": {"model": "stage:joint"}}}, "refers to stage:joint, which is no earlier stage"),
         ({"stages": {"warm_up": {}}}, "stage warm_up needs command: one of distill"),
         ({"stages": {"tower_a": 3}}, "must be a mapping"),

@@ -9,7 +9,7 @@ import yaml
 from cacse_trainer.cli import sweep
 from cacse_trainer.cli.common import run
 from cacse_trainer.errors import UserError
-from cacse_trainer.pipeline import sweep as runner
+from cacse_trainer.pipeline import runner
 from cacse_trainer.pipeline.sweep import parse_grid, sweep_runs
 from cacse_trainer.pipeline.sweep_report import SECTION
 
@@ -121,7 +121,7 @@ def test_a_killed_sweep_leaves_no_run_behind(command, tmp_path, monkeypatch):
     monkeypatch.setattr(runner.time, "sleep", interrupt)
     assert run(sweep.main, [*command, "--parallel", "2"]) == 130
     assert [process.poll() is not None for process in started] == [True, True]
-    record = runner.read_sweep(tmp_path / "out")
+    record = runner.read_record(tmp_path / "out", runner.SWEEP)
     assert len(record) == 2 and not any(entry["finished"] for entry in record.values())
 
 
@@ -135,11 +135,20 @@ def test_grids_are_read_as_yaml(tmp_path):
     runs = sweep_runs("r", "train", tmp_path, seeds=[1, 2], grid={"model": ["a/b", "c/b"]}, settings={})
     assert len({one.stage.name for one in runs}) == 4  # both end in b
     assert all("/" not in one.stage.name for one in runs)
-    for entry in ("learning_rate", "learning_rate=", "=1", "seed=1,2", "a=[1"):
+    for entry in ("learning_rate", "learning_rate=", "=1", "seed=1,2", "a=[1", "../../evil=1"):
         with pytest.raises(UserError, match="--grid"):
             parse_grid([entry])
     with pytest.raises(UserError, match="asked for twice"):
         sweep_runs("r", "train", tmp_path, seeds=[1, 1], grid={}, settings={})
+
+
+def test_what_no_run_of_the_sweep_made_is_left_alone(command, stand_in, tmp_path, capsys):
+    """Also by --overwrite, which is for runs that the sweep has recorded."""
+    thesis = tmp_path / "out" / "learning_rate-0.001_seed-42" / "thesis.txt"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("years of work")
+    assert run(sweep.main, [*command, "--overwrite"]) == 2
+    assert "no run of this sweep made it; move it" in capsys.readouterr().err and thesis.is_file()
 
 
 @pytest.mark.slow

@@ -66,7 +66,10 @@ def ran(monkeypatch):
         stage.folder.mkdir(parents=True, exist_ok=True)
         (stage.folder / PROOF[stage.name]).write_text(json.dumps(LEFT[stage.name]))
 
-    monkeypatch.setattr(runner, "run_command", fake)
+        return ["true"]
+
+    monkeypatch.setattr(runner, "command_line", fake)
+    monkeypatch.setattr(runner, "SECONDS_BETWEEN_LOOKS", 0.01)
     return names
 
 

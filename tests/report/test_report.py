@@ -1,7 +1,6 @@
 """Pages and charts: self-contained, every figure in its place, nothing taken as markup."""
 
 import doctest
-import html
 import math
 import re
 import shlex
@@ -9,10 +8,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cacse_trainer.report import Section, Series, line_chart, loss_page, page, svg, table, training, training_page
-from cacse_trainer.report.page import command
+from cacse_trainer.report import Section, Series, line_chart, loss_page, page, training, training_page
+from cacse_trainer.report.curves import VARIABLES, plot_run
+from cacse_trainer.report.page import folded
 
-VOID = {"meta", "line", "circle", "polyline", "br", "img"}
+VOID = {"meta", "br", "img"}
 
 
 class Nesting(HTMLParser):
@@ -89,7 +89,7 @@ def test_the_page_of_a_run_shows_every_figure():
     for words in ("part: tower_a", "part: cascade", "stsb: Spearman ×100", "alignment", "dead dimensions"):
         assert words in text
     assert "tower_a: 0.1; cascade: 0.1, 0.2" in text
-    rows = re.findall(r"<tr><td>([^<]*)</td><td class=n>([^<]*)</td></tr>", text)
+    rows = re.findall(r'<tr><td>([^<]*)</td><td class="n">([^<]*)</td></tr>', text)
     assert rows == [("before training", "70.00"), ("best checkpoint (step 5)", "72.50"), ("exported: tower_a", "72.25")]
     assert text.count("learning rate</td><td>3e-5") == 2  # among the given settings and among all
     assert "hub" not in text
@@ -102,7 +102,7 @@ def test_the_page_of_a_run_shows_every_figure():
         ({"best": None, "best_step": None}, "never defined"),
         ({"metric": None}, "No dev set was scored"),
         ({"baseline": None}, "stsb_spearman: best 72.50 at step 5."),
-        ({"teacher": {"scores": {"stsb": 80.125}}}, "<td>teacher</td><td class=n>80.12</td>"),
+        ({"teacher": {"scores": {"stsb": 80.125}}}, '<td>teacher</td><td class="n">80.12</td>'),
         ({"gpu_memory_gb": 11.04}, "11.0 GB"),
         ({"log_history": [], "exported": {}, "metric": None, "given": []}, "No dev set"),
     ],
@@ -131,39 +131,66 @@ def test_the_page_of_a_run_with_a_validation_loss():
     assert "No validation loss" in loss_page({**report, "kept": None, "baseline": None, "log_history": []}, "mine")
 
 
+def drawn(line: Series, **more) -> list[tuple[float, float]]:
+    """The places of a line's points in its drawing, (right, down) each."""
+    chart = line_chart([line], "x", **more)
+    (path,) = re.findall(r'<path d="([^"]*)" style="[^"]*stroke: var\(--line-1\)[^"]*linecap', chart)
+    return [tuple(map(float, place)) for place in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)]
+
+
 def test_a_chart_puts_points_where_they_belong():
-    """Two points at the ends of both axes: the corners of the drawing."""
-    text = line_chart([Series("loss", [(0, 1.0), (10, 3.0)])], "loss")
-    left, right = svg.LEFT, svg.WIDTH - svg.RIGHT
-    top, bottom = svg.TOP, svg.HEIGHT - svg.BOTTOM
-    assert f'points="{left:.1f},{bottom:.1f} {right:.1f},{top:.1f}"' in text
-    assert "<title>loss: 3 at step 10</title>" in text and "legend" not in text
+    """Two points at the ends of both axes, the one in the middle of them halfway."""
+    (left, bottom), (middle, half), (right, top) = drawn(Series("loss", [(0, 1.0), (5, 2.0), (10, 3.0)]))
+    assert left < middle < right and top < half < bottom
+    assert middle - left == pytest.approx(right - middle, abs=1e-4)
+    assert half - top == pytest.approx(bottom - half, abs=1e-4)
+    longer = drawn(Series("loss", [(0, 1.0), (10, 3.0)]), x_end=20)
+    assert longer[1][0] < right  # room for the steps that the line does not reach
 
 
 def test_gaps_constants_and_nothing():
     assert line_chart([Series("x", [(0, None), (1, math.nan)])], "x") == ""
     assert line_chart([], "x") == ""
     constant = line_chart([Series("a", [(0, 3.0), (5, 3.0)]), Series("b<", [(0, 3.0), (5, None)])], "count")
-    assert ">2<" in constant and ">4<" in constant and "b&lt;" in constant and "legend" in constant
-    assert "nan" not in constant
-    many = line_chart([Series("a", [(i, i) for i in range(100)])], "many")
-    assert "<circle" not in many
+    assert "b&lt;" in constant and ">a<" in constant and "nan" not in constant
+    assert ">a<" not in line_chart([Series("a", [(0, 3.0), (5, 3.0)])], "one line has no legend")
+    dots = [line_chart([Series("a", [(i, i) for i in range(n)])], "x").count("<use") for n in (5, 100)]
+    assert dots[0] == dots[1] + 5  # a dot a point, unless there are many
+
+
+def test_a_drawing_takes_colours_and_font_from_its_page():
+    """And names nothing that another drawing on the page names, too, except what is the same there."""
+    text = line_chart([Series("a", [(0, 1.0), (5, 3.0)])], "x", reference=("start <", 2.0), mark=(5, 3.0), note="n & m")
+    assert not any(colour in text for colour in VARIABLES) and "font-family" not in text
+    assert all(f"var({name})" in text for name in ("--soft", "--rule", "--good", "--line-1"))
+    assert "start &lt;" in text and "n &amp; m" in text
+    assert not re.search(r' id="\w+_\d', text) and text == line_chart(
+        [Series("a", [(0, 1.0), (5, 3.0)])], "x", reference=("start <", 2.0), mark=(5, 3.0), note="n & m"
+    )
+
+
+def test_the_picture_beside_the_page(tmp_path):
+    """Losses and dev scores; also of a run without either."""
+    for name, history in (("full", a_report()["log_history"]), ("empty", [])):
+        plot_run(tmp_path / f"{name}.png", history, ["eval_stsb_spearman"] if history else [])
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_long_command_has_a_flag_a_line_and_means_the_same():
     words = ["cacse-trainer", "train", "--train_file", "my text.txt", *(f"--flag_{i}={i}" for i in range(12))]
-    shown = html.unescape(command(shlex.join(words)).removeprefix("<pre>").removesuffix("</pre>"))
+    shown = folded(shlex.join(words))
     assert shown.count("\n") == 13 and shlex.split(shown.replace("\\\n", " ")) == words
-    assert command("cacse-trainer train --check") == "<pre>cacse-trainer train --check</pre>"
+    assert folded("cacse-trainer train --check") == "cacse-trainer train --check"
 
 
 def test_tables_and_sections():
-    assert table(["a"], []) == ""
-    assert "Empty" not in page("t", "", "", [Section("Empty", "")])
-    check_page(page("t", "l", "", [Section("Full", table(["<i>"], [["<u>"]]))]))
+    assert "Empty" not in page("t", "", [Section("Empty", "a note", rows=[], head=["a"], charts=[""])])
+    text = page("t", "l", [Section("Full", rows=[["<u>", "1"]], head=["<i>", "n"], numeric=[1])])
+    check_page(text)
+    assert '<tr><th>&lt;i&gt;</th><th class="n">n</th></tr>' in text
+    assert '<tr><td>&lt;u&gt;</td><td class="n">1</td></tr>' in text
 
 
-@pytest.mark.parametrize("module", [svg, training])
-def test_examples(module):
-    found = doctest.testmod(module)
+def test_examples():
+    found = doctest.testmod(training)
     assert found.attempted > 0 and found.failed == 0
