@@ -7,6 +7,7 @@ import torch
 
 from cacse_trainer.models.frozen_prefix import FrozenPrefixes
 from tests.models.test_cacse import batch, build
+from tests.tolerances import assert_near
 
 
 @pytest.fixture(params=["bert", "roberta", "bert, padded"])
@@ -84,7 +85,7 @@ def test_in_two_threads_at_once(model):
     with ThreadPoolExecutor(2, initializer=lambda: torch.inference_mode().__enter__()) as pool:
         for _ in range(5):
             for found, vectors in zip(pool.map(lambda seed: embed(**flat(seed)), range(4)), expected, strict=True):
-                torch.testing.assert_close(found, vectors, rtol=0, atol=1e-6)
+                assert_near(found, vectors)
 
 
 def test_only_where_the_prefix_is_frozen(model, tiny_towers):
