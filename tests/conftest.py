@@ -123,14 +123,17 @@ def write_sentences(path: Path, count: int = 64) -> Path:
 
 
 def write_pairs(path: Path, count: int = 24) -> Path:
-    """A dev file of graded pairs over the tiny vocabulary: the more words shared, the higher the score."""
+    """A dev file of graded pairs over the tiny vocabulary: the more words shared, the higher the score.
+
+    No two sentences are equal: their cosines would be ties that rounding breaks, another way on another machine.
+    """
     generator = torch.Generator().manual_seed(1)
     lines = ["sentence1\tsentence2\tscore"]
     for i in range(count):
         first = torch.randint(0, len(WORDS), (6,), generator=generator).tolist()
         second = list(first)
-        for j in range(i % 6):
-            second[j] = int(torch.randint(0, len(WORDS), (1,), generator=generator))
+        for j in range(1 + i % 6):
+            second[j] = (second[j] + int(torch.randint(1, len(WORDS), (1,), generator=generator))) % len(WORDS)
         lines.append(f"{' '.join(WORDS[k] for k in first)}\t{' '.join(WORDS[k] for k in second)}\t{5 - i % 6}")
     path.write_text("\n".join(lines) + "\n")
     return path

@@ -14,6 +14,7 @@ from cacse_trainer import SentenceEmbeddingModel, SentenceEncoder
 from cacse_trainer.cli.main import main
 from cacse_trainer.errors import UserError
 from tests.tiny_decoders import make_tiny_decoder
+from tests.tolerances import assert_near
 
 PROMPT = 'The representative word for sentence {text} is:"'
 TEXTS = ["A man is playing a guitar.", "", "Rain!", "it's 5 o'clock (again)", "and so on " * 300]
@@ -55,9 +56,9 @@ def check_road(folder: Path, bidirectional: bool = False) -> None:
     assert all(torch.equal(kept[name], tensor) for name, tensor in reloaded.items())
     exported = folder / "export" / "encoder"
     vectors = SentenceEncoder(exported).vectors(TEXTS)
-    assert np.abs(vectors - SentenceEncoder(folder).vectors(TEXTS)).max() < 1e-4  # base and adapter
+    assert_near(vectors, SentenceEncoder(folder).vectors(TEXTS))  # base and adapter
     transformer = pytest.importorskip("sentence_transformers").SentenceTransformer(str(exported), device="cpu")
-    assert np.abs(transformer.encode(TEXTS) - vectors).max() < 1e-4
+    assert_near(transformer.encode(TEXTS), vectors)
     plain = AutoModel.from_pretrained(exported)
     assert (type(plain) is SentenceEmbeddingModel) == bidirectional
     assert not any("lora" in name for name, _ in plain.named_parameters())
@@ -128,7 +129,7 @@ def test_code_that_comes_with_the_checkpoint(decoder, tmp_path, capsys):
         SentenceEncoder(run)
     vectors = SentenceEncoder(run, trust_remote_code=True).vectors(TEXTS)
     exported = SentenceEncoder(run / "export" / "encoder", trust_remote_code=True).vectors(TEXTS)
-    assert np.abs(vectors - exported).max() < 1e-4
+    assert_near(vectors, exported)
     out = ["export", "--checkpoint", str(run), "--output_dir", str(tmp_path / "again")]
     assert main(out) == 2 and main([*out, "--trust_remote_code"]) == 0
     assert "trust_remote_code=True" in (tmp_path / "again" / "encoder" / "README.md").read_text()
@@ -176,7 +177,7 @@ def test_adapters_of_others(decoder, finished, tmp_path, senteval_sample, capsys
     how = {"pooling": "last_token", "prompt_template": PROMPT, "append_eos": True}
     for which in ({"adapter": published}, {"path": published}, {"path": decoder(), "adapter": str(published)}):
         encoder = SentenceEncoder(**{name: str(value) for name, value in which.items()}, **how)
-        assert np.abs(encoder.vectors(TEXTS) - expected).max() < 1e-5
+        assert_near(encoder.vectors(TEXTS), expected)
     assert encoder.settings()["prompt_template"] == PROMPT
     flags = ["--adapter", str(published), "--pooling", "last_token", "--prompt_template", PROMPT, "--append_eos"]
     out = tmp_path / "out"
@@ -187,7 +188,7 @@ def test_adapters_of_others(decoder, finished, tmp_path, senteval_sample, capsys
     text = tmp_path / "texts.txt"
     text.write_text("A man is playing a guitar.\nRain!\n")
     assert main(["encode", *flags, "--input", str(text), "--output", str(out / "v.npy"), "--no_normalize"]) == 0
-    assert np.abs(np.load(out / "v.npy") - expected[[0, 2]]).max() < 1e-5
+    assert_near(np.load(out / "v.npy"), expected[[0, 2]])
     kept = load_file(published / STATE)
     kept.pop(min(kept))
     save_file(kept, published / STATE)

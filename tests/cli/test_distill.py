@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
@@ -13,6 +12,7 @@ from cacse_trainer.cli.common import run
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.distillation import DistillationArguments
 from cacse_trainer.settings.recipes import find_recipe, parse_run, recipe_names
+from tests.tolerances import assert_near
 
 KINDS = [DistillationArguments, DataArguments, CacseTrainingArguments]
 
@@ -49,7 +49,7 @@ def test_a_run_leaves_the_student_and_its_report(command, tmp_path, capsys):
     inputs = AutoTokenizer.from_pretrained(folder)(sentences, padding=True, return_tensors="pt")
     expected = student.embed(**inputs).detach().numpy()
     loaded = library.SentenceTransformer(str(folder / "export" / "student"), device="cpu")
-    assert np.abs(loaded.encode(sentences) - expected).max() <= 1e-5
+    assert_near(loaded.encode(sentences), expected)
     # a checkpoint exports the same way
     checkpoint = next(folder.glob("checkpoint-*"))
     assert run(export.main, ["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "again")]) == 0
@@ -57,6 +57,7 @@ def test_a_run_leaves_the_student_and_its_report(command, tmp_path, capsys):
 
 
 def test_cached_run_and_resumed_run_equal_the_plain_one(command, tmp_path):
+    command = [*command, "--optim", "sgd"]  # Adam makes whole steps of a gradient that is rounding only
     assert run(distill.main, command) == 0
     whole = AutoModel.from_pretrained(tmp_path / "run").state_dict()
     cached = [*command, "--teacher_cache", str(tmp_path / "cache"), "--output_dir", str(tmp_path / "cached")]
@@ -66,10 +67,9 @@ def test_cached_run_and_resumed_run_equal_the_plain_one(command, tmp_path):
     (tmp_path / "run" / "training_report.json").unlink()
     assert run(distill.main, [*command, "--resume_from_checkpoint", "last"]) == 0
     resumed = AutoModel.from_pretrained(tmp_path / "run").state_dict()
-    for name, tensor in AutoModel.from_pretrained(tmp_path / "cached").state_dict().items():
-        if not name.endswith("key.bias"):  # its gradient is 0 but for rounding, of which Adam makes whole steps
-            assert torch.allclose(whole[name], tensor, atol=1e-4), name
-        assert torch.equal(whole[name], resumed[name]), name
+    assert all(torch.equal(whole[name], tensor) for name, tensor in resumed.items())
+    of_cache = AutoModel.from_pretrained(tmp_path / "cached").state_dict()
+    assert_near(*(torch.cat([tensor.flatten() for tensor in state.values()]) for state in (of_cache, whole)))
 
 
 def test_projection_to_another_width(command, tmp_path, tiny_towers):

@@ -6,7 +6,6 @@ byte-level BPE, trained on Wikipedia text where it is at hand, else on the shipp
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from tokenizers import ByteLevelBPETokenizer
@@ -17,6 +16,7 @@ from cacse_trainer.cli import distill, train
 from cacse_trainer.cli.common import run
 from cacse_trainer.settings.resources import resolve_resource
 from tests.conftest import SHARED
+from tests.tolerances import assert_near
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
@@ -95,4 +95,4 @@ def test_towers_joint_training_and_student(roberta, text, tmp_path):
         inputs = tokenizer(sentences, padding=True, truncation=True, max_length=512, return_tensors="pt")
         expected = trained.embed(**inputs).detach().numpy()
         found = SentenceEncoder(str(folder), device="cpu").encode(sentences, normalize=False)
-        assert np.abs(found - expected).max() <= 1e-5
+        assert_near(found, expected)

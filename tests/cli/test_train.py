@@ -4,7 +4,6 @@ import json
 import logging
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
@@ -12,6 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 from cacse_trainer.cli import export, import_reference, main, train
 from cacse_trainer.cli.common import run
 from tests.conftest import GOLDEN
+from tests.tolerances import assert_near
 
 
 @pytest.fixture
@@ -67,8 +67,7 @@ def test_exports_are_plain_and_equal_the_model(command, tmp_path):
     expected = {"tower_a": model.tower_a, "tower_b": model.tower_b, "ensemble": model}
     for name, trained in expected.items():
         exported = AutoModel.from_pretrained(folder / "export" / name).eval()
-        difference = exported(**inputs).last_hidden_state - trained(**inputs).last_hidden_state
-        assert difference.abs().max() <= 1e-5
+        assert_near(exported(**inputs).last_hidden_state, trained(**inputs).last_hidden_state)
         pooling = json.loads((folder / "export" / name / "1_Pooling" / "config.json").read_text())
         assert [key for key, value in pooling.items() if value is True] == ["pooling_mode_cls_token"]
     tower = AutoModel.from_pretrained(folder / "export" / "tower_b")
@@ -96,7 +95,7 @@ def test_sentence_transformers_loads_the_exports(command, tmp_path):
         }
     for name, vectors in expected.items():
         loaded = sentence_transformers.SentenceTransformer(str(tmp_path / "run" / "export" / name), device="cpu")
-        assert np.abs(loaded.encode(sentences) - vectors.numpy()).max() <= 1e-5, name
+        assert_near(loaded.encode(sentences), vectors)
 
 
 def test_export_of_a_checkpoint(command, tmp_path, dev_file, capsys):

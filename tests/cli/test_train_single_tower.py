@@ -10,6 +10,7 @@ from cacse_trainer.cli import import_reference, train
 from cacse_trainer.cli.common import run
 from cacse_trainer.settings.recipes import read_recipe, recipe_folders, recipe_names
 from tests.conftest import tiny_config
+from tests.tolerances import assert_near
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_import_gives_a_plain_encoder(tmp_path, tiny_towers, tiny_tokenizer, hea
     output = AutoModel.from_pretrained(source).eval()(**tiny_tokenizer("the man is running", return_tensors="pt"))
     expected = output.pooler_output if head == "use" else output.last_hidden_state[:, 0]
     found = library.SentenceTransformer(str(tmp_path / "imported"), device="cpu").encode(["the man is running"])
-    assert torch.allclose(torch.from_numpy(found), expected, atol=1e-5)
+    assert_near(found, expected)
 
 
 def test_import_needs_to_know_which_release(capsys, tmp_path):

@@ -20,6 +20,7 @@ from cacse_trainer.models.base import ComputeSettings
 from tests.conftest import tiny_config
 from tests.models.test_cacse import batch as cacse_batch
 from tests.models.test_cacse import build as build_cacse
+from tests.tolerances import GRADIENT, assert_near, noise
 
 
 def dropped_out(states: torch.Tensor, probability: float) -> torch.Tensor:
@@ -160,7 +161,7 @@ def test_a_model_in_bf16_is_as_near_to_float32(tiny_towers):
     assert (gradient(True) - exact).norm() < 1.3 * error
     model.use(ComputeSettings(mini_batch_size=8))
     assert (gradient(True) - exact).norm() < 1.3 * error
-    assert (gradient(False) - exact).norm() < 1e-5 * exact.norm()
+    assert (gradient(False) - exact).norm() < GRADIENT * noise(1.0) * exact.norm()
 
 
 def test_what_is_saved_is_plain(tmp_path):
@@ -174,4 +175,4 @@ def test_what_is_saved_is_plain(tmp_path):
     assert type(reloaded.encoder.embeddings.word_embeddings) is nn.Embedding
     assert reloaded.encoder.config._attn_implementation == "sdpa"
     model.eval()
-    assert (model.embed(**inputs()) - reloaded.embed(**inputs())).abs().max() < 1e-5
+    assert_near(model.embed(**inputs()), reloaded.embed(**inputs()))

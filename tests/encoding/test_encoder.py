@@ -18,6 +18,7 @@ from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.export.encoders import clean_tokenizer
 from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
 from tests.conftest import WORDS
+from tests.tolerances import assert_near, noise
 
 SENTENCES = ["a man is playing guitar", "the dog", "", "a woman and a cat are running in the big house"]
 
@@ -37,7 +38,7 @@ def plain(folder: str, pooling: str, sentences=tuple(SENTENCES)) -> np.ndarray:
 def test_poolings_of_a_plain_encoder(tiny_towers, pooling):
     folder = tiny_towers("bert")[0]
     encoder = SentenceEncoder(folder, pooling)
-    np.testing.assert_allclose(encoder.vectors(SENTENCES), plain(folder, pooling), atol=1e-5)
+    assert_near(encoder.vectors(SENTENCES), plain(folder, pooling))
     assert encoder.pooling == pooling
 
 
@@ -45,7 +46,7 @@ def test_cls_with_mlp_is_the_pooler(tiny_towers):
     folder = tiny_towers("bert")[0]
     model = BertModel.from_pretrained(folder).eval()
     expected = torch.tanh(model.pooler.dense(torch.from_numpy(plain(folder, "cls")))).detach().numpy()
-    np.testing.assert_allclose(SentenceEncoder(folder, "cls_with_mlp").vectors(SENTENCES), expected, atol=1e-5)
+    assert_near(SentenceEncoder(folder, "cls_with_mlp").vectors(SENTENCES), expected)
 
 
 def test_a_pooler_that_was_not_saved_is_refused(tiny_towers, tmp_path, tiny_tokenizer):
@@ -70,7 +71,7 @@ def test_pooling_is_read_from_the_folder(tiny_towers, tmp_path, stated, caplog):
     write_modules(tmp_path, pooling=stated, hidden_size=32, max_seq_length=9)
     encoder = SentenceEncoder(tmp_path)
     assert (encoder.pooling, encoder.max_seq_length, caplog.text) == (stated, 9, "")
-    np.testing.assert_allclose(encoder.vectors(SENTENCES[:3]), plain(str(tmp_path), stated, SENTENCES[:3]), atol=1e-5)
+    assert_near(encoder.vectors(SENTENCES[:3]), plain(str(tmp_path), stated, SENTENCES[:3]))
 
 
 def test_agrees_with_sentence_transformers(tiny_towers, tmp_path):
@@ -89,7 +90,7 @@ def test_agrees_with_sentence_transformers(tiny_towers, tmp_path):
     model.save(str(tmp_path))
     encoder = SentenceEncoder(tmp_path)
     assert encoder.pooling == "mean + dense" and encoder.normalizes
-    np.testing.assert_allclose(encoder.encode(SENTENCES), model.encode(SENTENCES), atol=1e-5)
+    assert_near(encoder.encode(SENTENCES), model.encode(SENTENCES))
 
 
 def test_an_unknown_module_is_named(tiny_towers, tmp_path):
@@ -113,15 +114,15 @@ def test_our_own_checkpoints(tiny_towers, tiny_tokenizer, tmp_path):
         tokenizer.save_pretrained(tmp_path / name)
     first, second = plain(a, "cls"), plain(b, "cls")
     found = {name: SentenceEncoder(tmp_path / name) for name in ("cacse", "single", "ensemble")}
-    np.testing.assert_allclose(found["cacse"].vectors(SENTENCES), first + second, atol=1e-5)
-    np.testing.assert_allclose(found["ensemble"].vectors(SENTENCES), 0.25 * first + 0.75 * second, atol=1e-5)
+    assert_near(found["cacse"].vectors(SENTENCES), first + second)
+    assert_near(found["ensemble"].vectors(SENTENCES), 0.25 * first + 0.75 * second)
     with torch.inference_mode():
         headed = single.eval().projection_head(torch.from_numpy(first)).numpy()
-    np.testing.assert_allclose(found["single"].vectors(SENTENCES), headed, atol=1e-5)
+    assert_near(found["single"].vectors(SENTENCES), headed)
     assert [encoder.pooling for encoder in found.values()] == ["cls", "cls_with_mlp", "cls"]
-    np.testing.assert_allclose(SentenceEncoder(tmp_path / "single", "cls").vectors(SENTENCES), first, atol=1e-5)
+    assert_near(SentenceEncoder(tmp_path / "single", "cls").vectors(SENTENCES), first)
     mean = plain(a, "mean") + plain(b, "mean")
-    np.testing.assert_allclose(SentenceEncoder(tmp_path / "cacse", "mean").vectors(SENTENCES), mean, atol=1e-5)
+    assert_near(SentenceEncoder(tmp_path / "cacse", "mean").vectors(SENTENCES), mean)
     with pytest.raises(UserError, match="averages layers"):
         SentenceEncoder(tmp_path / "cacse", "avg_top2")
 
@@ -132,14 +133,14 @@ def test_an_ensemble_with_two_tokenizers(tiny_towers, tmp_path):
     EnsembleModel.from_encoders(models, own_tokenizers=True).save_pretrained(tmp_path)
     TokenizerBundle([AutoTokenizer.from_pretrained(x) for x in (a, b)]).save_pretrained(tmp_path)
     expected = plain(a, "cls") + plain(b, "cls")
-    np.testing.assert_allclose(SentenceEncoder(tmp_path).vectors(SENTENCES), expected, atol=1e-5)
+    assert_near(SentenceEncoder(tmp_path).vectors(SENTENCES), expected)
 
 
 def test_weighted_encoders(tiny_towers):
     a, b = (SentenceEncoder(folder, "cls") for folder in tiny_towers("bert")[:2])
     total = WeightedEncoders([a, b], [0.25, 0.75])
     expected = 0.25 * a.vectors(SENTENCES) + 0.75 * b.vectors(SENTENCES)
-    np.testing.assert_allclose(total.vectors(SENTENCES), expected, atol=1e-6)
+    assert_near(total.vectors(SENTENCES), expected)
     assert total.encode("the dog").shape == (32,) and total.fingerprint() != a.fingerprint()
     with pytest.raises(UserError, match="1 for 2 models"):
         WeightedEncoders([a, b], [1.0])
@@ -152,16 +153,16 @@ def test_shapes_and_similarity(tiny_towers):
     encoder = SentenceEncoder(tiny_towers("bert")[0], "mean")
     one, many = encoder.encode("the dog"), encoder.encode(SENTENCES)
     assert one.shape == (32,) and many.shape == (4, 32) and many.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(many, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(encoder.encode(SENTENCES, batch_size=1), many, atol=1e-5)
-    np.testing.assert_allclose(encoder.encode("the dog", normalize=False), plain(encoder.name, "mean")[1], atol=1e-5)
+    assert_near(np.linalg.norm(many, axis=1), np.ones(4), terms=32)
+    assert_near(encoder.encode(SENTENCES, batch_size=1), many)
+    assert_near(encoder.encode("the dog", normalize=False), plain(encoder.name, "mean")[1])
     assert encoder.encode([]).shape[0] == 0
     assert isinstance(encoder.similarity("the dog", "the cat"), float)
     assert encoder.similarity("the dog", SENTENCES).shape == (4,)
     assert encoder.similarity(SENTENCES, "the dog").shape == (4,)
     table = encoder.similarity(SENTENCES[:2], SENTENCES)
     assert table.shape == (2, 4)
-    np.testing.assert_allclose(table, many[:2] @ many.T, atol=1e-5)
+    assert_near(table, many[:2] @ many.T)
 
 
 def test_search(tiny_towers, tmp_path):
@@ -170,7 +171,7 @@ def test_search(tiny_towers, tmp_path):
         encoder.search("the dog")
     encoder.build_index(["the dog", "a man is playing guitar", "red"])
     best = encoder.search("the dog", top_k=2, threshold=-1)
-    assert best[0][0] == "the dog" and len(best) == 2 and best[0][1] == pytest.approx(1, abs=1e-5)
+    assert best[0][0] == "the dog" and len(best) == 2 and best[0][1] == pytest.approx(1, abs=noise(1.0))
     assert best[0][1] >= best[1][1]
     assert encoder.search("the dog", threshold=1.1) == []
     several = encoder.search(["the dog", "red"], top_k=1)
@@ -202,9 +203,9 @@ def test_a_program_written_for_the_simcse_tool(tiny_towers, tmp_path):
     assert model.encode("red", return_numpy=True, keepdim=True).shape == (1, 32)
     assert np.linalg.norm(model.encode("red", normalize_to_unit=False)) != pytest.approx(1, abs=1e-3)
     similarities = model.similarity(["the dog", "red"], ["the dog", "a cat", "blue"], device="cpu")
-    assert similarities.shape == (2, 3) and similarities[0][0] == pytest.approx(1, abs=1e-5)
+    assert similarities.shape == (2, 3) and similarities[0][0] == pytest.approx(1, abs=noise(1.0))
     given_keys = model.similarity("red", model.encode(["the dog", "red"], return_numpy=True))
-    assert given_keys.shape == (2,) and given_keys[1] == pytest.approx(1, abs=1e-5)
+    assert given_keys.shape == (2,) and given_keys[1] == pytest.approx(1, abs=noise(1.0))
     for use_faiss, faiss_fast in ((None, False), (True, False), (False, False), (True, True)):
         model.build_index(
             str(tmp_path / "lines.txt"), use_faiss=use_faiss, faiss_fast=faiss_fast, device="cpu", batch_size=64
@@ -213,14 +214,14 @@ def test_a_program_written_for_the_simcse_tool(tiny_towers, tmp_path):
         results = model.search(["the dog", "a small cat"], device="cpu", threshold=0.6, top_k=2)
         assert [hits[0][0] for hits in results] == ["the dog", "a small cat"]
         sentence, score = model.search("red", threshold=0.99)[0]
-        assert sentence == "red" and score == pytest.approx(1, abs=1e-4)
+        assert sentence == "red" and score == pytest.approx(1, abs=noise(1.0))
 
 
 def test_truncated_int8_and_binary_vectors(tiny_towers):
     encoder = SentenceEncoder(tiny_towers("bert")[0], "mean")
     full = encoder.encode(SENTENCES, normalize=False)
     short = encoder.encode(SENTENCES, truncate_dim=10)
-    np.testing.assert_allclose(short, normalized(full[:, :10]), atol=1e-6)
+    assert_near(short, normalized(full[:, :10]))
     np.testing.assert_array_equal(SentenceEncoder(encoder.name, "mean", truncate_dim=10).encode(SENTENCES), short)
     small = encoder.encode(SENTENCES, precision="int8")
     assert small.dtype == np.int8 and np.abs(small).max(axis=1).tolist() == [127] * 4
@@ -250,8 +251,8 @@ def test_streams_hold_a_block_at_a_time(tiny_towers):
     blocks = [next(stream) for _ in range(3)]
     assert [block.shape for block in blocks] == [(8, 32)] * 3 and len(taken) <= 8 * 5
     expected = encoder.encode([WORDS[(i + 1) % len(WORDS)] for i in range(24)])
-    np.testing.assert_allclose(np.concatenate(blocks), expected, atol=1e-5)
-    np.testing.assert_allclose(encoder.encode(text for text in SENTENCES), encoder.encode(SENTENCES), atol=1e-6)
+    assert_near(np.concatenate(blocks), expected)
+    assert_near(encoder.encode(text for text in SENTENCES), encoder.encode(SENTENCES))
     assert encoder.encode(iter([])).shape == (0, 0)
 
 
@@ -266,8 +267,8 @@ def test_exact_search_in_blocks_is_a_plain_sort(precision, monkeypatch):
     cosines = asked @ stored.T
     found = index.search(queries, top_k=5, threshold=-2)
     for row, hits in zip(cosines, found, strict=True):
-        np.testing.assert_allclose([score for _, score in hits], np.sort(row)[::-1][:5], atol=1e-6)
-        np.testing.assert_allclose([row[int(name)] for name, _ in hits], [score for _, score in hits], atol=1e-6)
+        assert_near([score for _, score in hits], np.sort(row)[::-1][:5])
+        assert_near([row[int(name)] for name, _ in hits], [score for _, score in hits])
     assert all(len(hits) == 40 for hits in index.search(queries, top_k=100, threshold=-2))
 
 
@@ -326,7 +327,7 @@ def test_several_processes_give_the_same_vectors(tiny_towers):
     encoder = SentenceEncoder(tiny_towers("bert")[0], "mean")
     sentences = [f"the {first} {second}" for first in WORDS for second in WORDS] * 10
     found = encoder.encode(sentences, device=["cpu", "cpu"])
-    np.testing.assert_allclose(found, encoder.encode(sentences), atol=1e-5)
+    assert_near(found, encoder.encode(sentences))
     encoder.close()
     encoder.model.embeddings.word_embeddings.weight.data += 1e-3
     with pytest.raises(RunError, match="process ended"):

@@ -17,6 +17,7 @@ from cacse_trainer.errors import UserError
 from cacse_trainer.models import TokenizerBundle
 from cacse_trainer.models.tokenizer_bundle import same_tokens
 from tests.conftest import WORDS, tiny_config
+from tests.tolerances import assert_near
 
 SENTENCES = ["a man is playing guitar", "the dog", "", "a woman with a blue flute in the park"]
 
@@ -70,12 +71,12 @@ def test_different_tokenizers(tiny_towers, other, tmp_path):
     members = [*load_members(a, None, 0.25), *load_members(b, None, 0.25), *load_members(other, "mean", 0.75)]
     model, tokenizer = load_ensemble(members)
     assert isinstance(tokenizer, TokenizerBundle) and tokenizer.model_max_length == 50
-    assert np.abs(through(model, tokenizer) - expected).max() < 1e-5
+    assert_near(through(model, tokenizer), expected)
     model.save_pretrained(tmp_path / "saved")
     tokenizer.save_pretrained(tmp_path / "saved")
     again = load_members(str(tmp_path / "saved"))
     assert [member.weight for member in again] == [0.25, 0.25, 0.75]
-    assert np.abs(through(*load_ensemble(again)) - expected).max() < 1e-5
+    assert_near(through(*load_ensemble(again)), expected)
     assert not same_tokens([member.tokenizer for member in again])
     with pytest.raises(ValueError, match="encoder_ids are needed"):
         model.embed(torch.ones(1, 3, dtype=torch.long))
@@ -93,10 +94,8 @@ def test_export_with_different_tokenizers(tiny_towers, other, tmp_path, dev_file
     card = (folder / "README.md").read_text()
     assert "trust_remote_code=True" in card and "SentenceEncoder" in card and "| stsb |" in card
     loaded = library.SentenceTransformer(str(folder), device="cpu", trust_remote_code=True)
-    assert np.abs(loaded.encode(SENTENCES) - expected).max() <= 1e-5
-    assert (
-        np.abs(SentenceEncoder(str(folder), device="cpu").encode(SENTENCES, normalize=False) - expected).max() <= 1e-5
-    )
+    assert_near(loaded.encode(SENTENCES), expected)
+    assert_near(SentenceEncoder(str(folder), device="cpu").encode(SENTENCES, normalize=False), expected)
     assert type(AutoModel.from_pretrained(folder)) is EnsembleModel
     if int(library.__version__.split(".")[0]) >= 6:  # version 5 runs a local folder's own module unasked
         with pytest.raises(Exception, match="trust_remote_code"):
@@ -116,7 +115,7 @@ def test_export_with_one_tokenizer(tiny_towers, tmp_path, poolings, own_module):
     modules = json.loads((tmp_path / "ensemble" / "modules.json").read_text())
     assert (modules[0]["type"] == "ensemble_module.WeightedEncoders") == own_module
     loaded = library.SentenceTransformer(str(tmp_path / "ensemble"), device="cpu", trust_remote_code=own_module)
-    assert np.abs(loaded.encode(SENTENCES) - expected).max() <= 1e-5
+    assert_near(loaded.encode(SENTENCES), expected)
 
 
 def test_wrong_members(tiny_towers, capsys, tmp_path):

@@ -11,6 +11,7 @@ from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.errors import UserError
 from cacse_trainer.export import encoders
 from cacse_trainer.models import SentenceEmbeddingModel
+from tests.tolerances import assert_near
 
 SENTENCES = ["a man is playing guitar", "the dog", "a woman with a blue flute in the park"]
 
@@ -44,7 +45,7 @@ def test_sentence_transformers_gives_the_same(tiny_towers, tiny_tokenizer, tmp_p
     model = SentenceEmbeddingModel.from_encoder(tiny_towers(kind)[0], dropout=0.3, **settings)
     folder = export(model, tiny_tokenizer, tmp_path)
     loaded = library.SentenceTransformer(str(folder), device="cpu")
-    assert np.abs(loaded.encode(SENTENCES) - vectors(model, tiny_tokenizer)).max() < 1e-5
+    assert_near(loaded.encode(SENTENCES), vectors(model, tiny_tokenizer))
 
 
 def test_head_is_the_pooler(tiny_towers, tiny_tokenizer, tmp_path):
@@ -54,7 +55,7 @@ def test_head_is_the_pooler(tiny_towers, tiny_tokenizer, tmp_path):
     plain = AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
         found = plain(**tiny_tokenizer(SENTENCES, padding=True, return_tensors="pt")).pooler_output.numpy()
-    assert np.abs(found - vectors(model, tiny_tokenizer)).max() < 1e-5
+    assert_near(found, vectors(model, tiny_tokenizer))
     assert plain.config.hidden_dropout_prob == 0.0 and model.encoder.config.hidden_dropout_prob == 0.3
     assert "dense layer and tanh" in (folder / "README.md").read_text()
 

@@ -7,6 +7,7 @@ from transformers import AutoModel
 
 from cacse_trainer.importers.simcse import load_simcse_checkpoint
 from tests.conftest import tiny_config
+from tests.tolerances import assert_near
 
 IDS = torch.tensor([[2, 6, 7, 3]])
 
@@ -45,8 +46,8 @@ def test_supervised_training_checkpoint(made, extra):
     kind, encoder, write = made
     model = load_simcse_checkpoint(write(training_state(kind, encoder, extra)), use_head=True)
     expected = encoder(IDS)
-    assert torch.allclose(model.embed(IDS), expected.pooler_output, atol=1e-6)
-    assert torch.allclose(model.encoder(IDS).pooler_output, expected.pooler_output, atol=1e-6)
+    assert_near(model.embed(IDS), expected.pooler_output)
+    assert_near(model.encoder(IDS).pooler_output, expected.pooler_output)
     assert (model.config.pooling, model.config.projects_at_inference) == ("cls", True)
 
 
@@ -54,7 +55,7 @@ def test_unsupervised_training_checkpoint(made):
     kind, encoder, write = made
     state = {f"module.{name}": tensor for name, tensor in training_state(kind, encoder, True).items()}
     model = load_simcse_checkpoint(write(state), use_head=False)
-    assert torch.allclose(model.embed(IDS), encoder(IDS).last_hidden_state[:, 0], atol=1e-6)
+    assert_near(model.embed(IDS), encoder(IDS).last_hidden_state[:, 0])
     assert model.config.pooling == "cls_before_pooler"
 
 
@@ -62,9 +63,9 @@ def test_released_model(made):
     _, encoder, write = made
     folder = write(encoder.state_dict())
     expected = encoder(IDS)
-    assert torch.allclose(load_simcse_checkpoint(folder, use_head=True).embed(IDS), expected.pooler_output, atol=1e-6)
+    assert_near(load_simcse_checkpoint(folder, use_head=True).embed(IDS), expected.pooler_output)
     raw = load_simcse_checkpoint(folder, use_head=False)
-    assert torch.allclose(raw.embed(IDS), expected.last_hidden_state[:, 0], atol=1e-6)
+    assert_near(raw.embed(IDS), expected.last_hidden_state[:, 0])
 
 
 @pytest.mark.parametrize("discriminator", ["discriminator", "aux_bert"])
@@ -78,7 +79,7 @@ def test_diffcse_checkpoint(made, tmp_path, discriminator):
         state[f"mlp.net.{layer}"] = torch.zeros(shape)
     state["mlp.net.4.num_batches_tracked"] = torch.zeros(1)
     model = load_simcse_checkpoint(write(state), use_head=False)
-    assert torch.allclose(model.embed(IDS), encoder(IDS).last_hidden_state[:, 0], atol=1e-6)
+    assert_near(model.embed(IDS), encoder(IDS).last_hidden_state[:, 0])
     model.encoder.save_pretrained(tmp_path / "plain")
     reloaded = AutoModel.from_pretrained(tmp_path / "plain", add_pooling_layer=False)
     assert torch.equal(reloaded(IDS).last_hidden_state, model.encoder(IDS).last_hidden_state)

@@ -14,6 +14,7 @@ from cacse_trainer.instruct.arguments import InstructModelArguments
 from cacse_trainer.instruct.dataset import TRAIN, VALIDATION, write_records
 from cacse_trainer.instruct.training import train_adapter
 from cacse_trainer.settings.arguments import CommonTrainingArguments
+from tests.tolerances import assert_near
 
 peft = pytest.importorskip("peft")
 SENTENCE = "Sentence 1: a man is playing the guitar"
@@ -147,7 +148,7 @@ def test_merged_model_is_base_plus_adapter(trained, model_args, tmp_path, tiny_l
     with torch.no_grad():
         for text in (SENTENCE, "the red dog 3", "0.0"):
             inputs = tokenizer(text, return_tensors="pt")
-            assert (plain(**inputs).logits - adapted(**inputs).logits).abs().max() < 1e-5
+            assert_near(plain(**inputs).logits, adapted(**inputs).logits)
         assert (plain(input_ids=torch.tensor([[1, 5, 9, 20]])).logits - before).abs().max() > 0.1
     original = AutoTokenizer.from_pretrained(tiny_llama)
     assert tokenizer.get_vocab() == original.get_vocab() and tokenizer.pad_token == original.pad_token

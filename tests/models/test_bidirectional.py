@@ -9,6 +9,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from cacse_trainer.models import SentenceEmbeddingModel
 from cacse_trainer.models.bidirectional import KINDS, without_direction
 from tests.conftest import GOLDEN
+from tests.tolerances import assert_near
 
 FOLDER = str(GOLDEN / "bellm")
 
@@ -30,13 +31,13 @@ def test_golden(case, start, side, attention):
     whole = mask.all(dim=1)
     assert whole.tolist() == [True, False, False, False]
     expected = golden[f"{side}.last_hidden_state"][whole]
-    assert (output.last_hidden_state[whole] - expected).abs().max() <= 5e-5 * expected.abs().max()
+    assert_near(output.last_hidden_state[whole], expected)
     single = golden["single.pool.last"]
-    assert (output.sentence_embedding - single).abs().max() <= 5e-5 * single.abs().max()
+    assert_near(output.sentence_embedding, single)
     for row, real in zip(ids, mask, strict=True):
         alone = model(row[real.bool()][None]).last_hidden_state
         batched = output.last_hidden_state[(ids == row).all(dim=1)][0][real.bool()]
-        assert torch.allclose(alone[0], batched, atol=2e-5)
+        assert_near(alone[0], batched)
 
 
 @pytest.mark.parametrize("start", range(5))
@@ -80,7 +81,7 @@ def test_kinds(kind):
             mask = torch.nn.functional.pad(torch.ones_like(ids), padding)
             found.append(model.embed(padded, mask))
     for vector in found[1:]:
-        assert torch.allclose(vector, found[0], atol=1e-5)
+        assert_near(vector, found[0])
     assert not torch.allclose(plain(ids).last_hidden_state.mean(dim=1), found[0], atol=1e-2)
 
 

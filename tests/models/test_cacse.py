@@ -74,26 +74,26 @@ def test_cascade_keeps_its_initialisation(tiny_towers):
 def test_attention_over_one_token_ignores_query_and_key():
     """`nn.MultiheadAttention` over one key equals our module, whatever its query and key weights and heads are."""
     torch.manual_seed(0)
-    ours = SingleTokenAttention(24)
-    query, value = torch.randn(5, 1, 24), torch.randn(5, 1, 24)
+    ours = SingleTokenAttention(24).double()
+    query, value = torch.randn(2, 5, 1, 24, dtype=torch.float64)
     for heads in (1, 6):
-        theirs = torch.nn.MultiheadAttention(24, heads, batch_first=True)
+        theirs = torch.nn.MultiheadAttention(24, heads, batch_first=True).double()
         with torch.no_grad():
             theirs.in_proj_weight[48:] = ours.value.weight
             theirs.in_proj_bias[48:] = ours.value.bias
             theirs.out_proj.weight.copy_(ours.output.weight)
             theirs.out_proj.bias.copy_(ours.output.bias)
-        assert torch.allclose(theirs(query, query, value)[0], ours(value), atol=1e-6)
+        assert torch.allclose(theirs(query, query, value)[0], ours(value), atol=1e-12)
 
 
 def test_constraint_layers_attend_across_the_batch(tiny_towers):
     """Adding a row changes the other rows' cascade output with ``batch``, not with ``sample``."""
     full = batch(6)
     part = {name: tensor[:5] for name, tensor in full.items()}
-    across = build(tiny_towers).eval()
-    alone = build(tiny_towers, constraint_attention="sample").eval()
+    across = build(tiny_towers).double().eval()
+    alone = build(tiny_towers, constraint_attention="sample").double().eval()
     assert not torch.allclose(across(**full).cascade_embeddings[:5], across(**part).cascade_embeddings, atol=1e-4)
-    assert torch.allclose(alone(**full).cascade_embeddings[:5], alone(**part).cascade_embeddings, atol=1e-5)
+    assert torch.allclose(alone(**full).cascade_embeddings[:5], alone(**part).cascade_embeddings, atol=1e-10)
 
 
 @pytest.mark.parametrize("freeze_embeddings", [False, True])
@@ -140,17 +140,17 @@ def test_dropout_lands_in_the_sub_configs(tiny_towers):
 
 
 def test_forward_rule(tiny_towers):
-    model = build(tiny_towers).eval()
+    model = build(tiny_towers).double().eval()
     inputs = {name: tensor[:, 0] for name, tensor in batch().items()}
     output = model(**inputs)
     a, b = model.tower_a(**inputs).last_hidden_state, model.tower_b(**inputs).last_hidden_state
     assert output.loss is None
     assert torch.equal(output.last_hidden_state, a + b)
     assert torch.equal(output.sentence_embedding, (a + b)[:, 0])
-    torch.testing.assert_close(model.embed(**inputs), output.sentence_embedding, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.embed(**inputs), output.sentence_embedding, rtol=0, atol=1e-10)
     assert isinstance(model(**inputs, return_dict=False), tuple)
     both = model(**batch())
-    assert both.loss.item() == pytest.approx(sum(value.item() for value in both.losses.values()), rel=1e-6)
+    assert both.loss.item() == pytest.approx(sum(value.item() for value in both.losses.values()), rel=1e-10)
     with pytest.raises(ValueError, match="two views"):
         model(input_ids=torch.zeros(2, 3, 4, dtype=torch.long))
     with pytest.raises(ValueError, match=r"\(4,\)"):
@@ -168,15 +168,15 @@ def test_loss_weight_zero_leaves_the_cascade_out(tiny_towers):
     output = model(**batch())
     assert set(output.losses) == {"tower_a", "tower_b"}
     assert not any(parameter.requires_grad for parameter in model.cascade.parameters())
-    weighted = build(tiny_towers, cascade_loss_weight=0.3).train()(**batch())
+    weighted = build(tiny_towers, cascade_loss_weight=0.3).double().train()(**batch())
     parts = weighted.losses
     expected = parts["tower_a"] + parts["tower_b"] + 0.3 * parts["cascade"]
-    assert weighted.loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert weighted.loss.item() == pytest.approx(expected.item(), rel=1e-10)
 
 
 @pytest.mark.parametrize("buckets", [2, 4, None])
 def test_length_buckets_change_nothing(tiny_towers, buckets):
-    plain, fast = build(tiny_towers).train(), build(tiny_towers).train()
+    plain, fast = build(tiny_towers).double().train(), build(tiny_towers).double().train()
     for model, count in ((plain, 1), (fast, buckets)):
         model.cascade.requires_grad_(True)
         for block in model.cascade.blocks:
@@ -186,10 +186,10 @@ def test_length_buckets_change_nothing(tiny_towers, buckets):
     loss_plain, loss_fast = plain(**batch(12)).loss, fast(**batch(12)).loss
     loss_plain.backward()
     loss_fast.backward()
-    assert loss_fast.item() == pytest.approx(loss_plain.item(), rel=1e-5)
+    assert loss_fast.item() == pytest.approx(loss_plain.item(), rel=1e-10)
     for (name, a), b in zip(plain.named_parameters(), fast.parameters(), strict=True):
         if a.grad is not None:
-            assert (a.grad - b.grad).abs().max() <= 1e-5 * max(1.0, a.grad.abs().max().item()), name
+            assert (a.grad - b.grad).abs().max() <= 1e-10 * max(1.0, a.grad.abs().max().item()), name
 
 
 @pytest.mark.parametrize(
@@ -259,23 +259,23 @@ def test_dtype_of_a_reload(tiny_towers, tmp_path, dtype):
 
 
 def test_attention_implementation_reaches_every_part(tiny_towers, tmp_path):
-    eager, sdpa = build(tiny_towers, attn_implementation="eager").eval(), build(tiny_towers).eval()
+    eager, sdpa = (build(tiny_towers, attn_implementation=name).double().eval() for name in ("eager", "sdpa"))
     for model, name in ((eager, "eager"), (sdpa, "sdpa")):
         layer = model.cascade.constraint_layers[0]
         found = {model.tower_a.config._attn_implementation, model.tower_b.config._attn_implementation}
         assert found | {layer.attention.self.config._attn_implementation} == {name}
-    assert eager(**batch()).loss.item() == pytest.approx(sdpa(**batch()).loss.item(), rel=1e-5)
+    assert eager(**batch()).loss.item() == pytest.approx(sdpa(**batch()).loss.item(), rel=1e-10)
 
 
 def test_gradient_checkpointing_changes_nothing(tiny_towers):
-    plain, saving = build(tiny_towers, cascade_dropout=0.0).train(), build(tiny_towers, cascade_dropout=0.0).train()
+    plain, saving = (build(tiny_towers, cascade_dropout=0.0).double().train() for _ in range(2))
     saving.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for model in (plain, saving):
         model.cascade.constraint_layers.eval()
         model(**batch()).loss.backward()
     for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
         assert (a.grad is None) == (b.grad is None), name
-        assert a.grad is None or torch.allclose(a.grad, b.grad, atol=1e-6), name
+        assert a.grad is None or torch.allclose(a.grad, b.grad, atol=1e-10), name
 
 
 def test_saved_configs_hold_no_folder(tiny_towers, tmp_path):

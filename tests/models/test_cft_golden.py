@@ -1,5 +1,7 @@
 """STS-CFT: InfoNCE with hard negatives, and a whole step of a LLaMA with its LoRA adapter, against the release."""
 
+import copy
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -8,13 +10,16 @@ from cacse_trainer.losses import info_nce
 from cacse_trainer.models import SentenceEmbeddingModel
 from cacse_trainer.models.base import ComputeSettings
 from tests.conftest import GOLDEN
+from tests.tolerances import GRADIENT, assert_near, noise
 
 CFT = GOLDEN / "cft"
 VIEWS = ("sent0", "sent1", "hard_neg")
 
 
 @pytest.mark.parametrize("temperature", [0.05, 1.0])
-@pytest.mark.parametrize(("dtype", "suffix", "tolerance"), [(torch.float32, "", 5e-5), (torch.float64, ".f64", 1e-10)])
+@pytest.mark.parametrize(
+    ("dtype", "suffix", "tolerance"), [(torch.float32, "", noise(1.0)), (torch.float64, ".f64", 1e-10)]
+)
 def test_info_nce(temperature, dtype, suffix, tolerance):
     golden = load_file(CFT / "infonce.safetensors")
     rows = {name: golden[name].to(dtype).requires_grad_() for name in ("query", "pos", "neg")}
@@ -24,7 +29,7 @@ def test_info_nce(temperature, dtype, suffix, tolerance):
     assert abs(loss.item() - golden[f"{key}.loss{suffix}"].item()) <= tolerance * loss.item()
     for name, tensor in rows.items():
         expected = golden[f"grad.{key}.{name}{suffix}"]
-        assert (tensor.grad - expected).abs().max() <= 4 * tolerance * expected.abs().max()
+        assert (tensor.grad - expected).abs().max() <= GRADIENT * tolerance * expected.abs().max()
 
 
 def batch(golden, side: str) -> dict[str, torch.Tensor]:
@@ -49,23 +54,23 @@ def test_end_to_end(model):
         model.zero_grad()
         output = model(**batch(golden, side))
         output.loss.backward()
-        assert output.loss.item() == pytest.approx(golden["left.loss"].item(), rel=5e-5)
+        assert output.loss.item() == pytest.approx(golden["left.loss"].item(), rel=noise(1.0))
         for view, name in enumerate(VIEWS):
             for key in (f"left.emb.{name}", f"unpadded_inference.emb.{name}"):
-                assert (output.embeddings[:, view] - golden[key]).abs().max() <= 5e-5 * golden[key].abs().max()
+                assert_near(output.embeddings[:, view], golden[key])
         compared = 0
         for name, parameter in model.encoder.named_parameters():
             expected = golden.get(f"grad.left.base_model.model.model.{name}")
             assert parameter.requires_grad == (expected is not None), name
             if expected is not None:
-                assert (parameter.grad - expected).abs().max() <= 2e-4 * expected.abs().max(), name
+                assert_near(parameter.grad, expected, times=GRADIENT)
                 compared += 1
         assert compared == 16
     assert golden["right.loss"].item() != pytest.approx(golden["left.loss"].item(), rel=0.1)
 
 
 def test_gradient_checkpointing_and_caching_change_nothing(model):
-    golden = load_file(CFT / "end_to_end.safetensors")
+    golden, model = load_file(CFT / "end_to_end.safetensors"), copy.deepcopy(model).double()
     gradients = []
     for mini_batch_size, checkpointing in ((None, False), (None, True), (5, False), (5, True)):
         model.train()
@@ -79,8 +84,6 @@ def test_gradient_checkpointing_and_caching_change_nothing(model):
         model(**batch(golden, "left")).loss.backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.requires_grad])
         model.gradient_checkpointing_disable()
-    model.use(ComputeSettings())
-    model.eval()
     for others in gradients[1:]:
         for one, other in zip(gradients[0], others, strict=True):
-            assert torch.allclose(one, other, atol=1e-5 * one.abs().max())
+            assert torch.allclose(one, other, atol=1e-10 * one.abs().max())

@@ -19,6 +19,7 @@ from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training.teacher_cache import cached_teacher_embeddings
 from tests.conftest import GOLDEN, write_pairs, write_sentences
 from tests.models.test_cacse_golden import load_case, relative
+from tests.tolerances import assert_near, noise
 
 UC = GOLDEN / "cacse" / "bert_begin7_constraint4" / "constraint"  # the reference's stand-in for InfoCSE
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -89,7 +90,7 @@ def test_golden_trajectory(case, weight, dtype, prefix, atol, tmp_path, tiny_tok
     trainer.train()
     assert np.abs(np.array(losses) - golden[f"{prefix}traj_{case}.loss"].numpy()).max() < atol
     if dtype == torch.float32:
-        assert relative(torch.stack(given), golden[f"traj_{case}.teacher"]) < 5e-5
+        assert_near(torch.stack(given), golden[f"traj_{case}.teacher"])
     probe = student.eval().embed(**{name: golden[f"probe.{name}"] for name in INPUTS})
     tolerance = 5e-4 if dtype == torch.float32 else 1e-8
     assert relative(probe, golden[f"{prefix}traj_{case}.final_probe_embedding"]) < tolerance
@@ -137,7 +138,7 @@ def test_the_teacher_stays_frozen(make_trainer, tmp_path):
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     for entry in logged:
         assert entry["loss"] == pytest.approx(
-            0.01 * entry["loss_contrastive"] + 0.99 * entry["loss_distance"], abs=2e-4
+            0.01 * entry["loss_contrastive"] + 0.99 * entry["loss_distance"], rel=noise(1.0, terms=8)
         )
     assert trainer.describe()["effective_negatives"] == 14
 
@@ -149,7 +150,7 @@ def test_one_step_by_hand(make_trainer):
     loss = trainer.compute_loss(model, batch)
     del batch["text_ids"]
     towers = [encoder(**batch).last_hidden_state[:, 0] for encoder in trainer.teacher.encoders]
-    assert loss.item() == pytest.approx(distillation_loss(model.embed(**batch), sum(towers), 0.1, 0.3).item(), rel=1e-6)
+    assert_near(loss, distillation_loss(model.embed(**batch), sum(towers), 0.1, 0.3))
     loss.backward()
     assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
 
@@ -166,7 +167,7 @@ def test_length_buckets_and_bf16(make_trainer):
                 module.dropout_prob = 0.0
         trainer.model.train()
         values.append(trainer.compute_loss(trainer.model, batch).item())
-    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    assert_near(values[0], values[1])
     half = make_trainer("h", teacher_bf16=True)
     exact, rounded = plain.teach(batch), half.teach(batch).float()
     assert 0 < (exact - rounded).abs().max() < 0.1 * exact.abs().max()
@@ -195,7 +196,8 @@ def test_widths(make_trainer, tiny_towers, tmp_path, width):
 
 
 def test_cached_vectors_equal_the_online_teacher(make_trainer, tmp_path):
-    online = make_trainer("online", run={"save_strategy": "no"})
+    run = {"save_strategy": "no", "optim": "sgd"}  # Adam makes whole steps of a gradient that is rounding only
+    online = make_trainer("online", run=run)
     rows = load_sentences(write_sentences(tmp_path / "sentences.txt"))
     embedder = Embedder(online.teacher.embed, online.teacher_tokenizer, 64, "cpu")
     vectors = cached_teacher_embeddings(tmp_path / "cache", online.teacher, embedder, rows)
@@ -204,16 +206,14 @@ def test_cached_vectors_equal_the_online_teacher(make_trainer, tmp_path):
     written = kept.stat().st_mtime_ns
     again = cached_teacher_embeddings(tmp_path / "cache", online.teacher, embedder, rows)
     assert kept.stat().st_mtime_ns == written and np.array_equal(vectors, again)
-    cached = make_trainer("cached", run={"save_strategy": "no"}, teacher_vectors=vectors)
+    cached = make_trainer("cached", run=run, teacher_vectors=vectors)
     cached.teacher.register_forward_pre_hook(lambda *_: pytest.fail("the teacher ran"))
     for trainer in (online, cached):
         set_seed(0)  # the student's dropout
         trainer.train()
     losses = [[e["loss"] for e in t.state.log_history if "loss" in e] for t in (online, cached)]
-    assert losses[0] == pytest.approx(losses[1], abs=2e-4)
-    for (name, ours), theirs in zip(online.model.state_dict().items(), cached.model.state_dict().values(), strict=True):
-        if not name.endswith("key.bias"):  # its gradient is 0 but for rounding, of which Adam makes whole steps
-            assert torch.allclose(ours, theirs, atol=1e-4), name
+    assert_near(losses[0], losses[1])
+    assert_near(*(torch.cat([p.flatten() for p in trainer.model.parameters()]) for trainer in (online, cached)))
 
 
 def test_cache_sees_every_change(make_trainer, tmp_path):
@@ -277,10 +277,10 @@ def test_kinds_of_teachers(tiny_towers, tiny_tokenizer, tmp_path):
         AutoModel.from_pretrained(folder).save_pretrained(tmp_path / "two" / name)
         tiny_tokenizer.save_pretrained(tmp_path / "two" / name)
     for path in ("cacse", "two"):
-        assert torch.allclose(vectors(load_members(str(tmp_path / path))), both, atol=1e-5)
+        assert_near(vectors(load_members(str(tmp_path / path))), both)
     mean = (states[2] * mask).sum(1) / mask.sum(1)
     mixed = vectors(load_members(str(tmp_path / "cacse"), None, 0.25), load_members(c, "mean", 0.75))
-    assert torch.allclose(mixed, 0.25 * both + 0.75 * mean, atol=1e-5)
+    assert_near(mixed, 0.25 * both + 0.75 * mean)
     with pytest.raises(UserError, match="no-such"):
         load_members("no-such/model")
     with pytest.raises(UserError, match="pooling 'first'"):
