@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cacse_trainer.cli.common import OneLineParser, run
-from cacse_trainer.cli.encoders import add_encoder_flags, join_processes, open_encoder
+from cacse_trainer.cli.encoders import add_encoder_flags, open_encoder
 from cacse_trainer.cli.output import tell
-from cacse_trainer.compute.distributed import world_size
+from cacse_trainer.compute.distributed import join_processes, world_size
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.corpus import SHARD_ROWS, encode_corpus
 from cacse_trainer.encoding.vectors.precision import PRECISIONS

@@ -34,7 +34,7 @@ from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
 from cacse_trainer.settings.arguments import DataArguments, ModelArguments
 from cacse_trainer.settings.decoder import DecoderArguments
 from cacse_trainer.settings.distillation import EncoderChoice
-from cacse_trainer.settings.resources import PACKAGE, resolve_resource
+from cacse_trainer.settings.resources import public_name, resolve_resource
 
 
 def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -332,13 +332,6 @@ def base_models(settings: ModelArguments) -> list[str]:
     )
 
 
-def public_name(name: str) -> str:
-    """A hub id as it is, a local folder by its last part."""
-    if name.startswith(PACKAGE):
-        return name.removeprefix(PACKAGE).partition("/")[0]
-    return Path(name).name if Path(name).exists() else name
-
-
 def dev_scores(dev_sets: dict, score_pairs_of) -> Score | None:
     """How an exported folder is scored on the dev sets; None without any."""
     if not dev_sets:
@@ -351,8 +344,3 @@ def dev_scores(dev_sets: dict, score_pairs_of) -> Score | None:
         }
 
     return score
-
-
-def describe_sources(paths: Sequence[str | None]) -> str:
-    """Names of the training text, without a machine's folders."""
-    return ", ".join(public_name(path) for path in paths if path)

@@ -15,9 +15,8 @@ from cacse_trainer.compute.distributed import barrier
 from cacse_trainer.data import has_labels, load_pairs, load_sentences, load_sentences_with_stats
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import LOCK, take
-from cacse_trainer.runs.build import public_name
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
-from cacse_trainer.settings.resources import nearest, resolve_resource
+from cacse_trainer.settings.resources import nearest, public_name, resolve_resource
 from cacse_trainer.training.checkpoints import STAGING, check_whole, list_checkpoints, newest_whole
 from cacse_trainer.training.trainer import Scorer
 

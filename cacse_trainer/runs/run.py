@@ -2,14 +2,14 @@
 
 run = TrainingRun.begin(model_args, data_args, args, recipe, command)   # output folder, text, dev sets, seed
 …build the model, the tokenizer and the trainer…
-run.execute(trainer, tokenizer, base_models)                            # train, summarise, export, save, report
+result = run.execute(trainer, tokenizer, base_models)                   # train, summarise, export, save, report, push
 """
 
 import logging
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase, set_seed
+from transformers.trainer_utils import TrainOutput
 
-from cacse_trainer.cli.output import tell
 from cacse_trainer.encoding.hub import HubTarget
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
-from cacse_trainer.errors import RunError
+from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.evaluation.environment import environment, peak_memory_gb
 from cacse_trainer.evaluation.sts import score_pairs
 from cacse_trainer.files import plain, write_json, write_text
 from cacse_trainer.report import training_page
 from cacse_trainer.report.curves import curve, plot_run
-from cacse_trainer.runs.build import dev_scores, export_model, public_name
+from cacse_trainer.runs.build import dev_scores, export_model
 from cacse_trainer.runs.preparation import (
     PAGE,
     REPORT,
@@ -47,6 +47,7 @@ from cacse_trainer.runs.pushing import check_hub, hub_target, push_export
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.distillation import DistillationArguments
 from cacse_trainer.settings.recipes import find_recipe, read_recipe
+from cacse_trainer.settings.resources import public_name
 from cacse_trainer.training.resumable import DUPLICATES
 from cacse_trainer.training.trainer import CacseTrainer, Scorer
 
@@ -60,13 +61,39 @@ class NothingLearnedError(RunError):
 
 
 @dataclass
+class RunResult:
+    """What a run has left; on several processes only the first one exports and pushes.
+
+    Args:
+        folder: the output folder.
+        steps: how many were trained; None: nothing was trained, all was only checked.
+        summary: the metric, its baseline, best value and curve; of a distillation the teacher, too.
+        exported: names of the exported folders, in ``folder/export``, and their scores on the dev sets.
+        pushed: address of the commit on the hub.
+        push_error: what kept the export from being pushed; all else is there.
+    """
+
+    folder: Path
+    steps: int | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+    exported: dict[str, dict[str, float]] = field(default_factory=dict)
+    pushed: str | None = None
+    push_error: UserError | RunError | None = None
+
+    @property
+    def report(self) -> Path:
+        """The page that tells of the run; the same in numbers lies beside it."""
+        return self.folder / PAGE
+
+
+@dataclass
 class TrainingRun:
     """One run: its settings, and what was loaded for it.
 
     Args:
         model_args, data_args, args: the settings.
         recipe: the recipe's name or path.
-        command: the subcommand and its arguments, for the report.
+        command: the subcommand and its arguments, for the report; none where Python was the caller.
         checkpoint: where to resume from.
         train_dataset: the rows.
         data_facts: what the report says of them.
@@ -95,8 +122,8 @@ class TrainingRun:
         model_args: Settings,
         data_args: DataArguments,
         args: CacseTrainingArguments,
-        recipe: str | None,
-        command: Sequence[str],
+        recipe: str | None = None,
+        command: Sequence[str] = (),
     ) -> "TrainingRun":
         """Check the output folder, read the text and the dev sets, set the seed.
 
@@ -133,8 +160,8 @@ class TrainingRun:
         tokenizer: PreTrainedTokenizerBase,
         base_models: list[str],
         extra: dict[str, Any] | None = None,
-    ) -> None:
-        """Train, choose, export, save, report.
+    ) -> RunResult:
+        """Train, choose, export, save, report, push; with ``check`` nothing.
 
         Args:
             trainer: ready to train.
@@ -147,10 +174,9 @@ class TrainingRun:
             UserError: another run is at work in the output folder.
         """
         if self.args.check:
-            tell("settings, text, dev sets and models are fine; nothing was trained (--check)", {"checked": True})
-            return
+            return RunResult(Path(str(self.args.output_dir)))
         with occupied(self.args):
-            self._execute(trainer, tokenizer, base_models, extra or {})
+            return self._execute(trainer, tokenizer, base_models, extra or {})
 
     def _execute(
         self,
@@ -158,7 +184,7 @@ class TrainingRun:
         tokenizer: PreTrainedTokenizerBase,
         base_models: list[str],
         extra: dict[str, Any],
-    ) -> None:
+    ) -> RunResult:
         args, folder = self.args, Path(str(self.args.output_dir))
         if self.hub is not None and trainer.is_world_process_zero():
             check_hub(self.hub)
@@ -168,12 +194,11 @@ class TrainingRun:
         clear_output_dir(args)
         trainer.extra_scorers = self.scorers
         use_run_progress(trainer, bar=not args.disable_tqdm)
-        result = trainer.train(resume_from_checkpoint=self.checkpoint)
-        summary = {**summarise(trainer, self.dev_sets), **extra}
+        trained = trainer.train(resume_from_checkpoint=self.checkpoint)
+        result = RunResult(folder, trained.global_step, {**summarise(trainer, self.dev_sets), **extra})
         # accelerate leaves its autocast around forward; what is exported and compared is the float32 model itself
-        trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         trainer.save_model()  # before the export, whose failure must not cost the weights
-        exported: dict[str, dict[str, float]] = {}
         facts = CardFacts(
             title=folder.resolve().name,
             what="",
@@ -184,22 +209,19 @@ class TrainingRun:
         )
         if args.export and trainer.is_world_process_zero():
             score = dev_scores(self.dev_sets, score_pairs)
-            exported = export_model(trained, tokenizer, folder / "export", facts, score)
+            result.exported = export_model(model, tokenizer, folder / "export", facts, score)
         if trainer.is_world_process_zero():
-            self.report(trainer, summary, exported, result, facts)
+            self.report(trainer, result, trained, facts)
             if self.hub is not None:
-                push_export(self.hub, folder / "export", exported)
+                try:
+                    result.pushed = push_export(self.hub, folder / "export", result.exported)
+                except (UserError, RunError) as error:  # what was trained is told all the same
+                    result.push_error = error
+        return result
 
-    def report(
-        self,
-        trainer: CacseTrainer,
-        summary: dict[str, Any],
-        exported: dict[str, dict[str, float]],
-        result: Any,
-        facts: CardFacts,
-    ) -> None:
-        """Write the report and the plot, and print what came out."""
-        folder = Path(str(self.args.output_dir))
+    def report(self, trainer: CacseTrainer, result: RunResult, trained: TrainOutput, facts: CardFacts) -> None:
+        """Write the report and the plot."""
+        folder = result.folder
         history = trainer.state.log_history
         dev_metrics = sorted(
             {key for entry in history for key in entry if key.startswith("eval_") and key.endswith("_spearman")}
@@ -209,15 +231,15 @@ class TrainingRun:
         report = {
             "model": type(trainer.model).__name__,
             "finished": time.strftime("%Y-%m-%d %H:%M"),
-            "command": repeating_command(self.command, self.args.world_size),
+            "command": repeating_command(self.command, self.args.world_size) if self.command else None,
             "run": trainer.describe(),
             "data": {**self.data_facts, "duplicate_rows_a_batch": duplicates(history)},
-            **summary,
-            "exported": exported,
-            "steps": result.global_step,
-            "train_loss": result.training_loss,
+            **result.summary,
+            "exported": result.exported,
+            "steps": result.steps,
+            "train_loss": trained.training_loss,
             "wall_seconds": time.time() - self.started,
-            "train_seconds": result.metrics.get("train_runtime"),
+            "train_seconds": trained.metrics.get("train_runtime"),
             "peak_memory_gb": peak_memory_gb(),
             "gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
             "environment": environment(),
@@ -228,11 +250,6 @@ class TrainingRun:
         }
         write_text(folder / PAGE, training_page(plain(report), folder.resolve().name))
         write_json(folder / REPORT, report)
-        told = {name: value for name, value in summary.items() if name not in ("curve", "teacher")}
-        tell(
-            summary_text(folder, summary, exported, result.global_step),
-            {"output_dir": str(folder), "steps": result.global_step, **told, "exported": exported},
-        )
 
 
 def duplicates(history: list[dict[str, Any]]) -> float | None:
@@ -327,19 +344,3 @@ def card_settings(model_args: Settings, data_args: DataArguments, args: Any, rec
         "seed": args.seed,
         "bf16": args.bf16,
     }
-
-
-def summary_text(folder: Path, summary: dict[str, Any], exported: dict[str, dict[str, float]], steps: int) -> str:
-    """The closing lines of a run, for a person."""
-    lines = [f"trained {steps} steps"]
-    if summary.get("best") is not None:
-        line = f"{summary['metric']}: best {summary['best']:.2f} at step {summary['best_step']}"
-        if summary["baseline"] is not None:
-            gain = summary["best"] - summary["baseline"]
-            line = f"{line}, baseline {summary['baseline']:.2f} ({gain:+.2f})"
-        lines.append(line)
-    for name, scores in exported.items():
-        measured = ", ".join(f"{dev} {score:.2f}" for dev, score in scores.items())
-        lines.append(f"  {folder / 'export' / name}" + (f"   {measured}" if measured else ""))
-    lines.append(f"report: {folder / PAGE}")
-    return "\n".join(lines)
