@@ -15,7 +15,8 @@ from cacse_trainer.encoding.model_card import RECORDED, CardFacts
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.evaluation.sts import score_pairs
 from cacse_trainer.runs.build import dev_scores, export_model, load_encoders, load_tokenizer
-from cacse_trainer.runs.preparation import REPORT, load_dev_sets
+from cacse_trainer.runs.folder import REPORT
+from cacse_trainer.runs.preparation import load_dev_sets
 from cacse_trainer.settings.distillation import EncoderChoice
 from cacse_trainer.settings.resources import public_name
 

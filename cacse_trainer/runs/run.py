@@ -28,17 +28,20 @@ from cacse_trainer.files import plain, write_json, write_text
 from cacse_trainer.report import training_page
 from cacse_trainer.report.curves import curve, plot_run
 from cacse_trainer.runs.build import dev_scores, export_model
-from cacse_trainer.runs.preparation import (
+from cacse_trainer.runs.folder import (
+    CURVES,
     PAGE,
     REPORT,
     check_checkpoint,
-    check_metric,
     check_output_dir,
     clear_output_dir,
+    occupied,
+)
+from cacse_trainer.runs.preparation import (
+    check_metric,
     dev_entries,
     load_dev_sets,
     load_training_text,
-    occupied,
     transfer_scorers,
     uses_dev_sets,
 )
@@ -226,7 +229,7 @@ class TrainingRun:
         dev_metrics = sorted(
             {key for entry in history for key in entry if key.startswith("eval_") and key.endswith("_spearman")}
         )
-        plot_run(folder / "training_curves.png", history, dev_metrics)
+        plot_run(folder / CURVES, history, dev_metrics)
         settings = {**vars(self.model_args), **vars(self.data_args), **trainer.args.to_sanitized_dict()}
         report = {
             "model": type(trainer.model).__name__,
