@@ -1,8 +1,4 @@
-"""``cacse-trainer distill``: a frozen teacher's vectors into one encoder.
-
-cacse-trainer distill --config distill/quickstart
-cacse-trainer distill --config distill/cacse_bert --teacher runs/cacse/export --train_file wiki1m.txt
-"""
+"""``cacse-trainer distill``: a frozen teacher's vectors into one encoder."""
 
 import sys
 from collections.abc import Sequence

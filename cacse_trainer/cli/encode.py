@@ -1,8 +1,4 @@
-"""``cacse-trainer encode``: a file of sentences to a file of vectors.
-
-cacse-trainer encode --model runs/cacse/export/ensemble --input sentences.txt --output vectors.npy
-torchrun --nproc_per_node 4 -m cacse_trainer.cli.encode --model … --input corpus.parquet --output vectors.npy
-"""
+"""``cacse-trainer encode``: a file of sentences to a file of vectors."""
 
 import sys
 import time

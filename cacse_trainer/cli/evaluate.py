@@ -1,13 +1,8 @@
-"""``cacse-trainer evaluate``: any encoder through SentEval's suites and MTEB.
-
-cacse-trainer evaluate --model runs/cacse/export/ensemble --suite sts --data_dir SentEval/data
-torchrun --nproc_per_node 4 -m cacse_trainer.cli.evaluate --model … --suite full
-"""
+"""``cacse-trainer evaluate``: any encoder through SentEval's suites and MTEB."""
 
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -18,8 +13,8 @@ from cacse_trainer.compute.distributed import join_processes, rank
 from cacse_trainer.encoding.embedding import CHOICES
 from cacse_trainer.encoding.weighted import open_encoders
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.results import RESULTS
-from cacse_trainer.evaluation.run import Evaluated, choose_tasks, evaluate_encoder
+from cacse_trainer.evaluation.results import ResultStore
+from cacse_trainer.evaluation.run import choose_tasks, evaluate_encoder
 from cacse_trainer.evaluation.senteval_suite import Scoring
 from cacse_trainer.evaluation.tables import terminal
 from cacse_trainer.settings.resources import public_name
@@ -51,13 +46,7 @@ def parser() -> OneLineParser:
     add_decoder_flags(add)
     add("--suite", nargs="+", default=[], choices=["sts", "transfer", "probing", "full"], help="the papers' tables")
     add("--tasks", nargs="+", default=[], metavar="TASK", help="SentEval tasks by name, such as STS12 STSBenchmark MR")
-    add(
-        "--mteb",
-        nargs="+",
-        default=[],
-        metavar="TASK",
-        help="MTEB tasks or suites (cacse-sts22, …)",
-    )
+    add("--mteb", nargs="+", default=[], metavar="TASK", help="MTEB tasks or suites (cacse-sts22, …)")
     add("--data_dir", help="SentEval's data folder. Default: SentEval/data, here or in the checkout")
     add("--mode", default="test", choices=["test", "dev", "fasttest"], help="classifier settings; dev: dev scores")
     add("--aggregation", default="all", choices=["all", "mean", "wmean"], help="of the subsets of STS12 to STS16")
@@ -83,11 +72,7 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError("command line: give --model, or --adapter (cacse-trainer evaluate --help)")
         settings.model, settings.adapter = [settings.adapter], None
     chosen = choose_tasks(
-        settings.suite,
-        settings.tasks,
-        settings.mteb,
-        data_dir=settings.data_dir,
-        skip_missing=settings.skip_missing,
+        settings.suite, settings.tasks, settings.mteb, data_dir=settings.data_dir, skip_missing=settings.skip_missing
     )
     if settings.tokens_per_batch is not None and settings.tokens_per_batch < 1:
         raise UserError(f"tokens_per_batch is {settings.tokens_per_batch}; it must be at least 1")
@@ -108,7 +93,7 @@ def main(arguments: Sequence[str]) -> None:
     names = [public_name(name) for name in settings.model]
     mode = "" if settings.mode == "test" else f"_{settings.mode}"
     named = "+".join(names).replace("/", "_").replace(":", "_")
-    done = evaluate_encoder(
+    store = evaluate_encoder(
         encoder,
         chosen,
         settings.output_dir or f"results/{named}_{encoder.pooling.replace(' ', '')}{mode}",
@@ -119,16 +104,16 @@ def main(arguments: Sequence[str]) -> None:
         progress=not settings.disable_tqdm,
     )
     if rank() == 0:
-        tell_evaluation(done, time.perf_counter() - started)
-    if done.failure is not None:
-        raise done.failure
+        tell_evaluation(store, time.perf_counter() - started)
+    if store.failure is not None:
+        raise store.failure
 
 
-def tell_evaluation(done: Evaluated, seconds: float) -> None:
+def tell_evaluation(store: ResultStore, seconds: float) -> None:
     """Print the tables."""
-    print(terminal(done.results))
-    tasks: dict[str, Any] = done.results["tasks"]
-    contaminated = {name: entry["contamination"] for name, entry in tasks.items() if "contamination" in entry}
+    results = store.contents()
+    print(terminal(results))
+    contaminated = {name: entry["contamination"] for name, entry in store.tasks.items() if "contamination" in entry}
     if contaminated:
         print("\nevaluation sentences in the training text, and the score without them")
         for name, told in contaminated.items():
@@ -136,8 +121,8 @@ def tell_evaluation(done: Evaluated, seconds: float) -> None:
             rest = told.get("score_without")
             more = f"; {rest:.2f} on the other {told['n_without']}" if rest is not None else ""
             print(f"  {name}: {told['occurring']} of {told['sentences']} ({share:.1f} %){more}")
-    print(f"\n{done.folder / RESULTS}   ({seconds:.0f} s)")
-    tell_json({"output_dir": str(done.folder), **done.results})
+    print(f"\n{store.path}   ({seconds:.0f} s)")
+    tell_json({"output_dir": str(store.folder), **results})
 
 
 if __name__ == "__main__":

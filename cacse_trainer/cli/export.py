@@ -35,6 +35,7 @@ def parser() -> OneLineParser:
         description="Turn a training checkpoint, or a weighted list of encoders, into folders that load.",
         epilog=EPILOG,
     )
+    add = made.add_argument
     source = made.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="folder of a checkpoint, or of a finished run")
     source.add_argument(
@@ -47,23 +48,12 @@ def parser() -> OneLineParser:
         metavar="path=…,pooling=…,weight=…",
         help="instead: encoders whose weighted sum is written as one ensemble; tokenizers may differ",
     )
-    made.add_argument("--output_dir", type=Path, help="where the folders are written (not with --folder)")
-    made.add_argument(
-        "--dev_file",
-        nargs="+",
-        metavar="NAME=PATH",
-        help="dev sets that the exported folders are scored on, for their cards; default: the run's own",
-    )
-    made.add_argument(
-        "--format",
-        default="torch",
-        choices=["torch", "onnx"],
-        help="onnx: ONNX graphs beside the weights as well, float32 and int8",
-    )
-    made.add_argument(
-        "--trust_remote_code", action="store_true", help="run the model code that comes with an adapter's base model"
-    )
-    add = made.add_argument
+    add("--output_dir", type=Path, help="where the folders are written (not with --folder)")
+    scored = "dev sets that the exported folders are scored on, for their cards; default: the run's own"
+    add("--dev_file", nargs="+", metavar="NAME=PATH", help=scored)
+    graphs = "onnx: ONNX graphs beside the weights as well, float32 and int8"
+    add("--format", default="torch", choices=["torch", "onnx"], help=graphs)
+    add("--trust_remote_code", action="store_true", help="run the model code that comes with an adapter's base model")
     add("--push_to_hub", action="store_true", help="push the exported folders")
     add("--hub_model_id", metavar="OWNER/NAME", help="repository of the hub; made when missing")
     add("--hub_private_repo", action="store_true", default=None, help="make it a private one")

@@ -1,7 +1,4 @@
-"""``cacse-trainer instruct``: teach a causal language model the similarity scores of a sentence encoder.
-
-cacse-trainer instruct --config instruct/llama2_7b_chat --encoder runs/cacse/export/ensemble
-"""
+"""``cacse-trainer instruct``: teach a causal language model the similarity scores of a sentence encoder."""
 
 import sys
 from collections.abc import Sequence

@@ -1,8 +1,4 @@
-"""``cacse-trainer train``: sentence encoders trained on raw text, and exported.
-
-cacse-trainer train --config quickstart
-cacse-trainer train --config cacse/bert_base --train_file wiki1m.txt --output_dir runs/cacse
-"""
+"""``cacse-trainer train``: sentence encoders trained on raw text, and exported."""
 
 import sys
 from collections.abc import Sequence

@@ -101,8 +101,6 @@ def open_encoders(
     poolings = list(poolings or [None])
     if len(poolings) not in (1, len(models)):
         raise UserError(f"pooling: {len(poolings)} for {len(models)} models; give one, or one a model")
-    if weights is not None and len(weights) != len(models):
-        raise UserError(f"weights: {len(weights)} for {len(models)} models; give one number a model")
     if adapter is not None and len(models) > 1:
         raise UserError("adapter: belongs to one model; merge it first to use it in a sum")
     if len(poolings) == 1:

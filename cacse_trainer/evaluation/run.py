@@ -1,7 +1,7 @@
 """An evaluation from names of tasks to ``results.json`` and its tables.
 
 chosen = choose_tasks(["sts"], data_dir="SentEval/data")          # what is wrong is told before a model is loaded
-done = evaluate_encoder(SentenceEncoder("model"), chosen, "results/model")
+results = evaluate_encoder(SentenceEncoder("model"), chosen, "results/model").contents()
 """
 
 import logging
@@ -37,21 +37,6 @@ class Chosen:
     names: Sequence[str]
     data_dir: Path
     mteb: Sequence[Any]
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What an evaluation has found.
-
-    Args:
-        folder: holds ``results.json``, ``pairs/``, the tables and the chart.
-        results: as in ``results.json``.
-        failure: the data of some MTEB tasks could not be fetched; all others are done.
-    """
-
-    folder: Path
-    results: dict[str, Any]
-    failure: UserError | None
 
 
 def choose_tasks(
@@ -102,7 +87,7 @@ def evaluate_encoder(
     train_text: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
-) -> Evaluated:
+) -> ResultStore:
     """Run those of the tasks that the folder has no results of; on several processes the first one writes.
 
     Args:
@@ -123,17 +108,13 @@ def evaluate_encoder(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output_dir {folder} cannot be written: {error.strerror}") from error
+    settings = {"pooling": encoder.pooling, "fingerprint": encoder.fingerprint(), **encoder.settings(), **vars(scoring)}
     store = ResultStore(
         folder,
         model=model or encoder.name,
         pooling=encoder.pooling,
         pooling_guessed=encoder.pooling_guessed,
-        settings={
-            "pooling": encoder.pooling,
-            "fingerprint": encoder.fingerprint(),
-            **encoder.settings(),
-            **vars(scoring),
-        },
+        settings=settings,
         overwrite=overwrite,
         writes=rank() == 0,
     )
@@ -142,21 +123,20 @@ def evaluate_encoder(
     if chosen.names:
         text = _training_text(train_text) if train_text else None
         run_tasks(encoder, chosen.names, chosen.data_dir, store, scoring, training_text=text, progress=progress)
-    failure = None
     try:
         if chosen.mteb:
             from cacse_trainer.evaluation.mteb_adapter import run_mteb
 
             run_mteb(encoder, chosen.mteb, store, progress=progress)
     except UserError as error:  # what is there counts all the same
-        failure = error
+        store.failure = error
     finally:
         if rank() == 0:
             store.save()
             write_tables(folder, store.contents())
             if undefined_ones := undefined(store.tasks):
                 logger.warning("undefined scores (constant similarities): %s", ", ".join(undefined_ones))
-    return Evaluated(folder, store.contents(), failure)
+    return store
 
 
 def _training_text(name: str) -> TrainingText:

@@ -42,7 +42,7 @@ def distill(
     with user_errors("teacher_bf16"):
         bf16 = resolve_bf16(settings.teacher_bf16)
     check_cache(settings, data_args, args)
-    training = TrainingRun.begin(settings, data_args, args, recipe, command)
+    training = TrainingRun(settings, data_args, args, recipe, command)
     columns = training.data_facts.get("columns", [])
     if len(columns) > 1:
         raise UserError(

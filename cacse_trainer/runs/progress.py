@@ -89,8 +89,7 @@ class RunProgress(TrainerCallback):
                 space.append(f"{label.partition('_')[2].replace('_', ' ')} {_text(value)}")
             elif not label.endswith("_pearson") and name not in SILENT:
                 scores.append(f"{label} {_text(value)}")
-        shown = scores + space
-        return ", ".join(shown)
+        return ", ".join(scores + space)
 
     def pace(self, state: TrainerState) -> str:
         """Seconds a step and the time left, where no bar tells them."""

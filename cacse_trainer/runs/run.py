@@ -1,8 +1,8 @@
 """What `train` and `distill` share: a run from its settings to the report.
 
-run = TrainingRun.begin(model_args, data_args, args, recipe, command)   # output folder, text, dev sets, seed
+run = TrainingRun(model_args, data_args, args, recipe, command)          # output folder, text, dev sets, seed
 …build the model, the tokenizer and the trainer…
-result = run.execute(trainer, tokenizer, base_models)                   # train, summarise, export, save, report, push
+result = run.execute(trainer, tokenizer, base_models)                    # train, summarise, export, save, report, push
 """
 
 import logging
@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import TrainOutput
 
-from cacse_trainer.encoding.hub import HubTarget
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
 from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.evaluation.environment import environment, peak_memory_gb
@@ -52,7 +51,7 @@ from cacse_trainer.settings.distillation import DistillationArguments
 from cacse_trainer.settings.recipes import find_recipe, read_recipe
 from cacse_trainer.settings.resources import public_name
 from cacse_trainer.training.resumable import DUPLICATES
-from cacse_trainer.training.trainer import CacseTrainer, Scorer
+from cacse_trainer.training.trainer import CacseTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -89,73 +88,36 @@ class RunResult:
         return self.folder / PAGE
 
 
-@dataclass
 class TrainingRun:
-    """One run: its settings, and what was loaded for it.
+    """One run: its settings, and what is loaded for it: the text, the dev sets, the checkpoint to go on from.
 
     Args:
         model_args, data_args, args: the settings.
         recipe: the recipe's name or path.
-        command: the subcommand and its arguments, for the report; none where Python was the caller.
-        checkpoint: where to resume from.
-        train_dataset: the rows.
-        data_facts: what the report says of them.
-        dev_sets: graded pairs by name; none with ``evaluation: none``.
-        scorers: of more than the dev sets, at each evaluation.
-        started: time of the start, in seconds.
-        hub: where the exported folders are pushed when all is done; None: nowhere.
+        command: the subcommand and its arguments, for the report; none where Python is the caller.
+
+    Raises:
+        UserError: with what to mend.
     """
 
-    model_args: Settings
-    data_args: DataArguments
-    args: CacseTrainingArguments
-    recipe: str | None
-    command: Sequence[str]
-    checkpoint: str | None
-    train_dataset: Dataset | IterableDataset
-    data_facts: dict[str, Any]
-    dev_sets: dict[str, Dataset]
-    scorers: list[Scorer]
-    started: float
-    hub: HubTarget | None = None
-
-    @classmethod
-    def begin(
-        cls,
+    def __init__(
+        self,
         model_args: Settings,
         data_args: DataArguments,
         args: CacseTrainingArguments,
         recipe: str | None = None,
         command: Sequence[str] = (),
-    ) -> "TrainingRun":
-        """Check the output folder, read the text and the dev sets, set the seed.
-
-        Raises:
-            UserError: with what to mend.
-        """
-        started = time.time()
-        hub = hub_target(args)
-        checkpoint = check_output_dir(args)
-        train_dataset, data_facts = load_training_text(data_args, args)
+    ):
+        self.model_args, self.data_args, self.args = model_args, data_args, args
+        self.recipe, self.command, self.started = recipe, command, time.time()
+        self.hub = hub_target(args)
+        self.checkpoint = check_output_dir(args)
+        self.train_dataset, self.data_facts = load_training_text(data_args, args)
         uses = uses_dev_sets(data_args, args)
-        dev_sets = load_dev_sets(dev_entries(data_args)) if uses else {}
-        scorers = transfer_scorers(data_args) if uses else []
+        self.dev_sets = load_dev_sets(dev_entries(data_args)) if uses else {}
+        self.scorers = transfer_scorers(data_args) if uses else []
         set_seed(args.seed)
-        check_metric(args, dev_sets, scorers)
-        return cls(
-            model_args=model_args,
-            data_args=data_args,
-            args=args,
-            recipe=recipe,
-            command=command,
-            checkpoint=checkpoint,
-            train_dataset=train_dataset,
-            data_facts=data_facts,
-            dev_sets=dev_sets,
-            scorers=scorers,
-            started=started,
-            hub=hub,
-        )
+        check_metric(args, self.dev_sets, self.scorers)
 
     def execute(
         self,
@@ -176,51 +138,42 @@ class TrainingRun:
             NothingLearnedError: every dev score is undefined.
             UserError: another run is at work in the output folder.
         """
-        if self.args.check:
-            return RunResult(Path(str(self.args.output_dir)))
-        with occupied(self.args):
-            return self._execute(trainer, tokenizer, base_models, extra or {})
-
-    def _execute(
-        self,
-        trainer: CacseTrainer,
-        tokenizer: PreTrainedTokenizerBase,
-        base_models: list[str],
-        extra: dict[str, Any],
-    ) -> RunResult:
         args, folder = self.args, Path(str(self.args.output_dir))
-        if self.hub is not None and trainer.is_world_process_zero():
-            check_hub(self.hub)
-        if self.checkpoint is not None:
-            check_checkpoint(self.checkpoint, trainer.model)
-        try_a_batch(trainer)
-        clear_output_dir(args)
-        trainer.extra_scorers = self.scorers
-        use_run_progress(trainer, bar=not args.disable_tqdm)
-        trained = trainer.train(resume_from_checkpoint=self.checkpoint)
-        result = RunResult(folder, trained.global_step, {**summarise(trainer, self.dev_sets), **extra})
-        # accelerate leaves its autocast around forward; what is exported and compared is the float32 model itself
-        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
-        trainer.save_model()  # before the export, whose failure must not cost the weights
-        facts = CardFacts(
-            title=folder.resolve().name,
-            what="",
-            base_models=base_models,
-            license=args.hub_license,
-            data=f"{public_name(self.data_args.train_file or '')}, {self.data_facts.get('kept', 'streamed')} rows",
-            settings=card_settings(self.model_args, self.data_args, args, self.recipe),
-        )
-        if args.export and trainer.is_world_process_zero():
-            score = dev_scores(self.dev_sets, score_pairs)
-            result.exported = export_model(model, tokenizer, folder / "export", facts, score)
-        if trainer.is_world_process_zero():
-            self.report(trainer, result, trained, facts)
-            if self.hub is not None:
-                try:
-                    result.pushed = push_export(self.hub, folder / "export", result.exported)
-                except (UserError, RunError) as error:  # what was trained is told all the same
-                    result.push_error = error
-        return result
+        if args.check:
+            return RunResult(folder)
+        with occupied(args):
+            if self.hub is not None and trainer.is_world_process_zero():
+                check_hub(self.hub)
+            if self.checkpoint is not None:
+                check_checkpoint(self.checkpoint, trainer.model)
+            try_a_batch(trainer)
+            clear_output_dir(args)
+            trainer.extra_scorers = self.scorers
+            use_run_progress(trainer, bar=not args.disable_tqdm)
+            trained = trainer.train(resume_from_checkpoint=self.checkpoint)
+            result = RunResult(folder, trained.global_step, {**summarise(trainer, self.dev_sets), **(extra or {})})
+            # accelerate leaves its autocast around forward; what is exported and compared is the float32 model itself
+            model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
+            trainer.save_model()  # before the export, whose failure must not cost the weights
+            facts = CardFacts(
+                title=folder.resolve().name,
+                what="",
+                base_models=base_models,
+                license=args.hub_license,
+                data=f"{public_name(self.data_args.train_file or '')}, {self.data_facts.get('kept', 'streamed')} rows",
+                settings=card_settings(self.model_args, self.data_args, args, self.recipe),
+            )
+            if args.export and trainer.is_world_process_zero():
+                score = dev_scores(self.dev_sets, score_pairs)
+                result.exported = export_model(model, tokenizer, folder / "export", facts, score)
+            if trainer.is_world_process_zero():
+                self.report(trainer, result, trained, facts)
+                if self.hub is not None:
+                    try:
+                        result.pushed = push_export(self.hub, folder / "export", result.exported)
+                    except (UserError, RunError) as error:  # what was trained is told all the same
+                        result.push_error = error
+            return result
 
     def report(self, trainer: CacseTrainer, result: RunResult, trained: TrainOutput, facts: CardFacts) -> None:
         """Write the report and the plot."""

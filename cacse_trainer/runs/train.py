@@ -41,7 +41,7 @@ def train(
         UserError: with what to mend.
         RunError: nothing was learned, or the export does not give the model's vectors.
     """
-    training = TrainingRun.begin(model_args, data_args, args, recipe, command)
+    training = TrainingRun(model_args, data_args, args, recipe, command)
     if (model_args.model is None) != (model_args.tower_a is None):  # else there is none, or too many: see build_model
         check_used(given, model_args, data_args, args.mask_duplicates)
     model, tokenizer = build_model(model_args)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from cacse_trainer.models import DiffcseModel, SentenceEmbeddingModel, StudentModel, bucketing
+from cacse_trainer.compute import bucketing
+from cacse_trainer.models import DiffcseModel, SentenceEmbeddingModel, StudentModel
 from tests.conftest import tiny_config
 from tests.models.test_cacse import batch as cacse_batch
 from tests.models.test_cacse import build as build_cacse
