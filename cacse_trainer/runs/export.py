@@ -10,7 +10,6 @@ import torch
 from datasets import Dataset
 from transformers import AutoModel, PreTrainedModel
 
-import cacse_trainer.models  # noqa: F401 - registers the model classes with AutoModel
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.evaluation.sts import score_pairs
