@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, quiet logs, loading dev sets."""
+"""What the commands share: exit codes, one-line errors, quiet logs."""
 
 import atexit
 import contextlib

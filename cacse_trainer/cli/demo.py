@@ -1,7 +1,4 @@
-"""``cacse-trainer demo``: try an encoder, or two side by side, in the browser.
-
-cacse-trainer demo --model runs/cacse/export/ensemble --corpus sentences.txt
-"""
+"""``cacse-trainer demo``: try an encoder, or two side by side, in the browser."""
 
 import sys
 from collections.abc import Sequence
@@ -64,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     }
     corpus = resolve_resource(settings.corpus) if settings.corpus is not None else None
     demo = Demo(encoders, corpus, settings.text_column, show_progress_bar=not settings.disable_tqdm)
-    page, address = serve(demo, settings.host, settings.port, wait=False)
+    page, address = serve(demo, settings.host, settings.port)
     tell(f"{address}   (Ctrl-C ends it)", {"address": address, "models": names})
     sys.stdout.flush()
     try:

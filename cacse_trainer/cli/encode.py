@@ -1,8 +1,4 @@
-"""``cacse-trainer encode``: a file of sentences to a file of vectors.
-
-cacse-trainer encode --model runs/cacse/export/ensemble --input sentences.txt --output vectors.npy
-torchrun --nproc_per_node 4 -m cacse_trainer.cli.encode --model … --input corpus.parquet --output vectors.npy
-"""
+"""``cacse-trainer encode``: a file of sentences to a file of vectors."""
 
 import sys
 import time
@@ -10,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cacse_trainer.cli.common import OneLineParser, run
-from cacse_trainer.cli.encoders import add_encoder_flags, join_processes, open_encoder
+from cacse_trainer.cli.encoders import add_encoder_flags, open_encoder
 from cacse_trainer.cli.output import tell
-from cacse_trainer.compute.distributed import world_size
+from cacse_trainer.compute.distributed import join_processes, world_size
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.corpus import SHARD_ROWS, encode_corpus
 from cacse_trainer.encoding.vectors.precision import PRECISIONS

@@ -1,13 +1,10 @@
-"""What `encode`, `search`, `demo` and `evaluate` share: the flags that describe an encoder, and several processes."""
+"""What `encode`, `search`, `demo` and `evaluate` share: the flags that describe an encoder."""
 
 import argparse
-import datetime
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.encoder import SentenceEncoder
@@ -94,14 +91,3 @@ def open_encoder(settings: argparse.Namespace, model: str | None, device: str | 
         if getattr(settings, flag) not in (None, False, "false", "auto"):
             raise UserError(f"--{flag}: belongs to --backend torch; a graph is what it was exported as")
     return OnnxEncoder(str(model), settings.backend, device, **common)
-
-
-def join_processes(devices: Sequence[str] | None) -> None:
-    """Join the other processes when torchrun started several; each takes the GPU of its number."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        return
-    on_gpu = torch.cuda.is_available() and (not devices or list(devices) == ["cuda"])
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # the others wait while one process fits classifiers or merges files
-    dist.init_process_group("cuda:nccl,cpu:gloo" if on_gpu else "gloo", timeout=datetime.timedelta(hours=12))

@@ -1,9 +1,5 @@
-"""``cacse-trainer instruct``: teach a causal language model the similarity scores of a sentence encoder.
+"""``cacse-trainer instruct``: teach a causal language model the similarity scores of a sentence encoder."""
 
-cacse-trainer instruct --config instruct/llama2_7b_chat --encoder runs/cacse/export/ensemble
-"""
-
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +7,14 @@ from typing import Any
 
 from cacse_trainer.cli.common import run
 from cacse_trainer.cli.output import tell
-from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.instruct import evaluation, merging, training
+from cacse_trainer.instruct import evaluation
 from cacse_trainer.instruct.arguments import (
     InstructDataArguments,
     InstructEvaluationArguments,
     InstructModelArguments,
     StageArguments,
 )
-from cacse_trainer.instruct.dataset import build_dataset
-from cacse_trainer.instruct.stages import PROOF, InstructStage, check_order, make_stages
+from cacse_trainer.instruct.stages import check_ahead, check_order, make_stages, run_stage
 from cacse_trainer.pipeline.runner import plan, read_record, run_stages
 from cacse_trainer.settings.arguments import CommonTrainingArguments
 from cacse_trainer.settings.command_line import hand_over
@@ -46,9 +40,6 @@ EPILOG = """examples:
   cacse-trainer instruct --config instruct/tiny --pairs mine=pairs.tsv --gold_range 0 1 --stages data
 """
 
-Settings = tuple[InstructDataArguments, InstructModelArguments, InstructEvaluationArguments, CommonTrainingArguments]
-
-
 SETTINGS = (
     StageArguments,
     InstructDataArguments,
@@ -71,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     hand_over(vars(args))
     root = Path(str(args.output_dir))
     if stage_args.run_stage is not None:
-        run_one(stage_args.run_stage, root, (data_args, model_args, eval_args, args))
+        run_stage(stage_args.run_stage, root, data_args, model_args, eval_args, args)
         return
     stages = make_stages(parsed.command[2:], stage_args, data_args, model_args, eval_args, args)
     todo = {stage.name: what for stage, _, what in plan(stages, read_record(root))}
@@ -83,49 +74,9 @@ def main(arguments: Sequence[str]) -> None:
     ahead = [name for name in stage_args.stages if todo[name] != "skip"]
     check_ahead(ahead, model_args, eval_args, args)
     run_stages(root, stages, stage_args.stages)
-    found = {stage.name: left_by(stage) for stage in stages if stage.is_finished()}
+    found = {stage.name: stage.left() for stage in stages if stage.is_finished()}
     lines = [line for name, left in found.items() for line in (f"{name:<9} {root / name}", *TOLD[name](left))]
     tell("\n".join(lines), {"output_dir": str(root), **found})
-
-
-def check_ahead(
-    stages: Sequence[str],
-    model_args: InstructModelArguments,
-    eval_args: InstructEvaluationArguments,
-    args: CommonTrainingArguments,
-) -> None:
-    """What a late stage would miss is told before the first one starts.
-
-    Raises:
-        UserError: a library, the model or a task is missing, or a checkpoint is named.
-    """
-    if args.resume_from_checkpoint is not None:
-        raise UserError("resume_from_checkpoint: an interrupted training goes on by itself, from its last checkpoint")
-    if {"train", "merge"} & set(stages):
-        training.require_peft()
-        training.load_tokenizer(model_args)
-    if "evaluate" in stages:
-        evaluation.check_tasks(eval_args)
-
-
-def run_one(name: str, root: Path, settings: Settings) -> None:
-    """Run one stage in this process."""
-    data_args, model_args, eval_args, args = settings
-    data, adapter, merged = root / "data", root / "train", root / "merge"
-    if name == "data":
-        build_dataset(data_args, data, args.seed)
-    elif name == "train":
-        with user_errors("settings", ImportError):  # a logger or an optimizer that is not installed
-            training.train_adapter(model_args, args, data, adapter)
-    elif name == "merge":
-        merging.merge_adapter_folder(model_args, adapter, merged)
-    else:
-        evaluation.evaluate_models(model_args, eval_args, merged, data, root / "evaluate")
-
-
-def left_by(stage: InstructStage) -> dict[str, Any]:
-    """The report that a finished stage has left."""
-    return json.loads((stage.folder / PROOF[stage.name]).read_text(encoding="utf-8"))
 
 
 def _told_of_data(facts: dict[str, Any]) -> list[str]:

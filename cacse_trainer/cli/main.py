@@ -71,8 +71,7 @@ def usage() -> str:
     for group, names in GROUPS.items():
         lines.append(f"{group}:")
         for name in names:
-            if name in COMMANDS:
-                lines += [f"  {name:<{width}}{COMMANDS[name]}", f"  {'':<{width}}  cacse-trainer {EXAMPLES[name]}"]
+            lines += [f"  {name:<{width}}{COMMANDS[name]}", f"  {'':<{width}}  cacse-trainer {EXAMPLES[name]}"]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n" + TAIL
 

@@ -1,7 +1,4 @@
-"""``cacse-trainer pairs``: positive pairs by round-trip translation.
-
-cacse-trainer pairs --input wiki1m.txt --output_dir pairs_fr --there Helsinki-NLP/opus-mt-en-fr --back …
-"""
+"""``cacse-trainer pairs``: positive pairs by round-trip translation."""
 
 import sys
 from collections.abc import Sequence

@@ -1,8 +1,4 @@
-"""``cacse-trainer pipeline``: the whole recipe, stage by stage, and one report.
-
-cacse-trainer pipeline --config pipeline/small
-cacse-trainer pipeline --config pipeline/cacse_bert --set common.train_file=wiki1m.txt --output_dir runs/bert
-"""
+"""``cacse-trainer pipeline``: the whole recipe, stage by stage, and one report."""
 
 import shlex
 import sys

@@ -1,7 +1,4 @@
-"""``cacse-trainer search``: the nearest sentences of a corpus or of a saved index.
-
-cacse-trainer search --model sentence-encoder --corpus sentences.txt --query "a man plays music"
-"""
+"""``cacse-trainer search``: the nearest sentences of a corpus or of a saved index."""
 
 import argparse
 import json

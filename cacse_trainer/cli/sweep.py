@@ -1,7 +1,4 @@
-"""``cacse-trainer sweep``: one recipe with several seeds and a grid of its fields.
-
-cacse-trainer sweep --config cacse/minilm --seeds 1 2 3 --grid learning_rate=1e-5,3e-5 --output_dir runs/sweep
-"""
+"""``cacse-trainer sweep``: one recipe with several seeds and a grid of its fields."""
 
 import os
 import shlex

@@ -1,28 +1,16 @@
-"""``cacse-trainer train``: settings → data → model → trainer → train → export.
-
-cacse-trainer train --config quickstart
-cacse-trainer train --config cacse/bert_base --train_file wiki1m.txt --output_dir runs/cacse
-"""
+"""``cacse-trainer train``: sentence encoders trained on raw text, and exported."""
 
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from cacse_trainer.cli.common import run
-from cacse_trainer.errors import user_errors
-from cacse_trainer.runs.build import (
-    base_models,
-    build_collator,
-    build_model,
-    check_columns,
-    check_fit,
-    check_weights,
-)
-from cacse_trainer.runs.methods import check_hard_negatives, check_used
-from cacse_trainer.runs.run import TrainingRun
+from cacse_trainer.cli.output import tell
+from cacse_trainer.compute.distributed import rank
+from cacse_trainer.runs.run import RunResult
+from cacse_trainer.runs.train import train
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.recipes import RecipeParser, parse_run
-from cacse_trainer.training.trainer import CacseTrainer
 
 EPILOG = """examples:
   cacse-trainer train --config quickstart
@@ -47,31 +35,38 @@ def parser() -> RecipeParser:
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     parsed = parse_run(SETTINGS, arguments, **HELP)
-    model_args, data_args, args = parsed.groups
-    if (model_args.model is None) != (model_args.tower_a is None):  # else there is none, or too many: see build_model
-        check_used(parsed)
-    training = TrainingRun.begin(model_args, data_args, args, parsed.recipe, parsed.command, parsed.given())
-    check_hard_negatives(parsed, len(training.data_facts.get("columns", [])) or None)
-    model, tokenizer = build_model(model_args)
-    check_weights(model)
-    if args.export:
-        model.check_exportable()
-    check_columns(model, training.data_facts, training.train_dataset)
-    for length in (data_args.max_seq_length, data_args.eval_max_seq_length):
-        if length is not None:
-            check_fit(model, tokenizer, length)
-    with user_errors("settings", ImportError, RuntimeError):  # a logger or an optimizer that is not installed
-        trainer = CacseTrainer(
-            model=model,
-            args=args,
-            data_collator=build_collator(model, tokenizer, data_args),
-            train_dataset=training.train_dataset,
-            eval_dataset=training.dev_sets or None,
-            processing_class=tokenizer,
-            max_seq_length=data_args.max_seq_length,
-            eval_max_seq_length=data_args.eval_max_seq_length,
-        )
-    training.execute(trainer, tokenizer, base_models(model_args))
+    tell_run(train(*parsed.groups, parsed))
+
+
+def tell_run(result: RunResult) -> None:
+    """What `train` and `distill` have left, once for all processes.
+
+    Raises:
+        UserError, HubError: the export could not be pushed.
+    """
+    if rank() > 0:
+        return
+    if result.steps is None:
+        tell("settings, text, dev sets and models are fine; nothing was trained (--check)", {"checked": True})
+        return
+    summary, lines = result.summary, [f"trained {result.steps} steps"]
+    if summary.get("best") is not None:
+        line = f"{summary['metric']}: best {summary['best']:.2f} at step {summary['best_step']}"
+        if summary["baseline"] is not None:
+            gain = summary["best"] - summary["baseline"]
+            line = f"{line}, baseline {summary['baseline']:.2f} ({gain:+.2f})"
+        lines.append(line)
+    for name, scores in result.exported.items():
+        measured = ", ".join(f"{dev} {score:.2f}" for dev, score in scores.items())
+        lines.append(f"  {result.folder / 'export' / name}" + (f"   {measured}" if measured else ""))
+    lines.append(f"report: {result.report}")
+    told = {name: value for name, value in summary.items() if name not in ("curve", "teacher")}
+    facts = {"output_dir": str(result.folder), "steps": result.steps, **told, "exported": result.exported}
+    tell("\n".join(lines), facts)
+    if result.pushed is not None:
+        print(f"pushed: {result.pushed}")
+    if result.push_error is not None:
+        raise result.push_error
 
 
 if __name__ == "__main__":

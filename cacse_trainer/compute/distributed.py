@@ -4,7 +4,9 @@ Every function is the identity on one process, so callers need no branch.
 """
 
 import contextlib
-from collections.abc import Iterator
+import datetime
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +40,17 @@ def world_size() -> int:
 def rank() -> int:
     """This process's number, from 0."""
     return dist.get_rank() if is_distributed() else 0
+
+
+def join_processes(devices: Sequence[str] | None) -> None:
+    """Join the other processes when torchrun started several; each takes the GPU of its number."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        return
+    on_gpu = torch.cuda.is_available() and (not devices or list(devices) == ["cuda"])
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # the others wait while one process fits classifiers or merges files
+    dist.init_process_group("cuda:nccl,cpu:gloo" if on_gpu else "gloo", timeout=datetime.timedelta(hours=12))
 
 
 class _GatherRows(torch.autograd.Function):

@@ -203,17 +203,16 @@ def build_page(demo: Demo) -> Any:
     return page
 
 
-def serve(demo: Demo, host: str, port: int, *, wait: bool = True) -> tuple[Any, str]:
-    """Show the page at ``http://host:port`` until the program ends.
+def serve(demo: Demo, host: str, port: int) -> tuple[Any, str]:
+    """Show the page at ``http://host:port``.
 
     Args:
         demo: what it shows.
         host: 127.0.0.1 is seen from this machine only, 0.0.0.0 from others too.
         port: 0 takes a free one from 7860 on.
-        wait: return when the page is closed; otherwise at once.
 
     Returns:
-        The page, with ``close()``, and its address.
+        The page, with ``block_thread()`` and ``close()``, and its address.
 
     Raises:
         UserError: gradio is not installed, or the port is taken.
@@ -235,8 +234,6 @@ def serve(demo: Demo, host: str, port: int, *, wait: bool = True) -> tuple[Any, 
         )
     except OSError as error:
         raise UserError(f"demo: {host}:{port} cannot be opened ({error}); choose another --port") from error
-    if wait:
-        page.block_thread()
     return page, address
 
 

@@ -9,6 +9,7 @@ import torch
 
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.embedder import Advance
+from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.errors import UserError
 
 
@@ -75,6 +76,40 @@ class WeightedEncoders(BaseEncoder):
     def settings(self) -> dict[str, Any]:
         """Weights, and the encoders' settings."""
         return {"weights": self.weights, "encoders": [encoder.settings() for encoder in self.encoders]}
+
+
+def open_encoders(
+    models: Sequence[str],
+    poolings: Sequence[str | None] | None = None,
+    weights: Sequence[float] | None = None,
+    *,
+    adapter: str | None = None,
+    **options: Any,
+) -> BaseEncoder:
+    """A model, or the weighted sum of several.
+
+    Args:
+        models: folders or hub ids.
+        poolings: one, or one a model; None: what the folders state.
+        weights: one number a model; None: the one model itself, or the plain sum.
+        adapter: of a single model.
+        options: more arguments of `SentenceEncoder`, the same for all.
+
+    Raises:
+        UserError: another number of weights or poolings than models; or see `SentenceEncoder`.
+    """
+    poolings = list(poolings or [None])
+    if len(poolings) not in (1, len(models)):
+        raise UserError(f"pooling: {len(poolings)} for {len(models)} models; give one, or one a model")
+    if adapter is not None and len(models) > 1:
+        raise UserError("adapter: belongs to one model; merge it first to use it in a sum")
+    if len(poolings) == 1:
+        poolings = poolings * len(models)
+    encoders = [
+        SentenceEncoder(model, pooling, adapter=adapter, **options)
+        for model, pooling in zip(models, poolings, strict=True)
+    ]
+    return encoders[0] if len(encoders) == 1 and weights is None else WeightedEncoders(encoders, weights)
 
 
 def _load_sum(recipes: Sequence[Callable[..., Any]], weights: Sequence[float], device: Any) -> WeightedEncoders:

@@ -74,6 +74,7 @@ class ResultStore:
         self.path = folder / RESULTS
         self.tasks: dict[str, dict[str, Any]] = {}
         self.mteb: dict[str, dict[str, Any]] = {}
+        self.failure: UserError | None = None  # the data of some MTEB tasks could not be fetched; all others are done
         self._head = {
             "model": model,
             "pooling": pooling,

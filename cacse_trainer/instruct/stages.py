@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.instruct import dataset, evaluation, merging, training
 from cacse_trainer.instruct.arguments import (
     STAGES,
@@ -21,10 +21,11 @@ from cacse_trainer.instruct.arguments import (
 )
 from cacse_trainer.pipeline.runner import plan, read_record
 from cacse_trainer.pipeline.stages import Stage
+from cacse_trainer.runs.folder import REPORT
 from cacse_trainer.settings.arguments import CommonTrainingArguments
 from cacse_trainer.settings.resources import resolve_resource
 
-PROOF = {"data": dataset.FACTS, "train": training.REPORT, "merge": merging.REPORT, "evaluate": evaluation.RESULTS}
+PROOF = {"data": dataset.FACTS, "train": REPORT, "merge": merging.REPORT, "evaluate": evaluation.RESULTS}
 COMMAND = "instruct"
 IRRELEVANT = ("output_dir", "disable_tqdm", "report_to", "run_name", "project", "overwrite", "resume", "log", "hub_")
 """Training arguments, by the beginning of their names, that change nothing of the adapter."""
@@ -47,6 +48,10 @@ class InstructStage(Stage):
     def is_finished(self) -> bool:
         """Whether the folder holds what the stage leaves last."""
         return (self.folder / PROOF[self.name]).is_file()
+
+    def left(self) -> dict[str, Any]:
+        """The report that the finished stage has left."""
+        return json.loads((self.folder / PROOF[self.name]).read_text(encoding="utf-8"))
 
 
 def make_stages(
@@ -118,3 +123,44 @@ def check_order(stages: Sequence[InstructStage], root: Path, chosen: Sequence[st
                     f"stages: {stage.name} needs {needed}, which is not finished in {root} with these settings; "
                     f"give --stages {needed} {stage.name}"
                 )
+
+
+def check_ahead(
+    stages: Sequence[str],
+    model_args: InstructModelArguments,
+    eval_args: InstructEvaluationArguments,
+    args: CommonTrainingArguments,
+) -> None:
+    """What a late stage would miss is told before the first one starts.
+
+    Raises:
+        UserError: a library, the model or a task is missing, or a checkpoint is named.
+    """
+    if args.resume_from_checkpoint is not None:
+        raise UserError("resume_from_checkpoint: an interrupted training goes on by itself, from its last checkpoint")
+    if {"train", "merge"} & set(stages):
+        training.require_peft()
+        training.load_tokenizer(model_args)
+    if "evaluate" in stages:
+        evaluation.check_tasks(eval_args)
+
+
+def run_stage(
+    name: str,
+    root: Path,
+    data_args: InstructDataArguments,
+    model_args: InstructModelArguments,
+    eval_args: InstructEvaluationArguments,
+    args: CommonTrainingArguments,
+) -> None:
+    """Run one stage in this process."""
+    data, adapter, merged = root / "data", root / "train", root / "merge"
+    if name == "data":
+        dataset.build_dataset(data_args, data, args.seed)
+    elif name == "train":
+        with user_errors("settings", ImportError):  # a logger or an optimizer that is not installed
+            training.train_adapter(model_args, args, data, adapter)
+    elif name == "merge":
+        merging.merge_adapter_folder(model_args, adapter, merged)
+    else:
+        evaluation.evaluate_models(model_args, eval_args, merged, data, root / "evaluate")

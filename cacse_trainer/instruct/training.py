@@ -32,13 +32,12 @@ from cacse_trainer.instruct.prompts import tokenize_records
 from cacse_trainer.models.adapters import peft_library
 from cacse_trainer.report import loss_page
 from cacse_trainer.report.curves import curve, plot_run
+from cacse_trainer.runs.folder import CURVES, PAGE, REPORT
 from cacse_trainer.settings.arguments import CommonTrainingArguments
 from cacse_trainer.settings.resources import resolve_resource
 from cacse_trainer.training.checkpoints import damage, list_checkpoints
 
 logger = logging.getLogger(__name__)
-
-REPORT, PAGE = "training_report.json", "report.html"
 
 
 def require_peft() -> Any:
@@ -219,7 +218,7 @@ def train_adapter(
         "log_history": trainer.state.log_history,
     }
     if trainer.is_world_process_zero():
-        plot_run(folder / "training_curves.png", trainer.state.log_history, ["eval_loss"], "validation loss")
+        plot_run(folder / CURVES, trainer.state.log_history, ["eval_loss"], "validation loss")
         write_text(folder / PAGE, loss_page(plain(report), f"{folder.parent.name}: fine-tuning"))
         write_json(folder / REPORT, report)
     return report

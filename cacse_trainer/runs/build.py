@@ -30,7 +30,7 @@ from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
 from cacse_trainer.runs.methods import CACSE, DIFFCSE, SIMCSE, method_of
 from cacse_trainer.settings.arguments import DataArguments, ModelArguments
 from cacse_trainer.settings.distillation import EncoderChoice
-from cacse_trainer.settings.resources import PACKAGE, resolve_resource
+from cacse_trainer.settings.resources import public_name, resolve_resource
 
 
 def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -294,10 +294,3 @@ def base_models(settings: ModelArguments) -> list[str]:
     return list(
         dict.fromkeys(public_name(name) for name in (settings.model, settings.tower_a, settings.tower_b) if name)
     )
-
-
-def public_name(name: str) -> str:
-    """A hub id as it is, a local folder by its last part."""
-    if name.startswith(PACKAGE):
-        return name.removeprefix(PACKAGE).partition("/")[0]
-    return Path(name).name if Path(name).exists() else name

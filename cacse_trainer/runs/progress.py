@@ -5,7 +5,7 @@ import sys
 import time
 from typing import Any
 
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from cacse_trainer.report.training import duration, number
@@ -29,9 +29,7 @@ class RunProgress(TrainerCallback):
         self._started, self._first_step = 0.0, 0
         self._baselines: dict[str, float] = {}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start the clock, and the bar."""
         self._started, self._first_step = time.monotonic(), state.global_step
         if self.bar and state.is_world_process_zero:
@@ -39,27 +37,18 @@ class RunProgress(TrainerCallback):
 
             self._tqdm = tqdm(total=state.max_steps, initial=state.global_step, unit=" steps", dynamic_ncols=True)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Move the bar."""
         if self._tqdm is not None:
             self._tqdm.update(state.global_step - self._tqdm.n)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Close the bar."""
         if self._tqdm is not None:
             self._tqdm.close()
             self._tqdm = None
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """One line an entry of the log."""
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
@@ -88,8 +77,7 @@ class RunProgress(TrainerCallback):
                 space.append(f"{label.partition('_')[2].replace('_', ' ')} {_text(value)}")
             elif not label.endswith("_pearson") and name not in SILENT:
                 scores.append(f"{label} {_text(value)}")
-        shown = scores + space
-        return ", ".join(shown)
+        return ", ".join(scores + space)
 
     def pace(self, state: TrainerState) -> str:
         """Seconds a step and the time left, where no bar tells them."""

@@ -1,9 +1,8 @@
-"""``--push_to_hub`` of the commands: where to, and when."""
+"""A run's push of its export: where to, and when."""
 
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from cacse_trainer.encoding.hub import MAIN, HubError, HubTarget, prepare_repo, push_folders
 from cacse_trainer.errors import UserError
@@ -41,34 +40,11 @@ def check_hub(target: HubTarget) -> None:
         logger.warning("%s; the training goes on, and the push is tried again at its end", error)
 
 
-def push_export(target: HubTarget, folder: Path, names: Iterable[str]) -> None:
-    """Push the exported encoders of these names, the main one to the root, and print the address.
+def push_export(target: HubTarget, folder: Path, names: Iterable[str]) -> str:
+    """Push the exported encoders of these names, the main one to the root; returns the commit's address.
 
     Raises:
         UserError, HubError: see `push_folders`.
     """
     ordered = sorted(names, key=lambda name: name not in MAIN)
-    print(f"pushed: {push_folders([folder / name for name in ordered], target)}")
-
-
-def add_hub_flags(add: Any) -> None:
-    """The flags of a command with a parser of its own; ``add`` is its ``add_argument``."""
-    add("--push_to_hub", action="store_true", help="push the exported folders")
-    add("--hub_model_id", metavar="OWNER/NAME", help="repository of the hub; made when missing")
-    add("--hub_private_repo", action="store_true", default=None, help="make it a private one")
-    add("--hub_revision", metavar="BRANCH", help="branch to push to; made when missing. Default: main")
-    add("--hub_token", help="default: HF_TOKEN, or the login of `hf auth login`")
-    add("--hub_license", help="licence id for the cards, such as mit")
-
-
-def flagged_target(settings: Any) -> HubTarget | None:
-    """Where a command with these flags pushes.
-
-    Raises:
-        UserError: no name is given.
-    """
-    if not settings.push_to_hub:
-        return None
-    if not settings.hub_model_id:
-        raise UserError("--push_to_hub needs a name: give --hub_model_id OWNER/NAME")
-    return HubTarget(settings.hub_model_id, settings.hub_private_repo, settings.hub_revision, settings.hub_token)
+    return push_folders([folder / name for name in ordered], target)

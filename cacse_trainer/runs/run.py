@@ -1,44 +1,45 @@
 """What `train` and `distill` share: a run from its settings to the report.
 
-run = TrainingRun.begin(model_args, data_args, args, recipe, command, given)   # output folder, text, dev sets, seed
+run = TrainingRun(parsed)                                                # output folder, text, dev sets, seed
 …build the model, the tokenizer and the trainer…
-run.execute(trainer, tokenizer, base_models)                                   # train, summarise, export, save, report
+result = run.execute(trainer, tokenizer, base_models)                    # train, summarise, export, save, report, push
 """
 
 import logging
 import shlex
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
+from transformers.trainer_utils import TrainOutput
 
-from cacse_trainer.cli.output import tell
-from cacse_trainer.encoding.embedder import Embedder
-from cacse_trainer.encoding.hub import HubTarget
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
-from cacse_trainer.errors import RunError
+from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.evaluation.environment import environment, peak_memory_gb
 from cacse_trainer.files import plain, write_json, write_text
 from cacse_trainer.report import training_page
 from cacse_trainer.report.curves import curve, plot_run
-from cacse_trainer.runs.build import export_model, public_name
-from cacse_trainer.runs.preparation import (
+from cacse_trainer.runs.build import export_model
+from cacse_trainer.runs.folder import (
+    CURVES,
     PAGE,
     REPORT,
     check_checkpoint,
-    check_metric,
     check_output_dir,
     clear_output_dir,
+    occupied,
+)
+from cacse_trainer.runs.preparation import (
+    check_metric,
     dev_entries,
     load_dev_sets,
     load_training_text,
-    occupied,
     transfer_scorers,
     uses_dev_sets,
 )
@@ -46,6 +47,8 @@ from cacse_trainer.runs.progress import use_run_progress
 from cacse_trainer.runs.pushing import check_hub, hub_target, push_export
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.distillation import DistillationArguments
+from cacse_trainer.settings.recipes import Parsed
+from cacse_trainer.settings.resources import public_name
 from cacse_trainer.training.resumable import DUPLICATES
 from cacse_trainer.training.trainer import CacseTrainer
 
@@ -59,76 +62,56 @@ class NothingLearnedError(RunError):
 
 
 @dataclass
-class TrainingRun:
-    """One run: its settings, and what was loaded for it.
+class RunResult:
+    """What a run has left; on several processes only the first one exports and pushes.
 
     Args:
-        model_args, data_args, args: the settings.
-        recipe: the recipe's name or path.
-        command: the words that make the same run anew, for the report.
-        given: names of the settings that the recipe and the command line gave; the others are defaults.
-        checkpoint: where to resume from.
-        train_dataset: the rows.
-        data_facts: what the report says of them.
-        dev_sets: graded pairs by name; none with ``evaluation: none``.
-        scorers: of more than the dev sets, at each evaluation.
-        started: time of the start, in seconds.
-        hub: where the exported folders are pushed when all is done; None: nowhere.
+        folder: the output folder.
+        steps: how many were trained; None: nothing was trained, all was only checked.
+        summary: the metric, its baseline, best value and curve; of a distillation the teacher, too.
+        exported: names of the exported folders, in ``folder/export``, and their scores on the dev sets.
+        pushed: address of the commit on the hub.
+        push_error: what kept the export from being pushed; all else is there.
+    """
+
+    folder: Path
+    steps: int | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+    exported: dict[str, dict[str, float]] = field(default_factory=dict)
+    pushed: str | None = None
+    push_error: UserError | RunError | None = None
+
+    @property
+    def report(self) -> Path:
+        """The page that tells of the run; the same in numbers lies beside it."""
+        return self.folder / PAGE
+
+
+class TrainingRun:
+    """One run: its settings, and what is loaded for it: the text, the dev sets, the checkpoint to go on from.
+
+    Args:
+        parsed: the settings of the model or of the distillation, of the data and of the training.
+
+    Raises:
+        UserError: with what to mend.
     """
 
     model_args: Settings
     data_args: DataArguments
     args: CacseTrainingArguments
-    recipe: str | None
-    command: Sequence[str]
-    given: Sequence[str]
-    checkpoint: str | None
-    train_dataset: Dataset | IterableDataset
-    data_facts: dict[str, Any]
-    dev_sets: dict[str, Dataset]
-    scorers: list[Callable[[Embedder], dict[str, float]]]
-    started: float
-    hub: HubTarget | None = None
 
-    @classmethod
-    def begin(
-        cls,
-        model_args: Settings,
-        data_args: DataArguments,
-        args: CacseTrainingArguments,
-        recipe: str | None,
-        command: Sequence[str],
-        given: Sequence[str],
-    ) -> "TrainingRun":
-        """Check the output folder, read the text and the dev sets, set the seed.
-
-        Raises:
-            UserError: with what to mend.
-        """
-        started = time.time()
-        hub = hub_target(args)
-        checkpoint = check_output_dir(args)
-        train_dataset, data_facts = load_training_text(data_args, args)
+    def __init__(self, parsed: Parsed):
+        self.parsed, self.started = parsed, time.time()
+        self.model_args, self.data_args, self.args = _, data_args, args = parsed.groups
+        self.hub = hub_target(args)
+        self.checkpoint = check_output_dir(args)
+        self.train_dataset, self.data_facts = load_training_text(data_args, args)
         uses = uses_dev_sets(data_args, args)
-        dev_sets = load_dev_sets(dev_entries(data_args)) if uses else {}
-        scorers = transfer_scorers(data_args) if uses else []
+        self.dev_sets = load_dev_sets(dev_entries(data_args)) if uses else {}
+        self.scorers = transfer_scorers(data_args) if uses else []
         set_seed(args.seed)
-        check_metric(args, dev_sets, scorers)
-        return cls(
-            model_args=model_args,
-            data_args=data_args,
-            args=args,
-            recipe=recipe,
-            command=command,
-            given=given,
-            checkpoint=checkpoint,
-            train_dataset=train_dataset,
-            data_facts=data_facts,
-            dev_sets=dev_sets,
-            scorers=scorers,
-            started=started,
-            hub=hub,
-        )
+        check_metric(args, self.dev_sets, self.scorers)
 
     def execute(
         self,
@@ -136,8 +119,8 @@ class TrainingRun:
         tokenizer: PreTrainedTokenizerBase,
         base_models: list[str],
         extra: dict[str, Any] | None = None,
-    ) -> None:
-        """Train, choose, export, save, report.
+    ) -> RunResult:
+        """Train, choose, export, save, report, push; with ``check`` nothing.
 
         Args:
             trainer: ready to train.
@@ -149,92 +132,73 @@ class TrainingRun:
             NothingLearnedError: every dev score is undefined.
             UserError: another run is at work in the output folder.
         """
-        if self.args.check:
-            tell("settings, text, dev sets and models are fine; nothing was trained (--check)", {"checked": True})
-            return
-        with occupied(self.args):
-            self._execute(trainer, tokenizer, base_models, extra or {})
-
-    def _execute(
-        self,
-        trainer: CacseTrainer,
-        tokenizer: PreTrainedTokenizerBase,
-        base_models: list[str],
-        extra: dict[str, Any],
-    ) -> None:
         args, folder = self.args, Path(str(self.args.output_dir))
-        if self.hub is not None and trainer.is_world_process_zero():
-            check_hub(self.hub)
-        if self.checkpoint is not None:
-            check_checkpoint(self.checkpoint, trainer.model)
-        try_a_batch(trainer)
-        clear_output_dir(args)
-        trainer.extra_scorers = self.scorers
-        use_run_progress(trainer, bar=not args.disable_tqdm)
-        result = trainer.train(resume_from_checkpoint=self.checkpoint)
-        summary = {**summarise(trainer, self.dev_sets), **extra}
-        # accelerate leaves its autocast around forward; what is exported and compared is the float32 model itself
-        trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
-        trainer.save_model()  # before the export, whose failure must not cost the weights
-        exported: dict[str, dict[str, float]] = {}
-        facts = CardFacts(
-            title=folder.resolve().name,
-            what="",
-            base_models=base_models,
-            license=args.hub_license,
-            data=f"{public_name(self.data_args.train_file or '')}, {self.data_facts.get('kept', 'streamed')} rows",
-            settings=card_settings(self.model_args, self.data_args, args, self.recipe),
-        )
-        if args.export and trainer.is_world_process_zero():
-            exported = export_model(trained, tokenizer, folder / "export", facts, self.dev_sets)
-        if trainer.is_world_process_zero():
-            self.report(trainer, summary, exported, result, facts)
-            if self.hub is not None:
-                push_export(self.hub, folder / "export", exported)
+        if args.check:
+            return RunResult(folder)
+        with occupied(args):
+            if self.hub is not None and trainer.is_world_process_zero():
+                check_hub(self.hub)
+            if self.checkpoint is not None:
+                check_checkpoint(self.checkpoint, trainer.model)
+            try_a_batch(trainer)
+            clear_output_dir(args)
+            trainer.extra_scorers = self.scorers
+            use_run_progress(trainer, bar=not args.disable_tqdm)
+            trained = trainer.train(resume_from_checkpoint=self.checkpoint)
+            result = RunResult(folder, trained.global_step, {**summarise(trainer, self.dev_sets), **(extra or {})})
+            # accelerate leaves its autocast around forward; what is exported and compared is the float32 model itself
+            model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
+            trainer.save_model()  # before the export, whose failure must not cost the weights
+            facts = CardFacts(
+                title=folder.resolve().name,
+                what="",
+                base_models=base_models,
+                license=args.hub_license,
+                data=f"{public_name(self.data_args.train_file or '')}, {self.data_facts.get('kept', 'streamed')} rows",
+                settings=card_settings(self.model_args, self.data_args, args, self.parsed.recipe),
+            )
+            if args.export and trainer.is_world_process_zero():
+                result.exported = export_model(model, tokenizer, folder / "export", facts, self.dev_sets)
+            if trainer.is_world_process_zero():
+                self.report(trainer, result, trained, facts)
+                if self.hub is not None:
+                    try:
+                        result.pushed = push_export(self.hub, folder / "export", result.exported)
+                    except (UserError, RunError) as error:  # what was trained is told all the same
+                        result.push_error = error
+            return result
 
-    def report(
-        self,
-        trainer: CacseTrainer,
-        summary: dict[str, Any],
-        exported: dict[str, dict[str, float]],
-        result: Any,
-        facts: CardFacts,
-    ) -> None:
-        """Write the report and the plot, and print what came out."""
-        folder = Path(str(self.args.output_dir))
+    def report(self, trainer: CacseTrainer, result: RunResult, trained: TrainOutput, facts: CardFacts) -> None:
+        """Write the report and the plot."""
+        folder = result.folder
         history = trainer.state.log_history
         dev_metrics = sorted(
             {key for entry in history for key in entry if key.startswith("eval_") and key.endswith("_spearman")}
         )
-        plot_run(folder / "training_curves.png", history, dev_metrics)
+        plot_run(folder / CURVES, history, dev_metrics)
         settings = {**vars(self.model_args), **vars(self.data_args), **trainer.args.to_sanitized_dict()}
         report = {
             "model": type(trainer.model).__name__,
             "finished": time.strftime("%Y-%m-%d %H:%M"),
-            "command": repeating_command(self.command, self.args.world_size),
+            "command": repeating_command(self.parsed.command, self.args.world_size) if self.parsed.command else None,
             "run": trainer.describe(),
             "data": {**self.data_facts, "duplicate_rows_a_batch": duplicates(history)},
-            **summary,
-            "exported": exported,
-            "steps": result.global_step,
-            "train_loss": result.training_loss,
+            **result.summary,
+            "exported": result.exported,
+            "steps": result.steps,
+            "train_loss": trained.training_loss,
             "wall_seconds": time.time() - self.started,
-            "train_seconds": result.metrics.get("train_runtime"),
+            "train_seconds": trained.metrics.get("train_runtime"),
             "peak_memory_gb": peak_memory_gb(),
             "gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
             "environment": environment(),
-            "given": self.given,
-            "settings": {**settings, "recipe": self.recipe},
+            "given": self.parsed.given(),
+            "settings": {**settings, "recipe": self.parsed.recipe},
             "card": {name: getattr(facts, name) for name in RECORDED},
             "log_history": history,
         }
         write_text(folder / PAGE, training_page(plain(report), folder.resolve().name))
         write_json(folder / REPORT, report)
-        told = {name: value for name, value in summary.items() if name not in ("curve", "teacher")}
-        tell(
-            summary_text(folder, summary, exported, result.global_step),
-            {"output_dir": str(folder), "steps": result.global_step, **told, "exported": exported},
-        )
 
 
 def duplicates(history: list[dict[str, Any]]) -> float | None:
@@ -310,19 +274,3 @@ def card_settings(model_args: Settings, data_args: DataArguments, args: Any, rec
         "seed": args.seed,
         "bf16": args.bf16,
     }
-
-
-def summary_text(folder: Path, summary: dict[str, Any], exported: dict[str, dict[str, float]], steps: int) -> str:
-    """The closing lines of a run, for a person."""
-    lines = [f"trained {steps} steps"]
-    if summary.get("best") is not None:
-        line = f"{summary['metric']}: best {summary['best']:.2f} at step {summary['best_step']}"
-        if summary["baseline"] is not None:
-            gain = summary["best"] - summary["baseline"]
-            line = f"{line}, baseline {summary['baseline']:.2f} ({gain:+.2f})"
-        lines.append(line)
-    for name, scores in exported.items():
-        measured = ", ".join(f"{dev} {score:.2f}" for dev, score in scores.items())
-        lines.append(f"  {folder / 'export' / name}" + (f"   {measured}" if measured else ""))
-    lines.append(f"report: {folder / PAGE}")
-    return "\n".join(lines)

@@ -6,7 +6,7 @@ Values go through the same conversion as flags (YAML reads ``3e-5`` as a string)
 
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -50,10 +50,10 @@ class Parsed:
     """
 
     groups: tuple[Any, ...]
-    recipe: str | None
-    flags: list[str]
-    from_recipe: list[str]
-    command: list[str]
+    recipe: str | None = None
+    flags: list[str] = field(default_factory=list)
+    from_recipe: list[str] = field(default_factory=list)
+    command: list[str] = field(default_factory=list)
 
     def given(self) -> list[str]:
         """What recipe and command line give; all else is a default."""

@@ -45,3 +45,10 @@ def resolve_resource(value: str) -> str:
             raise UserError(f"{value}: the package {package} has no {inside}")
         return str(found)
     return value
+
+
+def public_name(name: str) -> str:
+    """A hub id as it is, a local folder by its last part."""
+    if name.startswith(PACKAGE):
+        return name.removeprefix(PACKAGE).partition("/")[0]
+    return Path(name).name if Path(name).exists() else name

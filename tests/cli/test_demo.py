@@ -121,7 +121,7 @@ def test_the_page_in_a_browser(browser, tiny_towers, tmp_path):
     logging.getLogger("httpx").setLevel(logging.WARNING)
     models = {name: SentenceEncoder(folder, "mean") for name, folder in zip("AB", tiny_towers("bert")[:2], strict=True)}
     path = write_sentences(tmp_path / "corpus.txt", 40)
-    page, address = serve(Demo(models, str(path)), "127.0.0.1", 0, wait=False)
+    page, address = serve(Demo(models, str(path)), "127.0.0.1", 0)
     try:
         browser.get(address)
         wait = WebDriverWait(browser, 60)

@@ -8,6 +8,7 @@ import pytest
 
 from cacse_trainer.cli import doctor
 from cacse_trainer.cli.common import run
+from cacse_trainer.runs import doctor as looks
 
 
 def findings(capsys, *flags) -> tuple[int, dict[str, dict]]:
@@ -28,10 +29,10 @@ def test_a_machine_that_is_fine(capsys, senteval_sample):
 
 
 def test_what_is_missing_is_named_with_its_mend(capsys, monkeypatch, tmp_path):
-    real = doctor._version
+    real = looks._version
     changed = {"faiss-cpu": None, "gradio": None, "scipy": "1.0", "torch": None}
-    monkeypatch.setattr(doctor, "_version", lambda name: changed[name] if name in changed else real(name))
-    monkeypatch.setattr(doctor, "bf16_is_fast", lambda: False)
+    monkeypatch.setattr(looks, "_version", lambda name: changed[name] if name in changed else real(name))
+    monkeypatch.setattr(looks, "bf16_is_fast", lambda: False)
     code, found = findings(capsys, "--data_dir", str(tmp_path / "nothing"))
     assert code == 1
     assert (
@@ -43,7 +44,7 @@ def test_what_is_missing_is_named_with_its_mend(capsys, monkeypatch, tmp_path):
 
 
 def test_a_full_disk_fails(capsys, monkeypatch):
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 5e8})())
+    monkeypatch.setattr(looks.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 5e8})())
     assert run(doctor.main, ["--quiet"]) == 1
     printed = capsys.readouterr()
     assert "fail  disk here" in printed.out

@@ -1,0 +1,158 @@
+"""A frozen teacher's vectors into one encoder: settings → data → teacher and student → trainer → train → export."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cacse_trainer.encoding.embedder import Embedder
+from cacse_trainer.errors import UserError, user_errors
+from cacse_trainer.models.modeling_ensemble import EnsembleModel
+from cacse_trainer.models.modeling_student import StudentModel
+from cacse_trainer.runs.build import check_fit, check_weights, load_encoders, load_tokenizer
+from cacse_trainer.runs.methods import settle
+from cacse_trainer.runs.run import RunResult, TrainingRun
+from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
+from cacse_trainer.settings.distillation import DistillationArguments, EncoderChoice
+from cacse_trainer.settings.precision import resolve_bf16
+from cacse_trainer.settings.recipes import Parsed
+from cacse_trainer.settings.resources import public_name, resolve_resource
+from cacse_trainer.training.distillation import DistillationTrainer, check_widths
+from cacse_trainer.training.teacher_cache import cached_teacher_embeddings
+
+logger = logging.getLogger(__name__)
+
+
+def distill(
+    settings: DistillationArguments,
+    data_args: DataArguments,
+    args: CacseTrainingArguments,
+    parsed: Parsed | None = None,
+) -> RunResult:
+    """What ``cacse-trainer distill`` does; see `train` for the arguments.
+
+    Raises:
+        UserError: with what to mend.
+        RunError: nothing was learned, or the export does not give the model's vectors.
+    """
+    parsed = parsed or Parsed((settings, data_args, args))
+    settle(
+        parsed,
+        {"mask_probability": "mask_probability has no effect with distillation, which masks nothing; leave it out"},
+    )
+    choices = teacher_choices(settings)
+    if settings.student is None:
+        raise UserError("no student: give an encoder to train, in a recipe or as --student FOLDER")
+    bf16 = resolve_bf16(settings.teacher_bf16, "teacher_bf16", use_cpu=args.use_cpu)
+    check_cache(settings, data_args, args)
+    training = TrainingRun(parsed)
+    columns = training.data_facts.get("columns", [])
+    if len(columns) > 1:
+        raise UserError(
+            f"distillation reads single sentences, got the columns {', '.join(columns)}; name one with text_columns"
+        )
+    teacher, teacher_tokenizer = load_encoders(choices)
+    student, tokenizer = build_student(settings, settings.student, teacher)
+    for model in (teacher, student):
+        check_weights(model)
+    if args.export:
+        student.check_exportable()
+    check_fit(student, tokenizer, data_args.max_seq_length)
+    vectors = cached_vectors(settings, training, teacher, teacher_tokenizer, bf16)
+    trainer = DistillationTrainer(
+        model=student,
+        teacher=teacher,
+        args=args,
+        train_dataset=training.train_dataset,
+        eval_dataset=training.dev_sets or None,
+        processing_class=tokenizer,
+        teacher_tokenizer=teacher_tokenizer,
+        teacher_bf16=bf16,
+        teacher_vectors=vectors,
+        contrastive_weight=settings.contrastive_weight,
+        temperature=settings.contrastive_temperature,
+        max_seq_length=data_args.max_seq_length,
+        eval_max_seq_length=data_args.eval_max_seq_length,
+    )
+    facts = {} if args.check else describe_teacher(choices, trainer)
+    return training.execute(trainer, tokenizer, [public_name(settings.student)], {"teacher": facts})
+
+
+def teacher_choices(settings: DistillationArguments) -> list[EncoderChoice]:
+    """The teacher's encoders with their weights.
+
+    Raises:
+        UserError: neither a teacher nor a list of them, or both.
+    """
+    if settings.teachers and settings.teacher is not None:
+        raise UserError("give either teacher (one) or teachers (a weighted list), not both")
+    if settings.teachers:
+        return settings.teachers
+    if settings.teacher is None:
+        raise UserError("no teacher: give teacher or teachers, in a recipe or as --teacher FOLDER")
+    return [EncoderChoice({"path": settings.teacher})]
+
+
+def check_cache(settings: DistillationArguments, data_args: DataArguments, args: CacseTrainingArguments) -> None:
+    """Refuse a cache of vectors where it cannot be used, or would be deleted.
+
+    Raises:
+        UserError: the text is a stream, or the cache lies in the output folder.
+    """
+    if settings.teacher_cache is None:
+        return
+    if data_args.streaming:
+        raise UserError("teacher_cache needs a training text that is no stream; drop one of the two")
+    if Path(str(args.output_dir)).resolve() in (Path(settings.teacher_cache) / "any").resolve().parents:
+        raise UserError(f"teacher_cache {settings.teacher_cache} lies in output_dir, which a new run clears; move it")
+
+
+def cached_vectors(
+    settings: DistillationArguments, training: TrainingRun, teacher: EnsembleModel, tokenizer: Any, bf16: bool
+) -> np.ndarray | None:
+    """The teacher's vectors of the training text, where they are to be kept; else None."""
+    args = training.args
+    if settings.teacher_cache is None or args.check:
+        return None
+    teacher.eval().to(args.device)
+    dtype = torch.bfloat16 if bf16 else None
+    return cached_teacher_embeddings(
+        settings.teacher_cache,
+        teacher,
+        Embedder(teacher.embed, tokenizer, training.data_args.max_seq_length, args.device, dtype),
+        training.train_dataset,  # type: ignore[arg-type]  # no stream: see check_cache
+        show_progress_bar=not args.disable_tqdm,
+    )
+
+
+def build_student(settings: DistillationArguments, encoder: str, teacher: EnsembleModel) -> tuple[StudentModel, Any]:
+    """The student and its tokenizer.
+
+    Raises:
+        UserError: it cannot be read, or is not of the teacher's width and no projection is asked for.
+    """
+    path = resolve_resource(encoder)
+    common: dict[str, Any] = {
+        "pooling": settings.pooling,
+        "dropout": settings.dropout,
+        "attn_implementation": settings.attn_implementation,
+    }
+    with user_errors(f"student {encoder}"):
+        student = StudentModel.from_encoder(path, **common)
+        if settings.project_to_teacher and student.config.hidden_size != teacher.config.hidden_size:
+            student = StudentModel.from_encoder(path, teacher_size=teacher.config.hidden_size, **common)
+    check_widths(student, teacher)
+    return student, load_tokenizer(path)
+
+
+def describe_teacher(choices: Sequence[EncoderChoice], trainer: DistillationTrainer) -> dict[str, Any]:
+    """For the report: the teacher's encoders, and its scores on the dev sets."""
+    encoders = [str(EncoderChoice({**vars(choice), "path": public_name(choice.path)})) for choice in choices]
+    scores = trainer.score_teacher() if trainer.eval_dataset is not None else {}
+    logger.info(
+        "teacher: %s%s", " + ".join(encoders), "".join(f"; {name} {score:.2f}" for name, score in scores.items())
+    )
+    return {"encoders": encoders, "scores": scores}

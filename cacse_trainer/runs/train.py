@@ -1,0 +1,59 @@
+"""A training run: settings → data → model → trainer → train → export."""
+
+from cacse_trainer.errors import user_errors
+from cacse_trainer.runs.build import (
+    base_models,
+    build_collator,
+    build_model,
+    check_columns,
+    check_fit,
+    check_weights,
+)
+from cacse_trainer.runs.methods import check_hard_negatives, check_used
+from cacse_trainer.runs.run import RunResult, TrainingRun
+from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
+from cacse_trainer.settings.recipes import Parsed
+from cacse_trainer.training.trainer import CacseTrainer
+
+
+def train(
+    model_args: ModelArguments, data_args: DataArguments, args: CacseTrainingArguments, parsed: Parsed | None = None
+) -> RunResult:
+    """What ``cacse-trainer train`` does.
+
+    Args:
+        model_args, data_args, args: the settings.
+        parsed: the command line and the recipe that they come from: a flag that nothing would read is refused.
+
+    Returns:
+        What the run has left.
+
+    Raises:
+        UserError: with what to mend.
+        RunError: nothing was learned, or the export does not give the model's vectors.
+    """
+    parsed = parsed or Parsed((model_args, data_args, args))
+    if (model_args.model is None) != (model_args.tower_a is None):  # else there is none, or too many: see build_model
+        check_used(parsed)
+    training = TrainingRun(parsed)
+    check_hard_negatives(parsed, len(training.data_facts.get("columns", [])) or None)
+    model, tokenizer = build_model(model_args)
+    check_weights(model)
+    if args.export:
+        model.check_exportable()
+    check_columns(model, training.data_facts, training.train_dataset)
+    for length in (data_args.max_seq_length, data_args.eval_max_seq_length):
+        if length is not None:
+            check_fit(model, tokenizer, length)
+    with user_errors("settings", ImportError, RuntimeError):  # a logger or an optimizer that is not installed
+        trainer = CacseTrainer(
+            model=model,
+            args=args,
+            data_collator=build_collator(model, tokenizer, data_args),
+            train_dataset=training.train_dataset,
+            eval_dataset=training.dev_sets or None,
+            processing_class=tokenizer,
+            max_seq_length=data_args.max_seq_length,
+            eval_max_seq_length=data_args.eval_max_seq_length,
+        )
+    return training.execute(trainer, tokenizer, base_models(model_args))
