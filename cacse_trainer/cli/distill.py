@@ -34,7 +34,8 @@ def parser() -> RecipeParser:
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     parsed = parse_run(SETTINGS, arguments, **HELP)
-    tell_run(distill(*parsed.groups, parsed))
+    settings, data_args, args = parsed.groups
+    tell_run(distill(settings, data_args, args, parsed))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ def parser() -> RecipeParser:
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     parsed = parse_run(SETTINGS, arguments, **HELP)
-    tell_run(train(*parsed.groups, parsed))
+    model_args, data_args, args = parsed.groups
+    tell_run(train(model_args, data_args, args, parsed))
 
 
 def tell_run(result: RunResult) -> None:
