@@ -25,7 +25,7 @@ BELONGS_TO: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("generator", "rtd_loss_weight", "rtd_positions"), (DIFFCSE,)),
 }
 """Settings of some methods only; all others count in every one."""
-DECIDING = ("model", "tower_a", "generator", "pooling", "objective", "mlm_weight", "lora_r")
+DECIDING = ("model", "tower_a", "generator", "pooling", "objective", "mlm_weight", "lora_r", "adapter")
 """Flags that choose what the other settings are for."""
 ZERO_COUNTS = ("dropout", "cascade_start_layer", "bidirectional_start_layer")
 """Settings that 0 does not switch off."""
@@ -91,8 +91,12 @@ def _unused(model_args: ModelArguments) -> Iterator[tuple[str, str]]:
     if model_args.pooling != "cls":
         for name in ("projection", "mlp_only_train"):
             yield name, f"{name} has no effect with pooling {model_args.pooling}: only cls has a projection on top"
-    if model_args.lora_r is None:
-        for name in ("lora_alpha", "lora_dropout", "lora_target_modules", "lora_init"):
+    of_a_new_adapter = ("lora_alpha", "lora_dropout", "lora_target_modules", "lora_init")
+    if model_args.adapter is not None:
+        for name in ("lora_r", *of_a_new_adapter):
+            yield name, f"{name} has no effect with adapter, which goes on as it was made: leave one of them out"
+    elif model_args.lora_r is None:
+        for name in of_a_new_adapter:
             yield name, f"{name} has no effect without a new adapter; give lora_r, too"
     objective = OBJECTIVES.get(model_args.objective)
     if objective is None:  # the model says so

@@ -43,6 +43,7 @@ def test_no_recipe_holds_what_nothing_reads(name):
         ("--config simcse/minilm --pooling mean --mlp_only_train false", {"mlp_only_train": None}),
         ("--config diffcse/minilm --pooling mean", {"mlp_only_train": None, "projection": None}),
         ("--config decoder/angle_bert_base --objective info_nce", {"angle_weight": 0.02, "ranking_scale": 20.0}),
+        ("--config decoder/tiny --adapter a", {"lora_r": None, "lora_target_modules": None}),
         ("--config decoder/tiny --generator g", {"lora_r": None, "prompt_template": None, "append_eos": False}),
     ],
 )
@@ -64,6 +65,7 @@ def test_a_flag_drops_what_it_makes_meaningless_in_the_recipe(flags, dropped):
         ("--tower_a x --tower_b y --dropout 0", "dropout has no effect with CACSE"),
         ("--model x --generator y --lora_r 8", "lora_r has no effect with DiffCSE"),
         ("--model x --lora_alpha 8", "give lora_r, too"),
+        ("--model x --adapter a --lora_r 8", "lora_r has no effect with adapter"),
         ("--model x --ranking_scale 8", "ranking_scale has no effect with objective info_nce; it belongs to cosent"),
         ("--model x --objective cosent --mask_duplicates", "mask_duplicates has no effect with objective cosent"),
         ("--model x --objective angle --mask_duplicates", "mask_duplicates has no effect with objective angle"),

@@ -119,7 +119,7 @@ def make_trainer(tmp_path, tiny_towers, tiny_tokenizer):
 
 def test_the_teacher_stays_frozen(make_trainer, tmp_path):
     """In eval mode with dropout in its config, unchanged, in no parameter list and no file; the student moves."""
-    trainer = make_trainer(run={"save_strategy": "steps", "save_steps": 2})
+    trainer = make_trainer(run={"save_steps": 2})
     before = copy.deepcopy(trainer.teacher.state_dict())
     start = copy.deepcopy(trainer.model.state_dict())
     modes = []
@@ -249,7 +249,7 @@ def test_refusals(make_trainer, tmp_path):
 
 
 def test_resume_equals_an_uninterrupted_run(make_trainer, tmp_path):
-    run = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+    run = {"max_steps": 6, "save_steps": 2, "save_total_limit": None, "load_best_model_at_end": False}
     whole = make_trainer("whole", run=run)
     whole.train()
     resumed = make_trainer("resumed", run=run)
