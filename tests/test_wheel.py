@@ -50,7 +50,7 @@ def test_the_installed_wheel_works_without_the_checkout(tmp_path, minilm):
 
     where = "import cacse_trainer, senteval; print(cacse_trainer.__file__, senteval.__file__)"
     assert all(str(site) in path for path in call(python, "-c", where, cwd=empty).split())
-    assert (site / "cacse_trainer" / "py.typed").is_file()
+    assert all((site / "cacse_trainer" / name).is_file() for name in ("py.typed", "report/page.html"))
     names = "from cacse_trainer.settings.recipes import recipe_names; print(*recipe_names())"
     assert call(python, "-c", names, cwd=empty).split() == recipe_names()
     program = bin_folder / "cacse-trainer"

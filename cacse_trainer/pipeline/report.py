@@ -13,7 +13,7 @@ from cacse_trainer.evaluation.tables import markdown_table
 from cacse_trainer.files import write_text
 from cacse_trainer.pipeline.stages import PROOF, TRAINING, Stage
 from cacse_trainer.report import Section, Series, line_chart, page
-from cacse_trainer.report.curves import curve
+from cacse_trainer.report.curves import points_of
 from cacse_trainer.report.training import dev_charts, duration, facts, loss_charts, space_charts
 
 MARKDOWN, HTML = "pipeline_report.md", "report.html"
@@ -30,7 +30,7 @@ def stage_scores(stage: Stage) -> Rows:
         return _training_scores(stage.name, found)
     measured = [(f"average {name}", value) for name, value in found["averages"].items()]
     measured += [(name, task.get("spearman", task.get("acc"))) for name, task in found["tasks"].items()]
-    return [(stage.name, found["model"], what, _number(value)) for what, value in measured]
+    return [(stage.name, found["model"], what, score_text(value)) for what, value in measured]
 
 
 def _proof(stage: Stage) -> dict[str, Any]:
@@ -47,16 +47,17 @@ def _training_scores(name: str, report: dict[str, Any]) -> Rows:
     metric = report["metric"].rpartition("_")[0].removeprefix("eval_") or report["metric"]
     is_sum = report["model"].startswith("Cacse")
     start = "sum of the towers, before the joint training" if is_sum else "before training"
-    rows: Rows = [(name, start, metric, _number(report["baseline"]))]
+    rows: Rows = [(name, start, metric, score_text(report["baseline"]))]
     for encoder, score in report.get("teacher", {}).get("scores", {}).items():
-        rows.append((name, "teacher", encoder, _number(score)))
+        rows.append((name, "teacher", encoder, score_text(score)))
     for encoder, scores in report["exported"].items():
         shown = {"ensemble": "sum of the towers, exported"}.get(encoder, f"{encoder}, exported")
-        rows += [(name, shown, dev, _number(score)) for dev, score in scores.items()]
+        rows += [(name, shown, dev, score_text(score)) for dev, score in scores.items()]
     return rows
 
 
-def _number(value: float | None) -> str:
+def score_text(value: float | None) -> str:
+    """A score for a table."""
     return "undefined" if value is None else f"{value:.2f}"
 
 
@@ -65,8 +66,8 @@ def comparison_chart(reports: dict[str, dict[str, Any]]) -> Markup:
     lines = []
     for name, report in reports.items():
         if report.get("metric") is not None:
-            points = curve(report["log_history"], f"eval_{report['metric'].removeprefix('eval_')}")
-            lines.append(Series(f"{name}: {report['metric']}", [(point["step"], point["value"]) for point in points]))
+            points = points_of(report["log_history"], f"eval_{report['metric'].removeprefix('eval_')}")
+            lines.append(Series(f"{name}: {report['metric']}", points))
     return line_chart(lines, "chosen metric of every stage, ×100", x_label="step of the stage")
 
 

@@ -11,6 +11,7 @@ from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.environment import environment
 from cacse_trainer.evaluation.tables import markdown_table
 from cacse_trainer.files import write_json, write_text
+from cacse_trainer.pipeline.report import score_text
 from cacse_trainer.pipeline.stages import PROOF
 from cacse_trainer.pipeline.sweep import SweepRun
 
@@ -104,7 +105,7 @@ def _point_table(found: dict[str, Any]) -> str:
 
 def _run_table(found: dict[str, Any]) -> str:
     rows = [
-        [row["run"], *(_number(row["scores"].get(name)) for name in ("before training", "best on dev"))]
+        [row["run"], *(score_text(row["scores"].get(name)) for name in ("before training", "best on dev"))]
         for row in found["runs"]
     ]
     return markdown_table(["run", "before training", "best on dev"], rows)
@@ -127,7 +128,3 @@ def _shown(spread: dict[str, Any] | None) -> str:
     if not spread or not spread["n"]:
         return "undefined"
     return f"{spread['mean']:.2f}" + (f" ± {spread['std']:.2f}" if spread["std"] is not None else "")
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.2f}"

@@ -19,6 +19,7 @@ LINES = ("#2563eb", "#d97706", "#0d9488", "#9333ea")
 VARIABLES = {INK: "--soft", RULE: "--rule", GOOD: "--good"} | {line: f"--line-{i + 1}" for i, line in enumerate(LINES)}
 """The page's variables by the colours of a picture."""
 DOTS = 40  # points up to which each is drawn, too
+PLAIN = {"text.parse_math": False}  # a dollar in a dev set's name is a dollar
 METADATA = ("Creator", "Date", "Format", "Type")  # what matplotlib would write of itself
 FIGURE = jinja2.Template(
     """<figure><figcaption>{{ title }}</figcaption>{% if note %}<div class="note">{{ note }}</div>{% endif %}
@@ -31,6 +32,11 @@ def curve(log_history: list[dict[str, Any]], metric: str) -> list[dict[str, Any]
     """``[{step, value}, …]`` of one logged metric, one entry a step."""
     points = {entry["step"]: entry[metric] for entry in log_history if metric in entry}
     return [{"step": step, "value": value} for step, value in sorted(points.items())]
+
+
+def points_of(log_history: list[dict[str, Any]], metric: str) -> list[tuple[float, float | None]]:
+    """(step, value) of one logged metric, one entry a step."""
+    return [(point["step"], point["value"]) for point in curve(log_history, metric)]
 
 
 @dataclass
@@ -54,6 +60,7 @@ def draw(
     axis: Any,
     lines: Sequence[Series],
     *,
+    legend: bool,
     x_label: str = "step",
     x_end: float | None = None,
     reference: tuple[str, float] | None = None,
@@ -80,7 +87,7 @@ def draw(
     axis.tick_params(colors=INK, length=0)
     axis.spines[:].set_visible(False)
     axis.ticklabel_format(useOffset=False)
-    if len(lines) > 1:
+    if legend:
         axis.legend(labelcolor=INK, frameon=False)
 
 
@@ -104,12 +111,12 @@ def line_chart(series: Sequence[Series], title: str, *, note: str = "", **more: 
     if not lines:
         return Markup()
     stream = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9}):
+    with matplotlib.rc_context({**PLAIN, "svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9}):
         figure = Figure(figsize=(3, 1.9), layout="constrained")
-        draw(figure.subplots(), lines, **more)
+        draw(figure.subplots(), lines, legend=len(lines) > 1, **more)
         figure.savefig(stream, format="svg", transparent=True, metadata=dict.fromkeys(METADATA))
     # the page's own font and colours; names of groups, which are equal in all drawings, go
-    svg = re.sub(r' id="[a-z.]*[a-z0-9]+_\d+"| font-family: [^;]+;', "", stream.getvalue())
+    svg = re.sub(r' id="[a-z.]*[a-z0-9]+_\d+"| font-family: [^;"]+;?', "", stream.getvalue())
     svg = svg[svg.index("</defs>") + len("</defs>") :]
     svg = re.sub("|".join(VARIABLES), lambda found: f"var({VARIABLES[found.group()]})", svg)
     box = " ".join(f"{72 * inches:g}" for inches in figure.get_size_inches())
@@ -120,15 +127,15 @@ def plot_run(
     path: Path, log_history: list[dict[str, Any]], dev_metrics: list[str], dev_label: str = "Spearman ×100"
 ) -> None:
     """A picture of the loss and its parts (left) and the dev scores (right) over the steps."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
     losses = sorted({key for entry in log_history for key in entry if key == "loss" or key.startswith("loss_")})
-    for axis, names, label in zip(figure.subplots(1, 2), (losses, dev_metrics), ("loss", dev_label), strict=True):
-        lines = [
-            Series(name.removeprefix("eval_"), [(point["step"], point["value"]) for point in curve(log_history, name)])
-            for name in names
-        ]
-        draw(axis, [line for line in lines if line.finite()])
-        axis.set_ylabel(label, color=INK)
-    figure.savefig(path, dpi=120)
+    with matplotlib.rc_context(PLAIN):
+        figure = Figure(figsize=(11, 4), layout="constrained")
+        for axis, names, label in zip(figure.subplots(1, 2), (losses, dev_metrics), ("loss", dev_label), strict=True):
+            lines = [Series(name.removeprefix("eval_"), points_of(log_history, name)) for name in names]
+            drawn = [line for line in lines if line.finite()]
+            draw(axis, drawn, legend=bool(drawn))
+            axis.set_ylabel(label, color=INK)
+        figure.savefig(path, dpi=120)

@@ -4,7 +4,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from cacse_trainer.report.curves import Series, curve, line_chart
+from cacse_trainer.report.curves import Series, line_chart, points_of
 from cacse_trainer.report.page import Rows, Section, page
 
 SPACE = {
@@ -68,7 +68,7 @@ def loss_page(report: dict[str, Any], title: str) -> str:
         before = f"{baseline:.4f} before training, " if baseline is not None else ""
         line = f"Validation loss: {before}{kept:.4f} at step {report['kept_step']}, which was kept."
     chart = line_chart(
-        [Series("validation loss", _points(report, "eval_loss"))],
+        [Series("validation loss", points_of(report["log_history"], "eval_loss"))],
         "validation loss",
         reference=("before training", baseline) if baseline is not None else None,
         mark=(report["kept_step"], kept) if kept is not None else None,
@@ -185,7 +185,7 @@ def _score(value: float | None) -> str:
 def dev_curves(report: dict[str, Any]) -> dict[str, list[tuple[float, float | None]]]:
     """Spearman over the steps by dev set."""
     return {
-        key.removeprefix("eval_").removesuffix("_spearman"): _points(report, key)
+        key.removeprefix("eval_").removesuffix("_spearman"): points_of(report["log_history"], key)
         for key in _keys(report)
         if key.startswith("eval_") and key.endswith("_spearman")
     }
@@ -207,8 +207,7 @@ def dev_charts(report: dict[str, Any]) -> list[Markup]:
                 x_end=report["steps"],
             )
         )
-    transfer = Series("transfer_avg", _points(report, "eval_transfer_avg"))
-    return [*charts, line_chart([transfer], "transfer tasks, dev accuracy", x_end=report["steps"])]
+    return charts + _charts(report, {"eval_transfer_avg": "transfer tasks, dev accuracy"})
 
 
 def loss_charts(report: dict[str, Any]) -> list[Markup]:
@@ -217,8 +216,7 @@ def loss_charts(report: dict[str, Any]) -> list[Markup]:
     if len(keys) == 2:  # one part is the loss itself
         keys = ["loss"]
     keys.sort(key=lambda key: key != "loss")  # stable: the parts in the order of the log
-    names = {key: "loss" if key == "loss" else f"part: {key.removeprefix('loss_')}" for key in keys}
-    return [line_chart([Series(names[k], _points(report, k))], names[k], x_end=report["steps"]) for k in keys]
+    return _charts(report, {key: f"part: {key[5:]}" if key.startswith("loss_") else key for key in keys})
 
 
 def loss_note(report: dict[str, Any]) -> str:
@@ -233,7 +231,7 @@ def space_charts(report: dict[str, Any]) -> list[Markup]:
     charts = []
     for measure, meaning in SPACE.items():
         lines = [
-            Series(key.removeprefix("eval_").removesuffix(f"_{measure}"), _points(report, key))
+            Series(key.removeprefix("eval_").removesuffix(f"_{measure}"), points_of(report["log_history"], key))
             for key in _keys(report)
             if key.startswith("eval_") and key.endswith(f"_{measure}")
         ]
@@ -243,9 +241,14 @@ def space_charts(report: dict[str, Any]) -> list[Markup]:
 
 def optimiser_charts(report: dict[str, Any]) -> list[Markup]:
     """Learning rate and gradient norm."""
+    return _charts(report, OPTIMISER)
+
+
+def _charts(report: dict[str, Any], names: dict[str, str]) -> list[Markup]:
+    """A chart with one line for each key of the log, under its name."""
     return [
-        line_chart([Series(label, _points(report, key))], label, x_end=report["steps"])
-        for key, label in OPTIMISER.items()
+        line_chart([Series(name, points_of(report["log_history"], key))], name, x_end=report["steps"])
+        for key, name in names.items()
     ]
 
 
@@ -273,8 +276,3 @@ def _text(value: Any) -> str:
 def _keys(report: dict[str, Any]) -> list[str]:
     """Names in the log, in the order of their first appearance."""
     return list(dict.fromkeys(key for entry in report["log_history"] for key in entry))
-
-
-def _points(report: dict[str, Any], key: str) -> list[tuple[float, float | None]]:
-    """(step, value) of one name in the log, one entry a step."""
-    return [(point["step"], point["value"]) for point in curve(report["log_history"], key)]

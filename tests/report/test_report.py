@@ -151,8 +151,8 @@ def test_a_chart_puts_points_where_they_belong():
 def test_gaps_constants_and_nothing():
     assert line_chart([Series("x", [(0, None), (1, math.nan)])], "x") == ""
     assert line_chart([], "x") == ""
-    constant = line_chart([Series("a", [(0, 3.0), (5, 3.0)]), Series("b<", [(0, 3.0), (5, None)])], "count")
-    assert "b&lt;" in constant and ">a<" in constant and "nan" not in constant
+    constant = line_chart([Series("a", [(0, 3.0), (5, 3.0)]), Series(r"b<$\no$", [(0, 3.0), (5, None)])], "count")
+    assert r"b&lt;$\no$" in constant and ">a<" in constant and "nan" not in constant
     assert ">a<" not in line_chart([Series("a", [(0, 3.0), (5, 3.0)])], "one line has no legend")
     dots = [line_chart([Series("a", [(i, i) for i in range(n)])], "x").count("<use") for n in (5, 100)]
     assert dots[0] == dots[1] + 5  # a dot a point, unless there are many
