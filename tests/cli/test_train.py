@@ -235,7 +235,7 @@ def test_streaming_and_csv_pairs(command, tmp_path):
         (["--per_device_train_batch_size", "100"], "fewer than one batch of 100"),
         (["--max_seq_length", "100"], "beyond the model's 64 positions"),
         (["--metric_for_best_model", "sts_spearman"], "the dev sets give stsb_spearman"),
-        (["--eval_steps", "3"], "multiple"),
+        (["--eval_steps", "2", "--save_steps", "3"], "multiple"),
         (["--streaming", "true", "--max_steps", "-1"], "streaming needs max_steps"),
         (["--evaluation", "mteb"], "must be sts or none"),
         (["--tower_a", "package:no_such_package/model"], "not installed"),

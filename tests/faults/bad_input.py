@@ -373,7 +373,13 @@ CASES: list[Case] = [
     simcse("masking without a masked loss", "mask_probability has no effect", mask_probability="0.3"),
     simcse("hard negatives without any", "hard_negative_weight has no effect", hard_negative_weight="1"),
     simcse("a projection where there is none", "projection has no effect", pooling="mean", projection="tanh"),
-    recipe("a recipe with another method's setting", "pooling: mean\n", "pooling has no effect with CACSE"),
+    Case(
+        "a recipe with another method's setting",
+        lambda p: p.cacse(
+            *p.recipe(f"tower_a: {p.tower}\ntower_b: {p.tower}\npooling: mean\n"), tower_a=None, tower_b=None
+        ),
+        "pooling has no effect with CACSE",
+    ),
     # ---- recipes ----
     recipe("a recipe with an unknown key", "learning_rat: 1.0e-5\n", "did you mean learning_rate?"),
     recipe("a recipe with a word for a number", "max_steps: many\n", "'many' is no int"),
