@@ -19,7 +19,7 @@ LINES = ("#2563eb", "#d97706", "#0d9488", "#9333ea")
 VARIABLES = {INK: "--soft", RULE: "--rule", GOOD: "--good"} | {line: f"--line-{i + 1}" for i, line in enumerate(LINES)}
 """The page's variables by the colours of a picture."""
 DOTS = 40  # points up to which each is drawn, too
-PLAIN = {"text.parse_math": False}  # a dollar in a dev set's name is a dollar
+PLAIN: dict[Any, Any] = {"text.parse_math": False}  # a dollar in a dev set's name is a dollar
 METADATA = ("Creator", "Date", "Format", "Type")  # what matplotlib would write of itself
 FIGURE = jinja2.Template(
     """<figure><figcaption>{{ title }}</figcaption>{% if note %}<div class="note">{{ note }}</div>{% endif %}
