@@ -9,8 +9,7 @@ from cacse_trainer.cli.encoders import add_encoder_flags, open_encoder
 from cacse_trainer.cli.output import tell
 from cacse_trainer.demo.page import Demo, load_gradio, serve
 from cacse_trainer.errors import UserError
-from cacse_trainer.runs.build import public_name
-from cacse_trainer.settings.resources import resolve_resource
+from cacse_trainer.settings.resources import public_name, resolve_resource
 
 EPILOG = """examples:
   cacse-trainer demo --model runs/cacse/export/ensemble

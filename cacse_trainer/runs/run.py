@@ -19,13 +19,14 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import TrainOutput
 
+from cacse_trainer.compute.distributed import alone
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
 from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.evaluation.environment import environment, peak_memory_gb
+from cacse_trainer.export.encoders import export
 from cacse_trainer.files import plain, write_json, write_text
 from cacse_trainer.report import training_page
 from cacse_trainer.report.curves import curve, plot_run
-from cacse_trainer.runs.build import export_model
 from cacse_trainer.runs.folder import (
     CURVES,
     PAGE,
@@ -158,7 +159,8 @@ class TrainingRun:
                 settings=card_settings(self.model_args, self.data_args, args, self.parsed.recipe),
             )
             if args.export and trainer.is_world_process_zero():
-                result.exported = export_model(model, tokenizer, folder / "export", facts, self.dev_sets)
+                with alone():
+                    result.exported = export(model, tokenizer, folder / "export", facts, self.dev_sets)
             if trainer.is_world_process_zero():
                 self.report(trainer, result, trained, facts)
                 if self.hub is not None:
