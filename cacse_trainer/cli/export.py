@@ -15,7 +15,6 @@ from cacse_trainer.errors import UserError
 from cacse_trainer.export.onnx import export_onnx
 from cacse_trainer.runs.export import export_checkpoint, export_sum, recorded_dev_sets
 from cacse_trainer.runs.preparation import load_dev_sets
-from cacse_trainer.runs.pushing import push_export
 from cacse_trainer.settings.distillation import EncoderChoice
 
 EPILOG = """examples:
@@ -84,7 +83,7 @@ def main(arguments: Sequence[str]) -> None:
         if settings.format == "onnx":
             tell_graphs(output / name, export_onnx(output / name, dev_sets))
     if target is not None:
-        print(f"pushed: {push_export(target, output, scores)}")
+        print(f"pushed: {push_folders([output / name for name in scores], target)}")
     tell_json({"folders": {str(output / name): measured for name, measured in scores.items()}})
 
 

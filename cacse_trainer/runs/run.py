@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import TrainOutput
 
 from cacse_trainer.compute.distributed import alone
+from cacse_trainer.encoding.hub import HubError, HubTarget, prepare_repo, push_folders
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
 from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.evaluation.environment import environment, peak_memory_gb
@@ -45,7 +46,6 @@ from cacse_trainer.runs.preparation import (
     uses_dev_sets,
 )
 from cacse_trainer.runs.progress import use_run_progress
-from cacse_trainer.runs.pushing import check_hub, hub_target, push_export
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.distillation import DistillationArguments
 from cacse_trainer.settings.recipes import Parsed
@@ -138,7 +138,10 @@ class TrainingRun:
             return RunResult(folder)
         with occupied(args):
             if self.hub is not None and trainer.is_world_process_zero():
-                check_hub(self.hub)
+                try:  # a refused token ends the run now, an unreachable hub is only said
+                    prepare_repo(self.hub)
+                except HubError as error:
+                    logger.warning("%s; the training goes on, and the push is tried again at its end", error)
             if self.checkpoint is not None:
                 check_checkpoint(self.checkpoint, trainer.model)
             try_a_batch(trainer)
@@ -165,7 +168,7 @@ class TrainingRun:
                 self.report(trainer, result, trained, facts)
                 if self.hub is not None:
                     try:
-                        result.pushed = push_export(self.hub, folder / "export", result.exported)
+                        result.pushed = push_folders([folder / "export" / name for name in result.exported], self.hub)
                     except (UserError, RunError) as error:  # what was trained is told all the same
                         result.push_error = error
             return result
@@ -201,6 +204,23 @@ class TrainingRun:
         }
         write_text(folder / PAGE, training_page(plain(report), folder.resolve().name))
         write_json(folder / REPORT, report)
+
+
+def hub_target(args: CacseTrainingArguments) -> HubTarget | None:
+    """Where a training run pushes its export; `Trainer`'s own pushing, of checkpoints, is switched off.
+
+    Raises:
+        UserError: no name is given, or there is no export to push.
+    """
+    token, args.hub_token = args.hub_token, None  # or `Trainer` writes it into training_args.bin
+    if not args.push_to_hub:
+        return None
+    args.push_to_hub = False
+    if not args.hub_model_id:
+        raise UserError("push_to_hub needs a name: give --hub_model_id OWNER/NAME")
+    if not args.export:
+        raise UserError("push_to_hub pushes the exported encoders: drop --export false, or --push_to_hub")
+    return HubTarget(args.hub_model_id, args.hub_private_repo, args.hub_revision, token)
 
 
 def duplicates(history: list[dict[str, Any]]) -> float | None:
