@@ -28,15 +28,8 @@ from cacse_trainer.settings.recipes import find_recipe, read_recipe
 from cacse_trainer.settings.resources import nearest, resolve_resource
 
 STAGE = "stage:"
-COMMANDS = {
-    "pairs": "pairs",
-    "tower_a": "train",
-    "tower_b": "train",
-    "joint": "train",
-    "distill": "distill",
-    "evaluate": "evaluate",
-    "export": "export",
-}
+COMMANDS = {name: name for name in ("pairs", "distill", "evaluate", "export")}
+COMMANDS |= dict.fromkeys(("tower_a", "tower_b", "joint"), "train")
 """The commands of the stages that need not name theirs."""
 TRAINING = frozenset({"train", "distill"})
 PROOF = {
@@ -178,10 +171,8 @@ def parse_change(text: str) -> tuple[str, Any]:
 
 def _texts(value: Any) -> list[str]:
     """Every text in a value, however deep."""
-    if isinstance(value, dict):
-        return [text for item in value.values() for text in _texts(item)]
-    if isinstance(value, list):
-        return [text for item in value for text in _texts(item)]
+    if isinstance(value, (dict, list)):
+        return [text for item in (value.values() if isinstance(value, dict) else value) for text in _texts(item)]
     return [value] if isinstance(value, str) else []
 
 

@@ -11,9 +11,9 @@ from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.environment import environment
 from cacse_trainer.evaluation.tables import markdown_table
 from cacse_trainer.files import write_json, write_text
-from cacse_trainer.pipeline.report import score_text
 from cacse_trainer.pipeline.stages import PROOF
 from cacse_trainer.pipeline.sweep import SweepRun
+from cacse_trainer.report.training import score_text
 
 SECTION = "\n## Seeds\n"
 """The heading of what a sweep adds at the end of a card."""
