@@ -121,11 +121,7 @@ def base_dtype(settings: ModelArguments) -> torch.dtype:
 
 
 def check_pooling_of(config: PretrainedConfig, settings: ModelArguments) -> None:
-    """Refuse to read a decoder at its first token, which has seen nothing of the sentence.
-
-    Raises:
-        UserError: with the poolings that fit.
-    """
+    """Refuse to read a decoder at its first token, which has seen nothing of the sentence."""
     kind = config.model_type
     decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     decoder = decoder or any(str(name).endswith("ForCausalLM") for name in config.architectures or [])
@@ -173,11 +169,7 @@ BUILDERS = {CACSE: build_cacse, SIMCSE: build_simcse, DIFFCSE: build_diffcse}
 
 
 def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> None:
-    """Refuse a tokenizer with more tokens than the model has, and a length beyond the model's positions.
-
-    Raises:
-        UserError: with both numbers.
-    """
+    """Refuse a tokenizer with more tokens than the model has, and a length beyond the model's positions."""
     largest, vocabulary = max(tokenizer.get_vocab().values()), model.config.vocab_size
     if largest >= vocabulary:
         raise UserError(
@@ -191,11 +183,7 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_se
 
 
 def check_weights(model: PreTrainedModel) -> None:
-    """Refuse weights that are NaN or infinite, with which nothing can be learned.
-
-    Raises:
-        UserError: with the first such tensor.
-    """
+    """Refuse weights that are NaN or infinite, with which nothing can be learned."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(

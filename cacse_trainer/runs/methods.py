@@ -72,11 +72,7 @@ def settle(parsed: Parsed, unused: Mapping[str, str], deciding: Collection[str] 
 
 
 def check_used(parsed: Parsed) -> None:
-    """Settle what the method, the objective and the pooling do not read (see `settle`).
-
-    Raises:
-        UserError: with the first setting that is refused, and what it belongs to.
-    """
+    """Settle what the method, the objective and the pooling do not read (see `settle`)."""
     unused: dict[str, str] = {}
     for name, wrong in _unused(parsed.groups[0]):
         unused.setdefault(name, wrong)
@@ -121,11 +117,7 @@ def _unused(model_args: ModelArguments) -> Iterator[tuple[str, str]]:
 
 
 def check_hard_negatives(parsed: Parsed, columns: int) -> None:
-    """Settle a weight of hard negatives for text that has none; ``columns`` 0: not known (a stream).
-
-    Raises:
-        UserError: with the number of columns.
-    """
+    """Settle a weight of hard negatives for text that has none; ``columns`` 0: not known (a stream)."""
     if columns in (1, 2):
         wrong = (
             f"hard_negative_weight has no effect: the training text has {columns} column(s), and no hard negatives; "

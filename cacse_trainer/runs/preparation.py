@@ -143,11 +143,7 @@ def transfer_scorers(data_args: DataArguments) -> list[Callable[[Embedder], dict
 
 
 def check_metric(args: CacseTrainingArguments, dev_sets: dict[str, Dataset], scorers: Sequence[object] = ()) -> None:
-    """The metric that chooses the best model must belong to a dev set, or be the average of the transfer tasks.
-
-    Raises:
-        UserError: with the metrics there are.
-    """
+    """The metric that chooses the best model must belong to a dev set, or be the average of the transfer tasks."""
     metric = args.metric_for_best_model
     known = [f"{name}_{kind}" for name in dev_sets for kind in ("spearman", "pearson")]
     known += ["transfer_avg"] if scorers else []

@@ -93,9 +93,6 @@ class TrainingRun:
 
     Args:
         parsed: the settings of the model or of the distillation, of the data and of the training.
-
-    Raises:
-        UserError: with what to mend.
     """
 
     model_args: Settings
@@ -230,11 +227,7 @@ def duplicates(history: list[dict[str, Any]]) -> float | None:
 
 
 def try_a_batch(trainer: CacseTrainer) -> None:
-    """Make the first batch, so that rows that cannot be one are known before an earlier run is deleted.
-
-    Raises:
-        UserError: with what is wrong with a row.
-    """
+    """Make the first batch, so that rows that cannot be one are known before an earlier run is deleted."""
     with torch.random.fork_rng(devices=[]):  # masks are drawn: the training's own draws stay what they are
         trainer.data_collator(list(islice(iter(trainer.train_dataset), trainer.args.train_batch_size)))
 
