@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cacse_trainer.cli.common import OneLineParser, run
-from cacse_trainer.cli.encoders import add_encoder_flags, open_encoder
+from cacse_trainer.cli.encoders import add_encoder_flags, chosen, open_encoder
 from cacse_trainer.cli.output import tell
 from cacse_trainer.compute.distributed import join_processes, world_size
 from cacse_trainer.data.corpus import Corpus
@@ -67,12 +67,9 @@ def main(arguments: Sequence[str]) -> None:
             corpus,
             settings.output,
             {**encoder.described(), **encoder.settings(), "dim": encoder.encode("a").shape[0]},
-            shard_rows=settings.shard_rows,
+            **chosen(settings, "shard_rows", "precision", "batch_size", "overwrite"),
             normalize=not settings.no_normalize,
-            precision=settings.precision,
-            batch_size=settings.batch_size,
             devices=devices,
-            overwrite=settings.overwrite,
             show_progress_bar=not settings.disable_tqdm,
         )
     finally:

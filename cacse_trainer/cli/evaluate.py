@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from cacse_trainer.cli.common import OneLineParser, run
-from cacse_trainer.cli.encoders import add_bf16_flag, add_decoder_flags, decoder_flags, dtype_of
+from cacse_trainer.cli.encoders import add_bf16_flag, add_decoder_flags, torch_settings
 from cacse_trainer.cli.output import tell_json
 from cacse_trainer.compute.distributed import join_processes, rank
 from cacse_trainer.encoding.loading import CHOICES
@@ -82,11 +82,7 @@ def main(arguments: Sequence[str]) -> None:
         settings.weights,
         adapter=settings.adapter,
         device=settings.device,
-        dtype=dtype_of(settings, settings.device),
-        max_seq_length=settings.max_seq_length,
-        tokens_per_batch=settings.tokens_per_batch,
-        trust_remote_code=settings.trust_remote_code,
-        **decoder_flags(settings),
+        **torch_settings(settings, settings.device),
     )
     names = [public_name(name) for name in settings.model]
     mode = "" if settings.mode == "test" else f"_{settings.mode}"

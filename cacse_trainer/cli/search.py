@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from cacse_trainer.cli.common import OneLineParser, run
-from cacse_trainer.cli.encoders import add_encoder_flags, open_encoder
+from cacse_trainer.cli.encoders import add_encoder_flags, chosen, open_encoder
 from cacse_trainer.cli.output import tell_json
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.base import BaseEncoder
@@ -114,11 +114,7 @@ def _build(encoder: BaseEncoder, settings: argparse.Namespace) -> None:
         return
     encoder.build_index(
         corpus,
-        kind=settings.kind,
-        precision=settings.precision,
-        search_effort=settings.search_effort,
-        text_column=settings.text_column,
-        batch_size=settings.batch_size,
+        **chosen(settings, "kind", "precision", "search_effort", "text_column", "batch_size"),
         show_progress_bar=not settings.disable_tqdm,
     )
     logger.info("%d sentences indexed in %.1f s", len(encoder.index or ()), time.perf_counter() - started)

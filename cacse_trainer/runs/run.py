@@ -8,7 +8,7 @@ result = run.execute(trainer, tokenizer, base_models)                    # train
 import logging
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import TrainOutput
 
 from cacse_trainer.compute.distributed import alone
+from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.hub import HubError, HubTarget, prepare_repo, push_folders
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
 from cacse_trainer.errors import RunError, UserError
@@ -42,7 +43,6 @@ from cacse_trainer.runs.preparation import (
     dev_entries,
     load_dev_sets,
     load_training_text,
-    transfer_scorers,
     uses_dev_sets,
 )
 from cacse_trainer.runs.progress import use_run_progress
@@ -107,7 +107,11 @@ class TrainingRun:
         self.train_dataset, self.data_facts = load_training_text(data_args, args)
         uses = uses_dev_sets(data_args, args)
         self.dev_sets = load_dev_sets(dev_entries(data_args)) if uses else {}
-        self.scorers = transfer_scorers(data_args) if uses else []
+        self.scorers: list[Callable[[Embedder], dict[str, float]]] = []
+        if uses and data_args.eval_transfer:
+            from cacse_trainer.evaluation.transfer_dev import TransferDevScorer  # senteval is only needed here
+
+            self.scorers.append(TransferDevScorer(Path(data_args.senteval_data)))
         set_seed(args.seed)
         check_metric(args, self.dev_sets, self.scorers)
 
