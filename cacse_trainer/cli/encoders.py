@@ -38,11 +38,7 @@ def add_bf16_flag(add: Callable[..., Any]) -> None:
 
 
 def dtype_of(settings: argparse.Namespace, device: str | None) -> torch.dtype:
-    """What an encoder computes in.
-
-    Raises:
-        UserError: ``--bf16`` with another word.
-    """
+    """What an encoder computes in."""
     on_cpu = device is not None and device.startswith("cpu")
     return torch.bfloat16 if resolve_bf16(settings.bf16, use_cpu=on_cpu) else torch.float32
 

@@ -63,7 +63,11 @@ def parser() -> OneLineParser:
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     settings = parser().parse_args(arguments)
-    target = flagged_target(settings)
+    target = None
+    if settings.push_to_hub:
+        if not settings.hub_model_id:
+            raise UserError("--push_to_hub needs a name: give --hub_model_id OWNER/NAME")
+        target = HubTarget(settings.hub_model_id, settings.hub_private_repo, settings.hub_revision, settings.hub_token)
     dev_sets = load_dev_sets(settings.dev_file) if settings.dev_file else {}
     if settings.folder is not None:
         use_folder(settings, target, dev_sets)
@@ -85,19 +89,6 @@ def main(arguments: Sequence[str]) -> None:
     if target is not None:
         print(f"pushed: {push_folders([output / name for name in scores], target)}")
     tell_json({"folders": {str(output / name): measured for name, measured in scores.items()}})
-
-
-def flagged_target(settings: argparse.Namespace) -> HubTarget | None:
-    """Where a command with these flags pushes.
-
-    Raises:
-        UserError: no name is given.
-    """
-    if not settings.push_to_hub:
-        return None
-    if not settings.hub_model_id:
-        raise UserError("--push_to_hub needs a name: give --hub_model_id OWNER/NAME")
-    return HubTarget(settings.hub_model_id, settings.hub_private_repo, settings.hub_revision, settings.hub_token)
 
 
 def use_folder(settings: argparse.Namespace, target: HubTarget | None, dev_sets: dict[str, Dataset]) -> None:

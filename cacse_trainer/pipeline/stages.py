@@ -88,11 +88,7 @@ class Stage:
         return words
 
     def fingerprint(self, earlier: Mapping[str, str]) -> str:
-        """Hash of the settings and of everything that they name.
-
-        Args:
-            earlier: the hashes of the stages before.
-        """
+        """Hash of the settings and of everything that they name; ``earlier``: the hashes of the stages before."""
         settings = self.effective_settings()
         settings.pop("output_dir", None)
         digest = hashlib.sha256(repr((self.command, sorted(settings.items(), key=lambda item: item[0]))).encode())

@@ -19,12 +19,7 @@ HIDDEN_SETTINGS = frozenset({"train_batch_size", "eval_batch_size", "hub_token"}
 
 
 def training_page(report: dict[str, Any], title: str) -> str:
-    """``report.html``.
-
-    Args:
-        report: the contents of ``training_report.json``.
-        title: of the page; the run's name.
-    """
+    """``report.html``, from the contents of ``training_report.json``; its title is the run's name."""
     settings = report["settings"]
     recipe = f"recipe {settings['recipe']}" if settings.get("recipe") else "no recipe"
     line, mood = verdict(report)

@@ -32,12 +32,7 @@ def distill(
     args: CacseTrainingArguments,
     parsed: Parsed | None = None,
 ) -> RunResult:
-    """What ``cacse-trainer distill`` does; see `train` for the arguments.
-
-    Raises:
-        UserError: with what to mend.
-        RunError: nothing was learned, or the export does not give the model's vectors.
-    """
+    """What ``cacse-trainer distill`` does; see `train` for the arguments and the errors."""
     parsed = parsed or Parsed((settings, data_args, args))
     settle(
         parsed,

@@ -29,6 +29,7 @@ from cacse_trainer.export.encoders import export
 from cacse_trainer.files import plain, write_json, write_text
 from cacse_trainer.report import training_page
 from cacse_trainer.report.curves import curve, plot_run
+from cacse_trainer.runs import preparation
 from cacse_trainer.runs.folder import (
     CURVES,
     PAGE,
@@ -37,13 +38,6 @@ from cacse_trainer.runs.folder import (
     check_output_dir,
     clear_output_dir,
     occupied,
-)
-from cacse_trainer.runs.preparation import (
-    check_metric,
-    dev_entries,
-    load_dev_sets,
-    load_training_text,
-    uses_dev_sets,
 )
 from cacse_trainer.runs.progress import use_run_progress
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
@@ -89,11 +83,7 @@ class RunResult:
 
 
 class TrainingRun:
-    """One run: its settings, and what is loaded for it: the text, the dev sets, the checkpoint to go on from.
-
-    Args:
-        parsed: the settings of the model or of the distillation, of the data and of the training.
-    """
+    """One run: its settings (of model or distillation, data, training), and its text, dev sets and checkpoint."""
 
     model_args: Settings
     data_args: DataArguments
@@ -104,16 +94,16 @@ class TrainingRun:
         self.model_args, self.data_args, self.args = _, data_args, args = parsed.groups
         self.hub = hub_target(args)
         self.checkpoint = check_output_dir(args)
-        self.train_dataset, self.data_facts = load_training_text(data_args, args)
-        uses = uses_dev_sets(data_args, args)
-        self.dev_sets = load_dev_sets(dev_entries(data_args)) if uses else {}
+        self.train_dataset, self.data_facts = preparation.load_training_text(data_args, args)
+        uses = preparation.uses_dev_sets(data_args, args)
+        self.dev_sets = preparation.load_dev_sets(preparation.dev_entries(data_args)) if uses else {}
         self.scorers: list[Callable[[Embedder], dict[str, float]]] = []
         if uses and data_args.eval_transfer:
             from cacse_trainer.evaluation.transfer_dev import TransferDevScorer  # senteval is only needed here
 
             self.scorers.append(TransferDevScorer(Path(data_args.senteval_data)))
         set_seed(args.seed)
-        check_metric(args, self.dev_sets, self.scorers)
+        preparation.check_metric(args, self.dev_sets, self.scorers)
 
     def execute(
         self,
