@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.encoders import add_encoder_flags, open_encoder
 from cacse_trainer.cli.output import tell
 from cacse_trainer.demo.page import Demo, load_gradio, serve
@@ -22,10 +22,8 @@ Needs pip install 'cacse-trainer[demo]'. Nothing leaves the machine; --host 0.0.
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = OneLineParser(
-        prog="cacse-trainer demo",
-        description="A page in the browser: similarity, search, two models side by side, a map of embeddings.",
-        epilog=EPILOG,
+    made = command_parser(
+        "demo", "A page in the browser: similarity, search, two models side by side, a map of embeddings.", EPILOG
     )
     add = made.add_argument
     add(

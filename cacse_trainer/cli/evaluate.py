@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.encoders import add_bf16_flag, add_decoder_flags, torch_settings
 from cacse_trainer.cli.output import tell_json
 from cacse_trainer.compute.distributed import join_processes, rank
@@ -30,9 +30,7 @@ A second call with the same output folder goes on where the first one stopped.
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = OneLineParser(
-        prog="cacse-trainer evaluate", description="Score an encoder on SentEval and MTEB.", epilog=EPILOG
-    )
+    made = command_parser("evaluate", "Score an encoder on SentEval and MTEB.", EPILOG)
     add = made.add_argument
     add(
         "--model",

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.output import tell_json
 from cacse_trainer.encoding.hub import HubTarget, push_folders
 from cacse_trainer.errors import UserError
@@ -27,10 +27,8 @@ EPILOG = """examples:
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = OneLineParser(
-        prog="cacse-trainer export",
-        description="Turn a training checkpoint, or a weighted list of encoders, into folders that load.",
-        epilog=EPILOG,
+    made = command_parser(
+        "export", "Turn a training checkpoint, or a weighted list of encoders, into folders that load.", EPILOG
     )
     add = made.add_argument
     source = made.add_mutually_exclusive_group(required=True)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.encoders import chosen
 from cacse_trainer.cli.output import tell
 from cacse_trainer.encoding.model_card import CardFacts
@@ -23,11 +23,11 @@ EPILOG = """examples:
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = OneLineParser(
-        prog="cacse-trainer import",
-        description="Turn the CACSE release's pytorch_model.bin into a model folder (cacse-trainer export goes on from "
+    made = command_parser(
+        "import",
+        "Turn the CACSE release's pytorch_model.bin into a model folder (cacse-trainer export goes on from "
         "there), or, with --head, a training checkpoint or released model of SimCSE or DiffCSE into a plain encoder.",
-        epilog=EPILOG,
+        EPILOG,
     )
     add = made.add_argument
     add("--checkpoint", required=True, help="pytorch_model.bin or .safetensors with the release's key names")

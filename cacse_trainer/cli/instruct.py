@@ -106,12 +106,7 @@ def _told_of_evaluation(report: dict[str, Any]) -> list[str]:
     return [evaluation.terminal_table(report["rows"])]
 
 
-TOLD = {
-    "data": _told_of_data,
-    "train": _told_of_training,
-    "merge": _told_of_merge,
-    "evaluate": _told_of_evaluation,
-}
+TOLD = {"data": _told_of_data, "train": _told_of_training, "merge": _told_of_merge, "evaluate": _told_of_evaluation}
 
 if __name__ == "__main__":
     sys.exit(run(main))
