@@ -26,15 +26,10 @@ def parser() -> OneLineParser:
         "demo", "A page in the browser: similarity, search, two models side by side, a map of embeddings.", EPILOG
     )
     add = made.add_argument
-    add(
-        "--model",
-        action="append",
-        required=True,
-        help="folder, hub id or package:NAME/FOLDER; a second one is shown beside",
-    )
-    add(
-        "--corpus", help="txt (one sentence a line), csv, tsv, jsonl or parquet file to search; the page takes one, too"
-    )
+    shown = "folder, hub id or package:NAME/FOLDER; a second one is shown beside"
+    add("--model", action="append", required=True, help=shown)
+    searched = "txt (one sentence a line), csv, tsv, jsonl or parquet file to search; the page takes one, too"
+    add("--corpus", help=searched)
     add("--text_column", help="of a corpus with several columns")
     add("--host", default="127.0.0.1", help="address to listen at; default 127.0.0.1: this machine only")
     add("--port", type=int, default=7860, help="default 7860; 0: a free one")

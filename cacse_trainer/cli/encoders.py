@@ -19,12 +19,8 @@ def add_encoder_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the encoder").add_argument
     add("--pooling", help=f"{', '.join(CHOICES)}. Default: what the folder states")
     add_decoder_flags(add)
-    add(
-        "--backend",
-        default="torch",
-        choices=["torch", *GRAPHS],
-        help="onnx, onnx_int8: the folder's graphs, made by cacse-trainer export --format onnx",
-    )
+    graphs = "onnx, onnx_int8: the folder's graphs, made by cacse-trainer export --format onnx"
+    add("--backend", default="torch", choices=["torch", *GRAPHS], help=graphs)
     add_bf16_flag(add)
     add("--max_seq_length", type=int, help="in tokens; default: what the model states")
     add("--tokens_per_batch", type=int, help="padded tokens a batch; default: by kind of device")

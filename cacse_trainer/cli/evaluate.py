@@ -32,11 +32,8 @@ def parser() -> OneLineParser:
     """The command's flags."""
     made = command_parser("evaluate", "Score an encoder on SentEval and MTEB.", EPILOG)
     add = made.add_argument
-    add(
-        "--model",
-        action="append",
-        help="folder, hub id or package:NAME/FOLDER; several are summed. With --adapter: its base, by default",
-    )
+    scored = "folder, hub id or package:NAME/FOLDER; several are summed. With --adapter: its base, by default"
+    add("--model", action="append", help=scored)
     add("--weights", nargs="+", type=float, help="of several models, one number each; default: 1 each")
     add("--pooling", nargs="+", help=f"{', '.join(CHOICES)}; one, or one a model. Default: what the folder states")
     add_decoder_flags(add)

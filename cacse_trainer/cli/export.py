@@ -33,16 +33,11 @@ def parser() -> OneLineParser:
     add = made.add_argument
     source = made.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="folder of a checkpoint, or of a finished run")
-    source.add_argument(
-        "--folder", type=Path, help="instead: a folder that was exported before, for --format onnx or --push_to_hub"
-    )
-    source.add_argument(
-        "--encoders",
-        nargs="+",
-        type=EncoderChoice,
-        metavar="path=…,pooling=…,weight=…",
-        help="instead: encoders whose weighted sum is written as one ensemble; tokenizers may differ",
-    )
+    before = "instead: a folder that was exported before, for --format onnx or --push_to_hub"
+    source.add_argument("--folder", type=Path, help=before)
+    summed = "instead: encoders whose weighted sum is written as one ensemble; tokenizers may differ"
+    choice = "path=…,pooling=…,weight=…"
+    source.add_argument("--encoders", nargs="+", type=EncoderChoice, metavar=choice, help=summed)
     add("--output_dir", type=Path, help="where the folders are written (not with --folder)")
     scored = "dev sets that the exported folders are scored on, for their cards; default: the run's own"
     add("--dev_file", nargs="+", metavar="NAME=PATH", help=scored)
