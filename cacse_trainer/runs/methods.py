@@ -42,7 +42,7 @@ def method_of(settings: ModelArguments) -> str:
 
 
 def settings_of(method: str, settings: ModelArguments) -> dict[str, Any]:
-    """What a method's model is built with, besides the folders that make a method this one."""
+    """The settings that a method's model is built with, by name."""
     own = (name for name, owners in BELONGS_TO.items() if method in owners)
     return {name: getattr(settings, name) for name in (*SHARED, *own)}
 
