@@ -65,7 +65,7 @@ def check_flags(name: str, flags: list[str], tmp_path: Path) -> None:
     if name in ("train", "distill"):
         module = train if name == "train" else distill
         own = ["--output_dir", str(tmp_path)] if "--output_dir" not in flags else []
-        parsed = parse_run(module.SETTINGS, [*flags, *own], **module.HELP)
+        parsed = parse_run(module.parser(), [*flags, *own])
         if name == "train":
             check_used(parsed)
     else:

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, one-line errors, quiet logs."""
+"""What the commands share: their parser, exit codes, one-line errors, quiet logs."""
 
 import atexit
 import contextlib
@@ -21,6 +21,11 @@ from cacse_trainer.compute.distributed import is_distributed, rank
 from cacse_trainer.errors import Interrupted, RunError, UserError, one_line
 from cacse_trainer.settings.command_line import OneLineParser
 from cacse_trainer.training.checkpoints import is_write_failure
+
+
+def command_parser(name: str, what: str, epilog: str) -> OneLineParser:
+    """The parser of ``cacse-trainer NAME``: what the command does, and the examples below its flags."""
+    return OneLineParser(prog=f"cacse-trainer {name}", description=what, epilog=epilog)
 
 
 def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.output import tell
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.compare import compare, comparison_rows
@@ -24,11 +24,7 @@ be in the set. (Other training seeds are another source of chance, which it does
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = OneLineParser(
-        prog="cacse-trainer compare",
-        description="Differences of two evaluations by task, second - first.",
-        epilog=EPILOG,
-    )
+    made = command_parser("compare", "Differences of two evaluations by task, second - first.", EPILOG)
     made.add_argument("first", type=Path, help="results.json of the one model, or its folder")
     made.add_argument("second", type=Path, help="results.json of the other")
     made.add_argument("--draws", type=int, default=1000, help="of the bootstrap")

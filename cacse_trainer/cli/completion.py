@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import shtab
 
-from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.main import COMMANDS, MODULES
 from cacse_trainer.cli.output import tell
 from cacse_trainer.settings.recipes import recipe_names
@@ -27,11 +27,7 @@ EPILOG = """examples:
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = OneLineParser(
-        prog="cacse-trainer completion",
-        description="Print a script that completes commands, flags, recipes and choices.",
-        epilog=EPILOG,
-    )
+    made = command_parser("completion", "Print a script that completes commands, flags, recipes and choices.", EPILOG)
     made.add_argument("shell", choices=SHELLS)
     return made
 

@@ -4,13 +4,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.encoders import add_encoder_flags, open_encoder
 from cacse_trainer.cli.output import tell
 from cacse_trainer.demo.page import Demo, load_gradio, serve
 from cacse_trainer.errors import UserError
-from cacse_trainer.runs.build import public_name
-from cacse_trainer.settings.resources import resolve_resource
+from cacse_trainer.settings.resources import public_name, resolve_resource
 
 EPILOG = """examples:
   cacse-trainer demo --model runs/cacse/export/ensemble
@@ -23,21 +22,14 @@ Needs pip install 'cacse-trainer[demo]'. Nothing leaves the machine; --host 0.0.
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = OneLineParser(
-        prog="cacse-trainer demo",
-        description="A page in the browser: similarity, search, two models side by side, a map of embeddings.",
-        epilog=EPILOG,
+    made = command_parser(
+        "demo", "A page in the browser: similarity, search, two models side by side, a map of embeddings.", EPILOG
     )
     add = made.add_argument
-    add(
-        "--model",
-        action="append",
-        required=True,
-        help="folder, hub id or package:NAME/FOLDER; a second one is shown beside",
-    )
-    add(
-        "--corpus", help="txt (one sentence a line), csv, tsv, jsonl or parquet file to search; the page takes one, too"
-    )
+    shown = "folder, hub id or package:NAME/FOLDER; a second one is shown beside"
+    add("--model", action="append", required=True, help=shown)
+    searched = "txt (one sentence a line), csv, tsv, jsonl or parquet file to search; the page takes one, too"
+    add("--corpus", help=searched)
     add("--text_column", help="of a corpus with several columns")
     add("--host", default="127.0.0.1", help="address to listen at; default 127.0.0.1: this machine only")
     add("--port", type=int, default=7860, help="default 7860; 0: a free one")

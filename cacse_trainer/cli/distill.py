@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from cacse_trainer.cli.common import run
 from cacse_trainer.cli.train import tell_run
@@ -18,22 +17,16 @@ EPILOG = """examples:
 """
 
 
-SETTINGS = (DistillationArguments, DataArguments, CacseTrainingArguments)
-HELP: dict[str, Any] = {
-    "prog": "cacse-trainer distill",
-    "description": "Train one encoder to give a frozen teacher's vectors, and export it.",
-    "epilog": EPILOG,
-}
-
-
 def parser() -> RecipeParser:
     """The command's flags."""
-    return RecipeParser(SETTINGS, **HELP)
+    settings = (DistillationArguments, DataArguments, CacseTrainingArguments)
+    what = "Train one encoder to give a frozen teacher's vectors, and export it."
+    return RecipeParser(settings, prog="cacse-trainer distill", description=what, epilog=EPILOG)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
-    parsed = parse_run(SETTINGS, arguments, **HELP)
+    parsed = parse_run(parser(), arguments)
     settings, data_args, args = parsed.groups
     tell_run(distill(settings, data_args, args, parsed))
 

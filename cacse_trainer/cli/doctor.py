@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.output import tell_json
 from cacse_trainer.errors import UserError
 from cacse_trainer.runs.doctor import Finding, look
@@ -20,10 +20,10 @@ fail: to be mended first; the exit code is then 1.
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = OneLineParser(
-        prog="cacse-trainer doctor",
-        description="Look at versions, GPU, bf16, extras, data, disk and hub access, and say what to do about each.",
-        epilog=EPILOG,
+    made = command_parser(
+        "doctor",
+        "Look at versions, GPU, bf16, extras, data, disk and hub access, and say what to do about each.",
+        EPILOG,
     )
     add = made.add_argument
     add("--data_dir", type=Path, help="SentEval's data folder. Default: SentEval/data, here or in the checkout")

@@ -5,8 +5,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cacse_trainer.cli.common import OneLineParser, run
-from cacse_trainer.cli.encoders import add_encoder_flags, open_encoder
+from cacse_trainer.cli.common import OneLineParser, command_parser, run
+from cacse_trainer.cli.encoders import add_encoder_flags, chosen, open_encoder
 from cacse_trainer.cli.output import tell
 from cacse_trainer.compute.distributed import join_processes, world_size
 from cacse_trainer.data.corpus import Corpus
@@ -31,9 +31,7 @@ Several machines need a folder for the output that all of them see.
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = OneLineParser(
-        prog="cacse-trainer encode", description="Encode a file of sentences into a file of vectors.", epilog=EPILOG
-    )
+    made = command_parser("encode", "Encode a file of sentences into a file of vectors.", EPILOG)
     add = made.add_argument
     add("--model", help="folder, hub id or package:NAME/FOLDER; with --adapter: its base, by default")
     add("--input", required=True, help="txt (one sentence a line), csv, tsv, jsonl or parquet file, or a hub data set")
@@ -67,12 +65,9 @@ def main(arguments: Sequence[str]) -> None:
             corpus,
             settings.output,
             {**encoder.described(), **encoder.settings(), "dim": encoder.encode("a").shape[0]},
-            shard_rows=settings.shard_rows,
+            **chosen(settings, "shard_rows", "precision", "batch_size", "overwrite"),
             normalize=not settings.no_normalize,
-            precision=settings.precision,
-            batch_size=settings.batch_size,
             devices=devices,
-            overwrite=settings.overwrite,
             show_progress_bar=not settings.disable_tqdm,
         )
     finally:

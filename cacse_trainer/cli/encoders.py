@@ -19,12 +19,8 @@ def add_encoder_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the encoder").add_argument
     add("--pooling", help=f"{', '.join(CHOICES)}. Default: what the folder states")
     add_decoder_flags(add)
-    add(
-        "--backend",
-        default="torch",
-        choices=["torch", *GRAPHS],
-        help="onnx, onnx_int8: the folder's graphs, made by cacse-trainer export --format onnx",
-    )
+    graphs = "onnx, onnx_int8: the folder's graphs, made by cacse-trainer export --format onnx"
+    add("--backend", default="torch", choices=["torch", *GRAPHS], help=graphs)
     add_bf16_flag(add)
     add("--max_seq_length", type=int, help="in tokens; default: what the model states")
     add("--tokens_per_batch", type=int, help="padded tokens a batch; default: by kind of device")
@@ -38,11 +34,7 @@ def add_bf16_flag(add: Callable[..., Any]) -> None:
 
 
 def dtype_of(settings: argparse.Namespace, device: str | None) -> torch.dtype:
-    """What an encoder computes in.
-
-    Raises:
-        UserError: ``--bf16`` with another word.
-    """
+    """What an encoder computes in."""
     on_cpu = device is not None and device.startswith("cpu")
     return torch.bfloat16 if resolve_bf16(settings.bf16, use_cpu=on_cpu) else torch.float32
 
@@ -58,9 +50,15 @@ def add_decoder_flags(add: Callable[..., Any]) -> None:
 DECODER_FLAGS = ("prompt_template", "append_eos", "bidirectional_start_layer")
 
 
-def decoder_flags(settings: argparse.Namespace) -> dict[str, Any]:
-    """What `add_decoder_flags` added, but the adapter, as `SentenceEncoder` takes it."""
-    return {name: getattr(settings, name) for name in DECODER_FLAGS}
+def chosen(settings: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The flags of these names, to be handed over by name."""
+    return {name: getattr(settings, name) for name in names}
+
+
+def torch_settings(settings: argparse.Namespace, device: str | None) -> dict[str, Any]:
+    """How an encoder is loaded and computes, as `SentenceEncoder` and `open_encoders` take it."""
+    flags = chosen(settings, "max_seq_length", "tokens_per_batch", "trust_remote_code", *DECODER_FLAGS)
+    return {**flags, "dtype": dtype_of(settings, device)}
 
 
 def open_encoder(settings: argparse.Namespace, model: str | None, device: str | None) -> BaseEncoder:
@@ -71,23 +69,13 @@ def open_encoder(settings: argparse.Namespace, model: str | None, device: str | 
     """
     if model is None and settings.adapter is None:
         raise UserError("command line: give --model, or --adapter")
-    common: dict[str, Any] = {
-        "max_seq_length": settings.max_seq_length,
-        "tokens_per_batch": settings.tokens_per_batch,
-        "truncate_dim": settings.truncate_dim,
-    }
     if settings.backend == "torch":
+        own = torch_settings(settings, device)
         return SentenceEncoder(
-            model,
-            settings.pooling,
-            device,
-            settings.adapter,
-            dtype=dtype_of(settings, device),
-            trust_remote_code=settings.trust_remote_code,
-            **common,
-            **decoder_flags(settings),
+            model, settings.pooling, device, settings.adapter, truncate_dim=settings.truncate_dim, **own
         )
     for flag in ("pooling", "adapter", "bf16", "trust_remote_code", *DECODER_FLAGS):
         if getattr(settings, flag) not in (None, False, "false", "auto"):
             raise UserError(f"--{flag}: belongs to --backend torch; a graph is what it was exported as")
-    return OnnxEncoder(str(model), settings.backend, device, **common)
+    own = chosen(settings, "max_seq_length", "tokens_per_batch", "truncate_dim")
+    return OnnxEncoder(str(model), settings.backend, device, **own)

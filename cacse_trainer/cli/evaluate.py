@@ -4,8 +4,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from cacse_trainer.cli.common import OneLineParser, run
-from cacse_trainer.cli.encoders import add_bf16_flag, add_decoder_flags, decoder_flags, dtype_of
+from cacse_trainer.cli.common import OneLineParser, command_parser, run
+from cacse_trainer.cli.encoders import add_bf16_flag, add_decoder_flags, torch_settings
 from cacse_trainer.cli.output import tell_json
 from cacse_trainer.compute.distributed import join_processes, rank
 from cacse_trainer.encoding.loading import CHOICES
@@ -30,15 +30,10 @@ A second call with the same output folder goes on where the first one stopped.
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = OneLineParser(
-        prog="cacse-trainer evaluate", description="Score an encoder on SentEval and MTEB.", epilog=EPILOG
-    )
+    made = command_parser("evaluate", "Score an encoder on SentEval and MTEB.", EPILOG)
     add = made.add_argument
-    add(
-        "--model",
-        action="append",
-        help="folder, hub id or package:NAME/FOLDER; several are summed. With --adapter: its base, by default",
-    )
+    scored = "folder, hub id or package:NAME/FOLDER; several are summed. With --adapter: its base, by default"
+    add("--model", action="append", help=scored)
     add("--weights", nargs="+", type=float, help="of several models, one number each; default: 1 each")
     add("--pooling", nargs="+", help=f"{', '.join(CHOICES)}; one, or one a model. Default: what the folder states")
     add_decoder_flags(add)
@@ -82,11 +77,7 @@ def main(arguments: Sequence[str]) -> None:
         settings.weights,
         adapter=settings.adapter,
         device=settings.device,
-        dtype=dtype_of(settings, settings.device),
-        max_seq_length=settings.max_seq_length,
-        tokens_per_batch=settings.tokens_per_batch,
-        trust_remote_code=settings.trust_remote_code,
-        **decoder_flags(settings),
+        **torch_settings(settings, settings.device),
     )
     names = [public_name(name) for name in settings.model]
     mode = "" if settings.mode == "test" else f"_{settings.mode}"

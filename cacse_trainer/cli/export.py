@@ -8,14 +8,13 @@ from typing import Any
 
 from datasets import Dataset
 
-from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.output import tell_json
 from cacse_trainer.encoding.hub import HubTarget, push_folders
 from cacse_trainer.errors import UserError
 from cacse_trainer.export.onnx import export_onnx
 from cacse_trainer.runs.export import export_checkpoint, export_sum, recorded_dev_sets
 from cacse_trainer.runs.preparation import load_dev_sets
-from cacse_trainer.runs.pushing import push_export
 from cacse_trainer.settings.distillation import EncoderChoice
 
 EPILOG = """examples:
@@ -28,24 +27,17 @@ EPILOG = """examples:
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = OneLineParser(
-        prog="cacse-trainer export",
-        description="Turn a training checkpoint, or a weighted list of encoders, into folders that load.",
-        epilog=EPILOG,
+    made = command_parser(
+        "export", "Turn a training checkpoint, or a weighted list of encoders, into folders that load.", EPILOG
     )
     add = made.add_argument
     source = made.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="folder of a checkpoint, or of a finished run")
-    source.add_argument(
-        "--folder", type=Path, help="instead: a folder that was exported before, for --format onnx or --push_to_hub"
-    )
-    source.add_argument(
-        "--encoders",
-        nargs="+",
-        type=EncoderChoice,
-        metavar="path=…,pooling=…,weight=…",
-        help="instead: encoders whose weighted sum is written as one ensemble; tokenizers may differ",
-    )
+    before = "instead: a folder that was exported before, for --format onnx or --push_to_hub"
+    source.add_argument("--folder", type=Path, help=before)
+    summed = "instead: encoders whose weighted sum is written as one ensemble; tokenizers may differ"
+    choice = "path=…,pooling=…,weight=…"
+    source.add_argument("--encoders", nargs="+", type=EncoderChoice, metavar=choice, help=summed)
     add("--output_dir", type=Path, help="where the folders are written (not with --folder)")
     scored = "dev sets that the exported folders are scored on, for their cards; default: the run's own"
     add("--dev_file", nargs="+", metavar="NAME=PATH", help=scored)
@@ -64,7 +56,11 @@ def parser() -> OneLineParser:
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     settings = parser().parse_args(arguments)
-    target = flagged_target(settings)
+    target = None
+    if settings.push_to_hub:
+        if not settings.hub_model_id:
+            raise UserError("--push_to_hub needs a name: give --hub_model_id OWNER/NAME")
+        target = HubTarget(settings.hub_model_id, settings.hub_private_repo, settings.hub_revision, settings.hub_token)
     dev_sets = load_dev_sets(settings.dev_file) if settings.dev_file else {}
     if settings.folder is not None:
         use_folder(settings, target, dev_sets)
@@ -84,21 +80,8 @@ def main(arguments: Sequence[str]) -> None:
         if settings.format == "onnx":
             tell_graphs(output / name, export_onnx(output / name, dev_sets))
     if target is not None:
-        print(f"pushed: {push_export(target, output, scores)}")
+        print(f"pushed: {push_folders([output / name for name in scores], target)}")
     tell_json({"folders": {str(output / name): measured for name, measured in scores.items()}})
-
-
-def flagged_target(settings: argparse.Namespace) -> HubTarget | None:
-    """Where a command with these flags pushes.
-
-    Raises:
-        UserError: no name is given.
-    """
-    if not settings.push_to_hub:
-        return None
-    if not settings.hub_model_id:
-        raise UserError("--push_to_hub needs a name: give --hub_model_id OWNER/NAME")
-    return HubTarget(settings.hub_model_id, settings.hub_private_repo, settings.hub_revision, settings.hub_token)
 
 
 def use_folder(settings: argparse.Namespace, target: HubTarget | None, dev_sets: dict[str, Dataset]) -> None:

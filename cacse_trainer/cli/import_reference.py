@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.common import OneLineParser, command_parser, run
+from cacse_trainer.cli.encoders import chosen
 from cacse_trainer.cli.output import tell
 from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.errors import UserError, user_errors
@@ -22,28 +23,27 @@ EPILOG = """examples:
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = OneLineParser(
-        prog="cacse-trainer import",
-        description="Turn the CACSE release's pytorch_model.bin into a model folder (cacse-trainer export goes on from "
+    made = command_parser(
+        "import",
+        "Turn the CACSE release's pytorch_model.bin into a model folder (cacse-trainer export goes on from "
         "there), or, with --head, a training checkpoint or released model of SimCSE or DiffCSE into a plain encoder.",
-        epilog=EPILOG,
+        EPILOG,
     )
-    made.add_argument(
-        "--checkpoint", required=True, help="pytorch_model.bin or .safetensors with the release's key names"
-    )
-    made.add_argument("--tower_a", help="folder or hub id whose config and tokenizer tower A has")
-    made.add_argument("--tower_b", help="the same for tower B; default: tower A's")
-    made.add_argument("--constraint", help="the same for the constraint model; default: tower A's")
-    made.add_argument("--cascade_start_layer", type=int, default=7, help="k0: BERT 7, RoBERTa 11")
-    made.add_argument("--constraint_layers", type=int, default=4, help="m: BERT 4, RoBERTa 1")
-    made.add_argument("--cascade_heads", type=int, default=6, help="without effect, kept in the config")
-    made.add_argument(
+    add = made.add_argument
+    add("--checkpoint", required=True, help="pytorch_model.bin or .safetensors with the release's key names")
+    add("--tower_a", help="folder or hub id whose config and tokenizer tower A has")
+    add("--tower_b", help="the same for tower B; default: tower A's")
+    add("--constraint", help="the same for the constraint model; default: tower A's")
+    add("--cascade_start_layer", type=int, default=7, help="k0: BERT 7, RoBERTa 11")
+    add("--constraint_layers", type=int, default=4, help="m: BERT 4, RoBERTa 1")
+    add("--cascade_heads", type=int, default=6, help="without effect, kept in the config")
+    add(
         "--head",
         choices=("use", "drop"),
         help="SimCSE, DiffCSE: whether the head is used at inference. use: supervised SimCSE; drop: the raw CLS state, "
         "for unsupervised SimCSE and DiffCSE (the file does not say which it is)",
     )
-    made.add_argument("--output_dir", required=True, help="folder of the model")
+    add("--output_dir", required=True, help="folder of the model")
     return made
 
 
@@ -62,9 +62,7 @@ def main(arguments: Sequence[str]) -> None:
             tower_a,
             resolve_resource(settings.tower_b or settings.tower_a),
             resolve_resource(settings.constraint or settings.tower_a),
-            cascade_start_layer=settings.cascade_start_layer,
-            constraint_layers=settings.constraint_layers,
-            cascade_heads=settings.cascade_heads,
+            **chosen(settings, "cascade_start_layer", "constraint_layers", "cascade_heads"),
         )
     for what, names in (("skipped", report.skipped), ("left over", report.left_over), ("missing", report.missing)):
         print(f"{what}: {len(names)}", *names, sep="\n  ")

@@ -40,24 +40,19 @@ EPILOG = """examples:
   cacse-trainer instruct --config instruct/tiny --pairs mine=pairs.tsv --gold_range 0 1 --stages data
 """
 
-SETTINGS = (
-    StageArguments,
-    InstructDataArguments,
-    InstructModelArguments,
-    InstructEvaluationArguments,
-    CommonTrainingArguments,
-)
-HELP: dict[str, Any] = {"prog": "cacse-trainer instruct", "description": DESCRIPTION, "epilog": EPILOG}
-
 
 def parser() -> RecipeParser:
     """The command's flags."""
-    return RecipeParser(SETTINGS, **HELP)
+    settings = (
+        *(StageArguments, InstructDataArguments, InstructModelArguments),
+        *(InstructEvaluationArguments, CommonTrainingArguments),
+    )
+    return RecipeParser(settings, prog="cacse-trainer instruct", description=DESCRIPTION, epilog=EPILOG)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
-    parsed = parse_run(SETTINGS, arguments, **HELP)
+    parsed = parse_run(parser(), arguments)
     stage_args, data_args, model_args, eval_args, args = parsed.groups
     hand_over(vars(args))
     root = Path(str(args.output_dir))
@@ -111,12 +106,7 @@ def _told_of_evaluation(report: dict[str, Any]) -> list[str]:
     return [evaluation.terminal_table(report["rows"])]
 
 
-TOLD = {
-    "data": _told_of_data,
-    "train": _told_of_training,
-    "merge": _told_of_merge,
-    "evaluate": _told_of_evaluation,
-}
+TOLD = {"data": _told_of_data, "train": _told_of_training, "merge": _told_of_merge, "evaluate": _told_of_evaluation}
 
 if __name__ == "__main__":
     sys.exit(run(main))

@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from cacse_trainer.settings.resources import nearest
 from cacse_trainer.version import __version__
 
 COMMANDS = {
@@ -87,8 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        from cacse_trainer.settings.resources import nearest
-
         print(f"error: no command {name!r}{nearest(name, list(COMMANDS))} (cacse-trainer --help)", file=sys.stderr)
         return 2
     from cacse_trainer.cli.common import run

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.output import tell
 from cacse_trainer.data import load_sentences
 from cacse_trainer.data.round_trip import Translator, write_pairs
@@ -26,10 +26,8 @@ A second call with the same settings goes on where the first one stopped.
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = OneLineParser(
-        prog="cacse-trainer pairs",
-        description="Translate each sentence into another language and back: a file of (anchor, positive) rows.",
-        epilog=EPILOG,
+    made = command_parser(
+        "pairs", "Translate each sentence into another language and back: a file of (anchor, positive) rows.", EPILOG
     )
     add = made.add_argument
     add("--input", required=True, help="text, one sentence a line (or any source that train_file takes)")

@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.output import tell
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.tables import text_table
@@ -26,10 +26,8 @@ Finished stages are skipped while their settings and inputs are the same; an int
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = OneLineParser(
-        prog="cacse-trainer pipeline",
-        description="Towers, joint training, student, evaluation and export in one go, with one report.",
-        epilog=EPILOG,
+    made = command_parser(
+        "pipeline", "Towers, joint training, student, evaluation and export in one go, with one report.", EPILOG
     )
     made.add_argument("--config", required=True, help="pipeline recipe: a YAML file or a name such as pipeline/small")
     made.add_argument("--output_dir", help="instead of the recipe's; each stage has a folder in it")

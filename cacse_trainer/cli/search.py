@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from cacse_trainer.cli.common import OneLineParser, run
-from cacse_trainer.cli.encoders import add_encoder_flags, open_encoder
+from cacse_trainer.cli.common import OneLineParser, command_parser, run
+from cacse_trainer.cli.encoders import add_encoder_flags, chosen, open_encoder
 from cacse_trainer.cli.output import tell_json
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.base import BaseEncoder
@@ -75,9 +75,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = OneLineParser(
-        prog="cacse-trainer search", description="Find the sentences nearest to a query, by cosine.", epilog=EPILOG
-    )
+    made = command_parser("search", "Find the sentences nearest to a query, by cosine.", EPILOG)
     add = made.add_argument_group("what is searched").add_argument
     add("--model", help="folder, hub id or package:NAME/FOLDER; default with --index: the one that made it")
     add("--corpus", help="txt (one sentence a line), csv, tsv, jsonl or parquet file, or a hub data set")
@@ -114,11 +112,7 @@ def _build(encoder: BaseEncoder, settings: argparse.Namespace) -> None:
         return
     encoder.build_index(
         corpus,
-        kind=settings.kind,
-        precision=settings.precision,
-        search_effort=settings.search_effort,
-        text_column=settings.text_column,
-        batch_size=settings.batch_size,
+        **chosen(settings, "kind", "precision", "search_effort", "text_column", "batch_size"),
         show_progress_bar=not settings.disable_tqdm,
     )
     logger.info("%d sentences indexed in %.1f s", len(encoder.index or ()), time.perf_counter() - started)

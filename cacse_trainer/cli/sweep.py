@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from cacse_trainer.cli.common import OneLineParser, run
+from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.output import tell
 from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.pipeline.runner import SWEEP, plan, read_record, run_stages
@@ -33,10 +33,8 @@ seeds or values only the new runs are done.
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = OneLineParser(
-        prog="cacse-trainer sweep",
-        description="Train one recipe with several seeds and a grid of settings; mean and standard deviation.",
-        epilog=EPILOG,
+    made = command_parser(
+        "sweep", "Train one recipe with several seeds and a grid of settings; mean and standard deviation.", EPILOG
     )
     add = made.add_argument
     add("--config", required=True, help="recipe: a YAML file or a name such as cacse/minilm")

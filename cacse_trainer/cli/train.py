@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from cacse_trainer.cli.common import run
 from cacse_trainer.cli.output import tell
@@ -19,22 +18,16 @@ EPILOG = """examples:
 """
 
 
-SETTINGS = (ModelArguments, DataArguments, CacseTrainingArguments)
-HELP: dict[str, Any] = {
-    "prog": "cacse-trainer train",
-    "description": "Train sentence encoders on raw text and export them.",
-    "epilog": EPILOG,
-}
-
-
 def parser() -> RecipeParser:
     """The command's flags."""
-    return RecipeParser(SETTINGS, **HELP)
+    settings = (ModelArguments, DataArguments, CacseTrainingArguments)
+    what = "Train sentence encoders on raw text and export them."
+    return RecipeParser(settings, prog="cacse-trainer train", description=what, epilog=EPILOG)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
-    parsed = parse_run(SETTINGS, arguments, **HELP)
+    parsed = parse_run(parser(), arguments)
     model_args, data_args, args = parsed.groups
     tell_run(train(model_args, data_args, args, parsed))
 

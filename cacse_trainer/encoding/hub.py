@@ -82,6 +82,7 @@ def push_folders(folders: Sequence[Path], target: HubTarget) -> str:
     """
     prepare_repo(target)
     api = HfApi(token=target.token)
+    folders = sorted(folders, key=lambda folder: folder.name not in MAIN)  # the main one names the push
     kept = (
         f"nothing is lost: {folders[0]} is whole; push it with cacse-trainer export --folder {folders[0]} --push_to_hub"
     )

@@ -14,7 +14,7 @@ from cacse_trainer.files import write_text
 from cacse_trainer.pipeline.stages import PROOF, TRAINING, Stage
 from cacse_trainer.report import Section, Series, line_chart, page
 from cacse_trainer.report.curves import points_of
-from cacse_trainer.report.training import dev_charts, duration, facts, loss_charts, space_charts
+from cacse_trainer.report.training import dev_charts, duration, facts, loss_charts, score_text, space_charts
 
 MARKDOWN, HTML = "pipeline_report.md", "report.html"
 SCORE_HEAD = ("stage", "model", "set", "score")
@@ -56,18 +56,13 @@ def _training_scores(name: str, report: dict[str, Any]) -> Rows:
     return rows
 
 
-def score_text(value: float | None) -> str:
-    """A score for a table."""
-    return "undefined" if value is None else f"{value:.2f}"
-
-
 def comparison_chart(reports: dict[str, dict[str, Any]]) -> Markup:
     """The dev score of every training stage over its steps, in one chart."""
-    lines = []
-    for name, report in reports.items():
-        if report.get("metric") is not None:
-            points = points_of(report["log_history"], f"eval_{report['metric'].removeprefix('eval_')}")
-            lines.append(Series(f"{name}: {report['metric']}", points))
+    lines = [
+        Series(f"{name}: {metric}", points_of(report["log_history"], f"eval_{metric.removeprefix('eval_')}"))
+        for name, report in reports.items()
+        if (metric := report.get("metric")) is not None
+    ]
     return line_chart(lines, "chosen metric of every stage, ×100", x_label="step of the stage")
 
 
@@ -88,7 +83,7 @@ def write_pipeline_report(
         state = "not run" if entry is None else "finished" if stage.is_finished() else "unfinished"
         times.append((stage.name, stage.command, state, f"{entry['seconds']:.0f}" if entry else "", stage.folder.name))
     scores = [row for stage in stages for row in stage_scores(stage)]
-    reports = {stage.name: _proof(stage) for stage in stages if stage.command in TRAINING and _proof(stage)}
+    reports = {stage.name: found for stage in stages if stage.command in TRAINING and (found := _proof(stage))}
     total = sum(entry["seconds"] for entry in record.values())
     title = f"Pipeline {Path(recipe).stem}"
     written = time.strftime("%Y-%m-%d %H:%M")
@@ -98,15 +93,13 @@ def write_pipeline_report(
         Section("Scores", score_note, rows=scores, head=SCORE_HEAD, numeric=[3]),
         Section("Stages", time_note, rows=times, head=("stage", "command", "state", "seconds", "folder"), numeric=[3]),
     ]
-    charts = {
-        f"Stage {name}": [*dev_charts(report), *loss_charts(report), *space_charts(report)]
-        for name, report in reports.items()
-        if "log_history" in report
-    }
     sections = [
         *tables,
         Section("All stages", charts=[comparison_chart(reports)]),
-        *(Section(heading, charts=drawn) for heading, drawn in charts.items()),
+        *(
+            Section(f"Stage {name}", charts=[*dev_charts(report), *loss_charts(report), *space_charts(report)])
+            for name, report in reports.items()
+        ),
         Section("Repeat it", command=command),
         Section("Environment", rows=facts(environment())),
     ]

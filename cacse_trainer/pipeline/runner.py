@@ -26,11 +26,7 @@ from cacse_trainer.pipeline.stages import TRAINING, Stage
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 0.2
-BEGINNINGS = {
-    "run": "starting",
-    "resume": "going on",
-    "redo": "its settings or inputs have changed, done anew",
-}
+BEGINNINGS = {"run": "starting", "resume": "going on", "redo": "its settings or inputs have changed, done anew"}
 Record = dict[str, dict[str, Any]]
 
 
@@ -181,14 +177,7 @@ def command_line(stage: Stage, root: Path, *, resume: bool) -> list[str]:
 
 
 class _Process:
-    """A stage's process; what it says goes to ``STAGE.log``, where it is read again.
-
-    Args:
-        stage, root: see `command_line`.
-        environment: variables besides this process's own.
-        resume: whether it goes on.
-        spent: seconds that earlier starts took.
-    """
+    """A stage's process, ``spent`` seconds after earlier starts; what it says goes to ``STAGE.log``, read again."""
 
     def __init__(self, stage: Stage, root: Path, environment: Mapping[str, str], *, resume: bool, spent: float):
         self.stage, self.spent, self.started = stage, spent, time.time()

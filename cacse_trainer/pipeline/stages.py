@@ -28,15 +28,8 @@ from cacse_trainer.settings.recipes import find_recipe, read_recipe
 from cacse_trainer.settings.resources import nearest, resolve_resource
 
 STAGE = "stage:"
-COMMANDS = {
-    "pairs": "pairs",
-    "tower_a": "train",
-    "tower_b": "train",
-    "joint": "train",
-    "distill": "distill",
-    "evaluate": "evaluate",
-    "export": "export",
-}
+COMMANDS = {name: name for name in ("pairs", "distill", "evaluate", "export")}
+COMMANDS |= dict.fromkeys(("tower_a", "tower_b", "joint"), "train")
 """The commands of the stages that need not name theirs."""
 TRAINING = frozenset({"train", "distill"})
 PROOF = {
@@ -95,11 +88,7 @@ class Stage:
         return words
 
     def fingerprint(self, earlier: Mapping[str, str]) -> str:
-        """Hash of the settings and of everything that they name.
-
-        Args:
-            earlier: the hashes of the stages before.
-        """
+        """Hash of the settings and of everything that they name; ``earlier``: the hashes of the stages before."""
         settings = self.effective_settings()
         settings.pop("output_dir", None)
         digest = hashlib.sha256(repr((self.command, sorted(settings.items(), key=lambda item: item[0]))).encode())
@@ -178,10 +167,8 @@ def parse_change(text: str) -> tuple[str, Any]:
 
 def _texts(value: Any) -> list[str]:
     """Every text in a value, however deep."""
-    if isinstance(value, dict):
-        return [text for item in value.values() for text in _texts(item)]
-    if isinstance(value, list):
-        return [text for item in value for text in _texts(item)]
+    if isinstance(value, (dict, list)):
+        return [text for item in (value.values() if isinstance(value, dict) else value) for text in _texts(item)]
     return [value] if isinstance(value, str) else []
 
 

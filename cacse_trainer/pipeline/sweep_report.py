@@ -11,9 +11,9 @@ from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.environment import environment
 from cacse_trainer.evaluation.tables import markdown_table
 from cacse_trainer.files import write_json, write_text
-from cacse_trainer.pipeline.report import score_text
 from cacse_trainer.pipeline.stages import PROOF
 from cacse_trainer.pipeline.sweep import SweepRun
+from cacse_trainer.report.training import score_text
 
 SECTION = "\n## Seeds\n"
 """The heading of what a sweep adds at the end of a card."""
@@ -104,23 +104,19 @@ def _point_table(found: dict[str, Any]) -> str:
 
 
 def _run_table(found: dict[str, Any]) -> str:
-    rows = [
-        [row["run"], *(score_text(row["scores"].get(name)) for name in ("before training", "best on dev"))]
-        for row in found["runs"]
-    ]
-    return markdown_table(["run", "before training", "best on dev"], rows)
+    names = ("before training", "best on dev")
+    rows = [[row["run"], *(score_text(row["scores"][name]) for name in names)] for row in found["runs"]]
+    return markdown_table(["run", *names], rows)
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, Any]:
     defined = [value for value in values if value is not None and math.isfinite(value)]
-    if not defined:
-        return {"n": 0, "mean": None, "std": None, "least": None, "largest": None}
     return {
         "n": len(defined),
-        "mean": statistics.fmean(defined),
+        "mean": statistics.fmean(defined) if defined else None,
         "std": statistics.stdev(defined) if len(defined) > 1 else None,
-        "least": min(defined),
-        "largest": max(defined),
+        "least": min(defined, default=None),
+        "largest": max(defined, default=None),
     }
 
 

@@ -19,12 +19,7 @@ HIDDEN_SETTINGS = frozenset({"train_batch_size", "eval_batch_size", "hub_token"}
 
 
 def training_page(report: dict[str, Any], title: str) -> str:
-    """``report.html``.
-
-    Args:
-        report: the contents of ``training_report.json``.
-        title: of the page; the run's name.
-    """
+    """``report.html``, from the contents of ``training_report.json``; its title is the run's name."""
     settings = report["settings"]
     recipe = f"recipe {settings['recipe']}" if settings.get("recipe") else "no recipe"
     line, mood = verdict(report)
@@ -40,7 +35,7 @@ def training_page(report: dict[str, Any], title: str) -> str:
             Section("Dev scores over the steps", charts=dev_charts(report)),
             Section("Loss", loss_note(report), charts=loss_charts(report)),
             Section("Embedding space", "Measured on the sentences of the dev sets.", charts=space_charts(report)),
-            Section("Optimiser", charts=optimiser_charts(report)),
+            Section("Optimiser", charts=_charts(report, OPTIMISER)),
             Section("Repeat it", command=report.get("command")),
             Section("Data", rows=facts(report["data"])),
             Section("Model and batch", rows=facts(report["run"])),
@@ -74,14 +69,13 @@ def loss_page(report: dict[str, Any], title: str) -> str:
         mark=(report["kept_step"], kept) if kept is not None else None,
         x_end=report["steps"],
     )
-    trained = f"{report['trainable_parameters'] / 1e6:.2f} M"
     counts = {name: report[name] for name in ("records", "records_too_long", "answer_tokens", "parameters")}
     return page(
         title,
         f"{report['model']} · {report['finished']}",
         [
             Section("Loss", loss_note(report), charts=[chart, *loss_charts(report)]),
-            Section("Optimiser", charts=optimiser_charts(report)),
+            Section("Optimiser", charts=_charts(report, OPTIMISER)),
             Section("Data and model", rows=facts(counts)),
             Section("Settings", all_rows=facts(report["settings"])),
             Section("Environment", rows=facts(report["environment"])),
@@ -90,7 +84,7 @@ def loss_page(report: dict[str, Any], title: str) -> str:
         tiles=[
             ("steps", str(report["steps"])),
             ("records", str(report["records"])),
-            ("trained parameters", trained),
+            ("trained parameters", f"{report['trainable_parameters'] / 1e6:.2f} M"),
             *costs(report),
         ],
     )
@@ -174,20 +168,21 @@ def scores(report: dict[str, Any]) -> tuple[list[str], Rows]:
         found = {name: dict(points).get(best) for name, points in curves.items()}
         rows.append((f"best checkpoint (step {best})", found))
     rows += [(f"exported: {name}", dict(found)) for name, found in report["exported"].items()]
-    cells = [[label, *(_score(found.get(name)) for name in names)] for label, found in rows if names]
+    cells = [[label, *(score_text(found.get(name), "–") for name in names)] for label, found in rows if names]
     return ["", *names], cells
 
 
-def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def score_text(value: float | None, undefined: str = "undefined") -> str:
+    """A score for a table."""
+    return undefined if value is None else f"{value:.2f}"
 
 
-def dev_curves(report: dict[str, Any]) -> dict[str, list[tuple[float, float | None]]]:
-    """Spearman over the steps by dev set."""
+def dev_curves(report: dict[str, Any], measure: str = "spearman") -> dict[str, list[tuple[float, float | None]]]:
+    """A measure over the steps by dev set."""
     return {
-        key.removeprefix("eval_").removesuffix("_spearman"): points_of(report["log_history"], key)
+        key.removeprefix("eval_").removesuffix(f"_{measure}"): points_of(report["log_history"], key)
         for key in _keys(report)
-        if key.startswith("eval_") and key.endswith("_spearman")
+        if key.startswith("eval_") and key.endswith(f"_{measure}")
     }
 
 
@@ -230,18 +225,9 @@ def space_charts(report: dict[str, Any]) -> list[Markup]:
     """One chart a measure, a line a dev set."""
     charts = []
     for measure, meaning in SPACE.items():
-        lines = [
-            Series(key.removeprefix("eval_").removesuffix(f"_{measure}"), points_of(report["log_history"], key))
-            for key in _keys(report)
-            if key.startswith("eval_") and key.endswith(f"_{measure}")
-        ]
+        lines = [Series(name, points) for name, points in dev_curves(report, measure).items()]
         charts.append(line_chart(lines, measure.replace("_", " "), note=meaning, x_end=report["steps"]))
     return charts
-
-
-def optimiser_charts(report: dict[str, Any]) -> list[Markup]:
-    """Learning rate and gradient norm."""
-    return _charts(report, OPTIMISER)
 
 
 def _charts(report: dict[str, Any], names: dict[str, str]) -> list[Markup]:

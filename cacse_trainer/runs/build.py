@@ -1,24 +1,16 @@
-"""Settings to a model and its tokenizer; and a trained model to exported folders."""
+"""Settings to a model and its tokenizer, its collator, and the checks that the parts are sound and fit each other."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from datasets import Dataset, IterableDataset
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from cacse_trainer.compute.distributed import alone
 from cacse_trainer.data import ContrastiveCollator, MaskingCollator
 from cacse_trainer.encoding.embedder import position_limit
 from cacse_trainer.encoding.members import load_ensemble, load_members
-from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.export.encoders import export
 from cacse_trainer.models.adapters import LoraSettings
 from cacse_trainer.models.base import SentenceModel
 from cacse_trainer.models.modeling_cacse import cacse_class
@@ -27,10 +19,12 @@ from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
 from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
-from cacse_trainer.runs.methods import CACSE, DIFFCSE, SIMCSE, method_of
+from cacse_trainer.runs.methods import CACSE, DIFFCSE, SIMCSE, method_of, settings_of
 from cacse_trainer.settings.arguments import DataArguments, ModelArguments
 from cacse_trainer.settings.distillation import EncoderChoice
-from cacse_trainer.settings.resources import public_name, resolve_resource
+from cacse_trainer.settings.resources import resolve_resource
+
+Built = tuple[SentenceModel, PreTrainedTokenizerBase]
 
 
 def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -60,7 +54,7 @@ def load_encoders(choices: Sequence[EncoderChoice]) -> tuple[EnsembleModel, Any]
     return load_ensemble(members)
 
 
-def build_model(settings: ModelArguments) -> tuple[SentenceModel, PreTrainedTokenizerBase]:
+def build_model(settings: ModelArguments) -> Built:
     """The model that the settings describe, with its tokenizer.
 
     Raises:
@@ -71,21 +65,7 @@ def build_model(settings: ModelArguments) -> tuple[SentenceModel, PreTrainedToke
     return BUILDERS[method_of(settings)](settings)
 
 
-def single_tower_settings(settings: ModelArguments) -> dict[str, Any]:
-    """What SimCSE and DiffCSE share."""
-    common = {
-        "pooling": settings.pooling,
-        "objective": settings.objective,
-        "contrastive_temperature": settings.contrastive_temperature,
-        "hard_negative_weight": settings.hard_negative_weight,
-        "dropout": settings.dropout,
-        "attn_implementation": settings.attn_implementation,
-    }
-    defaults = {"projection": settings.projection, "mlp_only_train": settings.mlp_only_train}
-    return {**common, **{name: value for name, value in defaults.items() if value is not None}}
-
-
-def build_simcse(settings: ModelArguments) -> tuple[SentenceModel, PreTrainedTokenizerBase]:
+def build_simcse(settings: ModelArguments) -> Built:
     """One encoder and an objective over the views of a batch."""
     encoder = str(settings.model)
     path = resolve_resource(encoder)
@@ -94,59 +74,33 @@ def build_simcse(settings: ModelArguments) -> tuple[SentenceModel, PreTrainedTok
         check_pooling_of(config, settings)
         tokenizer = load_tokenizer(path, settings.trust_remote_code)
         tokenizer = prepare_tokenizer(tokenizer, settings.prompt_template, settings.append_eos, config)
-        model = SentenceEmbeddingModel.from_encoder(
-            path,
-            mlm_weight=settings.mlm_weight,
-            lora=lora_settings(settings),
-            adapter=resolve_resource(settings.adapter) if settings.adapter is not None else None,
-            load_in_4bit=settings.load_in_4bit,
-            load_in_8bit=settings.load_in_8bit,
-            dtype=base_dtype(settings),
-            trust_remote_code=settings.trust_remote_code,
-            **single_tower_settings(settings),
-            **{name: getattr(settings, name) for name in CONFIGURED},
-        )
+        own = {**stated(settings_of(SIMCSE, settings)), "dtype": base_dtype(settings)}
+        del own["base_dtype"]
+        lora = {name.removeprefix("lora_"): own.pop(name) for name in list(own) if name.startswith("lora_")}
+        if "adapter" in own:
+            own["adapter"] = resolve_resource(own["adapter"])
+        model = SentenceEmbeddingModel.from_encoder(path, lora=LoraSettings(**lora) if "r" in lora else None, **own)
     return model, tokenizer
 
 
-CONFIGURED = (
-    *("prompt_template", "append_eos", "bidirectional_start_layer", "ranking_scale", "positive_threshold"),
-    *("cosine_weight", "ibn_weight", "cln_weight", "angle_weight"),
-)
-"""Settings that go to the model's config by their own names."""
-
-
-def build_diffcse(settings: ModelArguments) -> tuple[SentenceModel, PreTrainedTokenizerBase]:
+def build_diffcse(settings: ModelArguments) -> Built:
     """The encoder, its discriminator and the generator."""
     encoder, generator = str(settings.model), str(settings.generator)
     path = resolve_resource(encoder)
+    own = {**stated(settings_of(DIFFCSE, settings)), "generator": resolve_resource(generator)}
     with user_errors(f"model {encoder}"):
-        model = DiffcseModel.from_pretrained_parts(
-            path,
-            resolve_resource(generator),
-            rtd_loss_weight=settings.rtd_loss_weight,
-            rtd_positions=settings.rtd_positions,
-            **single_tower_settings(settings),
-        )
+        model = DiffcseModel.from_pretrained_parts(path, **own)
     tokenizer = load_tokenizer(path)
-    if tokenizer.get_vocab() != load_tokenizer(resolve_resource(generator)).get_vocab():
+    if tokenizer.get_vocab() != load_tokenizer(own["generator"]).get_vocab():
         raise UserError(
             f"the tokenizers of {encoder} and of its generator {generator} differ; both read the same tokens"
         )
     return model, tokenizer
 
 
-def lora_settings(settings: ModelArguments) -> LoraSettings | None:
-    """The new adapter that the settings ask for, if any."""
-    if settings.lora_r is None:
-        return None
-    return LoraSettings(
-        settings.lora_r,
-        settings.lora_alpha,
-        settings.lora_dropout,
-        settings.lora_target_modules,
-        settings.lora_init,
-    )
+def stated(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without those whose None stands for the model's own default."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def base_dtype(settings: ModelArguments) -> torch.dtype:
@@ -164,11 +118,7 @@ def base_dtype(settings: ModelArguments) -> torch.dtype:
 
 
 def check_pooling_of(config: PretrainedConfig, settings: ModelArguments) -> None:
-    """Refuse to read a decoder at its first token, which has seen nothing of the sentence.
-
-    Raises:
-        UserError: with the poolings that fit.
-    """
+    """Refuse to read a decoder at its first token, which has seen nothing of the sentence."""
     kind = config.model_type
     decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     decoder = decoder or any(str(name).endswith("ForCausalLM") for name in config.architectures or [])
@@ -190,7 +140,7 @@ def build_collator(
     return ContrastiveCollator(tokenizer, settings.max_seq_length, with_text_ids=True)
 
 
-def build_cacse(settings: ModelArguments) -> tuple[SentenceModel, PreTrainedTokenizerBase]:
+def build_cacse(settings: ModelArguments) -> Built:
     """Two towers and a fresh cascade."""
     tower_a, tower_b = settings.tower_a, settings.tower_b
     if tower_a is None or tower_b is None:
@@ -198,24 +148,11 @@ def build_cacse(settings: ModelArguments) -> tuple[SentenceModel, PreTrainedToke
             "nothing to train: give model (SimCSE, DiffCSE), or tower_a and tower_b (CACSE), in a recipe or as flags"
         )
     path_a, path_b = resolve_resource(tower_a), resolve_resource(tower_b)
-    constraint = resolve_resource(settings.constraint) if settings.constraint is not None else None
+    own = settings_of(CACSE, settings)
+    if settings.constraint is not None:
+        own["constraint"] = resolve_resource(settings.constraint)
     with user_errors(f"towers {tower_a}, {tower_b}"):
-        model = cacse_class(AutoConfig.from_pretrained(path_a)).from_towers(
-            path_a,
-            path_b,
-            constraint,
-            cascade_start_layer=settings.cascade_start_layer,
-            constraint_layers=settings.constraint_layers,
-            cascade_heads=settings.cascade_heads,
-            cascade_loss_weight=settings.cascade_loss_weight,
-            contrastive_temperature=settings.contrastive_temperature,
-            tower_dropout=settings.tower_dropout,
-            cascade_dropout=settings.cascade_dropout,
-            constraint_dropout=settings.constraint_dropout,
-            constraint_attention=settings.constraint_attention,
-            freeze_embeddings=settings.freeze_embeddings,
-            attn_implementation=settings.attn_implementation,
-        )
+        model = cacse_class(AutoConfig.from_pretrained(path_a)).from_towers(path_a, path_b, **own)
     tokenizer = load_tokenizer(path_a)
     other = load_tokenizer(path_b)
     if tokenizer.get_vocab() != other.get_vocab():
@@ -223,20 +160,13 @@ def build_cacse(settings: ModelArguments) -> tuple[SentenceModel, PreTrainedToke
     return model, tokenizer
 
 
-BUILDERS: dict[str, Callable[[ModelArguments], tuple[SentenceModel, PreTrainedTokenizerBase]]] = {
-    CACSE: build_cacse,
-    SIMCSE: build_simcse,
-    DIFFCSE: build_diffcse,
-}
+BUILDERS: dict[str, Callable[[ModelArguments], Built]]
+BUILDERS = {CACSE: build_cacse, SIMCSE: build_simcse, DIFFCSE: build_diffcse}
 """Every method that has a model of its own, by the name that `method_of` the settings gives."""
 
 
 def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> None:
-    """Refuse a tokenizer with more tokens than the model has, and a length beyond the model's positions.
-
-    Raises:
-        UserError: with both numbers.
-    """
+    """Refuse a tokenizer with more tokens than the model has, and a length beyond the model's positions."""
     largest, vocabulary = max(tokenizer.get_vocab().values()), model.config.vocab_size
     if largest >= vocabulary:
         raise UserError(
@@ -250,47 +180,9 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_se
 
 
 def check_weights(model: PreTrainedModel) -> None:
-    """Refuse weights that are NaN or infinite, with which nothing can be learned.
-
-    Raises:
-        UserError: with the first such tensor.
-    """
+    """Refuse weights that are NaN or infinite, with which nothing can be learned."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(
                 f"the weights that training starts from are not sound: {name} is not finite; take another model"
             )
-
-
-def check_columns(model: SentenceModel, facts: dict[str, Any], rows: Dataset | IterableDataset) -> None:
-    """Refuse text that the model's loss has no place for.
-
-    Args:
-        model: what is trained.
-        facts: of the text: ``columns``, and ``labelled`` for pairs with a number.
-        rows: the text.
-
-    Raises:
-        UserError: with the columns, or the label.
-    """
-    if facts.get("columns"):
-        model.check_rows(facts["columns"], rows["score"] if facts.get("labelled") else None)
-
-
-def export_model(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    output_dir: Path,
-    facts: CardFacts,
-    dev_sets: Mapping[str, Dataset],
-) -> dict[str, dict[str, float]]:
-    """Export whatever was trained as plain encoders; the scores by folder and dev set. One process's work."""
-    with alone():
-        return export(model, tokenizer, output_dir, facts, dev_sets)
-
-
-def base_models(settings: ModelArguments) -> list[str]:
-    """Names of what training starts from, without a machine's folders."""
-    return list(
-        dict.fromkeys(public_name(name) for name in (settings.model, settings.tower_a, settings.tower_b) if name)
-    )

@@ -32,12 +32,7 @@ def distill(
     args: CacseTrainingArguments,
     parsed: Parsed | None = None,
 ) -> RunResult:
-    """What ``cacse-trainer distill`` does; see `train` for the arguments.
-
-    Raises:
-        UserError: with what to mend.
-        RunError: nothing was learned, or the export does not give the model's vectors.
-    """
+    """What ``cacse-trainer distill`` does; see `train` for the arguments and the errors."""
     parsed = parsed or Parsed((settings, data_args, args))
     settle(
         parsed,
@@ -135,11 +130,7 @@ def build_student(settings: DistillationArguments, encoder: str, teacher: Ensemb
         UserError: it cannot be read, or is not of the teacher's width and no projection is asked for.
     """
     path = resolve_resource(encoder)
-    common: dict[str, Any] = {
-        "pooling": settings.pooling,
-        "dropout": settings.dropout,
-        "attn_implementation": settings.attn_implementation,
-    }
+    common: Any = {name: getattr(settings, name) for name in ("pooling", "dropout", "attn_implementation")}
     with user_errors(f"student {encoder}"):
         student = StudentModel.from_encoder(path, **common)
         if settings.project_to_teacher and student.config.hidden_size != teacher.config.hidden_size:

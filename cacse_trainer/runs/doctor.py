@@ -136,16 +136,12 @@ def extras() -> Iterator[Finding]:
     for need in _requirements():
         if need.marker is not None and "extra ==" in str(need.marker):
             extra = str(need.marker).rpartition("extra ==")[2].strip(" \"'")
-            by_extra.setdefault(extra, []).append(need.name)
+            if extra != "dev":
+                by_extra.setdefault(extra, []).append(need.name)
     for extra, names in by_extra.items():
         missing = [name for name in names if _version(name) is None]
-        if extra != "dev":
-            shown = ", ".join(f"{name} {_version(name)}" for name in names)
-            yield _finding(
-                f"extra {extra}",
-                f"missing: {', '.join(missing)}" if missing else shown,
-                f"pip install '{PACKAGE_NAME}[{extra}]'" if missing else "",
-            )
+        shown = f"missing: {', '.join(missing)}" if missing else ", ".join(f"{name} {_version(name)}" for name in names)
+        yield _finding(f"extra {extra}", shown, f"pip install '{PACKAGE_NAME}[{extra}]'" if missing else "")
 
 
 def data(data_dir: Path | None) -> Iterator[Finding]:

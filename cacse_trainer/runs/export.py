@@ -12,7 +12,8 @@ from transformers import AutoModel, PreTrainedModel
 
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.runs.build import export_model, load_encoders, load_tokenizer
+from cacse_trainer.export.encoders import export
+from cacse_trainer.runs.build import load_encoders, load_tokenizer
 from cacse_trainer.runs.folder import REPORT
 from cacse_trainer.runs.preparation import load_dev_sets
 from cacse_trainer.settings.distillation import EncoderChoice
@@ -70,7 +71,7 @@ def _export(
 ) -> dict[str, dict[str, float]]:
     with user_errors(f"output_dir {output_dir} cannot be written"):
         output_dir.mkdir(parents=True, exist_ok=True)
-    return export_model(model, tokenizer, output_dir, facts, dev_sets)
+    return export(model, tokenizer, output_dir, facts, dev_sets)
 
 
 def recorded_dev_sets(checkpoint: Path) -> dict[str, Dataset]:

@@ -110,11 +110,7 @@ def _is_of_a_run(path: Path) -> bool:
 
 
 def check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
-    """Refuse to resume from a checkpoint of a model with other settings.
-
-    Raises:
-        UserError: with the first setting that differs and both its values.
-    """
+    """Refuse to resume from a checkpoint of a model with other settings."""
     with user_errors(f"resume: {checkpoint} is damaged, go on from another checkpoint"):
         before = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
     for name, now in model.config.to_dict().items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
+from typing import Any
 
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.objectives import OBJECTIVES
@@ -25,6 +26,8 @@ BELONGS_TO: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("generator", "rtd_loss_weight", "rtd_positions"), (DIFFCSE,)),
 }
 """Settings of some methods only; all others count in every one."""
+SHARED = ("contrastive_temperature", "attn_implementation")
+"""Settings that every method's model is built with."""
 DECIDING = ("model", "tower_a", "generator", "pooling", "objective", "mlm_weight", "lora_r", "adapter")
 """Flags that choose what the other settings are for."""
 ZERO_COUNTS = ("dropout", "cascade_start_layer", "bidirectional_start_layer")
@@ -36,6 +39,12 @@ def method_of(settings: ModelArguments) -> str:
     if settings.model is None:
         return CACSE
     return SIMCSE if settings.generator is None else DIFFCSE
+
+
+def settings_of(method: str, settings: ModelArguments) -> dict[str, Any]:
+    """The settings that a method's model is built with, by name."""
+    own = (name for name, owners in BELONGS_TO.items() if method in owners)
+    return {name: getattr(settings, name) for name in (*SHARED, *own)}
 
 
 def settle(parsed: Parsed, unused: Mapping[str, str], deciding: Collection[str] = ()) -> None:
@@ -63,11 +72,7 @@ def settle(parsed: Parsed, unused: Mapping[str, str], deciding: Collection[str] 
 
 
 def check_used(parsed: Parsed) -> None:
-    """Settle what the method, the objective and the pooling do not read (see `settle`).
-
-    Raises:
-        UserError: with the first setting that is refused, and what it belongs to.
-    """
+    """Settle what the method, the objective and the pooling do not read (see `settle`)."""
     unused: dict[str, str] = {}
     for name, wrong in _unused(parsed.groups[0]):
         unused.setdefault(name, wrong)
@@ -111,12 +116,8 @@ def _unused(model_args: ModelArguments) -> Iterator[tuple[str, str]]:
         )
 
 
-def check_hard_negatives(parsed: Parsed, columns: int | None) -> None:
-    """Settle a weight of hard negatives for text that has none; ``columns`` None: not known (a stream).
-
-    Raises:
-        UserError: with the number of columns.
-    """
+def check_hard_negatives(parsed: Parsed, columns: int) -> None:
+    """Settle a weight of hard negatives for text that has none; ``columns`` 0: not known (a stream)."""
     if columns in (1, 2):
         wrong = (
             f"hard_negative_weight has no effect: the training text has {columns} column(s), and no hard negatives; "

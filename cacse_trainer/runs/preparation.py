@@ -1,13 +1,12 @@
 """Before a training run: its text, its dev sets, and the metric that chooses."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 
 from cacse_trainer.data import has_labels, load_pairs, load_sentences, load_sentences_with_stats
-from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.errors import UserError
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.resources import nearest, public_name, resolve_resource
@@ -22,7 +21,11 @@ def load_training_text(
     if data_args.train_file is None:
         raise UserError("no training text: give train_file, in a recipe or as --train_file FILE")
     source = resolve_resource(data_args.train_file)
-    columns = label_columns(data_args)
+    columns = None
+    if data_args.label_column is not None:
+        if data_args.text_columns is None or len(data_args.text_columns) != 2:
+            raise UserError("label_column belongs to pairs: name their two columns with text_columns, too")
+        columns = (data_args.text_columns[0], data_args.text_columns[1], data_args.label_column)
     by_name = data_args.text_columns is None and not data_args.streaming  # a stream is not loaded to look at it
     if columns is not None or (by_name and has_labels(source)):
         if data_args.streaming:
@@ -75,19 +78,6 @@ def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, Dataset]:
     return sets
 
 
-def label_columns(data_args: DataArguments) -> tuple[str, str, str] | None:
-    """The columns of labelled pairs that the user names; None when no label is named.
-
-    Raises:
-        UserError: a label without the two text columns.
-    """
-    if data_args.label_column is None:
-        return None
-    if data_args.text_columns is None or len(data_args.text_columns) != 2:
-        raise UserError("label_column belongs to pairs: name their two columns with text_columns, too")
-    return data_args.text_columns[0], data_args.text_columns[1], data_args.label_column
-
-
 def uses_dev_sets(data_args: DataArguments, args: CacseTrainingArguments) -> bool:
     """Whether dev sets are scored; with ``evaluation: none`` the settings that need a score are switched off."""
     if data_args.evaluation not in ("sts", "none"):
@@ -129,25 +119,8 @@ def dev_entries(data_args: DataArguments) -> list[str] | None:
     return entries or None
 
 
-def transfer_scorers(data_args: DataArguments) -> list[Callable[[Embedder], dict[str, float]]]:
-    """With ``eval_transfer`` the scorer of SentEval's transfer tasks.
-
-    Raises:
-        UserError: no task has its data.
-    """
-    if not data_args.eval_transfer:
-        return []
-    from cacse_trainer.evaluation.transfer_dev import TransferDevScorer  # senteval is only needed here
-
-    return [TransferDevScorer(Path(data_args.senteval_data))]
-
-
 def check_metric(args: CacseTrainingArguments, dev_sets: dict[str, Dataset], scorers: Sequence[object] = ()) -> None:
-    """The metric that chooses the best model must belong to a dev set, or be the average of the transfer tasks.
-
-    Raises:
-        UserError: with the metrics there are.
-    """
+    """The metric that chooses the best model must belong to a dev set, or be the average of the transfer tasks."""
     metric = args.metric_for_best_model
     known = [f"{name}_{kind}" for name in dev_sets for kind in ("spearman", "pearson")]
     known += ["transfer_avg"] if scorers else []

@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any
 
+from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -17,11 +18,7 @@ SPACE = ("_alignment", "_uniformity", "_average_cosine", "_dead_dimensions")
 
 
 class RunProgress(TrainerCallback):
-    """Lines of the log on standard error, above a bar where that is a terminal and bars are wanted.
-
-    Args:
-        bar: whether a bar is wanted.
-    """
+    """Lines of the log on standard error, above a bar where that is a terminal and ``bar`` is wanted."""
 
     def __init__(self, bar: bool):
         self.bar = bar and sys.stderr.isatty()
@@ -33,8 +30,6 @@ class RunProgress(TrainerCallback):
         """Start the clock, and the bar."""
         self._started, self._first_step = time.monotonic(), state.global_step
         if self.bar and state.is_world_process_zero:
-            from tqdm.auto import tqdm
-
             self._tqdm = tqdm(total=state.max_steps, initial=state.global_step, unit=" steps", dynamic_ncols=True)
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:

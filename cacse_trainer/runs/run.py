@@ -8,7 +8,7 @@ result = run.execute(trainer, tokenizer, base_models)                    # train
 import logging
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,13 +19,17 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import TrainOutput
 
+from cacse_trainer.compute.distributed import alone
+from cacse_trainer.encoding.embedder import Embedder
+from cacse_trainer.encoding.hub import HubError, HubTarget, prepare_repo, push_folders
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
 from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.evaluation.environment import environment, peak_memory_gb
+from cacse_trainer.export.encoders import export
 from cacse_trainer.files import plain, write_json, write_text
 from cacse_trainer.report import training_page
 from cacse_trainer.report.curves import curve, plot_run
-from cacse_trainer.runs.build import export_model
+from cacse_trainer.runs import preparation
 from cacse_trainer.runs.folder import (
     CURVES,
     PAGE,
@@ -35,16 +39,7 @@ from cacse_trainer.runs.folder import (
     clear_output_dir,
     occupied,
 )
-from cacse_trainer.runs.preparation import (
-    check_metric,
-    dev_entries,
-    load_dev_sets,
-    load_training_text,
-    transfer_scorers,
-    uses_dev_sets,
-)
 from cacse_trainer.runs.progress import use_run_progress
-from cacse_trainer.runs.pushing import check_hub, hub_target, push_export
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.distillation import DistillationArguments
 from cacse_trainer.settings.recipes import Parsed
@@ -88,14 +83,7 @@ class RunResult:
 
 
 class TrainingRun:
-    """One run: its settings, and what is loaded for it: the text, the dev sets, the checkpoint to go on from.
-
-    Args:
-        parsed: the settings of the model or of the distillation, of the data and of the training.
-
-    Raises:
-        UserError: with what to mend.
-    """
+    """One run: its settings (of model or distillation, data, training), and its text, dev sets and checkpoint."""
 
     model_args: Settings
     data_args: DataArguments
@@ -106,12 +94,16 @@ class TrainingRun:
         self.model_args, self.data_args, self.args = _, data_args, args = parsed.groups
         self.hub = hub_target(args)
         self.checkpoint = check_output_dir(args)
-        self.train_dataset, self.data_facts = load_training_text(data_args, args)
-        uses = uses_dev_sets(data_args, args)
-        self.dev_sets = load_dev_sets(dev_entries(data_args)) if uses else {}
-        self.scorers = transfer_scorers(data_args) if uses else []
+        self.train_dataset, self.data_facts = preparation.load_training_text(data_args, args)
+        uses = preparation.uses_dev_sets(data_args, args)
+        self.dev_sets = preparation.load_dev_sets(preparation.dev_entries(data_args)) if uses else {}
+        self.scorers: list[Callable[[Embedder], dict[str, float]]] = []
+        if uses and data_args.eval_transfer:
+            from cacse_trainer.evaluation.transfer_dev import TransferDevScorer  # senteval is only needed here
+
+            self.scorers.append(TransferDevScorer(Path(data_args.senteval_data)))
         set_seed(args.seed)
-        check_metric(args, self.dev_sets, self.scorers)
+        preparation.check_metric(args, self.dev_sets, self.scorers)
 
     def execute(
         self,
@@ -137,7 +129,10 @@ class TrainingRun:
             return RunResult(folder)
         with occupied(args):
             if self.hub is not None and trainer.is_world_process_zero():
-                check_hub(self.hub)
+                try:  # a refused token ends the run now, an unreachable hub is only said
+                    prepare_repo(self.hub)
+                except HubError as error:
+                    logger.warning("%s; the training goes on, and the push is tried again at its end", error)
             if self.checkpoint is not None:
                 check_checkpoint(self.checkpoint, trainer.model)
             try_a_batch(trainer)
@@ -158,12 +153,13 @@ class TrainingRun:
                 settings=card_settings(self.model_args, self.data_args, args, self.parsed.recipe),
             )
             if args.export and trainer.is_world_process_zero():
-                result.exported = export_model(model, tokenizer, folder / "export", facts, self.dev_sets)
+                with alone():
+                    result.exported = export(model, tokenizer, folder / "export", facts, self.dev_sets)
             if trainer.is_world_process_zero():
                 self.report(trainer, result, trained, facts)
                 if self.hub is not None:
                     try:
-                        result.pushed = push_export(self.hub, folder / "export", result.exported)
+                        result.pushed = push_folders([folder / "export" / name for name in result.exported], self.hub)
                     except (UserError, RunError) as error:  # what was trained is told all the same
                         result.push_error = error
             return result
@@ -201,6 +197,23 @@ class TrainingRun:
         write_json(folder / REPORT, report)
 
 
+def hub_target(args: CacseTrainingArguments) -> HubTarget | None:
+    """Where a training run pushes its export; `Trainer`'s own pushing, of checkpoints, is switched off.
+
+    Raises:
+        UserError: no name is given, or there is no export to push.
+    """
+    token, args.hub_token = args.hub_token, None  # or `Trainer` writes it into training_args.bin
+    if not args.push_to_hub:
+        return None
+    args.push_to_hub = False
+    if not args.hub_model_id:
+        raise UserError("push_to_hub needs a name: give --hub_model_id OWNER/NAME")
+    if not args.export:
+        raise UserError("push_to_hub pushes the exported encoders: drop --export false, or --push_to_hub")
+    return HubTarget(args.hub_model_id, args.hub_private_repo, args.hub_revision, token)
+
+
 def duplicates(history: list[dict[str, Any]]) -> float | None:
     """Mean number of rows of a batch that repeat a sentence of another one, over the log; None: not counted."""
     counts = [entry[DUPLICATES] for entry in history if DUPLICATES in entry]
@@ -208,11 +221,7 @@ def duplicates(history: list[dict[str, Any]]) -> float | None:
 
 
 def try_a_batch(trainer: CacseTrainer) -> None:
-    """Make the first batch, so that rows that cannot be one are known before an earlier run is deleted.
-
-    Raises:
-        UserError: with what is wrong with a row.
-    """
+    """Make the first batch, so that rows that cannot be one are known before an earlier run is deleted."""
     with torch.random.fork_rng(devices=[]):  # masks are drawn: the training's own draws stay what they are
         trainer.data_collator(list(islice(iter(trainer.train_dataset), trainer.args.train_batch_size)))
 

@@ -1,18 +1,12 @@
 """A training run: settings → data → model → trainer → train → export."""
 
 from cacse_trainer.errors import user_errors
-from cacse_trainer.runs.build import (
-    base_models,
-    build_collator,
-    build_model,
-    check_columns,
-    check_fit,
-    check_weights,
-)
+from cacse_trainer.runs.build import build_collator, build_model, check_fit, check_weights
 from cacse_trainer.runs.methods import check_hard_negatives, check_used
 from cacse_trainer.runs.run import RunResult, TrainingRun
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.recipes import Parsed
+from cacse_trainer.settings.resources import public_name
 from cacse_trainer.training.trainer import CacseTrainer
 
 
@@ -36,12 +30,14 @@ def train(
     if (model_args.model is None) != (model_args.tower_a is None):  # else there is none, or too many: see build_model
         check_used(parsed)
     training = TrainingRun(parsed)
-    check_hard_negatives(parsed, len(training.data_facts.get("columns", [])) or None)
+    columns = training.data_facts.get("columns", [])
+    check_hard_negatives(parsed, len(columns))
     model, tokenizer = build_model(model_args)
     check_weights(model)
     if args.export:
         model.check_exportable()
-    check_columns(model, training.data_facts, training.train_dataset)
+    if columns:
+        model.check_rows(columns, training.train_dataset["score"] if training.data_facts.get("labelled") else None)
     for length in (data_args.max_seq_length, data_args.eval_max_seq_length):
         if length is not None:
             check_fit(model, tokenizer, length)
@@ -56,4 +52,5 @@ def train(
             max_seq_length=data_args.max_seq_length,
             eval_max_seq_length=data_args.eval_max_seq_length,
         )
-    return training.execute(trainer, tokenizer, base_models(model_args))
+    starts = filter(None, (model_args.model, model_args.tower_a, model_args.tower_b))
+    return training.execute(trainer, tokenizer, list(dict.fromkeys(map(public_name, starts))))

@@ -1,12 +1,13 @@
 """The three groups of settings of a run: model, data, training. Recipes and flags fill them (see recipes.py)."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from cacse_trainer.settings import setting
 from cacse_trainer.settings.decoder import DecoderArguments
 from cacse_trainer.settings.precision import FLAG, HELP, accelerator, resolve_bf16
 
@@ -19,88 +20,61 @@ class ModelArguments(DecoderArguments):
 
     _argument_group_name: ClassVar[str] = "model"
 
-    model: str | None = field(
-        default=None,
-        metadata={
-            "help": "SimCSE, DiffCSE: the encoder, any that AutoModel knows: a folder, hub id or package:NAME/FOLDER."
-        },
+    model: str | None = setting(
+        None, "SimCSE, DiffCSE: the encoder, any that AutoModel knows: a folder, hub id or package:NAME/FOLDER."
     )
-    pooling: str = field(
-        default="cls",
-        metadata={
-            "help": "SimCSE, DiffCSE, decoders: cls (with a projection), cls_before_pooler (raw), mean, weighted_mean, "
-            "avg_top2, avg_first_last, max or last_token."
-        },
+    pooling: str = setting(
+        "cls",
+        "SimCSE, DiffCSE, decoders: cls (with a projection), cls_before_pooler (raw), mean, weighted_mean, avg_top2, "
+        "avg_first_last, max or last_token.",
     )
-    projection: str | None = field(
-        default=None,
-        metadata={"help": "With pooling cls: tanh or batch_norm. Default: SimCSE tanh, DiffCSE batch_norm."},
+    projection: str | None = setting(
+        None, "With pooling cls: tanh or batch_norm. Default: SimCSE tanh, DiffCSE batch_norm."
     )
-    mlp_only_train: bool | None = field(
-        default=None, metadata={"help": "Drop the projection at inference. Default: SimCSE false, DiffCSE true."}
+    mlp_only_train: bool | None = setting(
+        None, "Drop the projection at inference. Default: SimCSE false, DiffCSE true."
     )
-    objective: str = field(
-        default="info_nce",
-        metadata={
-            "help": "info_nce (SimCSE, STS-CFT), nt_xent, cosent, angle, angle_combined (AnglE: labelled pairs, pairs "
-            "or triplets) or bellm (triplets)."
-        },
+    objective: str = setting(
+        "info_nce",
+        "info_nce (SimCSE, STS-CFT), nt_xent, cosent, angle, angle_combined (AnglE: labelled pairs, pairs or "
+        "triplets) or bellm (triplets).",
     )
-    hard_negative_weight: float = field(
-        default=0.0, metadata={"help": "SimCSE: a logit added to each anchor's own hard negative."}
+    hard_negative_weight: float = setting(0.0, "SimCSE: a logit added to each anchor's own hard negative.")
+    mlm_weight: float = setting(0.0, "SimCSE: weight of the auxiliary masked language model loss (published: 0.1).")
+    dropout: float | None = setting(
+        None, "SimCSE, DiffCSE: every dropout of the encoder. Default: what its config says."
     )
-    mlm_weight: float = field(
-        default=0.0, metadata={"help": "SimCSE: weight of the auxiliary masked language model loss (published: 0.1)."}
+    generator: str | None = setting(
+        None, "DiffCSE: the masked language model that edits the sentences. Given, DiffCSE is trained."
     )
-    dropout: float | None = field(
-        default=None, metadata={"help": "SimCSE, DiffCSE: every dropout of the encoder. Default: what its config says."}
+    rtd_loss_weight: float = setting(0.005, "DiffCSE: λ of replaced token detection.")
+    rtd_positions: str = setting(
+        "all", "DiffCSE: all positions (the release: padding too) or tokens, in the detection loss."
     )
-    generator: str | None = field(
-        default=None,
-        metadata={"help": "DiffCSE: the masked language model that edits the sentences. Given, DiffCSE is trained."},
+    tower_a: str | None = setting(
+        None, "CACSE: tower A, a folder, a hub id, or package:NAME/FOLDER (files of an installed package)."
     )
-    rtd_loss_weight: float = field(default=0.005, metadata={"help": "DiffCSE: λ of replaced token detection."})
-    rtd_positions: str = field(
-        default="all",
-        metadata={"help": "DiffCSE: all positions (the release: padding too) or tokens, in the detection loss."},
+    tower_b: str | None = setting(None, "CACSE: tower B, of the same kind, depth and width.")
+    constraint: str | None = setting(
+        None, "CACSE: the model whose last layers constrain the cascade. Default: tower A."
     )
-    tower_a: str | None = field(
-        default=None,
-        metadata={
-            "help": "CACSE: tower A, a folder, a hub id, or package:NAME/FOLDER (files of an installed package)."
-        },
+    cascade_start_layer: int = setting(
+        7, "CACSE: k0, the first encoder layer (from 1) that the cascade reads; below it is frozen."
     )
-    tower_b: str | None = field(default=None, metadata={"help": "CACSE: tower B, of the same kind, depth and width."})
-    constraint: str | None = field(
-        default=None, metadata={"help": "CACSE: the model whose last layers constrain the cascade. Default: tower A."}
+    constraint_layers: int = setting(4, "CACSE: m, last layers taken from the constraint model.")
+    cascade_heads: int = setting(6, "CACSE: accepted for the reference's sake; attention over one token ignores it.")
+    cascade_loss_weight: float = setting(1.0, "CACSE: λ in L_A + L_B + λ·L_C.")
+    cascade_dropout: float = setting(0.2, "CACSE: dropout of the cascade's blocks.")
+    constraint_dropout: float | None = setting(0.1, "CACSE: dropout of the constraint layers.")
+    constraint_attention: str = setting("batch", "CACSE: batch (the reference: across the batch) or sample.")
+    tower_dropout: list[float] | None = setting(
+        None, "CACSE: dropout of tower A and tower B. Default: what their configs say."
     )
-    cascade_start_layer: int = field(
-        default=7,
-        metadata={"help": "CACSE: k0, the first encoder layer (from 1) that the cascade reads; below it is frozen."},
+    freeze_embeddings: bool = setting(
+        False, "CACSE: freeze the towers' embeddings too; faster, the frozen prefix needs no graph."
     )
-    constraint_layers: int = field(
-        default=4, metadata={"help": "CACSE: m, last layers taken from the constraint model."}
-    )
-    cascade_heads: int = field(
-        default=6, metadata={"help": "CACSE: accepted for the reference's sake; attention over one token ignores it."}
-    )
-    cascade_loss_weight: float = field(default=1.0, metadata={"help": "CACSE: λ in L_A + L_B + λ·L_C."})
-    cascade_dropout: float = field(default=0.2, metadata={"help": "CACSE: dropout of the cascade's blocks."})
-    constraint_dropout: float | None = field(default=0.1, metadata={"help": "CACSE: dropout of the constraint layers."})
-    constraint_attention: str = field(
-        default="batch", metadata={"help": "CACSE: batch (the reference: across the batch) or sample."}
-    )
-    tower_dropout: list[float] | None = field(
-        default=None, metadata={"help": "CACSE: dropout of tower A and tower B. Default: what their configs say."}
-    )
-    freeze_embeddings: bool = field(
-        default=False,
-        metadata={"help": "CACSE: freeze the towers' embeddings too; faster, the frozen prefix needs no graph."},
-    )
-    contrastive_temperature: float = field(default=0.05, metadata={"help": "τ of the contrastive losses."})
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "sdpa, eager or flash_attention_2. Default: transformers' choice."}
-    )
+    contrastive_temperature: float = setting(0.05, "τ of the contrastive losses.")
+    attn_implementation: str | None = setting(None, "sdpa, eager or flash_attention_2. Default: transformers' choice.")
 
 
 @dataclass
@@ -109,65 +83,45 @@ class DataArguments:
 
     _argument_group_name: ClassVar[str] = "data"
 
-    train_file: str | None = field(
-        default=None,
-        metadata={
-            "help": "Training text: a txt, csv, tsv, jsonl or parquet file, a Hugging Face dataset name, or "
-            "sample:FILE (the text shipped with the package)."
-        },
+    train_file: str | None = setting(
+        None,
+        "Training text: a txt, csv, tsv, jsonl or parquet file, a Hugging Face dataset name, or sample:FILE (the text "
+        "shipped with the package).",
     )
-    text_columns: list[str] | None = field(
-        default=None,
-        metadata={"help": "Columns to read: one (seen twice), two (a positive pair) or three (and a hard negative)."},
+    text_columns: list[str] | None = setting(
+        None, "Columns to read: one (seen twice), two (a positive pair) or three (and a hard negative)."
     )
-    label_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Of labelled pairs, for cosent, angle and angle_combined: the column with a number a pair; "
-            "text_columns names the two texts. Default: known names (sentence1, sentence2, score; text1, text2, label)."
-        },
+    label_column: str | None = setting(
+        None,
+        "Of labelled pairs, for cosent, angle and angle_combined: the column with a number a pair; text_columns names "
+        "the two texts. Default: known names (sentence1, sentence2, score; text1, text2, label).",
     )
-    dev_file: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Dev sets of graded pairs, name=path each (sentence1, sentence2, score; or SentEval's "
-            "sts-dev.csv). Default: STS-B from the hub, named stsb."
-        },
+    dev_file: list[str] | None = setting(
+        None,
+        "Dev sets of graded pairs, name=path each (sentence1, sentence2, score; or SentEval's sts-dev.csv). Default: "
+        "STS-B from the hub, named stsb.",
     )
-    eval_sets: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Dev sets by name: stsb and sickr (SentEval's own files in senteval_data; stsb from the hub where "
-            "they are not there), or name=path as for dev_file."
-        },
+    eval_sets: list[str] | None = setting(
+        None,
+        "Dev sets by name: stsb and sickr (SentEval's own files in senteval_data; stsb from the hub where they are "
+        "not there), or name=path as for dev_file.",
     )
-    eval_transfer: bool = field(
-        default=False,
-        metadata={"help": "Score SentEval's transfer tasks on their dev parts, too (mode dev; slow with many steps)."},
+    eval_transfer: bool = setting(
+        False, "Score SentEval's transfer tasks on their dev parts, too (mode dev; slow with many steps)."
     )
-    senteval_data: str = field(
-        default="SentEval/data", metadata={"help": "SentEval's data folder, for eval_sets and eval_transfer."}
+    senteval_data: str = setting("SentEval/data", "SentEval's data folder, for eval_sets and eval_transfer.")
+    evaluation: str = setting(
+        "sts", "sts: score the dev sets and keep the best model; none: no dev set, keep the last."
     )
-    evaluation: str = field(
-        default="sts",
-        metadata={"help": "sts: score the dev sets and keep the best model; none: no dev set, keep the last."},
+    mask_probability: float = setting(
+        0.15, "Chance of a token to be masked: for mlm_weight (0.15) and DiffCSE (0.30, 0.15)."
     )
-    mask_probability: float = field(
-        default=0.15,
-        metadata={"help": "Chance of a token to be masked: for mlm_weight (0.15) and DiffCSE (0.30, 0.15)."},
+    max_seq_length: int = setting(64, "Training sentences are cut to so many tokens.")
+    eval_max_seq_length: int | None = setting(None, "The same for dev sentences. Default: the model's own limit.")
+    streaming: bool = setting(
+        False, "Read the training text while training (needs max_steps); for text beyond the disk."
     )
-    max_seq_length: int = field(default=64, metadata={"help": "Training sentences are cut to so many tokens."})
-    eval_max_seq_length: int | None = field(
-        default=None, metadata={"help": "The same for dev sentences. Default: the model's own limit."}
-    )
-    streaming: bool = field(
-        default=False,
-        metadata={"help": "Read the training text while training (needs max_steps); for text beyond the disk."},
-    )
-    shuffle_buffer: int = field(
-        default=10_000,
-        metadata={"help": "A streamed text is shuffled within so many rows; 1: its own order."},
-    )
+    shuffle_buffer: int = setting(10_000, "A streamed text is shuffled within so many rows; 1: its own order.")
 
 
 @dataclass
@@ -181,24 +135,20 @@ class CommonTrainingArguments(TrainingArguments):
     """
 
     # a wider type than the parent's: auto
-    bf16: str = field(default="auto", metadata={"help": HELP, **FLAG})  # type: ignore[assignment]
-    eval_strategy: IntervalStrategy | str = field(
-        default="steps", metadata={"help": "When the dev sets are scored: no, steps or epoch. Without any: never."}
+    bf16: str = setting("auto", HELP, **FLAG)  # type: ignore[assignment]
+    eval_strategy: IntervalStrategy | str = setting(
+        "steps", "When the dev sets are scored: no, steps or epoch. Without any: never."
     )
-    save_steps: float | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "A checkpoint is saved every so many steps. Default: eval_steps, else 500."}
+    save_steps: float | None = setting(  # type: ignore[assignment]
+        None, "A checkpoint is saved every so many steps. Default: eval_steps, else 500."
     )
-    save_total_limit: int | None = field(
-        default=1, metadata={"help": "So many checkpoints are kept; the best is one more."}
+    save_total_limit: int | None = setting(1, "So many checkpoints are kept; the best is one more.")
+    load_best_model_at_end: bool = setting(
+        True, "The best model by metric_for_best_model is the result, else the last."
     )
-    load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "The best model by metric_for_best_model is the result, else the last."}
-    )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay false: the collator reads raw text columns."}
-    )
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
-    eval_on_start: bool = field(default=True, metadata={"help": "Score the model before training: the baseline."})
+    remove_unused_columns: bool = setting(False, "Must stay false: the collator reads raw text columns.")
+    disable_tqdm: bool = setting(False, "No progress bars.")
+    eval_on_start: bool = setting(True, "Score the model before training: the baseline.")
 
     def __post_init__(self) -> None:
         if self.fp16 and self.bf16 == "auto":  # the other half precision was chosen
@@ -248,59 +198,39 @@ class CommonTrainingArguments(TrainingArguments):
 class CacseTrainingArguments(CommonTrainingArguments):
     """The common arguments, with the defaults that contrastive training needs and a few fields more."""
 
-    length_buckets: str = field(
-        default="auto",
-        metadata={
-            "help": "Run the encoder over so many groups of rows of similar length; the loss still sees the whole "
-            "batch. auto: on a CPU without any padding (other encoders than BERT's kind: as many groups as pay for the "
-            "batch's lengths), 1 elsewhere and where the model is compiled."
-        },
+    length_buckets: str = setting(
+        "auto",
+        "Run the encoder over so many groups of rows of similar length; the loss still sees the whole batch. auto: on "
+        "a CPU without any padding (other encoders than BERT's kind: as many groups as pay for the batch's lengths), "
+        "1 elsewhere and where the model is compiled.",
     )
-    fast_paths: str = field(
-        default="auto",
-        metadata={
-            "help": "Cheaper dropout masks, attention, embedding gradient and casts with the same result: true, false, "
-            "or auto: on a CPU with up to 16 threads, uncompiled."
-        },
+    fast_paths: str = setting(
+        "auto",
+        "Cheaper dropout masks, attention, embedding gradient and casts with the same result: true, false, or auto: "
+        "on a CPU with up to 16 threads, uncompiled.",
     )
-    mini_batch_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Gradient caching: encode at most so many sentences at once, each twice, and let the loss see the "
-            "whole batch all the same; for batches beyond the memory. Default: the whole batch at once."
-        },
+    mini_batch_size: int | None = setting(
+        None,
+        "Gradient caching: encode at most so many sentences at once, each twice, and let the loss see the whole batch "
+        "all the same; for batches beyond the memory. Default: the whole batch at once.",
     )
-    negatives: str = field(
-        default="global",
-        metadata={
-            "help": "On several processes: global, a row is compared with the rows of all of them, which is training "
-            "on one with the whole batch; or local, with those of its own process.",
-            "choices": ["global", "local"],
-        },
+    negatives: str = setting(
+        "global",
+        "On several processes: global, a row is compared with the rows of all of them, which is training on one with "
+        "the whole batch; or local, with those of its own process.",
+        choices=["global", "local"],
     )
-    mask_duplicates: bool = field(
-        default=False,
-        metadata={
-            "help": "Equal sentences within a batch are no negatives of each other. Default: they are, as published; "
-            "they are counted in any case."
-        },
+    mask_duplicates: bool = setting(
+        False,
+        "Equal sentences within a batch are no negatives of each other. Default: they are, as published; they are "
+        "counted in any case.",
     )
-    decay_all_parameters: bool = field(
-        default=False, metadata={"help": "Weight decay on biases and norms too, as in the CACSE release."}
-    )
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Delete the output folder of an earlier run and start anew."}
-    )
-    hub_license: str | None = field(
-        default=None, metadata={"help": "Licence id for the cards of the exported encoders, such as mit."}
-    )
-    check: bool = field(
-        default=False, metadata={"help": "Check the settings, the text, the dev sets and the models, then stop."}
-    )
-    export: bool = field(default=True, metadata={"help": "Write the trained encoders to output_dir/export."})
-    dataloader_drop_last: bool = field(
-        default=True, metadata={"help": "Drop the last incomplete batch: it has fewer negatives."}
-    )
+    decay_all_parameters: bool = setting(False, "Weight decay on biases and norms too, as in the CACSE release.")
+    overwrite_output_dir: bool = setting(False, "Delete the output folder of an earlier run and start anew.")
+    hub_license: str | None = setting(None, "Licence id for the cards of the exported encoders, such as mit.")
+    check: bool = setting(False, "Check the settings, the text, the dev sets and the models, then stop.")
+    export: bool = setting(True, "Write the trained encoders to output_dir/export.")
+    dataloader_drop_last: bool = setting(True, "Drop the last incomplete batch: it has fewer negatives.")
 
     def __post_init__(self) -> None:
         self.num_length_buckets = self._buckets()

@@ -2,9 +2,10 @@
 
 from argparse import ArgumentTypeError
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from cacse_trainer.settings import setting
 from cacse_trainer.settings.precision import FLAG, HELP
 
 
@@ -45,38 +46,24 @@ class DistillationArguments:
 
     _argument_group_name: ClassVar[str] = "distillation"
 
-    student: str | None = field(
-        default=None, metadata={"help": "The encoder that learns: a folder, a hub id, or package:NAME/FOLDER."}
+    student: str | None = setting(None, "The encoder that learns: a folder, a hub id, or package:NAME/FOLDER.")
+    teacher: str | None = setting(
+        None, "The teacher: a CACSE checkpoint, a folder with tower_a/ and tower_b/, an ensemble, or any encoder."
     )
-    teacher: str | None = field(
-        default=None,
-        metadata={
-            "help": "The teacher: a CACSE checkpoint, a folder with tower_a/ and tower_b/, an ensemble, or any encoder."
-        },
+    teachers: list[EncoderChoice] | None = setting(
+        None, "Instead: a weighted list, path=…,pooling=…,weight=… each; tokenizers may differ."
     )
-    teachers: list[EncoderChoice] | None = field(
-        default=None,
-        metadata={"help": "Instead: a weighted list, path=…,pooling=…,weight=… each; tokenizers may differ."},
+    teacher_bf16: str = setting("false", f"Run the teacher in bfloat16: {HELP}", **FLAG)
+    teacher_cache: str | None = setting(
+        None, "Folder for the teacher's vectors, computed once and reused. Default: computed at each step."
     )
-    teacher_bf16: str = field(default="false", metadata={"help": f"Run the teacher in bfloat16: {HELP}", **FLAG})
-    teacher_cache: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder for the teacher's vectors, computed once and reused. Default: computed at each step."
-        },
+    pooling: str = setting("cls", "The student's: cls (raw), mean, max or last_token.")
+    dropout: float | None = setting(None, "Every dropout of the student. Default: what its config says.")
+    project_to_teacher: bool = setting(
+        False, "Where the widths differ: learn a projection of the student for the loss."
     )
-    pooling: str = field(default="cls", metadata={"help": "The student's: cls (raw), mean, max or last_token."})
-    dropout: float | None = field(
-        default=None, metadata={"help": "Every dropout of the student. Default: what its config says."}
+    contrastive_weight: float = setting(
+        0.01, "w in w·NT-Xent + (1-w)·mean|student - teacher| (published: 0.01; with UC 0.1)."
     )
-    project_to_teacher: bool = field(
-        default=False, metadata={"help": "Where the widths differ: learn a projection of the student for the loss."}
-    )
-    contrastive_weight: float = field(
-        default=0.01,
-        metadata={"help": "w in w·NT-Xent + (1-w)·mean|student - teacher| (published: 0.01; with UC 0.1)."},
-    )
-    contrastive_temperature: float = field(default=0.05, metadata={"help": "τ of the NT-Xent part."})
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "sdpa, eager or flash_attention_2. Default: transformers' choice."}
-    )
+    contrastive_temperature: float = setting(0.05, "τ of the NT-Xent part.")
+    attn_implementation: str | None = setting(None, "sdpa, eager or flash_attention_2. Default: transformers' choice.")

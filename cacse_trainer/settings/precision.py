@@ -19,11 +19,7 @@ def accelerator() -> str | None:
 
 
 def bf16_is_fast(*, use_cpu: bool = False) -> bool:
-    """True where bfloat16 matrix products are faster than float32: CUDA ≥ 8.0, CPU with AMX or AVX512-bf16.
-
-    Args:
-        use_cpu: the CPU is meant, whatever else there is.
-    """
+    """True where bfloat16 matrix products are faster than float32: CUDA ≥ 8.0, CPU with AMX or AVX512-bf16."""
     import torch
 
     kind = None if use_cpu else accelerator()

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import keep_secret
 from cacse_trainer.settings.command_line import OneLineParser, is_secret
 from cacse_trainer.settings.distillation import EncoderChoice
@@ -112,10 +112,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is no YAML mapping.
     """
-    try:
+    with user_errors(f"recipe {path}", yaml.YAMLError):
         found = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"recipe {path}: {' '.join(str(error).split())}") from error
     if found is None:
         return {}
     if not isinstance(found, dict):
@@ -138,21 +136,18 @@ def _converted(value: Any, action: Action, where: str, hint: Any) -> Any:
         return value
 
     def one(item: Any) -> Any:
-        if isinstance(item, dict) and action.type is EncoderChoice:
-            try:
-                return EncoderChoice(item)
-            except ArgumentTypeError as error:
-                raise UserError(f"{where}: {error}") from error
-        if isinstance(item, (list, dict)):
+        is_choice = isinstance(item, dict) and action.type is EncoderChoice
+        if isinstance(item, (list, dict)) and not is_choice:
             raise UserError(f"{where}: takes plain values, got {item!r}")
         if isinstance(item, float) and item.is_integer() and action.type is int:
             item = int(item)
+        read: Any = action.type if callable(action.type) else str
         try:
-            converted = action.type(str(item)) if callable(action.type) else str(item)
+            converted = read(item if is_choice else str(item))
         except (ValueError, TypeError) as error:
             kind = getattr(action.type, "__name__", "value")
             raise UserError(f"{where}: {item!r} is no {kind}") from error
-        except Exception as error:  # argparse.ArgumentTypeError of transformers' boolean reader
+        except ArgumentTypeError as error:
             raise UserError(f"{where}: {error}") from error
         if action.choices is not None and converted not in action.choices:
             raise UserError(f"{where}: {item!r} is none of {', '.join(map(str, action.choices))}")
@@ -163,19 +158,17 @@ def _converted(value: Any, action: Action, where: str, hint: Any) -> Any:
     return one(value)
 
 
-def parse_run(dataclass_types: Sequence[type], arguments: Sequence[str], **about: Any) -> Parsed:
+def parse_run(parser: RecipeParser, arguments: Sequence[str]) -> Parsed:
     """``--config RECIPE`` and flags → the settings, and what gave them.
 
     Args:
-        dataclass_types: the dataclasses whose fields are the keys of the recipe and the flags.
+        parser: of the dataclasses whose fields are the keys of the recipe and the flags.
         arguments: the command line after the command's name.
-        about: ``prog``, ``description`` and ``epilog`` of ``--help``.
 
     Raises:
         UserError: an unknown key or flag, a value of the wrong type, or a combination that a dataclass refuses.
     """
-    hints = {name: hint for kind in dataclass_types for name, hint in get_type_hints(kind).items()}
-    parser = RecipeParser(dataclass_types, **about)
+    hints = {name: hint for kind in parser.dataclass_types for name, hint in get_type_hints(kind).items()}
     actions = parser.field_actions()
     told = parser.parse_args(arguments)
     flags = list(dict.fromkeys(name for name, _ in parser.given(arguments) if name in actions))
@@ -192,10 +185,6 @@ def parse_run(dataclass_types: Sequence[type], arguments: Sequence[str], **about
     values.update({name: getattr(told, name) for name in flags})
     if told.quiet:
         values["disable_tqdm"] = True
-    try:
+    with user_errors("settings", TypeError, ImportError):
         groups = parser.parse_dict(values)
-    except UserError:
-        raise
-    except (ValueError, TypeError, ImportError) as error:
-        raise UserError(f"settings: {' '.join(str(error).split())}") from error
     return Parsed(groups, told.config, flags, from_recipe, parser.command(arguments))

@@ -11,7 +11,7 @@ from cacse_trainer.cli import distill, export
 from cacse_trainer.cli.common import run
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.distillation import DistillationArguments
-from cacse_trainer.settings.recipes import find_recipe, parse_run, recipe_names
+from cacse_trainer.settings.recipes import RecipeParser, find_recipe, parse_run, recipe_names
 from tests.tolerances import assert_near
 
 KINDS = [DistillationArguments, DataArguments, CacseTrainingArguments]
@@ -112,7 +112,7 @@ def test_recipes(tmp_path):
         name for name in recipe_names() if name.startswith("distill/")
     }
     for name, (weight, rate, batch, dropout, weights) in published.items():
-        settings, data, args = parse_run(KINDS, ["--config", f"distill/{name}"], prog="distill").groups
+        settings, data, args = parse_run(RecipeParser(KINDS, prog="distill"), ["--config", f"distill/{name}"]).groups
         assert (settings.contrastive_weight, args.learning_rate) == (weight, rate), name
         assert (args.per_device_train_batch_size, settings.dropout, data.max_seq_length) == (batch, dropout, 64)
         assert str(args.lr_scheduler_type.value) == "constant" and args.eval_steps == 100 and args.num_train_epochs == 1

@@ -193,7 +193,7 @@ def test_shipped_recipes(name, tmp_path, capsys):
     from cacse_trainer.cli.evaluate import parser
     from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
     from cacse_trainer.settings.distillation import DistillationArguments
-    from cacse_trainer.settings.recipes import parse_run
+    from cacse_trainer.settings.recipes import RecipeParser, parse_run
 
     root, stages = read_stages(find_recipe(name), str(tmp_path / "out"), {})
     assert [stage.name for stage in stages][-4:-2] == ["joint", "distill"] or name == "pipeline/small"
@@ -201,7 +201,7 @@ def test_shipped_recipes(name, tmp_path, capsys):
         flags = stage.flags(root)
         if stage.command in ("train", "distill"):
             kind = ModelArguments if stage.command == "train" else DistillationArguments
-            parsed = parse_run([kind, DataArguments, CacseTrainingArguments], flags, prog="x")
+            parsed = parse_run(RecipeParser([kind, DataArguments, CacseTrainingArguments], prog="x"), flags)
             assert parsed.groups[2].save_steps == parsed.groups[2].eval_steps
         elif stage.command == "evaluate":
             assert parser().parse_args(flags).suite == ["sts"]

@@ -93,10 +93,11 @@ def test_wrong_settings(command, masked_lm, capsys, flags, words):
 def test_recipes_are_read(name, tmp_path):
     """Every recipe passes the parser, names its model, and says in its header how it is launched."""
     from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
-    from cacse_trainer.settings.recipes import parse_run
+    from cacse_trainer.settings.recipes import RecipeParser, parse_run
 
     flags = ["--config", name, "--output_dir", str(tmp_path), "--bf16", "false", "--use_cpu", "true"]
-    model, data, _ = parse_run([ModelArguments, DataArguments, CacseTrainingArguments], flags, prog="train").groups
+    kinds = [ModelArguments, DataArguments, CacseTrainingArguments]
+    model, data, _ = parse_run(RecipeParser(kinds, prog="train"), flags).groups
     assert model.model is not None
     assert (model.generator is not None) == name.startswith("diffcse/")
     path = next(folder / f"{name}.yaml" for folder in recipe_folders() if (folder / f"{name}.yaml").is_file())

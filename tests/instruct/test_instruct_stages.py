@@ -19,7 +19,7 @@ from cacse_trainer.instruct.evaluation import compare, markdown_table, terminal_
 from cacse_trainer.instruct.stages import PROOF
 from cacse_trainer.pipeline import runner
 from cacse_trainer.settings.arguments import CommonTrainingArguments
-from cacse_trainer.settings.recipes import find_recipe, parse_run, recipe_names
+from cacse_trainer.settings.recipes import RecipeParser, find_recipe, parse_run, recipe_names
 
 KINDS = [
     StageArguments,
@@ -193,7 +193,7 @@ def test_the_comparisons_rows():
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("instruct/")])
 def test_shipped_recipes(name, tmp_path):
-    _, data, model, evaluation, training = parse_run(KINDS, ["--config", name], prog="instruct").groups
+    _, data, model, evaluation, training = parse_run(RecipeParser(KINDS, prog="instruct"), ["--config", name]).groups
     assert data.scores == "encoder" and model.model is not None and "instruct_scores" in evaluation.tasks
     assert training.load_best_model_at_end and training.save_total_limit == 1
     assert f"--config {name}" in find_recipe(name).read_text().split("\n\n")[0]

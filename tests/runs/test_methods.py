@@ -5,13 +5,13 @@ import pytest
 from cacse_trainer.errors import UserError
 from cacse_trainer.runs.methods import BELONGS_TO, CACSE, check_hard_negatives, check_used
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
-from cacse_trainer.settings.recipes import Parsed, parse_run, recipe_names
+from cacse_trainer.settings.recipes import Parsed, RecipeParser, parse_run, recipe_names
 
 SETTINGS = [ModelArguments, DataArguments, CacseTrainingArguments]
 
 
 def parsed(*flags: str) -> Parsed:
-    return parse_run(SETTINGS, flags, prog="cacse-trainer train")
+    return parse_run(RecipeParser(SETTINGS, prog="cacse-trainer train"), flags)
 
 
 def training_recipes() -> list[str]:

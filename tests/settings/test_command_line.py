@@ -10,8 +10,9 @@ from cacse_trainer.errors import UserError
 from cacse_trainer.files import write_text
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.command_line import OneLineParser, hand_over, is_secret
-from cacse_trainer.settings.recipes import Parsed, parse_run
+from cacse_trainer.settings.recipes import Parsed, RecipeParser, parse_run
 
+KINDS = [ModelArguments, DataArguments, CacseTrainingArguments]
 TOKEN = "hf_" + "secret" * 5
 SPELLINGS = [
     ["--hub_token", TOKEN],
@@ -23,7 +24,7 @@ SPELLINGS = [
 
 
 def parsed(*flags: str) -> Parsed:
-    return parse_run([ModelArguments, DataArguments, CacseTrainingArguments], flags, prog="cacse-trainer train")
+    return parse_run(RecipeParser(KINDS, prog="cacse-trainer train"), flags)
 
 
 def small_parser() -> OneLineParser:

@@ -5,7 +5,7 @@ import yaml
 
 from cacse_trainer.errors import UserError
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
-from cacse_trainer.settings.recipes import find_recipe, parse_run, recipe_names
+from cacse_trainer.settings.recipes import RecipeParser, find_recipe, parse_run, recipe_names
 from cacse_trainer.settings.resources import resolve_resource
 from tests.conftest import ROOT
 
@@ -13,7 +13,7 @@ KINDS = [ModelArguments, DataArguments, CacseTrainingArguments]
 
 
 def parse(*arguments: str):
-    return parse_run(KINDS, arguments, prog="cacse-trainer train").groups
+    return parse_run(RecipeParser(KINDS, prog="cacse-trainer train"), arguments).groups
 
 
 def training_recipes() -> list[str]:
@@ -30,7 +30,7 @@ def test_the_list_of_recipes_is_the_folder():
 
 @pytest.mark.parametrize("name", training_recipes())
 def test_every_recipe_parses_and_explains_itself(name, tmp_path):
-    parsed = parse_run(KINDS, ["--config", name, "--output_dir", str(tmp_path)], prog="train")
+    parsed = parse_run(RecipeParser(KINDS, prog="train"), ["--config", name, "--output_dir", str(tmp_path)])
     _model, data, training = parsed.groups
     assert parsed.recipe == name
     assert training.load_best_model_at_end and training.save_steps == training.eval_steps
