@@ -6,12 +6,13 @@ answered for by `PlainEncoder`, so that nothing outside of models/ asks of which
 """
 
 import copy
+import inspect
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
 
 from cacse_trainer.compute.bucketing import encode_in_buckets
 from cacse_trainer.compute.encoder_tools import known_inputs
@@ -90,8 +91,39 @@ class Export:
     own_module: bool = False
 
 
+def as_config(config: PretrainedConfig | dict[str, Any] | None) -> PretrainedConfig:
+    """A sub-config from whatever ``config.json`` or a caller holds; BERT-base when nothing is given.
+
+    Of a kind whose code comes with its checkpoint only the fields are known: a plain `PretrainedConfig`.
+    """
+    if isinstance(config, PretrainedConfig):
+        return config
+    fields = dict(config or {"model_type": "bert"})
+    kind = fields.pop("model_type")
+    return AutoConfig.for_model(kind, **fields) if kind in CONFIG_MAPPING else PretrainedConfig(**fields)
+
+
 class SentenceConfig(PretrainedConfig):
     """Base of the configs of sentence models: by it the loader knows that a folder's model pools by itself."""
+
+    def keep(self, arguments: dict[str, Any]) -> None:
+        """Make attributes of the named arguments of ``__init__``, its ``locals()``; of ``…_config`` by `as_config`."""
+        for name, value in arguments.items():
+            if name not in ("self", "kwargs", "__class__"):
+                setattr(self, name, as_config(value) if name.endswith("_config") else value)
+
+    @classmethod
+    def check_names(cls, settings: Collection[str]) -> None:
+        """Refuse names that are no settings of this config.
+
+        Raises:
+            ValueError: with the first of them.
+        """
+        kinds = cls.__mro__[: cls.__mro__.index(SentenceConfig)]
+        known = {name for kind in kinds for name in inspect.signature(kind).parameters}
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no setting of {cls.__name__}")
 
 
 def pools_by_itself(model_type: Any) -> bool:

@@ -2,52 +2,11 @@
 
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from cacse_trainer.models.base import SentenceConfig
 
 CONSTRAINT_ATTENTIONS = ("batch", "sample")
-
-
-def as_config(config: PretrainedConfig | dict[str, Any] | None) -> PretrainedConfig:
-    """A sub-config from whatever ``config.json`` or a caller holds; BERT-base when nothing is given.
-
-    Of a kind whose code comes with its checkpoint only the fields are known: a plain `PretrainedConfig`.
-    """
-    if isinstance(config, PretrainedConfig):
-        return config
-    fields = dict(config or {"model_type": "bert"})
-    kind = fields.pop("model_type")
-    return AutoConfig.for_model(kind, **fields) if kind in CONFIG_MAPPING else PretrainedConfig(**fields)
-
-
-def set_dropout(config: Any, dropout: float | None) -> None:
-    """Set every dropout of a BERT-like sub-config; None leaves it as the checkpoint has it."""
-    if dropout is not None:
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be within [0, 1), got {dropout}")
-        config.hidden_dropout_prob = dropout
-        config.attention_probs_dropout_prob = dropout
-
-
-def set_dropouts(
-    towers: list[Any], constraint: Any, tower_dropout: list[float] | None, constraint_dropout: float | None
-) -> dict[str, list[float]]:
-    """Set the dropout of tower A and B and of the constraint model in their configs; returns what the towers had.
-
-    Raises:
-        ValueError: not two numbers for the towers, or one out of range.
-    """
-    if tower_dropout is not None and len(tower_dropout) != 2:
-        raise ValueError(f"tower_dropout takes two numbers, for tower A and tower B, got {tower_dropout}")
-    had = {
-        name: [config.hidden_dropout_prob, config.attention_probs_dropout_prob]
-        for name, config in zip(("tower_a", "tower_b"), towers, strict=True)
-    }
-    dropouts = (*(tower_dropout or (None, None)), constraint_dropout)
-    for config, dropout in zip((*towers, constraint), dropouts, strict=True):
-        set_dropout(config, dropout)
-    return had
 
 
 class CacseConfig(SentenceConfig):
@@ -91,17 +50,7 @@ class CacseConfig(SentenceConfig):
         original_dropout: dict[str, list[float]] | None = None,
         **kwargs: Any,
     ):
-        self.tower_a_config = as_config(tower_a_config)
-        self.tower_b_config = as_config(tower_b_config)
-        self.constraint_config = as_config(constraint_config)
-        self.cascade_start_layer = cascade_start_layer
-        self.constraint_layers = constraint_layers
-        self.cascade_heads = cascade_heads
-        self.cascade_loss_weight = cascade_loss_weight
-        self.contrastive_temperature = contrastive_temperature
-        self.cascade_dropout = cascade_dropout
-        self.constraint_attention = constraint_attention
-        self.freeze_embeddings = freeze_embeddings
+        self.keep(locals())
         self.original_dropout = dict(original_dropout or {})
         self._check()
         super().__init__(**kwargs)

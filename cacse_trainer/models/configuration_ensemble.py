@@ -4,8 +4,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from cacse_trainer.models.base import SentenceConfig
-from cacse_trainer.models.configuration_cacse import as_config
+from cacse_trainer.models.base import SentenceConfig, as_config
 
 POOLING_NAMES = {
     "cls": "cls",

@@ -6,7 +6,6 @@ from transformers import AutoConfig, PretrainedConfig
 
 from cacse_trainer.compute.pooling import check_pooling
 from cacse_trainer.models.base import SentenceConfig
-from cacse_trainer.models.configuration_cacse import as_config
 from cacse_trainer.models.heads import PROJECTIONS
 from cacse_trainer.models.objectives import OBJECTIVES
 
@@ -92,24 +91,8 @@ class SentenceEmbeddingConfig(SentenceConfig):
         append_eos: bool = False,
         **kwargs: Any,
     ):
-        self.encoder_config = as_config(encoder_config)
-        self.pooling = pooling
-        self.projection = projection
-        self.mlp_only_train = mlp_only_train
-        self.objective = objective
-        self.contrastive_temperature = contrastive_temperature
-        self.hard_negative_weight = hard_negative_weight
-        self.mlm_weight = mlm_weight
+        self.keep(locals())
         self.original_dropout = dict(original_dropout or {})
-        self.cosine_weight = cosine_weight
-        self.ibn_weight = ibn_weight
-        self.cln_weight = cln_weight
-        self.angle_weight = angle_weight
-        self.ranking_scale = ranking_scale
-        self.positive_threshold = positive_threshold
-        self.bidirectional_start_layer = bidirectional_start_layer
-        self.prompt_template = prompt_template
-        self.append_eos = append_eos
         check_pooling(pooling)
         for name, value, choices in (("projection", projection, PROJECTIONS), ("objective", objective, OBJECTIVES)):
             if value not in choices:

@@ -25,7 +25,8 @@ from cacse_trainer.errors import UserError
 from cacse_trainer.losses import nt_xent
 from cacse_trainer.models.base import Embed, Export, Part, PlainEncoder, SentenceModel, pooled_sum, with_settings
 from cacse_trainer.models.cascade import Cascade, CascadeLinear
-from cacse_trainer.models.configuration_cacse import CacseConfig, set_dropouts
+from cacse_trainer.models.configuration_cacse import CacseConfig
+from cacse_trainer.models.configuration_sentence_embedding import set_encoder_dropout
 from cacse_trainer.models.constraint import load_constraint_layers
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.outputs import CacseOutput
@@ -121,18 +122,11 @@ class CacseModel(SentenceModel):
         tower_b: str,
         constraint: str | None = None,
         *,
-        cascade_start_layer: int = 7,
-        constraint_layers: int = 4,
-        cascade_heads: int = 6,
-        cascade_loss_weight: float = 1.0,
-        contrastive_temperature: float = 0.05,
         tower_dropout: list[float] | None = None,
-        cascade_dropout: float = 0.2,
         constraint_dropout: float | None = 0.1,
-        constraint_attention: str = "batch",
-        freeze_embeddings: bool = False,
         attn_implementation: str | None = None,
         dtype: torch.dtype = torch.float32,
+        **settings: Any,
     ) -> "CacseModel":
         """Two pretrained towers, the last layers of a third model, and a fresh cascade.
 
@@ -145,57 +139,54 @@ class CacseModel(SentenceModel):
             constraint_dropout: dropout of the constraint layers; None keeps what their config says.
             attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; default: transformers' choice.
             dtype: of the weights; float32 for training.
-
-        The other arguments are those of `CacseConfig`.
+            settings: those of `CacseConfig`.
 
         Raises:
             ValueError: what does not fit, with the values.
             OSError: a folder or hub id cannot be read.
         """
         constraint = constraint if constraint is not None else tower_a
-        *tower_configs, constraint_config = cls.read_configs(tower_a, tower_b, constraint)
-        original_dropout = set_dropouts(tower_configs, constraint_config, tower_dropout, constraint_dropout)
-        config = CacseConfig(
-            tower_a_config=tower_configs[0],
-            tower_b_config=tower_configs[1],
-            constraint_config=constraint_config,
-            cascade_start_layer=cascade_start_layer,
-            constraint_layers=constraint_layers,
-            cascade_heads=cascade_heads,
-            cascade_loss_weight=cascade_loss_weight,
-            contrastive_temperature=contrastive_temperature,
-            cascade_dropout=cascade_dropout,
-            constraint_attention=constraint_attention,
-            freeze_embeddings=freeze_embeddings,
-            original_dropout=original_dropout,
-            dtype=dtype,
-        )
+        paths = tower_a, tower_b, constraint
+        config = cls.configure(paths, tower_dropout, constraint_dropout, dtype=dtype, **settings)
         towers = [
             load_tower(path, tower_config, dtype, attn_implementation)
-            for path, tower_config in zip((tower_a, tower_b), tower_configs, strict=True)
+            for path, tower_config in zip(paths, (config.tower_a_config, config.tower_b_config), strict=False)
         ]
         layers = load_constraint_layers(
-            constraint, constraint_config, constraint_layers, LAYER_CLASSES[cls.tower_kind], dtype
+            constraint, config.constraint_config, config.constraint_layers, LAYER_CLASSES[cls.tower_kind], dtype
         )
         config._attn_implementation = towers[0].config._attn_implementation
         return cls(config, tower_a=towers[0], tower_b=towers[1], constraint_layers=layers)
 
     @classmethod
-    def read_configs(cls, *paths: str) -> list[Any]:
-        """The configs of encoders of this class's kind, without a machine's folder in what is saved of them.
+    def configure(
+        cls,
+        paths: Sequence[str],
+        tower_dropout: list[float] | None = None,
+        constraint_dropout: float | None = 0.1,
+        dtype: torch.dtype | None = None,
+        **settings: Any,
+    ) -> CacseConfig:
+        """The config of tower A, tower B and the constraint model at these paths; the arguments are `from_towers`'.
 
-        Raises:
-            ValueError: one is of another kind.
+        No machine's folder stands in what is saved of it.
         """
+        CacseConfig.check_names(settings)
+        if tower_dropout is not None and len(tower_dropout) != 2:
+            raise ValueError(f"tower_dropout takes two numbers, for tower A and tower B, got {tower_dropout}")
         configs = [AutoConfig.from_pretrained(path) for path in paths]
-        for path, config in zip(paths, configs, strict=True):
+        dropouts = (*(tower_dropout or (None, None)), constraint_dropout)
+        had = []
+        for path, config, dropout in zip(paths, configs, dropouts, strict=True):
             if config.model_type != cls.tower_kind:
                 raise ValueError(
                     f"{cls.__name__} is made of {cls.tower_kind} towers, got {config.model_type} towers ({path})"
                 )
             if Path(path).exists():
                 config.name_or_path = ""
-        return configs
+            had.append(list(set_encoder_dropout(config, dropout).values()))
+        original = {"tower_a": had[0], "tower_b": had[1]}
+        return CacseConfig(configs[0], configs[1], configs[2], original_dropout=original, dtype=dtype, **settings)
 
     def freeze(self) -> None:
         """Freeze the encoder layers below k0, the unused poolers and, if asked for, the embeddings.

@@ -69,19 +69,10 @@ class DiffcseModel(SentenceEmbeddingModel):
         encoder: str,
         generator: str,
         *,
-        pooling: str = "cls",
-        projection: str = "batch_norm",
-        mlp_only_train: bool = True,
-        objective: str = "info_nce",
-        contrastive_temperature: float = 0.05,
-        hard_negative_weight: float = 0.0,
-        rtd_loss_weight: float = 0.005,
-        rtd_positions: str = "all",
-        condition: str = "projected",
-        reference_padding: bool = False,
         dropout: float | None = None,
         attn_implementation: str | None = None,
         dtype: torch.dtype = torch.float32,
+        **settings: Any,
     ) -> "DiffcseModel":
         """A pretrained encoder twice, as encoder and as discriminator, and a pretrained generator.
 
@@ -90,35 +81,21 @@ class DiffcseModel(SentenceEmbeddingModel):
             generator: folder or hub id of a masked language model of the same vocabulary (the release:
                 ``distilbert-base-uncased``, ``distilroberta-base``).
             dropout: every dropout of encoder and discriminator; None keeps what the config says.
-            attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; default: transformers' choice.
-            dtype: of the weights; float32 for training.
-
-        The other arguments are those of `DiffcseConfig`.
+            attn_implementation, dtype: as for `SentenceEmbeddingModel.from_encoder`.
+            settings: those of `DiffcseConfig`.
 
         Raises:
             ValueError: a setting is unknown or out of range, the vocabularies differ, or the generator's checkpoint has
                 no masked language model head.
             OSError: a folder or hub id cannot be read.
         """
+        DiffcseConfig.check_names(settings)
         encoder_config = AutoConfig.from_pretrained(encoder)
         original_dropout = set_encoder_dropout(encoder_config, dropout)
         generator_config = AutoConfig.from_pretrained(generator)
         set_encoder_dropout(generator_config, 0.0)  # never in train mode; so that nothing else is reported
         config = DiffcseConfig(
-            encoder_config,
-            generator_config,
-            pooling=pooling,
-            projection=projection,
-            mlp_only_train=mlp_only_train,
-            objective=objective,
-            contrastive_temperature=contrastive_temperature,
-            hard_negative_weight=hard_negative_weight,
-            rtd_loss_weight=rtd_loss_weight,
-            rtd_positions=rtd_positions,
-            condition=condition,
-            reference_padding=reference_padding,
-            original_dropout=original_dropout,
-            dtype=dtype,
+            encoder_config, generator_config, original_dropout=original_dropout, dtype=dtype, **settings
         )
         loading: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
         towers = [AutoModel.from_pretrained(encoder, config=encoder_config, **loading) for _ in range(2)]

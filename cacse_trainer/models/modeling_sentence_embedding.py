@@ -7,7 +7,6 @@ the SimCSE release gathers the negatives too, but lets the gradient of the own r
 Source: Gao et al. 2021 (arXiv 2104.08821), and the SimCSE release.
 """
 
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -99,7 +98,7 @@ class SentenceEmbeddingModel(AdapterModel):
         dtype: torch.dtype = torch.float32,
         trust_remote_code: bool = False,
         **settings: Any,
-    ) -> "SentenceEmbeddingModel":
+    ) -> Any:
         """A pretrained encoder with a fresh projection, ready to be trained.
 
         Args:
@@ -111,17 +110,15 @@ class SentenceEmbeddingModel(AdapterModel):
             attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; default: transformers' choice.
             dtype: of the weights; float32 for training, unless an adapter is trained (which always is float32).
             trust_remote_code: run the model code that comes with the checkpoint.
-            settings: those of `SentenceEmbeddingConfig`. With ``mlm_weight`` the checkpoint's masked language model
-                head is taken along.
+            settings: those of the class's config. With ``mlm_weight`` the checkpoint's masked language model head is
+                taken along.
 
         Raises:
             ValueError: a setting is unknown or out of range; an adapter with a projection or a masked language model
                 head, with another adapter, or one that does not fit; quantisation without an adapter or a GPU.
             OSError: the folder or hub id cannot be read.
         """
-        unknown = sorted(settings.keys() - inspect.signature(SentenceEmbeddingConfig.__init__).parameters.keys())
-        if unknown:
-            raise ValueError(f"{unknown[0]!r} is no setting of SentenceEmbeddingConfig")
+        cls.config_class.check_names(settings)
         if lora is not None and adapter is not None:
             raise ValueError("give either lora, for a new adapter, or adapter, to go on with one")
         quantized = quantization(load_in_4bit, load_in_8bit)
@@ -129,7 +126,7 @@ class SentenceEmbeddingModel(AdapterModel):
             raise ValueError("quantised weights cannot be trained themselves: give lora_r or adapter, too")
         encoder_config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         original_dropout = set_encoder_dropout(encoder_config, dropout)
-        config = SentenceEmbeddingConfig(encoder_config, original_dropout=original_dropout, dtype=dtype, **settings)
+        config = cls.config_class(encoder_config, original_dropout=original_dropout, dtype=dtype, **settings)
         loading: dict[str, Any] = {
             "dtype": dtype,
             "attn_implementation": attn_implementation,

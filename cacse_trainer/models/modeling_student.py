@@ -5,11 +5,11 @@ The projection serves the loss only. The sentence embedding, which is scored and
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
+from cacse_trainer.models.heads import MaskedLmHead
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
 from cacse_trainer.models.outputs import EmbeddingOutput
 
@@ -54,48 +54,13 @@ class StudentModel(SentenceEmbeddingModel):
     config_class = StudentConfig  # type: ignore[assignment]  # a kind of the parent's
     export_name = "student"
 
-    def __init__(self, config: StudentConfig, encoder: PreTrainedModel | None = None):
-        super().__init__(config, encoder)
+    def __init__(
+        self, config: StudentConfig, encoder: PreTrainedModel | None = None, lm_head: MaskedLmHead | None = None
+    ):
+        super().__init__(config, encoder, lm_head)
         if config.teacher_size is not None:
             self.teacher_projection = nn.Linear(config.hidden_size, config.teacher_size)
             self._init_weights(self.teacher_projection)
-
-    @classmethod
-    def from_encoder(  # type: ignore[override]  # a student has no loss of its own, hence fewer settings
-        cls,
-        path: str,
-        *,
-        pooling: str = "cls_before_pooler",
-        teacher_size: int | None = None,
-        dropout: float | None = None,
-        attn_implementation: str | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> "StudentModel":
-        """A pretrained encoder as a student.
-
-        Args:
-            path: folder or hub id of any encoder that `AutoModel` knows.
-            pooling: ``cls``, ``mean``, …
-            teacher_size: width of the teacher where it differs: adds the projection.
-            dropout: every dropout of the encoder; None keeps what its config says.
-            attn_implementation, dtype: as for `SentenceEmbeddingModel.from_encoder`.
-
-        Raises:
-            ValueError: a setting is unknown or out of range.
-            OSError: the folder or hub id cannot be read.
-        """
-        pooling = "cls_before_pooler" if pooling == "cls" else pooling
-        plain = SentenceEmbeddingModel.from_encoder(
-            path, pooling=pooling, dropout=dropout, attn_implementation=attn_implementation, dtype=dtype
-        )
-        config = StudentConfig(
-            plain.config.encoder_config,
-            pooling=pooling,
-            teacher_size=teacher_size,
-            original_dropout=plain.config.original_dropout,
-            dtype=dtype,
-        )
-        return cls(config, plain.encoder)
 
     def forward(  # type: ignore[override]  # no masked copies
         self,
