@@ -1,5 +1,6 @@
 """Configuration of CACSE: the two towers' and the constraint model's own configs, and the cascade's settings."""
 
+from operator import attrgetter
 from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
@@ -55,38 +56,29 @@ class CacseConfig(SentenceConfig):
         self._check()
         super().__init__(**kwargs)
 
-    @property
-    def hidden_size(self) -> int:
-        """Width of the embedding, asked for by sentence-transformers and others."""
-        return self.tower_a_config.hidden_size
+    hidden_size = property(attrgetter("tower_a_config.hidden_size"))
+    """Width of the embedding, asked for by sentence-transformers and others."""
+    vocab_size = property(attrgetter("tower_a_config.vocab_size"))
+    """The towers' vocabulary."""
 
     @property
     def max_position_embeddings(self) -> int:
         """The smaller of the towers' position tables, asked for by sentence-transformers for the length limit."""
         return min(self.tower_a_config.max_position_embeddings, self.tower_b_config.max_position_embeddings)
 
-    @property
-    def vocab_size(self) -> int:
-        """The towers' vocabulary."""
-        return self.tower_a_config.vocab_size
-
     def _check(self) -> None:
         a, b, constraint = self.tower_a_config, self.tower_b_config, self.constraint_config
-        for what, name in (
-            ("kind", "model_type"),
-            ("depth", "num_hidden_layers"),
-            ("width", "hidden_size"),
-            ("vocabulary", "vocab_size"),
-        ):
+        names = {"model_type": "kind", "num_hidden_layers": "depth", "hidden_size": "width", "vocab_size": "vocabulary"}
+        for name, what in names.items():
             if getattr(a, name) != getattr(b, name):
                 raise ValueError(
                     f"the towers must agree in {what} ({name}): tower_a has {getattr(a, name)}, "
                     f"tower_b has {getattr(b, name)}"
                 )
-        for what, name in (("kind", "model_type"), ("width", "hidden_size")):
+        for name in ("model_type", "hidden_size"):
             if getattr(a, name) != getattr(constraint, name):
                 raise ValueError(
-                    f"the constraint model must agree with the towers in {what} ({name}): the towers have "
+                    f"the constraint model must agree with the towers in {names[name]} ({name}): the towers have "
                     f"{getattr(a, name)}, the constraint model has {getattr(constraint, name)}"
                 )
         if not 1 <= self.cascade_start_layer <= a.num_hidden_layers:

@@ -46,12 +46,9 @@ class DiffcseConfig(SentenceEmbeddingConfig):
         **kwargs: Any,
     ):
         self.keep(locals())
-        for name, value, choices in (
-            ("rtd_positions", rtd_positions, RTD_POSITIONS),
-            ("condition", condition, CONDITIONS),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
+        for name, choices in (("rtd_positions", RTD_POSITIONS), ("condition", CONDITIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
         if not rtd_loss_weight >= 0:
             raise ValueError(f"rtd_loss_weight must not be negative, got {rtd_loss_weight}")
         super().__init__(self.encoder_config, projection=projection, mlp_only_train=mlp_only_train, **kwargs)

@@ -19,12 +19,12 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 
 from cacse_trainer.compute.distributed import shared_rows
-from cacse_trainer.compute.encoder_tools import freeze_pooler, mark_loaded
-from cacse_trainer.compute.packing import can_pack, first_token_states, sentence_vectors
+from cacse_trainer.compute.encoder_tools import freeze_pooler, loaded_or
+from cacse_trainer.compute.packing import first_token_states, sentence_vectors
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses import nt_xent
-from cacse_trainer.models.base import Embed, Export, Part, PlainEncoder, SentenceModel, pooled_sum, with_settings
-from cacse_trainer.models.cascade import Cascade, CascadeLinear
+from cacse_trainer.models.base import Export, Part, PlainEncoder, TowerSum, with_settings
+from cacse_trainer.models.cascade import Cascade
 from cacse_trainer.models.configuration_cacse import CacseConfig
 from cacse_trainer.models.configuration_sentence_embedding import set_encoder_dropout
 from cacse_trainer.models.constraint import load_constraint_layers
@@ -51,7 +51,7 @@ def load_tower(path: str, config: Any, dtype: torch.dtype, attn_implementation: 
     return tower
 
 
-class CacseModel(SentenceModel):
+class CacseModel(TowerSum):
     """The family behind `CacseBertModel` and `CacseRobertaModel`; use those.
 
     Args:
@@ -82,20 +82,13 @@ class CacseModel(SentenceModel):
         # The towers resolve their own; bare layers read their config's.
         config.constraint_config._attn_implementation = config._attn_implementation
         dtype = torch.get_default_dtype()  # a sub-config may name another, which from_config would obey
-        for given in (tower_a, tower_b, constraint_layers):
-            if given is not None:
-                mark_loaded(given)
-        self.tower_a: Any = (
-            tower_a if tower_a is not None else AutoModel.from_config(config.tower_a_config, dtype=dtype)
+        self.tower_a = loaded_or(tower_a, lambda: AutoModel.from_config(config.tower_a_config, dtype=dtype))
+        self.tower_b = loaded_or(tower_b, lambda: AutoModel.from_config(config.tower_b_config, dtype=dtype))
+        layers = range(config.constraint_layers)
+        constraint_layers = loaded_or(
+            constraint_layers,
+            lambda: nn.ModuleList(LAYER_CLASSES[kind](config.constraint_config, layer_idx=i) for i in layers),
         )
-        self.tower_b: Any = (
-            tower_b if tower_b is not None else AutoModel.from_config(config.tower_b_config, dtype=dtype)
-        )
-        if constraint_layers is None:
-            layer_class = LAYER_CLASSES[kind]
-            constraint_layers = nn.ModuleList(
-                layer_class(config.constraint_config, layer_idx=i) for i in range(config.constraint_layers)
-            )
         for module in constraint_layers.modules():
             if "config" in vars(module):  # loaded layers come with a copy, which would not hear of later changes
                 module.config = config.constraint_config  # type: ignore[assignment]
@@ -108,12 +101,6 @@ class CacseModel(SentenceModel):
         )
         self.post_init()
         self.freeze()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, CascadeLinear):
-            module.draw()
-        else:
-            super()._init_weights(module)
 
     @classmethod
     def from_towers(
@@ -195,12 +182,10 @@ class CacseModel(SentenceModel):
         search for unused parameters.
         """
         for tower in (self.tower_a, self.tower_b):
-            frozen: list[nn.Module] = list(tower.encoder.layer[: self.config.cascade_start_layer])
             freeze_pooler(tower)
+            tower.encoder.layer[: self.config.cascade_start_layer].requires_grad_(False)
             if self.config.freeze_embeddings:
-                frozen.append(tower.embeddings)
-            for module in frozen:
-                module.requires_grad_(False)
+                tower.embeddings.requires_grad_(False)
         if self.config.cascade_loss_weight == 0:
             self.cascade.requires_grad_(False)
 
@@ -214,20 +199,15 @@ class CacseModel(SentenceModel):
     ) -> CacseOutput | tuple[Tensor, ...]:
         """(B, 2, L) → the losses and the embeddings they compare; (N, L) → the sentence embedding.
 
-        Args:
-            input_ids: (B, 2, L), the two views of each sentence, or (N, L).
-            attention_mask: of the same shape, 1 for tokens, 0 for padding; default: all ones.
-            token_type_ids: of the same shape, for BERT.
-            text_ids: (B, 2), numbers of the sentences: equal ones are then no negatives of each other.
-            return_dict: False gives a tuple, as everywhere in transformers.
+        The arguments are those that `SentenceModel` names; the views are the two of each sentence.
 
         Raises:
             ValueError: another number of dimensions or views.
         """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         if input_ids.dim() == 3:
-            output = self._losses(input_ids, attention_mask, token_type_ids, text_ids)
+            output = self._losses(inputs, text_ids)
         elif input_ids.dim() == 2:
-            inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
             hidden = self.tower_a(**inputs).last_hidden_state + self.tower_b(**inputs).last_hidden_state  # (N, L, H)
             output = CacseOutput(last_hidden_state=hidden, sentence_embedding=hidden[:, 0])
         else:
@@ -253,10 +233,6 @@ class CacseModel(SentenceModel):
                 "choose one or two with text_columns"
             )
 
-    def embed_as(self, pooling: str | None = None) -> Embed:
-        """As `SentenceModel.embed_as`: the sum's token states take every pooling that reads the last layer."""
-        return super().embed_as() if pooling is None else pooled_sum(self, pooling)
-
     def parts(self) -> list[Part]:
         """The two towers."""
         return [Part(self.tower_a, "cls"), Part(self.tower_b, "cls")]
@@ -277,27 +253,19 @@ class CacseModel(SentenceModel):
     def _cls_states(self, tower: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         """CLS states of the layers k0..last: (N, L) inputs → (N, K, H)."""
         start = self.config.cascade_start_layer
-        if self.compute.length_buckets is None and can_pack(tower, inputs):
-            return self.compute.in_parts(partial(first_token_states, tower, start), inputs, packed=True)
 
         def encode(**bucket: Tensor) -> Tensor:
             hidden = tower(**bucket, output_hidden_states=True).hidden_states
             return torch.stack([states[:, 0] for states in hidden[start:]], dim=1)
 
-        return self.compute.in_parts(encode, inputs)
+        return self.compute.packed_or(tower, inputs, partial(first_token_states, tower, start), encode)
 
-    def _losses(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        token_type_ids: Tensor | None,
-        text_ids: Tensor | None,
-    ) -> CacseOutput:
-        batch, views, length = input_ids.shape
+    def _losses(self, given: dict[str, Tensor | None], text_ids: Tensor | None) -> CacseOutput:
+        rows = {name: tensor for name, tensor in given.items() if tensor is not None}
+        batch, views, _ = rows["input_ids"].shape
         if views != 2:
             raise ValueError(f"CACSE compares two views of each row, got {views}: give one text column, or two")
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        inputs = {name: tensor.reshape(batch * views, length) for name, tensor in given.items() if tensor is not None}
+        inputs = {name: tensor.flatten(0, 1) for name, tensor in rows.items()}  # (2B, L)
         states_a = self._cls_states(self.tower_a, inputs).unflatten(0, (batch, views))  # (B, 2, K, H)
         states_b = self._cls_states(self.tower_b, inputs).unflatten(0, (batch, views))
         vectors_a, vectors_b = states_a[:, :, -1], states_b[:, :, -1]  # (B, 2, H)

@@ -20,13 +20,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from cacse_trainer.compute.distributed import gather_rows
-from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, known_inputs, mark_loaded
+from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, known_inputs, loaded_or
 from cacse_trainer.compute.pooling import first_token
 from cacse_trainer.losses.contrastive import full_precision
 from cacse_trainer.models.conditioning import condition_on
 from cacse_trainer.models.configuration_diffcse import DiffcseConfig
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig, set_encoder_dropout
-from cacse_trainer.models.heads import DetectionHead
+from cacse_trainer.models.heads import FreshLinear
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
 
 
@@ -49,16 +49,9 @@ class DiffcseModel(SentenceEmbeddingModel):
         generator: PreTrainedModel | None = None,
     ):
         super().__init__(config, encoder)
-        for given in (discriminator, generator):
-            if given is not None:
-                mark_loaded(given)
-        self.discriminator = (
-            discriminator if discriminator is not None else AutoModel.from_config(config.encoder_config)
-        )
-        self.generator = (
-            generator if generator is not None else AutoModelForMaskedLM.from_config(config.generator_config)
-        )
-        self.rtd_head = DetectionHead(config.hidden_size)
+        self.discriminator = loaded_or(discriminator, lambda: AutoModel.from_config(config.encoder_config))
+        self.generator = loaded_or(generator, lambda: AutoModelForMaskedLM.from_config(config.generator_config))
+        self.rtd_head = FreshLinear(config.hidden_size, 2)  # kept or replaced: the release's ``electra_head``
         self.post_init()
         self.freeze()
         self.generator.eval()
@@ -154,9 +147,8 @@ class DiffcseModel(SentenceEmbeddingModel):
             return torch.stack([column.sum(dim=1).to(entropy.dtype) for column in columns], dim=1)
 
         inputs = {**rows, "input_ids": filled, "attention_mask": mask}
-        numbers = torch.arange(len(filled), device=filled.device)[:, None].expand_as(
-            filled
-        )  # cut with the row's tokens
+        # Numbers of the rows, cut with their tokens.
+        numbers = torch.arange(len(filled), device=filled.device)[:, None].expand_as(filled)
         inputs = {**known_inputs(self.discriminator, inputs), "row": numbers, "replaced": replaced}
         trim = self.config.rtd_positions == "tokens"  # padding cut off is not counted
         sums = self.compute.in_parts(detect, inputs, trim).sum(dim=0)  # (6,)

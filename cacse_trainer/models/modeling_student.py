@@ -3,6 +3,7 @@
 The projection serves the loss only. The sentence embedding, which is scored and exported, is the encoder's own.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,10 +23,7 @@ class StudentConfig(SentenceEmbeddingConfig):
         pooling: one of `POOLINGS` without a head.
         teacher_size: width of the teacher's vectors, where it is not the student's; None: no projection.
 
-    The other arguments are those of `SentenceEmbeddingConfig`.
-
-    Raises:
-        ValueError: the pooling has a head, or a setting is out of range.
+    The other arguments, and what is raised, are those of `SentenceEmbeddingConfig`.
     """
 
     model_type = "student"
@@ -62,26 +60,16 @@ class StudentModel(SentenceEmbeddingModel):
             self.teacher_projection = nn.Linear(config.hidden_size, config.teacher_size)
             self._init_weights(self.teacher_projection)
 
-    def forward(  # type: ignore[override]  # no masked copies
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        return_dict: bool | None = None,
-    ) -> EmbeddingOutput | tuple[Any, ...]:
-        """(N, L) → ``sentence_embedding`` (N, H); in training also ``embeddings``, what the loss compares.
+    def _embedding(self, inputs: Mapping[str, Tensor | None]) -> EmbeddingOutput:
+        """In training by `compute`, with ``embeddings``, what the loss compares.
 
-        In training the rows run as `compute` says, and ``embeddings`` are
-        (N, teacher_size) with a projection, else the sentence embedding itself. Three dimensions are as in
-        `SentenceEmbeddingModel`.
+        They are (N, teacher_size) with a projection, else the sentence embedding itself.
         """
-        if not self.training or input_ids.dim() != 2:
-            return super().forward(input_ids, attention_mask, token_type_ids, return_dict=return_dict)
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        vectors = self._encode_rows(given)  # (N, H)
+        if not self.training:
+            return super()._embedding(inputs)
+        vectors = self._encode_rows(inputs)  # (N, H)
         compared = self.teacher_projection(vectors) if self.config.teacher_size is not None else vectors
-        output = EmbeddingOutput(sentence_embedding=vectors, embeddings=compared)
-        return output if return_dict is not False else output.to_tuple()
+        return EmbeddingOutput(sentence_embedding=vectors, embeddings=compared)
 
 
 AutoConfig.register("student", StudentConfig)
