@@ -1,7 +1,7 @@
 """What models made of `AutoModel` encoders need of them, whatever their kind."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,10 +9,13 @@ from torch import Tensor, nn
 from cacse_trainer.compute.distributed import gather_rows, world_size
 
 
-def mark_loaded(module: nn.Module) -> None:
-    """Keep ``post_init`` from drawing weights anew that were loaded."""
+def loaded_or(module: Any, build: Callable[[], Any]) -> Any:
+    """A module whose weights were loaded, kept from being drawn anew by ``post_init``; None: what ``build`` gives."""
+    if module is None:
+        return build()
     for part in module.modules():
-        part._is_hf_initialized = True  # type: ignore[assignment]
+        part._is_hf_initialized = True
+    return module
 
 
 def freeze_pooler(encoder: nn.Module) -> None:

@@ -31,18 +31,14 @@ def can_pack(encoder: Any, inputs: Mapping[str, Tensor]) -> bool:
         mask is not None
         and mask.device.type == "cpu"
         and config.model_type in KINDS
-        and all(isinstance(part, nn.Linear) for part in _top_projections(encoder))  # no adapter: weights are read
+        and isinstance(encoder.encoder.layer[-1].attention.self.key, nn.Linear)  # no adapter: weights are read
+        and isinstance(encoder.encoder.layer[-1].attention.self.value, nn.Linear)
         and config._attn_implementation in {"sdpa", ATTENTION}
         and not config.is_decoder
         and not any(getattr(part, "gradient_checkpointing", False) for part in encoder.modules())
         and bool(mask[:, 0].all())
         and bool((mask[:, 1:] <= mask[:, :-1]).all())
     )
-
-
-def _top_projections(encoder: Any) -> tuple[Any, Any]:
-    attention = encoder.encoder.layer[-1].attention.self
-    return attention.key, attention.value
 
 
 class Group(NamedTuple):
@@ -133,10 +129,6 @@ class PackedRows:
         whole = torch.cat([part.flatten(0, 1) for part in parts])
         return _Moved.apply(whole, self._to_by_head, None).unflatten(0, (-1, self.heads)).flatten(1)
 
-    def ids(self, name: str) -> Tensor:
-        """One of the inputs, (N, L) → (1, T)."""
-        return self.inputs[name].flatten()[self.tokens][None]
-
     def in_order(self, vectors: Tensor) -> Tensor:
         """(N, H) of the packed rows → in the order of the inputs."""
         return vectors[torch.argsort(self.order)]
@@ -167,14 +159,20 @@ def pool_packed(encoder: Any, pooling: str, **inputs: Tensor) -> Tensor:
     return pool(pooling, hidden[-1], hidden, inputs["attention_mask"])
 
 
+def pool_padded(encoder: Any, pooling: str, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """By the encoder's own forward: (N, L) inputs → token states (N, L, H) and pooled states (N, H)."""
+    more = {"output_hidden_states": True} if pooling in LAYER_POOLINGS else {}
+    output = run_encoder(encoder, inputs, **more)
+    layers = output.hidden_states if more else None
+    return output.last_hidden_state, pool(pooling, output.last_hidden_state, layers, inputs.get("attention_mask"))
+
+
 def sentence_vectors(encoder: Any, pooling: str, inputs: Mapping[str, Tensor | None]) -> Tensor:
     """Pooled states: (N, L) inputs → (N, H), without padding where `can_pack`, else by the encoder's own forward."""
     known = known_inputs(encoder, inputs)
     if can_pack(encoder, known):
         return pool_packed(encoder, pooling, **known)
-    more = {"output_hidden_states": True} if pooling in LAYER_POOLINGS else {}
-    output = run_encoder(encoder, known, **more)
-    return pool(pooling, output.last_hidden_state, output.hidden_states if more else None, known.get("attention_mask"))
+    return pool_padded(encoder, pooling, known)[1]
 
 
 def packed_states(encoder: Any, rows: PackedRows, first_only: bool) -> list[Tensor]:
@@ -184,19 +182,21 @@ def packed_states(encoder: Any, rows: PackedRows, first_only: bool) -> list[Tens
     """
     states = [_embedded(encoder, rows)]
     layers = encoder.encoder.layer
-    for number, layer in enumerate(layers):
-        states.append(_run_layer(layer, states[-1], rows, first_only and number == len(layers) - 1))
+    for layer in layers:
+        own, attended = states[-1], _attend
+        if first_only and layer is layers[-1]:
+            own, attended = own[rows.starts], _attend_from_first
+        attention = layer.attention.output(attended(layer.attention.self, states[-1], rows), own)
+        states.append(layer.feed_forward_chunk(attention))
     return states
 
 
 def _embedded(encoder: Any, rows: PackedRows) -> Tensor:
     offset = encoder.config.pad_token_id + 1 if KINDS[encoder.config.model_type] else 0
-    given = {"input_ids": rows.ids("input_ids"), "position_ids": (rows.places + offset)[None]}
-    if "token_type_ids" in rows.inputs:
-        given["token_type_ids"] = rows.ids("token_type_ids")
-    else:
-        given["token_type_ids"] = torch.zeros_like(given["input_ids"])
-    return encoder.embeddings(**given)[0]
+    ids = rows.inputs["input_ids"]
+    given = {"input_ids": ids, "token_type_ids": rows.inputs.get("token_type_ids", torch.zeros_like(ids))}
+    packed = {name: tensor.flatten()[rows.tokens][None] for name, tensor in given.items()}  # (1, T) each
+    return encoder.embeddings(**packed, position_ids=(rows.places + offset)[None])[0]
 
 
 def _rows_and_places(lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,13 +212,6 @@ def _group(lengths: Tensor) -> Group:
         return Group(len(lengths), longest, None)
     padding = torch.arange(longest) >= lengths[:, None]
     return Group(len(lengths), longest, torch.zeros(padding.shape).masked_fill(padding, -1e30)[:, None])  # in any dtype
-
-
-def _run_layer(layer: Any, states: Tensor, rows: PackedRows, first_only: bool) -> Tensor:
-    """One encoder layer: (T, H) → (T, H), or (N, H), of each row's first token."""
-    own = states[rows.starts] if first_only else states
-    attend = _attend_from_first if first_only else _attend
-    return layer.feed_forward_chunk(layer.attention.output(attend(layer.attention.self, states, rows), own))
 
 
 def _attend(module: Any, states: Tensor, rows: PackedRows) -> Tensor:

@@ -11,13 +11,13 @@ import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig
 
-from cacse_trainer.models.configuration_cacse import CacseConfig, set_dropouts
 from cacse_trainer.models.modeling_cacse import CacseModel, cacse_class
 
 logger = logging.getLogger(__name__)
@@ -99,41 +99,12 @@ def rename_reference_keys(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], 
 
 
 def convert_reference_checkpoint(
-    path: str | Path,
-    tower_a: str,
-    tower_b: str,
-    constraint: str,
-    *,
-    cascade_start_layer: int = 7,
-    constraint_layers: int = 4,
-    cascade_heads: int = 6,
-    cascade_loss_weight: float = 1.0,
-    contrastive_temperature: float = 0.05,
-    tower_dropout: list[float] | None = None,
-    cascade_dropout: float = 0.2,
-    constraint_dropout: float | None = 0.1,
-    constraint_attention: str = "batch",
+    path: str | Path, tower_a: str, tower_b: str, constraint: str, **settings: Any
 ) -> tuple[CacseModel, ReferenceReport]:
     """As `load_reference_checkpoint`, with the report of skipped, left-over and missing keys; raises for neither."""
     model_class = cacse_class(AutoConfig.from_pretrained(tower_a))
-    *towers, constraint_config = model_class.read_configs(tower_a, tower_b, constraint)
-    original_dropout = set_dropouts(towers, constraint_config, tower_dropout, constraint_dropout)
     renamed, report = rename_reference_keys(read_state_dict(path))
-    model = model_class(
-        CacseConfig(
-            tower_a_config=towers[0],
-            tower_b_config=towers[1],
-            constraint_config=constraint_config,
-            cascade_start_layer=cascade_start_layer,
-            constraint_layers=constraint_layers,
-            cascade_heads=cascade_heads,
-            cascade_loss_weight=cascade_loss_weight,
-            contrastive_temperature=contrastive_temperature,
-            cascade_dropout=cascade_dropout,
-            constraint_attention=constraint_attention,
-            original_dropout=original_dropout,
-        )
-    )
+    model = model_class(model_class.configure((tower_a, tower_b, constraint), **settings))
     expected = model.state_dict()
     for name in [name for name in renamed if name not in expected]:
         report.left_over.append(name)

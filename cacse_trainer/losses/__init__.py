@@ -1,7 +1,7 @@
 """Pure loss functions of tensors; the models call them, and so may any other program."""
 
 from cacse_trainer.losses.contrastive import info_nce, labelled_nt_xent, nt_xent
-from cacse_trainer.losses.distillation import distillation_loss, distillation_parts, interleave, mix_parts
+from cacse_trainer.losses.distillation import distillation_loss, distillation_parts, interleave
 from cacse_trainer.losses.ranking import angle_loss, cosent_loss
 
 __all__ = [
@@ -12,6 +12,5 @@ __all__ = [
     "info_nce",
     "interleave",
     "labelled_nt_xent",
-    "mix_parts",
     "nt_xent",
 ]

@@ -26,6 +26,12 @@ def check_same_shape(first: Tensor, second: Tensor) -> None:
         raise ValueError(f"both tensors must be (N, H), got {tuple(first.shape)} and {tuple(second.shape)}")
 
 
+def check_labels(first: Tensor, labels: Tensor) -> None:
+    """There must be one label a row."""
+    if labels.shape != first.shape[:1]:
+        raise ValueError(f"labels must be (N,) = ({first.shape[0]},), got {tuple(labels.shape)}")
+
+
 def equal_rows(texts: Tensor) -> Tensor:
     """Which rows are no negatives of each other, since their sentences are the same.
 
@@ -97,8 +103,7 @@ def labelled_nt_xent(
     Source: Li and Li 2023 (arXiv 2309.12871), and the AnglE release's ``in_batch_negative_loss``, which cuts graded
     labels to whole numbers: nothing of a score in [0, 1) is left.
     """
-    if labels.shape != first.shape[:1]:
-        raise ValueError(f"labels must be (N,) = ({first.shape[0]},), got {tuple(labels.shape)}")
+    check_labels(first, labels)
     if not ((labels == 0) | (labels == 1)).all():
         raise ValueError(
             "the in-batch part needs labels 0 and 1, these are graded; set positive_threshold (pairs from that label "

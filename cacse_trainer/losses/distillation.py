@@ -12,16 +12,22 @@ def interleave(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def distillation_parts(
-    student: Tensor, teacher: Tensor, temperature: float = 0.05, texts: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """``NT-Xent(teacher, student; τ)`` and ``mean|student - teacher|``: (N, H), (N, H) → two scalars.
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float = 0.05,
+    contrastive_weight: float = 0.01,
+    texts: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`distillation_loss`, and its parts ``NT-Xent(teacher, student; τ)`` and ``mean|student - teacher|``.
 
-    The teacher is detached here; ``texts`` as for `nt_xent`. Raises as `distillation_loss` does.
+    ``texts`` as for `nt_xent`.
     """
     check_same_shape(student, teacher)
-    teacher = full_precision(teacher.detach())
-    student = full_precision(student)
-    return nt_xent(teacher, student, temperature, texts), (student - teacher).abs().mean()
+    if not 0 <= contrastive_weight <= 1:
+        raise ValueError(f"contrastive_weight must be within [0, 1], got {contrastive_weight}")
+    teacher, student = full_precision(teacher.detach()), full_precision(student)
+    contrastive, distance = nt_xent(teacher, student, temperature, texts), (student - teacher).abs().mean()
+    return contrastive_weight * contrastive + (1 - contrastive_weight) * distance, contrastive, distance
 
 
 def distillation_loss(
@@ -49,15 +55,4 @@ def distillation_loss(
     >>> round(distillation_loss(x, x, 1.0, contrastive_weight=0.5).item(), 4)     # half of nt_xent(x, x, 1)
     0.2757
     """
-    return mix_parts(*distillation_parts(student, teacher, temperature), contrastive_weight)
-
-
-def mix_parts(contrastive: Tensor, distance: Tensor, contrastive_weight: float) -> Tensor:
-    """``w·contrastive + (1-w)·distance``, two scalars to one.
-
-    Raises:
-        ValueError: the weight is outside [0, 1].
-    """
-    if not 0 <= contrastive_weight <= 1:
-        raise ValueError(f"contrastive_weight must be within [0, 1], got {contrastive_weight}")
-    return contrastive_weight * contrastive + (1 - contrastive_weight) * distance
+    return distillation_parts(student, teacher, temperature, contrastive_weight)[0]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cacse_trainer.losses.contrastive import check_same_shape, full_precision
+from cacse_trainer.losses.contrastive import check_labels, check_same_shape, full_precision
 
 
 def _rank(scores: Tensor, labels: Tensor) -> Tensor:
@@ -17,11 +17,6 @@ def _rank(scores: Tensor, labels: Tensor) -> Tensor:
     wrong_way = labels[:, None] < labels[None, :]
     differences = differences.masked_fill(~wrong_way, float("-inf")).flatten()
     return torch.logsumexp(F.pad(differences, (0, 1), value=0.0), dim=0)  # the appended 0 is the 1 in log(1 + …)
-
-
-def _check_labels(first: Tensor, labels: Tensor) -> None:
-    if labels.shape != first.shape[:1]:
-        raise ValueError(f"labels must be (N,) = ({first.shape[0]},), got {tuple(labels.shape)}")
 
 
 def cosent_loss(first: Tensor, second: Tensor, labels: Tensor, scale: float = 20.0) -> Tensor:
@@ -42,7 +37,7 @@ def cosent_loss(first: Tensor, second: Tensor, labels: Tensor, scale: float = 20
     Source: Su 2022 (CoSENT); the AnglE release's ``cosine_loss``.
     """
     check_same_shape(first, second)
-    _check_labels(first, labels)
+    check_labels(first, labels)
     with torch.autocast(first.device.type, enabled=False):
         cosine = F.cosine_similarity(full_precision(first), full_precision(second), dim=-1)  # (N,)
         return _rank(scale * cosine, labels)
@@ -69,7 +64,7 @@ def angle_loss(first: Tensor, second: Tensor, labels: Tensor, scale: float = 20.
     Source: Li and Li 2023 (arXiv 2309.12871), and the AnglE release's ``angle_loss``.
     """
     check_same_shape(first, second)
-    _check_labels(first, labels)
+    check_labels(first, labels)
     if first.shape[1] % 2:
         raise ValueError(f"the angle loss splits vectors in halves: H must be even, got {first.shape[1]}")
     with torch.autocast(first.device.type, enabled=False):

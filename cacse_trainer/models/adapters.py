@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 from transformers import AutoConfig, AutoModel, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
 from cacse_trainer.models.base import SentenceModel
@@ -85,11 +86,6 @@ def quantization(load_in_4bit: bool, load_in_8bit: bool) -> BitsAndBytesConfig |
     )
 
 
-def has_adapter(encoder: nn.Module) -> bool:
-    """Whether `add_lora` or `load_adapter` put an adapter into it."""
-    return NAME in getattr(encoder, "peft_config", {})
-
-
 def add_lora(encoder: PreTrainedModel, settings: LoraSettings, base_model: str) -> None:
     """Put a new LoRA adapter into the encoder; all else is frozen.
 
@@ -101,8 +97,7 @@ def add_lora(encoder: PreTrainedModel, settings: LoraSettings, base_model: str) 
     Raises:
         ValueError: peft is missing, or no layer has one of the names.
     """
-    peft = peft_library()
-    config = peft.LoraConfig(
+    config = peft_library().LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
@@ -168,8 +163,7 @@ def load_adapter_weights(encoder: PreTrainedModel, path: str) -> None:
     Raises:
         ValueError: weights are missing, left over, or of other shapes.
     """
-    peft = peft_library()
-    found = peft.utils.load_peft_weights(str(path), device="cpu")
+    found = peft_library().utils.load_peft_weights(str(path), device="cpu")
     whole_model = f"{encoder.base_model_prefix}."  # what a model with a head calls the encoder
     parts = {f"{name}." for name, _ in encoder.named_children()}
     state = {}
@@ -204,21 +198,13 @@ def adapter_state(encoder: PreTrainedModel, state_dict: dict[str, Tensor] | None
         encoder: with an adapter.
         state_dict: the encoder's, where it must not be read from its parameters (they are sharded).
     """
-    peft = peft_library()
-    state = encoder.state_dict() if state_dict is None else state_dict
-    chosen = peft.get_peft_model_state_dict(encoder, state_dict=state, adapter_name=NAME, save_embedding_layers=False)
+    chosen = peft_library().get_peft_model_state_dict(
+        encoder,
+        state_dict=encoder.state_dict() if state_dict is None else state_dict,
+        adapter_name=NAME,
+        save_embedding_layers=False,
+    )
     return {PREFIX + name: tensor for name, tensor in chosen.items()}
-
-
-def save_adapter(encoder: PreTrainedModel, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
-    """Write the adapter's two files."""
-    from safetensors.torch import save_file
-
-    config = copy.copy(encoder.peft_config[NAME])  # type: ignore[index]
-    config.inference_mode = True
-    config.save_pretrained(str(folder))
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state(encoder, state_dict).items()}
-    save_file(state, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def merge_adapter(encoder: PreTrainedModel) -> PreTrainedModel:
@@ -231,11 +217,6 @@ def merge_adapter(encoder: PreTrainedModel) -> PreTrainedModel:
             encoder.set_submodule(name, module.get_base_layer())
     del encoder.peft_config
     return encoder.requires_grad_(False)
-
-
-def merged_copy(encoder: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the encoder with its adapter merged; the encoder stays as it is."""
-    return merge_adapter(copy.deepcopy(encoder))
 
 
 def in_full_precision(encoder: PreTrainedModel) -> PreTrainedModel:
@@ -266,7 +247,7 @@ class AdapterModel(SentenceModel):
     @property
     def has_adapter(self) -> bool:
         """Whether an adapter is trained, and saved, instead of the encoder's own weights."""
-        return has_adapter(self.encoder)
+        return NAME in getattr(self.encoder, "peft_config", {})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -313,19 +294,14 @@ class AdapterModel(SentenceModel):
         elif is_main_process:
             self.config.architectures = [type(self).__name__]
             self.config.save_pretrained(save_directory)
-            encoder_state = None
-            if state_dict is not None:
-                encoder_state = {
-                    name.removeprefix("encoder."): tensor
-                    for name, tensor in state_dict.items()
-                    if name.startswith("encoder.")
-                }
-            save_adapter(self.encoder, save_directory, encoder_state)
+            given = (self.state_dict() if state_dict is None else state_dict).items()
+            state = {name[len("encoder.") :]: tensor for name, tensor in given if name.startswith("encoder.")}
+            adapter = copy.copy(self.encoder.peft_config[NAME])
+            adapter.inference_mode = True
+            adapter.save_pretrained(str(save_directory))
+            state = {name: t.detach().cpu().contiguous() for name, t in adapter_state(self.encoder, state).items()}
+            save_file(state, Path(save_directory) / "adapter_model.safetensors", metadata={"format": "pt"})
 
     def load_adapter_checkpoint(self, folder: str) -> None:
-        """Read the adapter of a checkpoint into the one that is trained.
-
-        Raises:
-            ValueError: it does not fit.
-        """
+        """As `load_adapter_weights`: a checkpoint's adapter into the one that is trained."""
         load_adapter_weights(self.encoder, folder)

@@ -6,19 +6,21 @@ answered for by `PlainEncoder`, so that nothing outside of models/ asks of which
 """
 
 import copy
+import inspect
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
 
 from cacse_trainer.compute.bucketing import encode_in_buckets
 from cacse_trainer.compute.encoder_tools import known_inputs
 from cacse_trainer.compute.fast_paths import use_fast_paths
-from cacse_trainer.compute.packing import sentence_vectors
+from cacse_trainer.compute.packing import can_pack, sentence_vectors
 from cacse_trainer.compute.pooling import LAYER_POOLINGS
 from cacse_trainer.errors import UserError
+from cacse_trainer.models.heads import FreshLinear
 
 Embed = Callable[..., Tensor]
 """``embed(input_ids, attention_mask[, token_type_ids]) → (N, H)``."""
@@ -45,11 +47,17 @@ class ComputeSettings:
     negatives: str = "global"
     fast_paths: bool = False
 
-    def in_parts(
-        self, encode: Callable[..., Tensor], inputs: dict[str, Tensor], trim: bool = True, packed: bool = False
+    def in_parts(self, encode: Callable[..., Tensor], inputs: dict[str, Tensor], trim: bool = True) -> Tensor:
+        """`encode_in_buckets` with these settings."""
+        return encode_in_buckets(encode, inputs, self.length_buckets, self.mini_batch_size, trim)
+
+    def packed_or(
+        self, encoder: Any, inputs: dict[str, Tensor], packed: Callable[..., Tensor], padded: Callable[..., Tensor]
     ) -> Tensor:
-        """`encode_in_buckets` with these settings; ``packed``: ``encode`` itself leaves the padding out."""
-        return encode_in_buckets(encode, inputs, 1 if packed else self.length_buckets, self.mini_batch_size, trim)
+        """By ``packed``, which leaves the padding out, where that is asked for and `can_pack`; else by ``padded``."""
+        if self.length_buckets is None and can_pack(encoder, inputs):
+            return encode_in_buckets(packed, inputs, 1, self.mini_batch_size)
+        return self.in_parts(padded, inputs)
 
 
 class Part(NamedTuple):
@@ -90,8 +98,39 @@ class Export:
     own_module: bool = False
 
 
+def as_config(config: PretrainedConfig | dict[str, Any] | None) -> PretrainedConfig:
+    """A sub-config from whatever ``config.json`` or a caller holds; BERT-base when nothing is given.
+
+    Of a kind whose code comes with its checkpoint only the fields are known: a plain `PretrainedConfig`.
+    """
+    if isinstance(config, PretrainedConfig):
+        return config
+    fields = dict(config or {"model_type": "bert"})
+    kind = fields.pop("model_type")
+    return AutoConfig.for_model(kind, **fields) if kind in CONFIG_MAPPING else PretrainedConfig(**fields)
+
+
 class SentenceConfig(PretrainedConfig):
     """Base of the configs of sentence models: by it the loader knows that a folder's model pools by itself."""
+
+    def keep(self, arguments: dict[str, Any]) -> None:
+        """Make attributes of the named arguments of ``__init__``, its ``locals()``; of ``…_config`` by `as_config`."""
+        for name, value in arguments.items():
+            if name not in ("self", "kwargs", "__class__"):
+                setattr(self, name, as_config(value) if name.endswith("_config") else value)
+
+    @classmethod
+    def check_names(cls, settings: Collection[str]) -> None:
+        """Refuse names that are no settings of this config.
+
+        Raises:
+            ValueError: with the first of them.
+        """
+        kinds = cls.__mro__[: cls.__mro__.index(SentenceConfig)]
+        known = {name for kind in kinds for name in inspect.signature(kind).parameters}
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no setting of {cls.__name__}")
 
 
 def pools_by_itself(model_type: Any) -> bool:
@@ -102,9 +141,12 @@ def pools_by_itself(model_type: Any) -> bool:
 class SentenceModel(PreTrainedModel):
     """Base of the models that train sentence embeddings.
 
-    ``forward`` takes (B, V, L) ``input_ids``, ``attention_mask`` and what else the tokenizer gives, all by name (no
-    ``**kwargs``), and returns a `ModelOutput` with ``loss``; its parts may stand in ``losses``, by name, for the log.
-    `embed` gives the sentence embedding. Register both classes with `AutoConfig` and `AutoModel`.
+    ``forward`` takes by name (no ``**kwargs``) ``input_ids`` (B, V, L), and of the same shape ``attention_mask``, 1 for
+    tokens and 0 for padding (default: all ones), and what else the tokenizer gives, such as ``token_type_ids``. It may
+    take ``text_ids`` (B, V), numbers of the sentences: equal ones are no negatives of each other; and ``return_dict``,
+    of which False gives a tuple, as everywhere in transformers. It returns a `ModelOutput` with ``loss``; its parts may
+    stand in ``losses``, by name, for the log. `embed` gives the sentence embedding. Register both classes with
+    `AutoConfig` and `AutoModel`.
 
     Attributes:
         compute: see `ComputeSettings`; the trainer sets it by `use`. A model may leave it unread.
@@ -139,6 +181,12 @@ class SentenceModel(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         """The word embeddings: the first table of all."""
         return next(module for module in self.modules() if isinstance(module, nn.Embedding))
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, FreshLinear):
+            module.draw()
+        else:
+            super()._init_weights(module)
 
     def freeze(self) -> None:
         """Freeze what never gets a gradient, so that DDP need not search for it; called when the model was loaded."""
@@ -250,21 +298,21 @@ def contract_of(model: Any, dense: Sequence[nn.Module] = (), missing: Collection
     return model if isinstance(model, SentenceModel) else PlainEncoder(model, dense, missing)
 
 
-def pooled_sum(model: Any, pooling: str) -> Embed:
-    """Another pooling of a model whose ``last_hidden_state`` is a sum of several encoders'.
+class TowerSum(SentenceModel):
+    """A model whose ``last_hidden_state`` is a sum of several encoders'."""
 
-    Raises:
-        ValueError: it reads layers or a head.
-    """
-    if pooling in LAYER_POOLINGS:
-        raise ValueError(f"pooling {pooling} averages layers, and a sum of towers has none; use cls or mean")
-    return PlainEncoder(model).embed_as(pooling)
+    def embed_as(self, pooling: str | None = None) -> Embed:
+        """As `SentenceModel.embed_as`: the sum's token states take every pooling that reads the last layer."""
+        if pooling is None:
+            return super().embed_as()
+        if pooling in LAYER_POOLINGS:
+            raise ValueError(f"pooling {pooling} averages layers, and a sum of towers has none; use cls or mean")
+        return PlainEncoder(self).embed_as(pooling)
 
 
 def with_settings(encoder: Any, settings: dict[str, Any]) -> Any:
     """A view of an encoder, its weights shared, under a config of its own with these settings."""
     view = copy.copy(encoder)
     view.config = copy.deepcopy(encoder.config)
-    for name, value in settings.items():
-        setattr(view.config, name, value)
+    view.config.update(settings)
     return view

@@ -11,28 +11,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from transformers import initialization as init
 
-
-class CascadeLinear(nn.Linear):
-    """(H → H) linear layer that keeps torch's initialisation: ``post_init`` would redraw it as N(0, 0.02).
-
-    Args:
-        hidden_size: H.
-        weight_bound: weights are U(±weight_bound); default 1/√H.
-        bias_bound: biases are U(±bias_bound); default 1/√H.
-    """
-
-    def __init__(self, hidden_size: int, weight_bound: float | None = None, bias_bound: float | None = None):
-        default = 1 / math.sqrt(hidden_size)
-        self.weight_bound = default if weight_bound is None else weight_bound
-        self.bias_bound = default if bias_bound is None else bias_bound
-        super().__init__(hidden_size, hidden_size)
-
-    def draw(self) -> None:
-        """Draw weights and biases anew, unless they were loaded."""
-        init.uniform_(self.weight, -self.weight_bound, self.weight_bound)
-        init.uniform_(self.bias, -self.bias_bound, self.bias_bound)
+from cacse_trainer.models.heads import FreshLinear
 
 
 class SingleTokenAttention(nn.Module):
@@ -44,8 +24,9 @@ class SingleTokenAttention(nn.Module):
 
     def __init__(self, hidden_size: int):
         super().__init__()
-        self.value = CascadeLinear(hidden_size, weight_bound=math.sqrt(6 / (4 * hidden_size)), bias_bound=0.0)
-        self.output = CascadeLinear(hidden_size, bias_bound=0.0)
+        xavier = math.sqrt(6 / (4 * hidden_size))
+        self.value = FreshLinear(hidden_size, hidden_size, weight_bound=xavier, bias_bound=0.0)
+        self.output = FreshLinear(hidden_size, hidden_size, bias_bound=0.0)
 
     def forward(self, value: Tensor) -> Tensor:
         return self.output(self.value(value))
@@ -56,7 +37,7 @@ class CascadeView(nn.Module):
 
     def __init__(self, hidden_size: int):
         super().__init__()
-        self.linear = CascadeLinear(hidden_size)
+        self.linear = FreshLinear(hidden_size, hidden_size)
         self.norm = nn.LayerNorm(hidden_size)
         self.self_attention = SingleTokenAttention(hidden_size)
         self.cross_attention = SingleTokenAttention(hidden_size)
@@ -125,8 +106,6 @@ class Cascade(nn.Module):
         hidden = vectors.unsqueeze(batch_dim)  # (1, B, H): one sequence of B tokens, or (B, 1, H)
         for layer in self.constraint_layers:
             hidden = layer(hidden)
-            if isinstance(hidden, tuple):  # transformers 4 style layers
-                hidden = hidden[0]
         return hidden.squeeze(batch_dim)  # (B, H)
 
     def forward(self, states: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from cacse_trainer.compute.pooling import first_token
 
 
 @contextmanager
-def condition_on(encoder: PreTrainedModel, vectors: Tensor, attention_mask: Tensor | None) -> Iterator[None]:
+def condition_on(encoder: PreTrainedModel, vectors: Tensor, attention_mask: Tensor) -> Iterator[None]:
     """Within the context, ``vectors`` (N, H) replace the embedding output at the first token of each of the N rows.
 
     The embedding output is that after layer norm and dropout. A forward hook does it, so any encoder that keeps its
@@ -35,11 +35,7 @@ def condition_on(encoder: PreTrainedModel, vectors: Tensor, attention_mask: Tens
                 f"{type(encoder).__name__} has embeddings of width {width}, a vector of width {vectors.shape[-1]} "
                 "cannot take their place; use an encoder whose embeddings are as wide as its layers"
             )
-        if attention_mask is None:
-            first = torch.zeros(len(output), dtype=torch.long, device=output.device)
-        else:
-            first = first_token(attention_mask)
-        here = torch.arange(length, device=output.device) == first[:, None]  # (N, L)
+        here = torch.arange(length, device=output.device) == first_token(attention_mask)[:, None]  # (N, L)
         return torch.where(here[..., None], vectors[:, None].to(output.dtype), output)
 
     handle = embeddings.register_forward_hook(replace)

@@ -1,53 +1,13 @@
 """Configuration of CACSE: the two towers' and the constraint model's own configs, and the cascade's settings."""
 
+from operator import attrgetter
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from cacse_trainer.models.base import SentenceConfig
 
 CONSTRAINT_ATTENTIONS = ("batch", "sample")
-
-
-def as_config(config: PretrainedConfig | dict[str, Any] | None) -> PretrainedConfig:
-    """A sub-config from whatever ``config.json`` or a caller holds; BERT-base when nothing is given.
-
-    Of a kind whose code comes with its checkpoint only the fields are known: a plain `PretrainedConfig`.
-    """
-    if isinstance(config, PretrainedConfig):
-        return config
-    fields = dict(config or {"model_type": "bert"})
-    kind = fields.pop("model_type")
-    return AutoConfig.for_model(kind, **fields) if kind in CONFIG_MAPPING else PretrainedConfig(**fields)
-
-
-def set_dropout(config: Any, dropout: float | None) -> None:
-    """Set every dropout of a BERT-like sub-config; None leaves it as the checkpoint has it."""
-    if dropout is not None:
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be within [0, 1), got {dropout}")
-        config.hidden_dropout_prob = dropout
-        config.attention_probs_dropout_prob = dropout
-
-
-def set_dropouts(
-    towers: list[Any], constraint: Any, tower_dropout: list[float] | None, constraint_dropout: float | None
-) -> dict[str, list[float]]:
-    """Set the dropout of tower A and B and of the constraint model in their configs; returns what the towers had.
-
-    Raises:
-        ValueError: not two numbers for the towers, or one out of range.
-    """
-    if tower_dropout is not None and len(tower_dropout) != 2:
-        raise ValueError(f"tower_dropout takes two numbers, for tower A and tower B, got {tower_dropout}")
-    had = {
-        name: [config.hidden_dropout_prob, config.attention_probs_dropout_prob]
-        for name, config in zip(("tower_a", "tower_b"), towers, strict=True)
-    }
-    dropouts = (*(tower_dropout or (None, None)), constraint_dropout)
-    for config, dropout in zip((*towers, constraint), dropouts, strict=True):
-        set_dropout(config, dropout)
-    return had
 
 
 class CacseConfig(SentenceConfig):
@@ -91,53 +51,34 @@ class CacseConfig(SentenceConfig):
         original_dropout: dict[str, list[float]] | None = None,
         **kwargs: Any,
     ):
-        self.tower_a_config = as_config(tower_a_config)
-        self.tower_b_config = as_config(tower_b_config)
-        self.constraint_config = as_config(constraint_config)
-        self.cascade_start_layer = cascade_start_layer
-        self.constraint_layers = constraint_layers
-        self.cascade_heads = cascade_heads
-        self.cascade_loss_weight = cascade_loss_weight
-        self.contrastive_temperature = contrastive_temperature
-        self.cascade_dropout = cascade_dropout
-        self.constraint_attention = constraint_attention
-        self.freeze_embeddings = freeze_embeddings
+        self.keep(locals())
         self.original_dropout = dict(original_dropout or {})
         self._check()
         super().__init__(**kwargs)
 
-    @property
-    def hidden_size(self) -> int:
-        """Width of the embedding, asked for by sentence-transformers and others."""
-        return self.tower_a_config.hidden_size
+    hidden_size = property(attrgetter("tower_a_config.hidden_size"))
+    """Width of the embedding, asked for by sentence-transformers and others."""
+    vocab_size = property(attrgetter("tower_a_config.vocab_size"))
+    """The towers' vocabulary."""
 
     @property
     def max_position_embeddings(self) -> int:
         """The smaller of the towers' position tables, asked for by sentence-transformers for the length limit."""
         return min(self.tower_a_config.max_position_embeddings, self.tower_b_config.max_position_embeddings)
 
-    @property
-    def vocab_size(self) -> int:
-        """The towers' vocabulary."""
-        return self.tower_a_config.vocab_size
-
     def _check(self) -> None:
         a, b, constraint = self.tower_a_config, self.tower_b_config, self.constraint_config
-        for what, name in (
-            ("kind", "model_type"),
-            ("depth", "num_hidden_layers"),
-            ("width", "hidden_size"),
-            ("vocabulary", "vocab_size"),
-        ):
+        names = {"model_type": "kind", "num_hidden_layers": "depth", "hidden_size": "width", "vocab_size": "vocabulary"}
+        for name, what in names.items():
             if getattr(a, name) != getattr(b, name):
                 raise ValueError(
                     f"the towers must agree in {what} ({name}): tower_a has {getattr(a, name)}, "
                     f"tower_b has {getattr(b, name)}"
                 )
-        for what, name in (("kind", "model_type"), ("width", "hidden_size")):
+        for name in ("model_type", "hidden_size"):
             if getattr(a, name) != getattr(constraint, name):
                 raise ValueError(
-                    f"the constraint model must agree with the towers in {what} ({name}): the towers have "
+                    f"the constraint model must agree with the towers in {names[name]} ({name}): the towers have "
                     f"{getattr(a, name)}, the constraint model has {getattr(constraint, name)}"
                 )
         if not 1 <= self.cascade_start_layer <= a.num_hidden_layers:

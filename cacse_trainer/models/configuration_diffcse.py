@@ -4,7 +4,6 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from cacse_trainer.models.configuration_cacse import as_config
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
 
 RTD_POSITIONS = ("all", "tokens")
@@ -15,8 +14,7 @@ class DiffcseConfig(SentenceEmbeddingConfig):
     """Configuration of `DiffcseModel`.
 
     Args:
-        encoder_config, pooling, objective, contrastive_temperature, hard_negative_weight: as in
-            `SentenceEmbeddingConfig`; the discriminator has the encoder's config.
+        encoder_config: of the encoder, and of the discriminator.
         generator_config: config of the masked language model that fills the masks.
         projection: ``batch_norm`` (the published recipes) or ``tanh``.
         mlp_only_train: drop the projection at inference, as the release does.
@@ -26,6 +24,7 @@ class DiffcseConfig(SentenceEmbeddingConfig):
         condition: what the discriminator is told, the ``projected`` vector or the ``pooled`` one before the projection.
         reference_padding: fill the padding of the discriminator's input with id 0, as the release does: right for BERT,
             ``<s>`` for RoBERTa. Padding counts in the loss where ``rtd_positions`` is ``all``.
+        kwargs: the other settings of `SentenceEmbeddingConfig`.
 
     Raises:
         ValueError: a setting is unknown or out of range, or the vocabularies differ; the message gives the values.
@@ -38,41 +37,21 @@ class DiffcseConfig(SentenceEmbeddingConfig):
         self,
         encoder_config: PretrainedConfig | dict[str, Any] | None = None,
         generator_config: PretrainedConfig | dict[str, Any] | None = None,
-        pooling: str = "cls",
         projection: str = "batch_norm",
         mlp_only_train: bool = True,
-        objective: str = "info_nce",
-        contrastive_temperature: float = 0.05,
-        hard_negative_weight: float = 0.0,
         rtd_loss_weight: float = 0.005,
         rtd_positions: str = "all",
         condition: str = "projected",
         reference_padding: bool = False,
         **kwargs: Any,
     ):
-        self.generator_config = as_config(generator_config)
-        self.rtd_loss_weight = rtd_loss_weight
-        self.rtd_positions = rtd_positions
-        self.condition = condition
-        self.reference_padding = reference_padding
-        for name, value, choices in (
-            ("rtd_positions", rtd_positions, RTD_POSITIONS),
-            ("condition", condition, CONDITIONS),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
+        self.keep(locals())
+        for name, choices in (("rtd_positions", RTD_POSITIONS), ("condition", CONDITIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
         if not rtd_loss_weight >= 0:
             raise ValueError(f"rtd_loss_weight must not be negative, got {rtd_loss_weight}")
-        super().__init__(
-            encoder_config,
-            pooling=pooling,
-            projection=projection,
-            mlp_only_train=mlp_only_train,
-            objective=objective,
-            contrastive_temperature=contrastive_temperature,
-            hard_negative_weight=hard_negative_weight,
-            **kwargs,
-        )
+        super().__init__(self.encoder_config, projection=projection, mlp_only_train=mlp_only_train, **kwargs)
         if self.encoder_config.vocab_size != self.generator_config.vocab_size:
             raise ValueError(
                 "encoder and generator must share a vocabulary: the encoder has "

@@ -4,8 +4,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from cacse_trainer.models.base import SentenceConfig
-from cacse_trainer.models.configuration_cacse import as_config
+from cacse_trainer.models.base import SentenceConfig, as_config
 
 POOLING_NAMES = {
     "cls": "cls",
@@ -15,7 +14,7 @@ POOLING_NAMES = {
     "max": "max",
     "last_token": "last_token",
 }
-"""The poolings of an ensemble's encoders, each with the name it is stored under."""
+"""The poolings of an ensemble's encoders, each with the name that sentence-transformers and a user would give it."""
 
 LINEAR_POOLINGS = frozenset({"cls", "mean", "last_token"})
 """Those for which the pooled sum of token states is the sum of the pooled states."""
@@ -44,8 +43,7 @@ class EnsembleConfig(SentenceConfig):
         own_tokenizers: bool = False,
         **kwargs: Any,
     ):
-        given = encoder_configs if encoder_configs is not None else [{"model_type": "bert"}]
-        configs = [as_config(config) for config in given]
+        configs = [as_config(config) for config in ([None] if encoder_configs is None else encoder_configs)]
         self.encoder_configs = [config.to_dict() for config in configs]
         self.weights = list(weights) if weights is not None else [1.0] * len(configs)
         names = list(poolings) if poolings is not None else ["cls"] * len(configs)
@@ -75,7 +73,3 @@ class EnsembleConfig(SentenceConfig):
     def sums_tokens(self) -> bool:
         """Whether the ensemble is a weighted sum at each token, pooled once: what standard modules can express."""
         return not self.own_tokenizers and len(set(self.poolings)) == 1 and self.poolings[0] in LINEAR_POOLINGS
-
-    def build_encoder_configs(self) -> list[PretrainedConfig]:
-        """The encoders' configs as objects."""
-        return [as_config(config) for config in self.encoder_configs]

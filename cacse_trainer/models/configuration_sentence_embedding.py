@@ -1,12 +1,12 @@
 """Configuration of the single-tower sentence embedding model."""
 
+from operator import attrgetter
 from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
 from cacse_trainer.compute.pooling import check_pooling
 from cacse_trainer.models.base import SentenceConfig
-from cacse_trainer.models.configuration_cacse import as_config
 from cacse_trainer.models.heads import PROJECTIONS
 from cacse_trainer.models.objectives import OBJECTIVES
 
@@ -92,60 +92,30 @@ class SentenceEmbeddingConfig(SentenceConfig):
         append_eos: bool = False,
         **kwargs: Any,
     ):
-        self.encoder_config = as_config(encoder_config)
-        self.pooling = pooling
-        self.projection = projection
-        self.mlp_only_train = mlp_only_train
-        self.objective = objective
-        self.contrastive_temperature = contrastive_temperature
-        self.hard_negative_weight = hard_negative_weight
-        self.mlm_weight = mlm_weight
+        self.keep(locals())
         self.original_dropout = dict(original_dropout or {})
-        self.cosine_weight = cosine_weight
-        self.ibn_weight = ibn_weight
-        self.cln_weight = cln_weight
-        self.angle_weight = angle_weight
-        self.ranking_scale = ranking_scale
-        self.positive_threshold = positive_threshold
-        self.bidirectional_start_layer = bidirectional_start_layer
-        self.prompt_template = prompt_template
-        self.append_eos = append_eos
         check_pooling(pooling)
         for name, value, choices in (("projection", projection, PROJECTIONS), ("objective", objective, OBJECTIVES)):
             if value not in choices:
                 raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
-        if not contrastive_temperature > 0:
-            raise ValueError(f"contrastive_temperature must be positive, got {contrastive_temperature}")
-        if not mlm_weight >= 0:
-            raise ValueError(f"mlm_weight must not be negative, got {mlm_weight}")
-        for name in ("cosine_weight", "ibn_weight", "cln_weight", "angle_weight"):
+        for name in ("contrastive_temperature", "ranking_scale"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("mlm_weight", "cosine_weight", "ibn_weight", "cln_weight", "angle_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not ranking_scale > 0:
-            raise ValueError(f"ranking_scale must be positive, got {ranking_scale}")
         # The base class writes its choice into the sub-configs; an encoder that already runs keeps its own.
         kwargs.setdefault("attn_implementation", self.encoder_config._attn_implementation)
         super().__init__(**kwargs)
 
-    @property
-    def hidden_size(self) -> int:
-        """Width of the embedding, asked for by sentence-transformers and others."""
-        return self.encoder_config.hidden_size
-
-    @property
-    def max_position_embeddings(self) -> int:
-        """The encoder's position table, asked for by sentence-transformers for the length limit."""
-        return self.encoder_config.max_position_embeddings
-
-    @property
-    def vocab_size(self) -> int:
-        """The encoder's vocabulary."""
-        return self.encoder_config.vocab_size
-
-    @property
-    def initializer_range(self) -> float:
-        """Standard deviation with which new linear layers are drawn, as the encoder's own were."""
-        return self.encoder_config.initializer_range
+    hidden_size = property(attrgetter("encoder_config.hidden_size"))
+    """Width of the embedding, asked for by sentence-transformers and others."""
+    max_position_embeddings = property(attrgetter("encoder_config.max_position_embeddings"))
+    """The encoder's position table, asked for by sentence-transformers for the length limit."""
+    vocab_size = property(attrgetter("encoder_config.vocab_size"))
+    """The encoder's vocabulary."""
+    initializer_range = property(attrgetter("encoder_config.initializer_range"))
+    """Standard deviation with which new linear layers are drawn, as the encoder's own were."""
 
     @property
     def has_projection(self) -> bool:

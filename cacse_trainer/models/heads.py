@@ -46,17 +46,35 @@ PROJECTIONS: dict[str, type[nn.Module]] = {"tanh": TanhProjection, "batch_norm":
 """Every projection by name."""
 
 
-class DetectionHead(nn.Linear):
-    """(…, H) → (…, 2), kept or replaced: DiffCSE's ``electra_head``, drawn as torch draws a linear layer, U(±1/√H)."""
+class FreshLinear(nn.Linear):
+    """(…, n) → (…, m), drawn as torch draws a linear layer: ``post_init`` would draw N(0, 0.02).
 
-    def __init__(self, hidden_size: int):
-        super().__init__(hidden_size, 2)
+    Args:
+        in_features: n.
+        out_features: m.
+        weight_bound: weights are U(±weight_bound); default 1/√n.
+        bias_bound: biases are U(±bias_bound); default 1/√n.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, weight_bound: float | None = None, bias_bound: float | None = None
+    ):
+        default = 1 / math.sqrt(in_features)
+        self.weight_bound = default if weight_bound is None else weight_bound
+        self.bias_bound = default if bias_bound is None else bias_bound
+        super().__init__(in_features, out_features)
 
     def draw(self) -> None:
-        """Draw weights and biases anew, unless they were loaded (``post_init`` would draw N(0, 0.02))."""
-        bound = 1 / math.sqrt(self.in_features)
-        init.uniform_(self.weight, -bound, bound)
-        init.uniform_(self.bias, -bound, bound)
+        """Draw weights and biases anew, unless they were loaded."""
+        init.uniform_(self.weight, -self.weight_bound, self.weight_bound)
+        init.uniform_(self.bias, -self.bias_bound, self.bias_bound)
+
+
+ACTIVATIONS = {
+    **{"bert": "hidden_act", "distilbert": "activation"},
+    **{"deberta-v2": "hidden_act", "modernbert": "classifier_activation"},
+}
+"""What kinds call the activation of their masked language model's head; the others' is GELU."""
 
 
 class MaskedLmHead(nn.Module):
@@ -85,21 +103,11 @@ class MaskedLmHead(nn.Module):
                 "model objective knows the heads of BERT, RoBERTa and their kin"
             )
         self.dense, self.norm, self.decoder = copy.deepcopy((denses[0], norms[0], decoders[0]))
-        self.activation = ACT2FN[_activation(model.config)]
+        name = ACTIVATIONS.get(model.config.model_type)
+        self.activation = ACT2FN[getattr(model.config, name) if name is not None else "gelu"]
 
     def forward(self, states: Tensor) -> Tensor:
         return self.decoder(self.norm(self.activation(self.dense(states))))
-
-
-def _activation(config: PretrainedConfig) -> str:
-    """The activation of a masked language model's head, under the name that its kind gives it."""
-    kinds = {
-        "bert": "hidden_act",
-        "distilbert": "activation",
-        "deberta-v2": "hidden_act",
-        "modernbert": "classifier_activation",
-    }
-    return getattr(config, kinds[config.model_type]) if config.model_type in kinds else "gelu"
 
 
 def empty_masked_lm_head(config: PretrainedConfig) -> MaskedLmHead:

@@ -19,13 +19,14 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 
 from cacse_trainer.compute.distributed import shared_rows
-from cacse_trainer.compute.encoder_tools import freeze_pooler, mark_loaded
-from cacse_trainer.compute.packing import can_pack, first_token_states, sentence_vectors
+from cacse_trainer.compute.encoder_tools import freeze_pooler, loaded_or
+from cacse_trainer.compute.packing import first_token_states, sentence_vectors
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses import nt_xent
-from cacse_trainer.models.base import Embed, Export, Part, PlainEncoder, SentenceModel, pooled_sum, with_settings
-from cacse_trainer.models.cascade import Cascade, CascadeLinear
-from cacse_trainer.models.configuration_cacse import CacseConfig, set_dropouts
+from cacse_trainer.models.base import Export, Part, PlainEncoder, TowerSum, with_settings
+from cacse_trainer.models.cascade import Cascade
+from cacse_trainer.models.configuration_cacse import CacseConfig
+from cacse_trainer.models.configuration_sentence_embedding import set_encoder_dropout
 from cacse_trainer.models.constraint import load_constraint_layers
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.outputs import CacseOutput
@@ -50,7 +51,7 @@ def load_tower(path: str, config: Any, dtype: torch.dtype, attn_implementation: 
     return tower
 
 
-class CacseModel(SentenceModel):
+class CacseModel(TowerSum):
     """The family behind `CacseBertModel` and `CacseRobertaModel`; use those.
 
     Args:
@@ -81,20 +82,13 @@ class CacseModel(SentenceModel):
         # The towers resolve their own; bare layers read their config's.
         config.constraint_config._attn_implementation = config._attn_implementation
         dtype = torch.get_default_dtype()  # a sub-config may name another, which from_config would obey
-        for given in (tower_a, tower_b, constraint_layers):
-            if given is not None:
-                mark_loaded(given)
-        self.tower_a: Any = (
-            tower_a if tower_a is not None else AutoModel.from_config(config.tower_a_config, dtype=dtype)
+        self.tower_a = loaded_or(tower_a, lambda: AutoModel.from_config(config.tower_a_config, dtype=dtype))
+        self.tower_b = loaded_or(tower_b, lambda: AutoModel.from_config(config.tower_b_config, dtype=dtype))
+        layers = range(config.constraint_layers)
+        constraint_layers = loaded_or(
+            constraint_layers,
+            lambda: nn.ModuleList(LAYER_CLASSES[kind](config.constraint_config, layer_idx=i) for i in layers),
         )
-        self.tower_b: Any = (
-            tower_b if tower_b is not None else AutoModel.from_config(config.tower_b_config, dtype=dtype)
-        )
-        if constraint_layers is None:
-            layer_class = LAYER_CLASSES[kind]
-            constraint_layers = nn.ModuleList(
-                layer_class(config.constraint_config, layer_idx=i) for i in range(config.constraint_layers)
-            )
         for module in constraint_layers.modules():
             if "config" in vars(module):  # loaded layers come with a copy, which would not hear of later changes
                 module.config = config.constraint_config  # type: ignore[assignment]
@@ -108,12 +102,6 @@ class CacseModel(SentenceModel):
         self.post_init()
         self.freeze()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, CascadeLinear):
-            module.draw()
-        else:
-            super()._init_weights(module)
-
     @classmethod
     def from_towers(
         cls,
@@ -121,18 +109,11 @@ class CacseModel(SentenceModel):
         tower_b: str,
         constraint: str | None = None,
         *,
-        cascade_start_layer: int = 7,
-        constraint_layers: int = 4,
-        cascade_heads: int = 6,
-        cascade_loss_weight: float = 1.0,
-        contrastive_temperature: float = 0.05,
         tower_dropout: list[float] | None = None,
-        cascade_dropout: float = 0.2,
         constraint_dropout: float | None = 0.1,
-        constraint_attention: str = "batch",
-        freeze_embeddings: bool = False,
         attn_implementation: str | None = None,
         dtype: torch.dtype = torch.float32,
+        **settings: Any,
     ) -> "CacseModel":
         """Two pretrained towers, the last layers of a third model, and a fresh cascade.
 
@@ -145,57 +126,54 @@ class CacseModel(SentenceModel):
             constraint_dropout: dropout of the constraint layers; None keeps what their config says.
             attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; default: transformers' choice.
             dtype: of the weights; float32 for training.
-
-        The other arguments are those of `CacseConfig`.
+            settings: those of `CacseConfig`.
 
         Raises:
             ValueError: what does not fit, with the values.
             OSError: a folder or hub id cannot be read.
         """
         constraint = constraint if constraint is not None else tower_a
-        *tower_configs, constraint_config = cls.read_configs(tower_a, tower_b, constraint)
-        original_dropout = set_dropouts(tower_configs, constraint_config, tower_dropout, constraint_dropout)
-        config = CacseConfig(
-            tower_a_config=tower_configs[0],
-            tower_b_config=tower_configs[1],
-            constraint_config=constraint_config,
-            cascade_start_layer=cascade_start_layer,
-            constraint_layers=constraint_layers,
-            cascade_heads=cascade_heads,
-            cascade_loss_weight=cascade_loss_weight,
-            contrastive_temperature=contrastive_temperature,
-            cascade_dropout=cascade_dropout,
-            constraint_attention=constraint_attention,
-            freeze_embeddings=freeze_embeddings,
-            original_dropout=original_dropout,
-            dtype=dtype,
-        )
+        paths = tower_a, tower_b, constraint
+        config = cls.configure(paths, tower_dropout, constraint_dropout, dtype=dtype, **settings)
         towers = [
             load_tower(path, tower_config, dtype, attn_implementation)
-            for path, tower_config in zip((tower_a, tower_b), tower_configs, strict=True)
+            for path, tower_config in zip(paths, (config.tower_a_config, config.tower_b_config), strict=False)
         ]
         layers = load_constraint_layers(
-            constraint, constraint_config, constraint_layers, LAYER_CLASSES[cls.tower_kind], dtype
+            constraint, config.constraint_config, config.constraint_layers, LAYER_CLASSES[cls.tower_kind], dtype
         )
         config._attn_implementation = towers[0].config._attn_implementation
         return cls(config, tower_a=towers[0], tower_b=towers[1], constraint_layers=layers)
 
     @classmethod
-    def read_configs(cls, *paths: str) -> list[Any]:
-        """The configs of encoders of this class's kind, without a machine's folder in what is saved of them.
+    def configure(
+        cls,
+        paths: Sequence[str],
+        tower_dropout: list[float] | None = None,
+        constraint_dropout: float | None = 0.1,
+        dtype: torch.dtype | None = None,
+        **settings: Any,
+    ) -> CacseConfig:
+        """The config of tower A, tower B and the constraint model at these paths; the arguments are `from_towers`'.
 
-        Raises:
-            ValueError: one is of another kind.
+        No machine's folder stands in what is saved of it.
         """
+        CacseConfig.check_names(settings)
+        if tower_dropout is not None and len(tower_dropout) != 2:
+            raise ValueError(f"tower_dropout takes two numbers, for tower A and tower B, got {tower_dropout}")
         configs = [AutoConfig.from_pretrained(path) for path in paths]
-        for path, config in zip(paths, configs, strict=True):
+        dropouts = (*(tower_dropout or (None, None)), constraint_dropout)
+        had = []
+        for path, config, dropout in zip(paths, configs, dropouts, strict=True):
             if config.model_type != cls.tower_kind:
                 raise ValueError(
                     f"{cls.__name__} is made of {cls.tower_kind} towers, got {config.model_type} towers ({path})"
                 )
             if Path(path).exists():
                 config.name_or_path = ""
-        return configs
+            had.append(list(set_encoder_dropout(config, dropout).values()))
+        original = {"tower_a": had[0], "tower_b": had[1]}
+        return CacseConfig(configs[0], configs[1], configs[2], original_dropout=original, dtype=dtype, **settings)
 
     def freeze(self) -> None:
         """Freeze the encoder layers below k0, the unused poolers and, if asked for, the embeddings.
@@ -204,12 +182,10 @@ class CacseModel(SentenceModel):
         search for unused parameters.
         """
         for tower in (self.tower_a, self.tower_b):
-            frozen: list[nn.Module] = list(tower.encoder.layer[: self.config.cascade_start_layer])
             freeze_pooler(tower)
+            tower.encoder.layer[: self.config.cascade_start_layer].requires_grad_(False)
             if self.config.freeze_embeddings:
-                frozen.append(tower.embeddings)
-            for module in frozen:
-                module.requires_grad_(False)
+                tower.embeddings.requires_grad_(False)
         if self.config.cascade_loss_weight == 0:
             self.cascade.requires_grad_(False)
 
@@ -223,20 +199,15 @@ class CacseModel(SentenceModel):
     ) -> CacseOutput | tuple[Tensor, ...]:
         """(B, 2, L) → the losses and the embeddings they compare; (N, L) → the sentence embedding.
 
-        Args:
-            input_ids: (B, 2, L), the two views of each sentence, or (N, L).
-            attention_mask: of the same shape, 1 for tokens, 0 for padding; default: all ones.
-            token_type_ids: of the same shape, for BERT.
-            text_ids: (B, 2), numbers of the sentences: equal ones are then no negatives of each other.
-            return_dict: False gives a tuple, as everywhere in transformers.
+        The arguments are those that `SentenceModel` names; the views are the two of each sentence.
 
         Raises:
             ValueError: another number of dimensions or views.
         """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         if input_ids.dim() == 3:
-            output = self._losses(input_ids, attention_mask, token_type_ids, text_ids)
+            output = self._losses(inputs, text_ids)
         elif input_ids.dim() == 2:
-            inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
             hidden = self.tower_a(**inputs).last_hidden_state + self.tower_b(**inputs).last_hidden_state  # (N, L, H)
             output = CacseOutput(last_hidden_state=hidden, sentence_embedding=hidden[:, 0])
         else:
@@ -262,10 +233,6 @@ class CacseModel(SentenceModel):
                 "choose one or two with text_columns"
             )
 
-    def embed_as(self, pooling: str | None = None) -> Embed:
-        """As `SentenceModel.embed_as`: the sum's token states take every pooling that reads the last layer."""
-        return super().embed_as() if pooling is None else pooled_sum(self, pooling)
-
     def parts(self) -> list[Part]:
         """The two towers."""
         return [Part(self.tower_a, "cls"), Part(self.tower_b, "cls")]
@@ -286,27 +253,19 @@ class CacseModel(SentenceModel):
     def _cls_states(self, tower: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         """CLS states of the layers k0..last: (N, L) inputs → (N, K, H)."""
         start = self.config.cascade_start_layer
-        if self.compute.length_buckets is None and can_pack(tower, inputs):
-            return self.compute.in_parts(partial(first_token_states, tower, start), inputs, packed=True)
 
         def encode(**bucket: Tensor) -> Tensor:
             hidden = tower(**bucket, output_hidden_states=True).hidden_states
             return torch.stack([states[:, 0] for states in hidden[start:]], dim=1)
 
-        return self.compute.in_parts(encode, inputs)
+        return self.compute.packed_or(tower, inputs, partial(first_token_states, tower, start), encode)
 
-    def _losses(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        token_type_ids: Tensor | None,
-        text_ids: Tensor | None,
-    ) -> CacseOutput:
-        batch, views, length = input_ids.shape
+    def _losses(self, given: dict[str, Tensor | None], text_ids: Tensor | None) -> CacseOutput:
+        rows = {name: tensor for name, tensor in given.items() if tensor is not None}
+        batch, views, _ = rows["input_ids"].shape
         if views != 2:
             raise ValueError(f"CACSE compares two views of each row, got {views}: give one text column, or two")
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        inputs = {name: tensor.reshape(batch * views, length) for name, tensor in given.items() if tensor is not None}
+        inputs = {name: tensor.flatten(0, 1) for name, tensor in rows.items()}  # (2B, L)
         states_a = self._cls_states(self.tower_a, inputs).unflatten(0, (batch, views))  # (B, 2, K, H)
         states_b = self._cls_states(self.tower_b, inputs).unflatten(0, (batch, views))
         vectors_a, vectors_b = states_a[:, :, -1], states_b[:, :, -1]  # (B, 2, H)

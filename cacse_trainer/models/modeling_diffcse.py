@@ -20,13 +20,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from cacse_trainer.compute.distributed import gather_rows
-from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, known_inputs, mark_loaded
+from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, known_inputs, loaded_or
 from cacse_trainer.compute.pooling import first_token
 from cacse_trainer.losses.contrastive import full_precision
 from cacse_trainer.models.conditioning import condition_on
 from cacse_trainer.models.configuration_diffcse import DiffcseConfig
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig, set_encoder_dropout
-from cacse_trainer.models.heads import DetectionHead
+from cacse_trainer.models.heads import FreshLinear
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
 
 
@@ -49,16 +49,9 @@ class DiffcseModel(SentenceEmbeddingModel):
         generator: PreTrainedModel | None = None,
     ):
         super().__init__(config, encoder)
-        for given in (discriminator, generator):
-            if given is not None:
-                mark_loaded(given)
-        self.discriminator = (
-            discriminator if discriminator is not None else AutoModel.from_config(config.encoder_config)
-        )
-        self.generator = (
-            generator if generator is not None else AutoModelForMaskedLM.from_config(config.generator_config)
-        )
-        self.rtd_head = DetectionHead(config.hidden_size)
+        self.discriminator = loaded_or(discriminator, lambda: AutoModel.from_config(config.encoder_config))
+        self.generator = loaded_or(generator, lambda: AutoModelForMaskedLM.from_config(config.generator_config))
+        self.rtd_head = FreshLinear(config.hidden_size, 2)  # kept or replaced: the release's ``electra_head``
         self.post_init()
         self.freeze()
         self.generator.eval()
@@ -69,19 +62,10 @@ class DiffcseModel(SentenceEmbeddingModel):
         encoder: str,
         generator: str,
         *,
-        pooling: str = "cls",
-        projection: str = "batch_norm",
-        mlp_only_train: bool = True,
-        objective: str = "info_nce",
-        contrastive_temperature: float = 0.05,
-        hard_negative_weight: float = 0.0,
-        rtd_loss_weight: float = 0.005,
-        rtd_positions: str = "all",
-        condition: str = "projected",
-        reference_padding: bool = False,
         dropout: float | None = None,
         attn_implementation: str | None = None,
         dtype: torch.dtype = torch.float32,
+        **settings: Any,
     ) -> "DiffcseModel":
         """A pretrained encoder twice, as encoder and as discriminator, and a pretrained generator.
 
@@ -90,35 +74,21 @@ class DiffcseModel(SentenceEmbeddingModel):
             generator: folder or hub id of a masked language model of the same vocabulary (the release:
                 ``distilbert-base-uncased``, ``distilroberta-base``).
             dropout: every dropout of encoder and discriminator; None keeps what the config says.
-            attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; default: transformers' choice.
-            dtype: of the weights; float32 for training.
-
-        The other arguments are those of `DiffcseConfig`.
+            attn_implementation, dtype: as for `SentenceEmbeddingModel.from_encoder`.
+            settings: those of `DiffcseConfig`.
 
         Raises:
             ValueError: a setting is unknown or out of range, the vocabularies differ, or the generator's checkpoint has
                 no masked language model head.
             OSError: a folder or hub id cannot be read.
         """
+        DiffcseConfig.check_names(settings)
         encoder_config = AutoConfig.from_pretrained(encoder)
         original_dropout = set_encoder_dropout(encoder_config, dropout)
         generator_config = AutoConfig.from_pretrained(generator)
         set_encoder_dropout(generator_config, 0.0)  # never in train mode; so that nothing else is reported
         config = DiffcseConfig(
-            encoder_config,
-            generator_config,
-            pooling=pooling,
-            projection=projection,
-            mlp_only_train=mlp_only_train,
-            objective=objective,
-            contrastive_temperature=contrastive_temperature,
-            hard_negative_weight=hard_negative_weight,
-            rtd_loss_weight=rtd_loss_weight,
-            rtd_positions=rtd_positions,
-            condition=condition,
-            reference_padding=reference_padding,
-            original_dropout=original_dropout,
-            dtype=dtype,
+            encoder_config, generator_config, original_dropout=original_dropout, dtype=dtype, **settings
         )
         loading: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
         towers = [AutoModel.from_pretrained(encoder, config=encoder_config, **loading) for _ in range(2)]
@@ -177,9 +147,8 @@ class DiffcseModel(SentenceEmbeddingModel):
             return torch.stack([column.sum(dim=1).to(entropy.dtype) for column in columns], dim=1)
 
         inputs = {**rows, "input_ids": filled, "attention_mask": mask}
-        numbers = torch.arange(len(filled), device=filled.device)[:, None].expand_as(
-            filled
-        )  # cut with the row's tokens
+        # Numbers of the rows, cut with their tokens.
+        numbers = torch.arange(len(filled), device=filled.device)[:, None].expand_as(filled)
         inputs = {**known_inputs(self.discriminator, inputs), "row": numbers, "replaced": replaced}
         trim = self.config.rtd_positions == "tokens"  # padding cut off is not counted
         sums = self.compute.in_parts(detect, inputs, trim).sum(dim=0)  # (6,)

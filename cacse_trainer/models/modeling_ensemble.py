@@ -5,16 +5,17 @@ encoder may have a tokenizer of its own.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from cacse_trainer.compute.encoder_tools import known_inputs, mark_loaded
+from cacse_trainer.compute.encoder_tools import known_inputs, loaded_or
 from cacse_trainer.compute.packing import sentence_vectors
 from cacse_trainer.compute.pooling import pool
-from cacse_trainer.models.base import Embed, Export, Part, SentenceModel, pooled_sum
+from cacse_trainer.models.base import Export, Part, TowerSum, as_config
 from cacse_trainer.models.configuration_ensemble import EnsembleConfig
 from cacse_trainer.models.outputs import EmbeddingOutput
 
@@ -41,7 +42,7 @@ def select_tokens(input_ids: Tensor, chosen: Tensor, pad_token_id: int) -> dict[
     return {"input_ids": ids, "attention_mask": mask.long()}
 
 
-class EnsembleModel(SentenceModel):
+class EnsembleModel(TowerSum):
     """``embedding = Σ_i w_i · pool_i(h_i)`` over the encoders i.
 
     Encoders with one tokenizer read the same tokens. With tokenizers of their own, a row holds the tokens of all of
@@ -57,16 +58,12 @@ class EnsembleModel(SentenceModel):
 
     def __init__(self, config: EnsembleConfig, encoders: Sequence[PreTrainedModel] | None = None):
         super().__init__(config)
-        if encoders is None:
-            built = []
-            for encoder_config in config.build_encoder_configs():
-                encoder_config._attn_implementation = config._attn_implementation
-                built.append(AutoModel.from_config(encoder_config))
-        else:
-            built = list(encoders)
-            for encoder in built:
-                mark_loaded(encoder)
-        self.encoders = nn.ModuleList(built)
+        configs = [as_config(fields) for fields in config.encoder_configs]
+        for encoder_config in configs:
+            encoder_config._attn_implementation = config._attn_implementation
+        given: Sequence[Any] = [None] * len(configs) if encoders is None else encoders
+        built = [partial(AutoModel.from_config, encoder_config) for encoder_config in configs]
+        self.encoders = nn.ModuleList(loaded_or(*pair) for pair in zip(given, built, strict=True))
         self.post_init()
 
     @classmethod
@@ -100,10 +97,9 @@ class EnsembleModel(SentenceModel):
 
         Args:
             input_ids: (N, L).
-            attention_mask: (N, L), 1 for tokens, 0 for padding; default: all ones.
+            attention_mask, return_dict: see `SentenceModel`.
             token_type_ids: (N, L); unused with tokenizers of their own.
             encoder_ids: (N, L), the number of the encoder that reads each token; with tokenizers of their own only.
-            return_dict: False gives a tuple, as everywhere in transformers.
 
         Raises:
             ValueError: ``encoder_ids`` are missing, or given where the tokenizer is shared.
@@ -138,10 +134,6 @@ class EnsembleModel(SentenceModel):
         """The encoders' poolings, each named once."""
         return " + ".join(dict.fromkeys(self.config.poolings))
 
-    def embed_as(self, pooling: str | None = None) -> Embed:
-        """As `SentenceModel.embed_as`: the sum's token states take every pooling that reads the last layer."""
-        return super().embed_as() if pooling is None else pooled_sum(self, pooling)
-
     def parts(self) -> list[Part]:
         """Its encoders."""
         return [Part(*part) for part in zip(self.encoders, self.config.poolings, self.config.weights, strict=True)]
@@ -171,17 +163,11 @@ class EnsembleModel(SentenceModel):
                 else "encoder_ids were given to an ensemble with one tokenizer"
             )
         tokens = attention_mask.bool() if attention_mask is not None else torch.ones_like(input_ids, dtype=torch.bool)
-        encoders: list[Any] = list(self.encoders)
-        for i, encoder in enumerate(encoders):
-            inputs: dict[str, Tensor | None] = {
-                "input_ids": input_ids,
-                "attention_mask": attention_mask,
-                "token_type_ids": token_type_ids,
-            }
+        inputs: Any = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        for i, (encoder, pooling, weight) in enumerate(self.parts()):
             if encoder_ids is not None:
-                inputs.update(select_tokens(input_ids, tokens & (encoder_ids == i), encoder.config.pad_token_id or 0))
-                inputs["token_type_ids"] = None
-            yield encoder, inputs, self.config.weights[i], self.config.poolings[i]
+                inputs = select_tokens(input_ids, tokens & (encoder_ids == i), encoder.config.pad_token_id or 0)
+            yield encoder, inputs, weight, pooling
 
 
 AutoConfig.register("cacse_ensemble", EnsembleConfig)

@@ -7,7 +7,7 @@ the SimCSE release gathers the negatives too, but lets the gradient of the own r
 Source: Gao et al. 2021 (arXiv 2104.08821), and the SimCSE release.
 """
 
-import inspect
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from cacse_trainer.compute.distributed import gather_rows, rank, shared_rows
-from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, known_inputs, mark_loaded, run_encoder
-from cacse_trainer.compute.packing import can_pack, pool_packed, sentence_vectors
-from cacse_trainer.compute.pooling import LAYER_POOLINGS, POOLINGS, pool
+from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, known_inputs, loaded_or
+from cacse_trainer.compute.packing import pool_packed, pool_padded, sentence_vectors
+from cacse_trainer.compute.pooling import LAYER_POOLINGS, POOLINGS
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.losses.contrastive import full_precision
 from cacse_trainer.models.adapters import (
@@ -29,20 +29,18 @@ from cacse_trainer.models.adapters import (
     add_lora,
     in_full_precision,
     load_adapter,
-    merged_copy,
+    merge_adapter,
     quantization,
 )
 from cacse_trainer.models.base import CLS_WITH_MLP, Embed, Export, Part, PlainEncoder, with_settings
 from cacse_trainer.models.bidirectional import make_bidirectional
 from cacse_trainer.models.configuration_ensemble import POOLING_NAMES
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig, set_encoder_dropout
-from cacse_trainer.models.heads import PROJECTIONS, DetectionHead, MaskedLmHead, empty_masked_lm_head
+from cacse_trainer.models.heads import PROJECTIONS, MaskedLmHead, empty_masked_lm_head
 from cacse_trainer.models.objectives import OBJECTIVES, check_format, compute, needs_binary_labels
 from cacse_trainer.models.outputs import EmbeddingOutput
 
 IGNORED_LABEL = -100
-OTHER_NAMES = {"cls_before_pooler": "cls", "avg": "mean"}
-"""Poolings that have two names, with the one that sentence-transformers and a user would give them."""
 
 
 class SentenceEmbeddingModel(AdapterModel):
@@ -66,24 +64,15 @@ class SentenceEmbeddingModel(AdapterModel):
         if encoder is not None:  # the base class writes the attention's choice into the encoder's config
             config._attn_implementation = encoder.config._attn_implementation
         super().__init__(config)
-        for given in (encoder, lm_head):
-            if given is not None:
-                mark_loaded(given)
-        self.encoder = encoder if encoder is not None else AutoModel.from_config(config.encoder_config)
+        self.encoder = loaded_or(encoder, lambda: AutoModel.from_config(config.encoder_config))
         if config.bidirectional_start_layer is not None:
             make_bidirectional(self.encoder, config.bidirectional_start_layer)
         if config.has_projection:
             self.projection_head = PROJECTIONS[config.projection](config.hidden_size)
         if config.mlm_weight > 0:
-            self.lm_head = lm_head if lm_head is not None else empty_masked_lm_head(config.encoder_config)
+            self.lm_head = loaded_or(lm_head, lambda: empty_masked_lm_head(config.encoder_config))
         self.post_init()
         freeze_pooler(self.encoder)
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, DetectionHead):
-            module.draw()
-        else:
-            super()._init_weights(module)
 
     @classmethod
     def from_encoder(
@@ -99,7 +88,7 @@ class SentenceEmbeddingModel(AdapterModel):
         dtype: torch.dtype = torch.float32,
         trust_remote_code: bool = False,
         **settings: Any,
-    ) -> "SentenceEmbeddingModel":
+    ) -> Any:
         """A pretrained encoder with a fresh projection, ready to be trained.
 
         Args:
@@ -111,17 +100,15 @@ class SentenceEmbeddingModel(AdapterModel):
             attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; default: transformers' choice.
             dtype: of the weights; float32 for training, unless an adapter is trained (which always is float32).
             trust_remote_code: run the model code that comes with the checkpoint.
-            settings: those of `SentenceEmbeddingConfig`. With ``mlm_weight`` the checkpoint's masked language model
-                head is taken along.
+            settings: those of the class's config. With ``mlm_weight`` the checkpoint's masked language model head is
+                taken along.
 
         Raises:
             ValueError: a setting is unknown or out of range; an adapter with a projection or a masked language model
                 head, with another adapter, or one that does not fit; quantisation without an adapter or a GPU.
             OSError: the folder or hub id cannot be read.
         """
-        unknown = sorted(settings.keys() - inspect.signature(SentenceEmbeddingConfig.__init__).parameters.keys())
-        if unknown:
-            raise ValueError(f"{unknown[0]!r} is no setting of SentenceEmbeddingConfig")
+        cls.config_class.check_names(settings)
         if lora is not None and adapter is not None:
             raise ValueError("give either lora, for a new adapter, or adapter, to go on with one")
         quantized = quantization(load_in_4bit, load_in_8bit)
@@ -129,7 +116,7 @@ class SentenceEmbeddingModel(AdapterModel):
             raise ValueError("quantised weights cannot be trained themselves: give lora_r or adapter, too")
         encoder_config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         original_dropout = set_encoder_dropout(encoder_config, dropout)
-        config = SentenceEmbeddingConfig(encoder_config, original_dropout=original_dropout, dtype=dtype, **settings)
+        config = cls.config_class(encoder_config, original_dropout=original_dropout, dtype=dtype, **settings)
         loading: dict[str, Any] = {
             "dtype": dtype,
             "attn_implementation": attn_implementation,
@@ -176,13 +163,10 @@ class SentenceEmbeddingModel(AdapterModel):
 
         Args:
             input_ids: (B, V, L), the views of each row (anchor, positive[, hard negative]), or (N, L).
-            attention_mask: of the same shape, 1 for tokens, 0 for padding; default: all ones.
-            token_type_ids: of the same shape; dropped where the encoder reads none.
-            mlm_input_ids: of the same shape, masked copies, for (B, V, L) inputs.
+            attention_mask, token_type_ids, text_ids, return_dict: see `SentenceModel`.
+            mlm_input_ids: of the shape of ``input_ids``, masked copies, for (B, V, L) inputs.
             mlm_labels: of the same shape, the original ids where masked, else -100.
             labels: (B,), similarities of labelled pairs, for the objectives that read them.
-            text_ids: (B, V), numbers of the sentences: equal ones are then no negatives of each other.
-            return_dict: False gives a tuple, as everywhere in transformers.
 
         Raises:
             ValueError: another number of dimensions or views, no masked copies where the loss needs them, or rows of
@@ -190,12 +174,10 @@ class SentenceEmbeddingModel(AdapterModel):
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         if input_ids.dim() == 3:
-            output = self._losses(inputs, mlm_input_ids, mlm_labels, labels, text_ids)
+            given = {**inputs, "mlm_input_ids": mlm_input_ids, "mlm_labels": mlm_labels}
+            output = self._losses(given, labels, text_ids)
         elif input_ids.dim() == 2:
-            states, vectors = self._encode(known_inputs(self.encoder, inputs))
-            if self.config.projects_at_inference:
-                vectors = self.projection_head(vectors)
-            output = EmbeddingOutput(last_hidden_state=states, sentence_embedding=vectors)
+            output = self._embedding(inputs)
         else:
             raise ValueError(
                 f"input_ids must be (batch, views, length) or (rows, length), got {tuple(input_ids.shape)}"
@@ -237,7 +219,7 @@ class SentenceEmbeddingModel(AdapterModel):
         """The pooling of the sentence embedding, by the name that a user would state."""
         if self.config.has_projection:
             return CLS_WITH_MLP if self.config.projects_at_inference else "cls"
-        return OTHER_NAMES.get(self.config.pooling, self.config.pooling)
+        return POOLING_NAMES.get(self.config.pooling, self.config.pooling)
 
     def embed_as(self, pooling: str | None = None) -> Embed:
         """As `SentenceModel.embed_as`: the encoder takes every pooling, and has the head that it was trained with."""
@@ -282,7 +264,8 @@ class SentenceEmbeddingModel(AdapterModel):
         config, merged = self.config, ""
         if self.has_adapter:
             self.encoder, merged = in_full_precision(self.encoder), ", its adapter merged into the weights"
-        plain = with_settings(merged_copy(self.encoder) if merged else self.encoder, config.original_dropout)
+        plain = merge_adapter(copy.deepcopy(self.encoder)) if merged else self.encoder
+        plain = with_settings(plain, config.original_dropout)
         head = self.projection_head if config.projects_at_inference else None
         if head is not None:
             for name, pooler in plain.named_children():
@@ -303,35 +286,33 @@ class SentenceEmbeddingModel(AdapterModel):
                 what,
                 exported,
                 self.embed,
-                OTHER_NAMES.get(config.pooling, config.pooling),
+                POOLING_NAMES.get(config.pooling, config.pooling),
                 dense=cast(nn.Linear, head.dense) if head is not None else None,
                 merged=bool(merged),
                 needs_package=exported is not plain,
             )
         ]
 
-    def _encode(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(N, L) inputs → last hidden state (N, L, H) and pooled states (N, H), before the projection."""
-        output = run_encoder(self.encoder, inputs, output_hidden_states=self.config.pooling in LAYER_POOLINGS)
-        states = output.last_hidden_state
-        return states, pool(self.config.pooling, states, output.hidden_states, inputs.get("attention_mask"))
-
     def _encode_rows(self, rows: Mapping[str, Tensor | None]) -> Tensor:
         """(N, L) inputs of a training batch → pooled states (N, H), by `compute`."""
-        inputs = known_inputs(self.encoder, rows)
-        if self.compute.length_buckets is None and can_pack(self.encoder, inputs):
-            return self.compute.in_parts(partial(pool_packed, self.encoder, self.config.pooling), inputs, packed=True)
-        return self.compute.in_parts(lambda **bucket: self._encode(bucket)[1], inputs)
+        encoder, pooling = self.encoder, self.config.pooling
+        return self.compute.packed_or(
+            encoder,
+            known_inputs(encoder, rows),
+            partial(pool_packed, encoder, pooling),
+            lambda **bucket: pool_padded(encoder, pooling, bucket)[1],
+        )
+
+    def _embedding(self, inputs: Mapping[str, Tensor | None]) -> EmbeddingOutput:
+        """(N, L) inputs → token states and sentence embedding."""
+        states, vectors = pool_padded(self.encoder, self.config.pooling, known_inputs(self.encoder, inputs))
+        if self.config.projects_at_inference:
+            vectors = self.projection_head(vectors)
+        return EmbeddingOutput(last_hidden_state=states, sentence_embedding=vectors)
 
     def _losses(
-        self,
-        given: dict[str, Tensor | None],
-        mlm_input_ids: Tensor | None,
-        mlm_labels: Tensor | None,
-        labels: Tensor | None,
-        text_ids: Tensor | None,
+        self, given: dict[str, Tensor | None], labels: Tensor | None, text_ids: Tensor | None
     ) -> EmbeddingOutput:
-        given = {**given, "mlm_input_ids": mlm_input_ids, "mlm_labels": mlm_labels}
         rows = {name: tensor.flatten(0, 1) for name, tensor in given.items() if tensor is not None}  # (B·V, L)
         batch, views, _ = given["input_ids"].shape  # type: ignore[union-attr]
         pooled = self._encode_rows(rows).unflatten(0, (batch, views))  # (B, V, H)

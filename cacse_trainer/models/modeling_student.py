@@ -3,13 +3,14 @@
 The projection serves the loss only. The sentence embedding, which is scored and exported, is the encoder's own.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
+from cacse_trainer.models.heads import MaskedLmHead
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
 from cacse_trainer.models.outputs import EmbeddingOutput
 
@@ -22,10 +23,7 @@ class StudentConfig(SentenceEmbeddingConfig):
         pooling: one of `POOLINGS` without a head.
         teacher_size: width of the teacher's vectors, where it is not the student's; None: no projection.
 
-    The other arguments are those of `SentenceEmbeddingConfig`.
-
-    Raises:
-        ValueError: the pooling has a head, or a setting is out of range.
+    The other arguments, and what is raised, are those of `SentenceEmbeddingConfig`.
     """
 
     model_type = "student"
@@ -54,69 +52,24 @@ class StudentModel(SentenceEmbeddingModel):
     config_class = StudentConfig  # type: ignore[assignment]  # a kind of the parent's
     export_name = "student"
 
-    def __init__(self, config: StudentConfig, encoder: PreTrainedModel | None = None):
-        super().__init__(config, encoder)
+    def __init__(
+        self, config: StudentConfig, encoder: PreTrainedModel | None = None, lm_head: MaskedLmHead | None = None
+    ):
+        super().__init__(config, encoder, lm_head)
         if config.teacher_size is not None:
             self.teacher_projection = nn.Linear(config.hidden_size, config.teacher_size)
             self._init_weights(self.teacher_projection)
 
-    @classmethod
-    def from_encoder(  # type: ignore[override]  # a student has no loss of its own, hence fewer settings
-        cls,
-        path: str,
-        *,
-        pooling: str = "cls_before_pooler",
-        teacher_size: int | None = None,
-        dropout: float | None = None,
-        attn_implementation: str | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> "StudentModel":
-        """A pretrained encoder as a student.
+    def _embedding(self, inputs: Mapping[str, Tensor | None]) -> EmbeddingOutput:
+        """In training by `compute`, with ``embeddings``, what the loss compares.
 
-        Args:
-            path: folder or hub id of any encoder that `AutoModel` knows.
-            pooling: ``cls``, ``mean``, …
-            teacher_size: width of the teacher where it differs: adds the projection.
-            dropout: every dropout of the encoder; None keeps what its config says.
-            attn_implementation, dtype: as for `SentenceEmbeddingModel.from_encoder`.
-
-        Raises:
-            ValueError: a setting is unknown or out of range.
-            OSError: the folder or hub id cannot be read.
+        They are (N, teacher_size) with a projection, else the sentence embedding itself.
         """
-        pooling = "cls_before_pooler" if pooling == "cls" else pooling
-        plain = SentenceEmbeddingModel.from_encoder(
-            path, pooling=pooling, dropout=dropout, attn_implementation=attn_implementation, dtype=dtype
-        )
-        config = StudentConfig(
-            plain.config.encoder_config,
-            pooling=pooling,
-            teacher_size=teacher_size,
-            original_dropout=plain.config.original_dropout,
-            dtype=dtype,
-        )
-        return cls(config, plain.encoder)
-
-    def forward(  # type: ignore[override]  # no masked copies
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        return_dict: bool | None = None,
-    ) -> EmbeddingOutput | tuple[Any, ...]:
-        """(N, L) → ``sentence_embedding`` (N, H); in training also ``embeddings``, what the loss compares.
-
-        In training the rows run as `compute` says, and ``embeddings`` are
-        (N, teacher_size) with a projection, else the sentence embedding itself. Three dimensions are as in
-        `SentenceEmbeddingModel`.
-        """
-        if not self.training or input_ids.dim() != 2:
-            return super().forward(input_ids, attention_mask, token_type_ids, return_dict=return_dict)
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        vectors = self._encode_rows(given)  # (N, H)
+        if not self.training:
+            return super()._embedding(inputs)
+        vectors = self._encode_rows(inputs)  # (N, H)
         compared = self.teacher_projection(vectors) if self.config.teacher_size is not None else vectors
-        output = EmbeddingOutput(sentence_embedding=vectors, embeddings=compared)
-        return output if return_dict is not False else output.to_tuple()
+        return EmbeddingOutput(sentence_embedding=vectors, embeddings=compared)
 
 
 AutoConfig.register("student", StudentConfig)

@@ -168,9 +168,7 @@ def compute(vectors: Tensor, config: Any, labels: Tensor | None, texts: Tensor |
     """The config's objective over (B, V, H) vectors and (B,) labels or None: a scalar.
 
     ``texts`` (B, V) are numbers of the sentences: equal ones are no negatives of each other; None: nothing is left out.
-
-    Raises:
-        ValueError: the rows are of a format that it does not know.
+    Raises as `check_format` does.
     """
     check_format(config.objective, vectors.shape[1], labels is not None)
     objective = OBJECTIVES[config.objective]

@@ -8,7 +8,7 @@ from transformers.utils import ModelOutput
 
 @dataclass
 class EmbeddingOutput(ModelOutput):
-    """Output of every model of this package.
+    """Output of the models of this package.
 
     Args:
         loss: scalar, for (B, V, L) inputs.
@@ -26,23 +26,17 @@ class EmbeddingOutput(ModelOutput):
 
 
 @dataclass
-class CacseOutput(ModelOutput):
-    """Output of the CACSE models.
+class CacseOutput(EmbeddingOutput):
+    """Output of the CACSE models: the loss is ``L_A + L_B + λ·L_C``, of `losses` ``tower_a``, ``tower_b``, ``cascade``.
+
+    Token states and sentence embedding are h_A + h_B.
 
     Args:
-        loss: ``L_A + L_B + λ·L_C``, for (B, 2, L) inputs.
-        losses: ``tower_a``, ``tower_b``, ``cascade``: the parts before weighting, detached.
-        last_hidden_state: (N, L, H), h_A + h_B at each token, for (N, L) inputs.
-        sentence_embedding: (N, H), h_A + h_B at the first token, for (N, L) inputs.
         tower_a_embeddings: (B, 2, H), tower A's CLS vectors of both views.
         tower_b_embeddings: (B, 2, H), tower B's.
         cascade_embeddings: (B, 2, H), the cascade's.
     """
 
-    loss: Tensor | None = None
-    losses: dict[str, Tensor] | None = None
-    last_hidden_state: Tensor | None = None
-    sentence_embedding: Tensor | None = None
     tower_a_embeddings: Tensor | None = None
     tower_b_embeddings: Tensor | None = None
     cascade_embeddings: Tensor | None = None

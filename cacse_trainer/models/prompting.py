@@ -13,12 +13,14 @@ import itertools
 import json
 import logging
 import tempfile
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
+from tokenizers.normalizers import Prepend, Sequence
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from cacse_trainer.models.tokenizer_bundle import unbound
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +43,6 @@ def give_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
         tokenizer.pad_token = chosen
         logger.info("the tokenizer has no padding token: %s pads (hidden by the mask)", chosen)
     return tokenizer
-
-
-def check_template(prompt_template: str) -> tuple[str, str]:
-    """The prompt's parts before and after the text.
-
-    Raises:
-        ValueError: ``{text}`` does not stand in it exactly once.
-    """
-    if prompt_template.count(PLACEHOLDER) != 1:
-        raise ValueError(f"prompt_template {prompt_template!r} must hold {PLACEHOLDER} exactly once")
-    head, _, tail = prompt_template.partition(PLACEHOLDER)
-    return head, tail
 
 
 def prepare_tokenizer(
@@ -84,13 +74,16 @@ def prepare_tokenizer(
         return tokenizer
     if carried != (None, False):
         raise ValueError(f"the tokenizer carries the prompt {carried[0]!r} (EOS: {carried[1]}) already; leave it out")
-    head, tail = check_template(prompt_template) if prompt_template is not None else ("", "")
+    template = PLACEHOLDER if prompt_template is None else prompt_template
+    if template.count(PLACEHOLDER) != 1:
+        raise ValueError(f"prompt_template {prompt_template!r} must hold {PLACEHOLDER} exactly once")
+    head, _, tail = template.partition(PLACEHOLDER)
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} has no fast backend (tokenizer.json): no prompt can be put in it")
     if append_eos and tokenizer.eos_token is None:
         raise ValueError(f"append_eos: {type(tokenizer).__name__} has no EOS token")
 
-    plain = _copy(tokenizer.backend_tokenizer)
+    plain = unbound(tokenizer.backend_tokenizer)
     before, after = _special_tokens(plain)
     if append_eos and after[-1:] != [tokenizer.eos_token_id]:
         after = [*after, tokenizer.eos_token_id]
@@ -129,13 +122,6 @@ def prompt_of(tokenizer: Any) -> tuple[str | None, bool]:
     return carried.get("prompt_template"), bool(carried.get("append_eos", False))
 
 
-def _copy(backend: Tokenizer) -> Tokenizer:
-    copied = Tokenizer.from_str(backend.to_str())
-    copied.no_truncation()
-    copied.no_padding()
-    return copied
-
-
 def _ids(backend: Tokenizer, text: str) -> list[int]:
     return backend.encode(text, add_special_tokens=False).ids
 
@@ -165,10 +151,10 @@ def _ways(plain: Tokenizer, head: str, tail: str) -> list[_Parts]:
     if not head and not tail:
         return [_Parts(plain, [], [], True)]
     whole = [_ids(plain, head + probe + tail) for probe in _PROBES]
-    bare = _changed(plain, _without_prefix)
+    bare = _without_prefixes(plain)
     heads = _shared_prefix(whole), _ids(plain, head.rstrip(" ")), _ids(plain, head)
     tails = _shared_prefix([ids[::-1] for ids in whole])[::-1], _ids(bare, tail)
-    texts = (plain, _changed(plain, _with_space)) if head.endswith(" ") else (plain, bare)
+    texts = (plain, _with_space(plain)) if head.endswith(" ") else (plain, bare)
 
     def characters(ids: list[int]) -> str:
         return "".join(str(plain.id_to_token(i)) for i in ids)
@@ -185,7 +171,7 @@ def _ways(plain: Tokenizer, head: str, tail: str) -> list[_Parts]:
 
 def _with_template(parts: _Parts, before: list[int], after: list[int]) -> Tokenizer:
     """The text's tokenizer with a post-processor that puts special tokens, head and tail around it."""
-    backend = _copy(parts.text)
+    backend = unbound(parts.text)
     pieces = {"<before>": before, "<prompt>": parts.head, "<tail>": parts.tail, "<after>": after}
     special = [
         {"id": name, "ids": ids, "tokens": [backend.id_to_token(i) for i in ids]} for name, ids in pieces.items() if ids
@@ -203,23 +189,23 @@ def _comes_back(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) ->
     return all(again(probe)["input_ids"] == tokenizer(probe)["input_ids"] for probe in _PROBES)
 
 
-def _changed(plain: Tokenizer, change: Callable[[str, Any], Any]) -> Tokenizer:
-    """A copy of a tokenizer with its normalizer and pre-tokenizer changed."""
+def _with_space(plain: Tokenizer) -> Tokenizer:
+    """A copy of a tokenizer that puts a space before a text, too."""
+    copied = unbound(plain)
+    copied.normalizer = Sequence([Prepend(" "), *([plain.normalizer] if plain.normalizer is not None else [])])
+    return copied
+
+
+def _without_prefixes(plain: Tokenizer) -> Tokenizer:
+    """A copy of a tokenizer that puts no space before a text."""
     fields = json.loads(plain.to_str())
     for name in ("normalizer", "pre_tokenizer"):
-        fields[name] = change(name, fields[name])
+        fields[name] = _without_prefix(fields[name])
     return Tokenizer.from_str(json.dumps(fields))
 
 
-def _with_space(name: str, part: Any) -> Any:
-    """A normalizer that puts a space before a text, too."""
-    if name != "normalizer":
-        return part
-    return {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": " "}, *([part] if part else [])]}
-
-
-def _without_prefix(name: str, part: Any) -> Any:
-    """A normalizer or pre-tokenizer that puts no space before a text."""
+def _without_prefix(part: Any) -> Any:
+    """The fields of such a normalizer or pre-tokenizer; None: nothing is left of it."""
     if not isinstance(part, dict):
         return part
     if part["type"] == "Prepend":
@@ -230,14 +216,11 @@ def _without_prefix(name: str, part: Any) -> Any:
         return {**part, "add_prefix_space": False}
     for inner in ("normalizers", "pretokenizers"):
         if inner in part:
-            changed = [_without_prefix(name, one) for one in part[inner]]
+            changed = [_without_prefix(one) for one in part[inner]]
             return {**part, inner: [one for one in changed if one is not None]}
     return part
 
 
 def _shared_prefix(rows: list[list[int]]) -> list[int]:
-    shared = rows[0]
-    for row in rows[1:]:
-        pairs = list(zip(shared, row, strict=False))
-        shared = shared[: next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))]
-    return shared
+    columns = zip(*rows, strict=False)
+    return [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]

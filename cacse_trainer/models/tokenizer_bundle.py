@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cacse_trainer.models.configuration_ensemble import EnsembleConfig
@@ -71,7 +71,7 @@ class TokenizerBundle:
             longest = max(map(len, rows), default=0)
             encoded = {name: [row + [0] * (longest - len(row)) for row in table] for name, table in encoded.items()}
         if return_tensors == "pt":
-            return {name: _tensor(table) for name, table in encoded.items()}
+            return {name: torch.tensor(table, dtype=torch.long) for name, table in encoded.items()}
         return {name: table[0] for name, table in encoded.items()} if isinstance(text, str) else encoded
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -105,24 +105,24 @@ def load_tokenizer_of(path: str | Path, config: Any, **where: Any) -> Any:
     return AutoTokenizer.from_pretrained(path, **where)
 
 
-def _tensor(table: list[list[int]]) -> Tensor:
-    return torch.tensor(table, dtype=torch.long)
+def unbound(backend: Tokenizer) -> Tokenizer:
+    """A copy of a fast tokenizer without the truncation and the padding of its last call."""
+    copied = Tokenizer.from_str(backend.to_str())
+    copied.no_truncation()
+    copied.no_padding()
+    return copied
 
 
 def clean_state(tokenizer: PreTrainedTokenizerBase) -> str:
     """What a tokenizer does, as text; the truncation and padding of its last call left out."""
     if not tokenizer.is_fast:
         return str(sorted(tokenizer.get_vocab().items()))
-    copied = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
-    copied.no_truncation()
-    copied.no_padding()
-    return copied.to_str()
+    return unbound(tokenizer.backend_tokenizer).to_str()
 
 
 def same_tokens(tokenizers: Sequence[PreTrainedTokenizerBase]) -> bool:
     """Whether all of them turn any sentence into the same tokens."""
-    states = {clean_state(tokenizer) for tokenizer in tokenizers}
-    return len(states) == 1
+    return len({clean_state(tokenizer) for tokenizer in tokenizers}) == 1
 
 
 def bundle(tokenizers: Sequence[PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase | TokenizerBundle:

@@ -22,7 +22,7 @@ from cacse_trainer.data import ContrastiveCollator
 from cacse_trainer.encoding.embedder import Embedder, length_limit, pad_rows, tokenise
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.sts import spearman_by_set
-from cacse_trainer.losses import distillation_parts, mix_parts
+from cacse_trainer.losses import distillation_parts
 from cacse_trainer.models.tokenizer_bundle import same_tokens, tokenizers_of
 from cacse_trainer.training.trainer import CacseTrainer
 
@@ -176,8 +176,9 @@ class DistillationTrainer(CacseTrainer):
         student, teacher = (shared_rows(rows, negatives) for rows in (vectors, self.teach(inputs)))  # (global B, H)
         if texts is not None:
             texts = shared_rows(texts[:, None], negatives) if self.mask_duplicates else None
-        contrastive, distance = distillation_parts(student, teacher, self.temperature, texts)
-        loss = mix_parts(contrastive, distance, self.contrastive_weight)
+        loss, contrastive, distance = distillation_parts(
+            student, teacher, self.temperature, self.contrastive_weight, texts
+        )
         self.record_loss(loss, {"contrastive": contrastive.detach(), "distance": distance.detach()})
         return (loss, outputs) if return_outputs else loss
 

@@ -229,6 +229,11 @@ def test_class_and_towers_must_be_of_one_kind(tiny_towers):
         CacseBertModel.from_towers(a, b, constraint, cascade_start_layer=2, constraint_layers=1)
 
 
+def test_a_misspelt_setting_is_refused(tiny_towers):
+    with pytest.raises(ValueError, match="'cascade_start' is no setting of CacseConfig"):
+        CacseBertModel.from_towers(*tiny_towers("bert"), cascade_start=2)
+
+
 def test_a_tower_with_missing_weights_is_refused(tiny_towers, tmp_path):
     """A config of 4 layers over weights of 3: the fourth would be drawn at random without a word."""
     from transformers import BertModel
