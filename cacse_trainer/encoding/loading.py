@@ -18,7 +18,7 @@ from transformers.utils import cached_file
 import cacse_trainer.models  # noqa: F401 - registers the model classes with AutoModel
 from cacse_trainer.compute.pooling import POOLINGS
 from cacse_trainer.encoding.embedder import Embed, length_limit
-from cacse_trainer.encoding.stated_modules import Modules, find_file, read_json, read_modules
+from cacse_trainer.encoding.sentence_transformers import Modules, find_file, read_json, read_modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from cacse_trainer.models.adapters import base_model_of, load_adapter, merge_adapter
@@ -158,7 +158,7 @@ def load_encoder(
         describe_pooling(chosen, stated),
         limit,
         normalizes=stated.normalizes,
-        prepare=text_function(stated),
+        prepare=stated.prepare,
         above=stated.dense,
         guessed=not known,
     )
@@ -203,13 +203,6 @@ def check_device(device: torch.device | str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"device {device}: {str(error).splitlines()[0]}; give cpu, or leave it out") from error
     return found
-
-
-def text_function(stated: Modules) -> Callable[[str], str] | None:
-    """What the folder wants done to a sentence before the tokenizer."""
-    if not stated.prompt and not stated.lower_case:
-        return None
-    return lambda sentence: stated.prompt + (sentence.lower() if stated.lower_case else sentence)
 
 
 def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, model: Any) -> None:

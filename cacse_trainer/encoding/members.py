@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoModel, PreTrainedTokenizerBase
 
-from cacse_trainer.encoding.stated_modules import read_modules
+from cacse_trainer.encoding.sentence_transformers import read_modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.base import contract_of
 from cacse_trainer.models.configuration_ensemble import POOLING_NAMES

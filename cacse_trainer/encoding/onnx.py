@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.embedder import Advance, Embed, Embedder, length_limit
-from cacse_trainer.encoding.loading import check_length, text_function
-from cacse_trainer.encoding.stated_modules import read_modules
+from cacse_trainer.encoding.loading import check_length
+from cacse_trainer.encoding.sentence_transformers import read_modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import sha256_of
 from cacse_trainer.settings.resources import resolve_resource
@@ -80,7 +80,7 @@ class OnnxEncoder(BaseEncoder):
         stated = read_modules(str(folder))
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.pooling, self.normalizes = str(stated.pooling), stated.normalizes
-        self._prepare = text_function(stated)
+        self._prepare = stated.prepare
         self._longest = length_limit(self.tokenizer, AutoConfig.from_pretrained(folder))
         self.max_seq_length = max_seq_length or min(stated.max_seq_length or self._longest, self._longest)
         check_length(self.name, self.max_seq_length, self._longest)

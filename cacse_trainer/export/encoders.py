@@ -25,11 +25,11 @@ from transformers import PreTrainedModel
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.encoding.loading import load_encoder
 from cacse_trainer.encoding.model_card import CardFacts, render_card
-from cacse_trainer.encoding.sentence_transformers import write_modules
+from cacse_trainer.encoding.sentence_transformers import list_modules, write_modules
 from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.sts import spearman_by_set
 from cacse_trainer.export import ensemble_module
-from cacse_trainer.files import write_json, writing_folder
+from cacse_trainer.files import writing_folder
 from cacse_trainer.models.base import Export, contract_of
 from cacse_trainer.models.prompting import prompt_of
 from cacse_trainer.models.tokenizer_bundle import tokenizers_of
@@ -112,7 +112,9 @@ def _export(
         encoder.model.save_pretrained(staged, **shards)
         clean_tokenizer(tokenizer).save_pretrained(staged)
         if encoder.own_module:
-            write_own_module(staged, limit)
+            shutil.copyfile(MODULE, staged / MODULE.name)
+            kind = f"{MODULE.stem}.{ensemble_module.WeightedEncoders.__name__}"
+            list_modules(staged, {"": kind}, limit)
         elif encoder.pooling is not None:
             width = encoder.model.config.hidden_size
             write_modules(staged, pooling=encoder.pooling, hidden_size=width, max_seq_length=limit, dense=encoder.dense)
@@ -166,15 +168,6 @@ def describe_prompt(tokenizer: Any) -> str:
     closing = "an EOS token at its end" if eos else ""
     put = " and ".join(filter(None, (around, closing)))
     return f" Its tokenizer puts {put}: give it the texts as they are." if put else ""
-
-
-def write_own_module(folder: Path, max_seq_length: int) -> None:
-    """The files that make sentence-transformers run the folder's own module, `ensemble_module`."""
-    shutil.copyfile(MODULE, folder / MODULE.name)
-    kind = f"{MODULE.stem}.{ensemble_module.WeightedEncoders.__name__}"
-    write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": kind}])
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False})
-    write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": {}})
 
 
 def is_remote(model: PreTrainedModel) -> bool:

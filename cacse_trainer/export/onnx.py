@@ -22,7 +22,7 @@ from cacse_trainer.compute.encoder_tools import known_inputs
 from cacse_trainer.compute.pooling import LAYER_POOLINGS, pool
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.encoding.onnx import FOLDER, OUTPUT, session_function
-from cacse_trainer.encoding.stated_modules import read_modules
+from cacse_trainer.encoding.sentence_transformers import read_modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.sts import spearman_by_set
 from cacse_trainer.export.encoders import PROBES, ExportError
