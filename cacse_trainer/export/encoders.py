@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.encoding.loading import load_encoder
-from cacse_trainer.encoding.model_card import CardFacts, render_card
+from cacse_trainer.encoding.model_card import CardFacts, render_card, usage_of
 from cacse_trainer.encoding.sentence_transformers import list_modules, write_modules
 from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.sts import spearman_by_set
@@ -90,13 +90,8 @@ def export(
         ExportError: the reloaded folder's vectors differ from the trained model's.
     """
     model.eval()
-    found = contract_of(model).exports(facts.title)
-    return {
-        name or one.name: _export(
-            replace(one, name=name or one.name), tokenizer, Path(output_dir), facts, dev_sets or {}
-        )
-        for one in found
-    }
+    found = [replace(one, name=name or one.name) for one in contract_of(model).exports(facts.title)]
+    return {one.name: _export(one, tokenizer, Path(output_dir), facts, dev_sets or {}) for one in found}
 
 
 def _export(
@@ -106,7 +101,8 @@ def _export(
     if encoder.pooling == "weighted_mean" and tokenizer.padding_side != "right":
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.padding_side = "right"  # sentence-transformers counts positions from the row's first column
-    limit, remote = length_limit(tokenizer, encoder.model.config), is_remote(encoder.model)
+    limit = length_limit(tokenizer, encoder.model.config)
+    remote = type(encoder.model).__module__.startswith("transformers_modules.")  # the class came with its checkpoint
     shards: Any = {"max_shard_size": ONE_FILE} if encoder.own_module else {}
     with writing_folder(output_dir / encoder.name) as staged:
         encoder.model.save_pretrained(staged, **shards)
@@ -128,10 +124,7 @@ def _export(
             title=encoder.title,
             what=encoder.what + describe_prompt(tokenizer),
             pooling=encoder.pooling or loaded.pooling,
-            ensemble=encoder.needs_package,
-            own_module=encoder.own_module,
-            own_class="" if encoder.pooling is not None else type(encoder.model).__module__,
-            remote_code=remote,
+            usage=usage_of(encoder, remote),
             scores=scores,
         )
         (staged / "README.md").write_text(render_card(card), encoding="utf-8")
@@ -168,8 +161,3 @@ def describe_prompt(tokenizer: Any) -> str:
     closing = "an EOS token at its end" if eos else ""
     put = " and ".join(filter(None, (around, closing)))
     return f" Its tokenizer puts {put}: give it the texts as they are." if put else ""
-
-
-def is_remote(model: PreTrainedModel) -> bool:
-    """Whether the model's class came with its checkpoint."""
-    return type(model).__module__.startswith("transformers_modules.")
