@@ -71,10 +71,11 @@ def encode_corpus(
         raise UserError(f"output {output} is there already; choose another name, or --overwrite")
     if shard_rows < 1:
         raise UserError(f"shard_rows {shard_rows}: at least 1")
+    how = {"shard_rows": shard_rows, "normalize": normalize, "precision": precision}
     told: Any = None
     if rank() == 0:
         try:
-            told = _begin(folder, corpus, facts, shard_rows, normalize, precision, overwrite)
+            told = _begin(folder, corpus, facts, how, overwrite)
         except UserError as error:  # the others would wait for ever
             told = error
     told = gather_objects(told)[0]
@@ -103,13 +104,7 @@ def encode_corpus(
 
 
 def _begin(
-    folder: Path,
-    corpus: Corpus,
-    facts: dict[str, Any],
-    shard_rows: int,
-    normalize: bool,
-    precision: str,
-    overwrite: bool,
+    folder: Path, corpus: Corpus, facts: dict[str, Any], how: dict[str, Any], overwrite: bool
 ) -> tuple[dict[str, Any], list[int]]:
     """What is encoded, and the shards that are not there yet."""
     rows = len(corpus)
@@ -121,9 +116,7 @@ def _begin(
         "input_sha256": sha256_of(Path(corpus.name)) if Path(corpus.name).is_file() else None,
         "column": corpus.column,
         "rows": rows,
-        "shard_rows": shard_rows,
-        "normalize": normalize,
-        "precision": precision,
+        **how,
     }
     path = folder / FACTS
     if path.is_file():
@@ -141,7 +134,7 @@ def _begin(
     except OSError as error:
         raise UserError(f"output {folder}: cannot be written ({error.strerror})") from error
     write_json(path, facts)
-    shards = range(-(-rows // shard_rows))
+    shards = range(-(-rows // how["shard_rows"]))
     missing = [shard for shard in shards if not _shard(folder, shard).is_file()]
     if len(missing) < len(shards):
         logger.info("going on: %d of %d shards are there", len(shards) - len(missing), len(shards))

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModel, PreTrainedTokenizerBase
 
 from cacse_trainer.encoding.sentence_transformers import read_modules
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.base import contract_of
 from cacse_trainer.models.configuration_ensemble import POOLING_NAMES
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
@@ -59,19 +59,19 @@ def load_members(path: str, pooling: str | None = None, weight: float = 1.0) -> 
     towers = [Path(path) / name for name in ("tower_a", "tower_b")]
     if all(tower.is_dir() for tower in towers):
         return [member for tower in towers for member in load_members(str(tower), pooling, weight)]
-    try:
+    with user_errors(f"encoder {path}"):
         model = AutoModel.from_pretrained(path, dtype=torch.float32)
         tokenizer = load_tokenizer_of(path, model.config)
-    except (OSError, ValueError) as error:
-        raise UserError(f"encoder {path}: {' '.join(str(error).split())}") from error
     contract = contract_of(model)
     if contract.stated_pooling is None:  # a plain encoder
         return [Member(model, tokenizer, pooling or _stated_pooling(path), weight)]
-    try:
+    with user_errors(f"encoder {path}"):
         parts = contract.parts()
-    except ValueError as error:
-        raise UserError(f"encoder {path}: {error}") from error
-    _no_choice(path, pooling, *[part.pooling for part in parts])
+    trained = [part.pooling for part in parts]
+    if pooling is not None and {POOLING_NAMES[pooling]} != {POOLING_NAMES[name] for name in trained}:
+        raise UserError(
+            f"encoder {path}: was trained with pooling {', '.join(trained)}, got {pooling}; leave the pooling out"
+        )
     tokenizers = tokenizers_of(tokenizer)
     tokenizers = tokenizers if len(tokenizers) > 1 else tokenizers * len(parts)
     return [
@@ -80,16 +80,8 @@ def load_members(path: str, pooling: str | None = None, weight: float = 1.0) -> 
     ]
 
 
-def _no_choice(path: str, asked: str | None, *has: str) -> None:
-    if asked is not None and {POOLING_NAMES[asked]} != {POOLING_NAMES[name] for name in has}:
-        raise UserError(
-            f"encoder {path}: was trained with pooling {', '.join(has)}, got {asked}; leave the pooling out"
-        )
-
-
 def _stated_pooling(path: str) -> str:
     """The pooling of a plain encoder's sentence-transformers files; cls where it has none."""
-
     stated = read_modules(path)
     if stated.dense:
         raise UserError(
