@@ -19,7 +19,7 @@ import cacse_trainer.models  # noqa: F401 - registers the model classes with Aut
 from cacse_trainer.compute.pooling import POOLINGS
 from cacse_trainer.encoding.embedder import Embed, length_limit
 from cacse_trainer.encoding.sentence_transformers import Modules, find_file, read_json, read_modules
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, one_line, user_errors
 from cacse_trainer.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from cacse_trainer.models.adapters import base_model_of, load_adapter, merge_adapter
 from cacse_trainer.models.base import CLS_WITH_MLP, contract_of, pools_by_itself
@@ -47,6 +47,7 @@ class Loaded:
         embed: the function that an `Embedder` takes.
         pooling: what was stated or guessed.
         max_seq_length: in tokens.
+        longest: that the model takes, in tokens.
         normalizes: sentence-transformers would scale the vectors to length 1.
         prepare: the text that the tokenizer sees, from a sentence; None where that is the sentence itself.
         above: layers that ``embed`` runs above the model; they move with it.
@@ -59,6 +60,7 @@ class Loaded:
     embed: Embed
     pooling: str
     max_seq_length: int
+    longest: int
     normalizes: bool = False
     prepare: Callable[[str], str] | None = None
     above: list[nn.Module] = field(default_factory=list)
@@ -118,37 +120,31 @@ def load_encoder(
         stated = read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
     where = {"subfolder": stated.subfolder, "trust_remote_code": trust_remote_code}
     device = check_device(device) if device is not None else default_device()
-    try:
+    with user_errors(f"model {name}", KeyError, ImportError):
         config = AutoConfig.from_pretrained(path, **where)
         more = {"base_model": ours} if ours is not None else {}
         model, report = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **where, **more)
         tokenizer = load_tokenizer_of(path, model.config, **where)
-    except (ValueError, OSError, KeyError, ImportError) as error:
-        raise UserError(f"model {name}: {_one_line(error)}") from error
     readers = [model] if len(tokenizers_of(tokenizer)) == 1 else [part.encoder for part in contract_of(model).parts()]
     for one, reader in zip(tokenizers_of(tokenizer), readers, strict=True):
         check_tokenizer(name, one, reader)
-    try:
+    with user_errors(f"model {name}", RuntimeError):
         if adapter is not None:
             load_adapter(model, adapter, trainable=False)
             merge_adapter(model)
         if decoder.bidirectional_start_layer is not None:
             make_bidirectional(model, decoder.bidirectional_start_layer)
         tokenizer = prepare_tokenizer(tokenizer, decoder.prompt_template, decoder.append_eos)
-    except (ValueError, OSError, RuntimeError) as error:
-        raise UserError(f"model {name}: {_one_line(error)}") from error
     if config.is_encoder_decoder:
         model = model.get_encoder()
     model = model.eval().to(device)
     contract = contract_of(model, stated.dense, report["missing_keys"])
     known = pooling or stated.pooling or contract.stated_pooling
     chosen = known or guess_pooling(name, config)
-    try:
+    with user_errors(f"model {name}"):
         embed = contract.embed_as(chosen if contract.stated_pooling is None else pooling)
-    except ValueError as error:
-        raise UserError(f"model {name}: {error}") from error
     possible = length_limit(tokenizer, model.config)
-    limit = max_seq_length if max_seq_length is not None else min(stated.max_seq_length or possible, possible)
+    limit = max_seq_length if max_seq_length is not None else stated.length(possible)
     check_length(name, limit, possible)
     return Loaded(
         name,
@@ -157,6 +153,7 @@ def load_encoder(
         embed,
         describe_pooling(chosen, stated),
         limit,
+        possible,
         normalizes=stated.normalizes,
         prepare=stated.prepare,
         above=stated.dense,
@@ -248,10 +245,8 @@ def find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | None
     if _pools_by_itself(adapter):
         return adapter, None, path
     if path is None:
-        try:
+        with user_errors(f"adapter {adapter}"):
             path = base_model_of(adapter)
-        except ValueError as error:
-            raise UserError(f"adapter {adapter}: {_one_line(error)}") from error
     if path is None:
         raise UserError(f"adapter {adapter}: names no base model, or is not there; give the base as model (--model)")
     return path, adapter, None
@@ -299,7 +294,7 @@ def _check_hub(name: str, path: str) -> None:
         if isinstance(error.__cause__, ValueError) or not cached_file(
             path, ADAPTER_CONFIG, local_files_only=True, **quiet
         ):
-            raise UserError(f"model {name}: {_one_line(error)}") from error
+            raise UserError(f"model {name}: {one_line(error)}") from error
 
 
 def check_length(name: str, asked: int, possible: int) -> None:
@@ -311,7 +306,3 @@ def check_length(name: str, asked: int, possible: int) -> None:
     if not 0 < asked <= possible:
         wrong = "less than one token" if asked < 1 else f"beyond the {possible} tokens that it takes"
         raise UserError(f"model {name}: max_seq_length {asked} is {wrong}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -69,6 +69,10 @@ class Modules:
             return None
         return lambda sentence: self.prompt + (sentence.lower() if self.lower_case else sentence)
 
+    def length(self, longest: int) -> int:
+        """The limit in tokens, of a model that takes ``longest``."""
+        return min(self.max_seq_length or longest, longest)
+
 
 def find_file(name: str, file: str) -> Path | None:
     """A file of a folder or of a hub model (downloaded, or found in the cache); None when there is none."""

@@ -25,7 +25,7 @@ class WeightedEncoders(BaseEncoder):
     """
 
     def __init__(self, encoders: Sequence[BaseEncoder], weights: Sequence[float] | None = None):
-        super().__init__()
+        super().__init__({})
         self.encoders = list(encoders)
         self.weights = list(weights) if weights is not None else [1.0] * len(self.encoders)
         if len(self.weights) != len(self.encoders):
@@ -57,7 +57,7 @@ class WeightedEncoders(BaseEncoder):
     def begin(
         self, sentences: Sequence[str], *, batch_size: int | None = None, max_length: int | None = None
     ) -> Callable[[Advance], np.ndarray]:
-        """Tokenise for each; what is returned runs the models: (len(sentences), dim) float32, the weighted sum."""
+        """As `BaseEncoder.begin`, for each encoder; the weighted sum."""
         parts = [encoder.begin(sentences, batch_size=batch_size, max_length=max_length) for encoder in self.encoders]
 
         def embed(advance: Advance) -> np.ndarray:

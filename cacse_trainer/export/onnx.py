@@ -76,9 +76,7 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Dataset] | None = None) -> 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     model = Pooled(encoder, stated.pooling, stated.dense).eval()
-    limit = min(
-        stated.max_seq_length or length_limit(tokenizer, encoder.config), length_limit(tokenizer, encoder.config)
-    )
+    limit = stated.length(length_limit(tokenizer, encoder.config))
     with writing_folder(folder / FOLDER) as staged:
         path, small = staged / "model.onnx", staged / "model_int8.onnx"
         with _without_hints():
