@@ -183,7 +183,7 @@ def test_undefined_scores_are_null(evaluate, tiny_towers, tmp_path, capsys, capl
         (["--tasks", "STS12", "--weights", "1", "2"], "2 for 1 models"),
         (["--tasks", "STS12", "--pooling", "cls", "mean"], "2 for 1 models"),
         (["--tasks", "STS12", "--pooling", "meen"], "did you mean mean"),
-        (["--tasks", "STS12", "--moddel", "x"], "unrecognized arguments"),
+        (["--tasks", "STS12", "--moddel", "x"], "unknown argument"),
         (["--tasks", "STS12", "--train_text", "/absent.txt"], "absent.txt"),
         (["--tasks", "STS12", "--tokens_per_batch", "-5"], "at least 1"),
         (["--tasks", "STS12", "--max_seq_length", "0"], "less than one token"),
