@@ -117,7 +117,7 @@ def _export(
         # code that came with the model already runs here
         loaded = load_encoder(str(staged), device=encoder.model.device, trust_remote_code=remote)
         reloaded = Embedder(loaded.embed, loaded.tokenizer, limit, encoder.model.device)
-        difference = prove(encoder, tokenizer, reloaded, output_dir / encoder.name)
+        difference = _prove(encoder, tokenizer, reloaded, output_dir / encoder.name)
         scores = spearman_by_set(reloaded, dev_sets)
         card = replace(
             facts,
@@ -132,18 +132,8 @@ def _export(
     return scores
 
 
-def prove(encoder: Export, tokenizer: Any, reloaded: Embedder, folder: Path) -> float:
-    """Compare a written folder's vectors with the trained model's; their largest difference.
-
-    Args:
-        encoder: what was written, with the trained model's ``embed``.
-        tokenizer: the trained model's.
-        reloaded: of the written folder, on the trained model's device.
-        folder: its name, for the error.
-
-    Raises:
-        ExportError: they differ by more than 1e-5.
-    """
+def _prove(encoder: Export, tokenizer: Any, reloaded: Embedder, folder: Path) -> float:
+    """The largest difference of a written folder's vectors from those of the trained model and its tokenizer."""
     trained = replace(reloaded, embed=encoder.embed, tokenizer=tokenizer).vectors(PROBES)
     difference = float(np.abs(trained - reloaded.vectors(PROBES)).max())
     allowed = MERGED_TOLERANCE * max(1.0, float(np.abs(trained).max())) if encoder.merged else TOLERANCE

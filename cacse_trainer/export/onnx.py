@@ -84,13 +84,14 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Dataset] | None = None) -> 
             quantize_dynamic(path, small, weight_type=QuantType.QInt8)
 
         own = Embedder(model, tokenizer, limit, "cpu")
+        files = {"float32": path, "int8": small}
         graphs = {
             name: replace(
                 own,
                 embed=session_function(onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])),
                 cores=1,  # the session has its own
             )
-            for name, file in (("float32", path), ("int8", small))
+            for name, file in files.items()
         }
         expected = own.vectors(PROBES)
         differences = {name: float(np.abs(graph.vectors(PROBES) - expected).max()) for name, graph in graphs.items()}
@@ -100,7 +101,7 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Dataset] | None = None) -> 
         report: dict[str, Any] = {
             "pooling": stated.pooling,
             "largest_difference": differences,
-            "megabytes": {name: file.stat().st_size / 1e6 for name, file in (("float32", path), ("int8", small))},
+            "megabytes": {name: file.stat().st_size / 1e6 for name, file in files.items()},
         }
         if dev_sets:
             report["scores"] = {name: spearman_by_set(graph, dev_sets) for name, graph in graphs.items()}
