@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cacse_trainer.encoding.base import BaseEncoder
-from cacse_trainer.encoding.loading import DecoderOptions, fingerprint, load_encoder
+from cacse_trainer.encoding.loading import fingerprint, load_encoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.prompting import prompt_of
 
@@ -36,7 +36,7 @@ class SentenceEncoder(BaseEncoder):
         tokens_per_batch: padded tokens a batch; default: by kind of device.
         trust_remote_code: run the model code that comes with the checkpoint.
         truncate_dim: keep so many of the vectors' first dimensions (of models trained for it); default: all.
-        prompt_template, append_eos, bidirectional_start_layer: of a plain decoder, see `DecoderOptions`; a checkpoint
+        prompt_template, append_eos, bidirectional_start_layer: of a plain decoder, see `load_encoder`; a checkpoint
             or an exported folder knows its own.
 
     Raises:
@@ -60,6 +60,10 @@ class SentenceEncoder(BaseEncoder):
         bidirectional_start_layer: int | None = None,
     ):
         super().__init__(locals())
+        if isinstance(dtype, str):
+            if dtype not in DTYPES:
+                raise UserError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+            dtype = DTYPES[dtype]
         loaded = load_encoder(
             str(path) if path is not None else None,
             pooling=pooling,
@@ -67,13 +71,15 @@ class SentenceEncoder(BaseEncoder):
             adapter=adapter,
             max_seq_length=max_seq_length,
             trust_remote_code=trust_remote_code,
-            decoder=DecoderOptions(prompt_template, append_eos, bidirectional_start_layer),
+            prompt_template=prompt_template,
+            append_eos=append_eos,
+            bidirectional_start_layer=bidirectional_start_layer,
         )
         self.name, self.pooling, self.pooling_guessed = loaded.name, loaded.pooling, loaded.guessed
         self.model, self.tokenizer, self.normalizes = loaded.model, loaded.tokenizer, loaded.normalizes
         self.max_seq_length, self._longest = loaded.max_seq_length, loaded.longest
-        self.tokens_per_batch, self.truncate_dim, self.adapter = tokens_per_batch, truncate_dim, adapter
-        self.dtype = _dtype(dtype)
+        self.tokens_per_batch, self.truncate_dim = tokens_per_batch, truncate_dim
+        self.dtype, self.adapter = dtype, adapter
         self._fingerprint: str | None = None
         if self.dtype != torch.float32:  # autocast alone would cast the weights anew in every batch
             self._fingerprint = fingerprint(self.model)  # the same encoder in float32 and in bfloat16 has the same
@@ -110,11 +116,3 @@ class SentenceEncoder(BaseEncoder):
             "truncate_dim": self.truncate_dim,
         }
         return {**found, **{name: value for name, value in more.items() if value not in (None, False)}}
-
-
-def _dtype(dtype: torch.dtype | str) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in DTYPES:
-        raise UserError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
-    return DTYPES[dtype]

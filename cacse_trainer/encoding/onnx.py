@@ -28,9 +28,7 @@ class OnnxEncoder(BaseEncoder):
         path: the exported folder, with ``onnx/`` in it.
         backend: ``onnx`` (float32) or ``onnx_int8`` (weights quantised).
         device: cpu; there is no other.
-        max_seq_length: default: what the folder states.
-        tokens_per_batch: padded tokens a batch.
-        truncate_dim: keep so many of the vectors' first dimensions.
+        max_seq_length, tokens_per_batch, truncate_dim: as for `SentenceEncoder`.
 
     Raises:
         UserError: onnxruntime is not installed, there is no such graph, or another device.
