@@ -32,6 +32,7 @@ POOL_BLOCK_SENTENCES = 2_048
 Device = torch.device | str
 Compared = str | Sequence[str] | np.ndarray | Tensor
 SentencesOrFile = Iterable[str] | str | os.PathLike[str]
+Settings = dict[str, Any]
 
 
 class BaseEncoder(ABC):
@@ -126,9 +127,7 @@ class BaseEncoder(ABC):
             UserError: a vector is not finite; the first such sentence is quoted.
         """
         settings = {"batch_size": batch_size, "max_length": max_length}
-        return each_once(
-            sentences, lambda distinct: self._table(distinct, None, show_progress_bar, description, **settings)
-        )
+        return self._table(sentences, None, show_progress_bar, description, settings)
 
     def encode(
         self,
@@ -169,12 +168,8 @@ class BaseEncoder(ABC):
         """
         check_precision(precision)
         rows: Iterable[str] = [sentences] if isinstance(sentences, str) else sentences
-        settings: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length}
-        pool = self._on(device)
-        if isinstance(rows, Sequence) and pool is None:
-            table = self.vectors(rows, show_progress_bar=show_progress_bar, **settings)
-        else:
-            table = self._table(rows, pool, show_progress_bar, "Encoding", **settings)
+        settings = {"batch_size": batch_size, "max_length": max_length}
+        table = self._table(rows, self._on(device), show_progress_bar, "Encoding", settings)
         scaled = normalize if normalize_to_unit is None else normalize_to_unit
         table = _finished(table, scaled, truncate_dim, precision)
         found: Any = table[0] if isinstance(sentences, str) and not keepdim else table
@@ -205,8 +200,8 @@ class BaseEncoder(ABC):
             (block_size, dim), in order; the last one may be shorter.
         """
         check_precision(precision)
-        pool = self._on(device)
-        for table in self._blocks(sentences, block_size, advance, pool, batch_size=batch_size, max_length=max_length):
+        settings = {"batch_size": batch_size, "max_length": max_length}
+        for table in self._blocks(sentences, block_size, advance, self._on(device), settings):
             yield _finished(table, normalize, truncate_dim, precision)
 
     def similarity(self, queries: Compared, keys: Compared, device: Device | None = None) -> Any:
@@ -346,7 +341,8 @@ class BaseEncoder(ABC):
         """Move the model to one device, or start (once) a process for each of several."""
         if isinstance(device, (str, torch.device)):
             self.to(device)
-        if device is None or isinstance(device, (str, torch.device)):
+            device = None
+        if device is None:
             return None
         devices = [str(name) for name in device]
         if self._pool is None or self._pool.devices != devices:
@@ -355,16 +351,20 @@ class BaseEncoder(ABC):
         return self._pool
 
     def _table(
-        self, sentences: Iterable[str], pool: EncoderPool | None, shown: bool, description: str, **settings: Any
+        self, sentences: Iterable[str], pool: EncoderPool | None, shown: bool, description: str, settings: Settings
     ) -> np.ndarray:
-        """(n, dim) float32."""
-        total = len(sentences) if isinstance(sentences, Sequence) else None
-        size = BLOCK_SENTENCES if pool is None else POOL_BLOCK_SENTENCES
-        with progress_bar(total, shown, description) as bar:
-            return as_one_table(self._blocks(sentences, size, bar.update, pool, **settings), total)
+        """(n, dim) float32; each distinct sentence of a sequence is encoded once, in a pool by each of its blocks."""
+
+        def encode(rows: Iterable[str]) -> np.ndarray:
+            total = len(rows) if isinstance(rows, Sequence) else None
+            size = BLOCK_SENTENCES if pool is None else POOL_BLOCK_SENTENCES
+            with progress_bar(total, shown, description) as bar:
+                return as_one_table(self._blocks(rows, size, bar.update, pool, settings), total)
+
+        return each_once(sentences, encode) if pool is None and isinstance(sentences, Sequence) else encode(sentences)
 
     def _blocks(
-        self, sentences: Iterable[str], size: int, advance: Advance, pool: EncoderPool | None, **settings: Any
+        self, sentences: Iterable[str], size: int, advance: Advance, pool: EncoderPool | None, settings: Settings
     ) -> Iterator[np.ndarray]:
         """(≤ size, dim) float32 tables in order."""
         source = iter(sentences)

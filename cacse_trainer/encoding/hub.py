@@ -110,13 +110,11 @@ def list_files(folders: Sequence[Path], repo_id: str) -> dict[str, str | bytes]:
     found: dict[str, str | bytes] = {}
     for folder in folders:
         prefix = "" if len(folders) == 1 or folder.name in MAIN else f"{folder.name}/"
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                name = prefix + path.relative_to(folder).as_posix()
-                found[name] = str(path)
-                if path.name == "README.md":
-                    text = path.read_text(encoding="utf-8")
-                    found[name] = text.replace(LOCAL_PATH, repo_id).encode()
+        for path in filter(Path.is_file, sorted(folder.rglob("*"))):
+            content: str | bytes = str(path)
+            if path.name == "README.md":
+                content = path.read_text(encoding="utf-8").replace(LOCAL_PATH, repo_id).encode()
+            found[prefix + path.relative_to(folder).as_posix()] = content
     return found
 
 
