@@ -14,9 +14,8 @@ from cacse_trainer.cli.encoders import add_encoder_flags, chosen, open_encoder
 from cacse_trainer.cli.output import tell_json
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.base import BaseEncoder
-from cacse_trainer.encoding.vectors.index import Hits, read_facts
+from cacse_trainer.encoding.vectors.index import Hits, open_vectors, read_facts
 from cacse_trainer.encoding.vectors.precision import PRECISIONS
-from cacse_trainer.encoding.vectors.saved import open_vectors
 from cacse_trainer.errors import UserError
 from cacse_trainer.settings.resources import resolve_resource
 

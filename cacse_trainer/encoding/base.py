@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cacse_trainer.data.corpus import Corpus
-from cacse_trainer.encoding.embedder import Advance, each_once, progress_bar
+from cacse_trainer.encoding.embedder import Advance, Embed, Embedder, each_once, progress_bar
+from cacse_trainer.encoding.loading import check_length
 from cacse_trainer.encoding.pool import EncoderPool, as_one_table, one_after_another
-from cacse_trainer.encoding.vectors.index import EXACT, Hits, SearchIndex
+from cacse_trainer.encoding.vectors.index import EXACT, SearchIndex
 from cacse_trainer.encoding.vectors.precision import check_precision, normalized, to_precision, truncated
 from cacse_trainer.errors import UserError
 
@@ -29,10 +30,17 @@ POOL_BLOCK_SENTENCES = 2_048
 """Sentences handed to one of several processes at once."""
 
 Device = torch.device | str
+Compared = str | Sequence[str] | np.ndarray | Tensor
+SentencesOrFile = Iterable[str] | str | os.PathLike[str]
+Settings = dict[str, Any]
 
 
 class BaseEncoder(ABC):
-    """Encodes, compares, searches; what a kind of encoder has to give is `begin`, and what it says of itself."""
+    """Encodes, compares, searches; a kind of encoder has to give what `embedder` takes, and what it says of itself.
+
+    Args:
+        given: the ``locals()`` of the constructor, which `recipe` calls again.
+    """
 
     name: str
     """As the user gave it."""
@@ -41,13 +49,37 @@ class BaseEncoder(ABC):
     pooling_guessed: bool = False
     normalizes: bool
     """Whether the folder says that its vectors are scaled to length 1 (MTEB's classifiers see them so)."""
+    tokenizer: Any
+    max_seq_length: int
+    tokens_per_batch: int | None
+    dtype: torch.dtype = torch.float32
+    truncate_dim: int | None = None
 
-    def __init__(self, truncate_dim: int | None = None) -> None:
-        self.truncate_dim = truncate_dim
+    _embed: Embed
+    _prepare: Callable[[str], str] | None
+    _longest: int
+    _cores: int | None = None
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self._given = {name: value for name, value in given.items() if name not in ("self", "device", "__class__")}
         self.index: SearchIndex | None = None
         self._pool: EncoderPool | None = None
 
-    @abstractmethod
+    @property
+    def embedder(self) -> Embedder:
+        """The way from text to the model's vectors, by the settings as they are."""
+        return Embedder(
+            self._embed,
+            self.tokenizer,
+            self.max_seq_length,
+            self.device,
+            None if self.dtype == torch.float32 else self.dtype,
+            tokens_per_batch=self.tokens_per_batch,
+            prepare=self._prepare,
+            cores=self._cores,
+            name=self.name,
+        )
+
     def begin(
         self, sentences: Sequence[str], *, batch_size: int | None = None, max_length: int | None = None
     ) -> Callable[[Advance], np.ndarray]:
@@ -55,6 +87,9 @@ class BaseEncoder(ABC):
 
         The two halves may run on different threads.
         """
+        if max_length is not None:
+            check_length(self.name, max_length, self._longest)
+        return self.embedder.begin(sentences, batch_size=batch_size, max_length=max_length)
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -73,9 +108,9 @@ class BaseEncoder(ABC):
     def to(self, device: Device) -> "BaseEncoder":
         """Move the model."""
 
-    @abstractmethod
     def recipe(self) -> Callable[..., "BaseEncoder"]:
         """A function of ``device`` that loads the same encoder in another process."""
+        return partial(type(self), **self._given)
 
     def vectors(
         self,
@@ -92,9 +127,7 @@ class BaseEncoder(ABC):
             UserError: a vector is not finite; the first such sentence is quoted.
         """
         settings = {"batch_size": batch_size, "max_length": max_length}
-        return each_once(
-            sentences, lambda distinct: self._table(distinct, None, show_progress_bar, description, **settings)
-        )
+        return self._table(sentences, None, show_progress_bar, description, settings)
 
     def encode(
         self,
@@ -135,14 +168,10 @@ class BaseEncoder(ABC):
         """
         check_precision(precision)
         rows: Iterable[str] = [sentences] if isinstance(sentences, str) else sentences
-        settings: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length}
-        pool = self._on(device)
-        if isinstance(rows, Sequence) and pool is None:
-            table = self.vectors(rows, show_progress_bar=show_progress_bar, **settings)
-        else:
-            table = self._table(rows, pool, show_progress_bar, "Encoding", **settings)
+        settings = {"batch_size": batch_size, "max_length": max_length}
+        table = self._table(rows, self._on(device), show_progress_bar, "Encoding", settings)
         scaled = normalize if normalize_to_unit is None else normalize_to_unit
-        table = to_precision(_finished(table, scaled, truncate_dim), precision)
+        table = _finished(table, scaled, truncate_dim, precision)
         found: Any = table[0] if isinstance(sentences, str) and not keepdim else table
         return found if return_numpy else torch.from_numpy(np.array(found))
 
@@ -171,23 +200,11 @@ class BaseEncoder(ABC):
             (block_size, dim), in order; the last one may be shorter.
         """
         check_precision(precision)
-        pool = self._on(device)
-        for table in self._blocks(sentences, block_size, advance, pool, batch_size=batch_size, max_length=max_length):
-            yield to_precision(_finished(table, normalize, truncate_dim), precision)
+        settings = {"batch_size": batch_size, "max_length": max_length}
+        for table in self._blocks(sentences, block_size, advance, self._on(device), settings):
+            yield _finished(table, normalize, truncate_dim, precision)
 
-    @overload
-    def similarity(self, queries: str, keys: str, device: Device | None = None) -> float: ...
-    @overload
-    def similarity(
-        self, queries: str | Sequence[str] | np.ndarray, keys: str | Sequence[str] | np.ndarray, device: Any = None
-    ) -> float | np.ndarray: ...
-
-    def similarity(
-        self,
-        queries: str | Sequence[str] | np.ndarray,
-        keys: str | Sequence[str] | np.ndarray,
-        device: Device | None = None,
-    ) -> float | np.ndarray:
+    def similarity(self, queries: Compared, keys: Compared, device: Device | None = None) -> Any:
         """Cosine of sentences: two strings → float, a string and n sentences → (n,), n and m sentences → (n, m).
 
         Vectors, (dim,) for one or (n, dim), may stand for sentences.
@@ -202,7 +219,7 @@ class BaseEncoder(ABC):
 
     def build_index(
         self,
-        sentences_or_file: Iterable[str] | str | os.PathLike[str],
+        sentences_or_file: SentencesOrFile,
         use_faiss: bool | None = None,
         faiss_fast: bool = False,
         device: Device | Sequence[Device] | None = None,
@@ -232,18 +249,14 @@ class BaseEncoder(ABC):
         chosen = kind or ("ivf" if faiss_fast and use_faiss is not False else "flat" if use_faiss else EXACT)
         sentences = _texts(sentences_or_file, text_column)
         table = self.encode(sentences, batch_size, device=device, show_progress_bar=show_progress_bar)
+        made_by = self.described()
         self.index = SearchIndex.build(
-            sentences,
-            table,
-            kind=chosen,
-            precision=precision,
-            search_effort=search_effort,
-            made_by=self.described(),
+            sentences, table, kind=chosen, precision=precision, search_effort=search_effort, made_by=made_by
         )
 
     def add_to_index(
         self,
-        sentences_or_file: Iterable[str] | str | os.PathLike[str],
+        sentences_or_file: SentencesOrFile,
         device: Device | Sequence[Device] | None = None,
         batch_size: int | None = None,
         *,
@@ -260,18 +273,9 @@ class BaseEncoder(ABC):
         table = self.encode(sentences, batch_size, device=device, show_progress_bar=show_progress_bar)
         index.add(sentences, table)
 
-    @overload  # a string is a sequence of strings, too; the first signature wins
-    def search(  # type: ignore[overload-overlap]
-        self, queries: str, top_k: int = 5, threshold: float = 0.6, device: Device | None = None
-    ) -> Hits: ...
-    @overload
-    def search(
-        self, queries: Sequence[str], top_k: int = 5, threshold: float = 0.6, device: Device | None = None
-    ) -> list[Hits]: ...
-
     def search(
         self, queries: str | Sequence[str], top_k: int = 5, threshold: float = 0.6, device: Device | None = None
-    ) -> Hits | list[Hits]:
+    ) -> Any:
         """The nearest sentences of the index.
 
         Args:
@@ -337,7 +341,8 @@ class BaseEncoder(ABC):
         """Move the model to one device, or start (once) a process for each of several."""
         if isinstance(device, (str, torch.device)):
             self.to(device)
-        if device is None or isinstance(device, (str, torch.device)):
+            device = None
+        if device is None:
             return None
         devices = [str(name) for name in device]
         if self._pool is None or self._pool.devices != devices:
@@ -346,16 +351,20 @@ class BaseEncoder(ABC):
         return self._pool
 
     def _table(
-        self, sentences: Iterable[str], pool: EncoderPool | None, shown: bool, description: str, **settings: Any
+        self, sentences: Iterable[str], pool: EncoderPool | None, shown: bool, description: str, settings: Settings
     ) -> np.ndarray:
-        """(n, dim) float32."""
-        total = len(sentences) if isinstance(sentences, Sequence) else None
-        size = BLOCK_SENTENCES if pool is None else POOL_BLOCK_SENTENCES
-        with progress_bar(total, shown, description) as bar:
-            return as_one_table(self._blocks(sentences, size, bar.update, pool, **settings), total)
+        """(n, dim) float32; each distinct sentence of a sequence is encoded once, in a pool by each of its blocks."""
+
+        def encode(rows: Iterable[str]) -> np.ndarray:
+            total = len(rows) if isinstance(rows, Sequence) else None
+            size = BLOCK_SENTENCES if pool is None else POOL_BLOCK_SENTENCES
+            with progress_bar(total, shown, description) as bar:
+                return as_one_table(self._blocks(rows, size, bar.update, pool, settings), total)
+
+        return each_once(sentences, encode) if pool is None and isinstance(sentences, Sequence) else encode(sentences)
 
     def _blocks(
-        self, sentences: Iterable[str], size: int, advance: Advance, pool: EncoderPool | None, **settings: Any
+        self, sentences: Iterable[str], size: int, advance: Advance, pool: EncoderPool | None, settings: Settings
     ) -> Iterator[np.ndarray]:
         """(≤ size, dim) float32 tables in order."""
         source = iter(sentences)
@@ -367,7 +376,7 @@ class BaseEncoder(ABC):
         for table in tables:
             yield truncated(table, self.truncate_dim)
 
-    def _unit_rows(self, given: str | Sequence[str] | np.ndarray | Tensor) -> np.ndarray:
+    def _unit_rows(self, given: Compared) -> np.ndarray:
         if isinstance(given, (np.ndarray, Tensor)):
             return normalized(np.atleast_2d(np.asarray(given, dtype=np.float32)))
         return self.encode([given] if isinstance(given, str) else list(given))
@@ -378,7 +387,7 @@ class BaseEncoder(ABC):
         return self.index
 
 
-def _texts(sentences_or_file: Iterable[str] | str | os.PathLike[str], text_column: str | None) -> list[str]:
+def _texts(sentences_or_file: SentencesOrFile, text_column: str | None) -> list[str]:
     if isinstance(sentences_or_file, (str, os.PathLike)):
         sentences = [text for text in Corpus(os.fspath(sentences_or_file), text_column) if text.strip()]
     else:
@@ -388,6 +397,6 @@ def _texts(sentences_or_file: Iterable[str] | str | os.PathLike[str], text_colum
     return sentences
 
 
-def _finished(table: np.ndarray, normalize: bool, dim: int | None) -> np.ndarray:
+def _finished(table: np.ndarray, normalize: bool, dim: int | None, precision: str) -> np.ndarray:
     table = truncated(table, dim)
-    return normalized(table) if normalize else table
+    return to_precision(normalized(table) if normalize else table, precision)

@@ -71,17 +71,19 @@ def encode_corpus(
         raise UserError(f"output {output} is there already; choose another name, or --overwrite")
     if shard_rows < 1:
         raise UserError(f"shard_rows {shard_rows}: at least 1")
+    how = {"shard_rows": shard_rows, "normalize": normalize, "precision": precision}
     told: Any = None
     if rank() == 0:
         try:
-            told = _begin(folder, corpus, facts, shard_rows, normalize, precision, overwrite)
+            told = _begin(folder, corpus, facts, how, overwrite)
         except UserError as error:  # the others would wait for ever
             told = error
     told = gather_objects(told)[0]
     if isinstance(told, UserError):
         raise told
     facts, missing = told
-    mine = missing[rank() :: world_size()]
+    processes = world_size()
+    mine = missing[rank() :: processes]
     rows = sum(min(shard_rows, facts["rows"] - shard * shard_rows) for shard in missing)
     bar = tqdm(total=rows, desc="Encoding", unit=" sentences", disable=not show_progress_bar or rank() > 0)
     with bar, alone():
@@ -92,7 +94,7 @@ def encode_corpus(
             precision=precision,
             batch_size=batch_size,
             device=devices,
-            advance=lambda count: bar.update(min(count * facts["processes"], rows - bar.n)),
+            advance=lambda count: bar.update(min(count * processes, rows - bar.n)),
         )
         for shard, table in zip(mine, tables, strict=True):
             _write_shard(folder, shard, table)
@@ -103,13 +105,7 @@ def encode_corpus(
 
 
 def _begin(
-    folder: Path,
-    corpus: Corpus,
-    facts: dict[str, Any],
-    shard_rows: int,
-    normalize: bool,
-    precision: str,
-    overwrite: bool,
+    folder: Path, corpus: Corpus, facts: dict[str, Any], how: dict[str, Any], overwrite: bool
 ) -> tuple[dict[str, Any], list[int]]:
     """What is encoded, and the shards that are not there yet."""
     rows = len(corpus)
@@ -121,9 +117,7 @@ def _begin(
         "input_sha256": sha256_of(Path(corpus.name)) if Path(corpus.name).is_file() else None,
         "column": corpus.column,
         "rows": rows,
-        "shard_rows": shard_rows,
-        "normalize": normalize,
-        "precision": precision,
+        **how,
     }
     path = folder / FACTS
     if path.is_file():
@@ -141,11 +135,11 @@ def _begin(
     except OSError as error:
         raise UserError(f"output {folder}: cannot be written ({error.strerror})") from error
     write_json(path, facts)
-    shards = range(-(-rows // shard_rows))
+    shards = range(-(-rows // how["shard_rows"]))
     missing = [shard for shard in shards if not _shard(folder, shard).is_file()]
     if len(missing) < len(shards):
         logger.info("going on: %d of %d shards are there", len(shards) - len(missing), len(shards))
-    return {**facts, "processes": world_size()}, missing
+    return facts, missing
 
 
 def _about(output: Path) -> Path:
@@ -158,16 +152,10 @@ def _shard(folder: Path, number: int) -> Path:
 
 def _rows_of(corpus: Corpus, shards: list[int], shard_rows: int) -> Iterator[str]:
     """The sentences of some shards; only the last one of a corpus is shorter."""
-    wanted, rows, number = set(shards), iter(corpus), 0
-    while wanted:
-        part = islice(rows, shard_rows)
-        if number in wanted:
-            yield from part
-            wanted.remove(number)
-        else:
-            for _ in part:
-                pass
-        number += 1
+    wanted, end = set(shards), max(shards, default=-1) + 1
+    for i, sentence in enumerate(islice(corpus, end * shard_rows)):
+        if i // shard_rows in wanted:
+            yield sentence
 
 
 def _write_shard(folder: Path, number: int, table: np.ndarray) -> None:
@@ -201,7 +189,7 @@ def _merge(folder: Path, corpus: Corpus, output: Path, facts: dict[str, Any]) ->
                     vectors = pa.FixedSizeListArray.from_arrays(pa.array(table.reshape(-1)), type=kind)
                     texts = pa.array(list(islice(sentences, len(table))), pa.string())
                     writer.write_table(pa.Table.from_arrays([texts, vectors], schema=schema))
-    del facts["processes"], facts["shard_rows"]
+    del facts["shard_rows"]
     write_json(about, facts)
     delete_folder(folder)
     return facts

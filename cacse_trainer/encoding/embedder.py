@@ -119,21 +119,6 @@ def each_once(sentences: Sequence[str], vectors: Callable[[list[str]], np.ndarra
     return table[[position[sentence] for sentence in sentences]]
 
 
-def check_finite(name: str, table: np.ndarray, sentences: Sequence[str]) -> np.ndarray:
-    """The table, if all its numbers are finite.
-
-    Raises:
-        UserError: a vector is not finite; the first such sentence is quoted.
-    """
-    wrong = ~np.isfinite(table).all(axis=1)
-    if wrong.any():
-        raise UserError(
-            f"model {name}: {int(wrong.sum())} of {len(table)} vectors are NaN or infinite, the first that of "
-            f"{sentences[int(wrong.argmax())][:60]!r}; its weights are broken, or bf16 is not for it"
-        )
-    return table
-
-
 def progress_bar(total: int | None, shown: bool, description: str) -> tqdm:
     """A bar of sentences on standard error, on the first process."""
     return tqdm(total=total, desc=description, unit=" sentences", disable=not shown or rank() > 0)
@@ -205,19 +190,21 @@ class Embedder:
     ) -> Callable[[Advance], np.ndarray]:
         """`vectors` in two halves, which may run on different threads, and without the search for repeated sentences.
 
-        Args:
-            sentences, batch_size, max_length: as for `vectors`. They are tokenised at once.
-
-        Returns:
-            A function that runs the model and gives the vectors. It is given one that it tells, batch by batch, how
-            many more sentences are done (on all processes together).
+        The sentences are tokenised at once. What is returned runs the model and gives the vectors; it is given a
+        function that it tells, batch by batch, how many more sentences are done (on all processes together).
         """
         texts = [self.prepare(sentence) for sentence in sentences] if self.prepare else sentences
         rows = tokenise(self.tokenizer, texts, max_length or self.max_seq_length)
 
         def run(advance: Advance) -> np.ndarray:
             table = self._run(rows, batch_size, advance)
-            return table if self.name is None else check_finite(self.name, table, sentences)
+            wrong = ~np.isfinite(table).all(axis=1)
+            if self.name is not None and wrong.any():
+                raise UserError(
+                    f"model {self.name}: {int(wrong.sum())} of {len(table)} vectors are NaN or infinite, the first "
+                    f"that of {sentences[int(wrong.argmax())][:60]!r}; its weights are broken, or bf16 is not for it"
+                )
+            return table
 
         return run
 
@@ -250,10 +237,8 @@ class Embedder:
         cores = self.cores or (torch.get_num_threads() if device.type == "cpu" else 1)
         with keep_freed_memory(device.type):
             found = list(zip(mine, over_cores(encode, mine, around, tell, cores), strict=True))
-        vectors = np.empty((0, 0), dtype=np.float32)
-        for part in gather_objects(found):
-            for indices, values in part:
-                if vectors.size == 0:
-                    vectors = np.empty((len(rows), values.shape[1]), dtype=np.float32)
-                vectors[indices] = values
+        parts = [part for each in gather_objects(found) for part in each]
+        vectors = np.empty((len(rows), parts[0][1].shape[1] if parts else 0), dtype=np.float32)
+        for indices, values in parts:
+            vectors[indices] = values
         return vectors

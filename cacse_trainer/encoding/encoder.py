@@ -1,17 +1,13 @@
 """`SentenceEncoder`: sentences to vectors, similarities and search, with any encoder."""
 
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from cacse_trainer.encoding.base import BaseEncoder
-from cacse_trainer.encoding.embedder import Advance, Embedder, length_limit
-from cacse_trainer.encoding.loading import DecoderOptions, check_length, fingerprint, load_encoder
+from cacse_trainer.encoding.loading import fingerprint, load_encoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.prompting import prompt_of
 
@@ -40,7 +36,7 @@ class SentenceEncoder(BaseEncoder):
         tokens_per_batch: padded tokens a batch; default: by kind of device.
         trust_remote_code: run the model code that comes with the checkpoint.
         truncate_dim: keep so many of the vectors' first dimensions (of models trained for it); default: all.
-        prompt_template, append_eos, bidirectional_start_layer: of a plain decoder, see `DecoderOptions`; a checkpoint
+        prompt_template, append_eos, bidirectional_start_layer: of a plain decoder, see `load_encoder`; a checkpoint
             or an exported folder knows its own.
 
     Raises:
@@ -63,44 +59,34 @@ class SentenceEncoder(BaseEncoder):
         append_eos: bool = False,
         bidirectional_start_layer: int | None = None,
     ):
-        super().__init__(truncate_dim)
-        self._arguments: dict[str, Any] = {
-            "path": str(path) if path is not None else None,
-            "pooling": pooling,
-            "adapter": adapter,
-            "dtype": dtype,
-            "max_seq_length": max_seq_length,
-            "tokens_per_batch": tokens_per_batch,
-            "trust_remote_code": trust_remote_code,
-            "truncate_dim": truncate_dim,
-            "prompt_template": prompt_template,
-            "append_eos": append_eos,
-            "bidirectional_start_layer": bidirectional_start_layer,
-        }
+        super().__init__(locals())
+        if isinstance(dtype, str):
+            if dtype not in DTYPES:
+                raise UserError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+            dtype = DTYPES[dtype]
         loaded = load_encoder(
-            self._arguments["path"],
+            str(path) if path is not None else None,
             pooling=pooling,
             device=device,
             adapter=adapter,
             max_seq_length=max_seq_length,
             trust_remote_code=trust_remote_code,
-            decoder=DecoderOptions(prompt_template, append_eos, bidirectional_start_layer),
+            prompt_template=prompt_template,
+            append_eos=append_eos,
+            bidirectional_start_layer=bidirectional_start_layer,
         )
         self.name, self.pooling, self.pooling_guessed = loaded.name, loaded.pooling, loaded.guessed
-        self.model, self.tokenizer = loaded.model, loaded.tokenizer
-        self.max_seq_length = loaded.max_seq_length
-        self.tokens_per_batch = tokens_per_batch
-        self.dtype = _dtype(dtype)
-        self.adapter = adapter
+        self.model, self.tokenizer, self.normalizes = loaded.model, loaded.tokenizer, loaded.normalizes
+        self.max_seq_length, self._longest = loaded.max_seq_length, loaded.longest
+        self.tokens_per_batch, self.truncate_dim = tokens_per_batch, truncate_dim
+        self.dtype, self.adapter = dtype, adapter
         self._fingerprint: str | None = None
         if self.dtype != torch.float32:  # autocast alone would cast the weights anew in every batch
             self._fingerprint = fingerprint(self.model)  # the same encoder in float32 and in bfloat16 has the same
             for module in self.model.modules():
                 if isinstance(module, nn.Linear):
                     module.to(self.dtype)
-        self.normalizes = loaded.normalizes
-        self._embed, self._layers_above = loaded.embed, loaded.above
-        self._prepare: Callable[[str], str] | None = loaded.prepare
+        self._embed, self._prepare, self._layers_above = loaded.embed, loaded.prepare, loaded.above
 
     @property
     def device(self) -> torch.device:
@@ -114,32 +100,6 @@ class SentenceEncoder(BaseEncoder):
                 module.to(device)
         return self
 
-    def recipe(self) -> Callable[..., "SentenceEncoder"]:
-        """A function of ``device`` that loads the same encoder in another process."""
-        return partial(SentenceEncoder, **self._arguments)
-
-    @property
-    def embedder(self) -> Embedder:
-        """The way from text to the model's vectors, by the settings as they are."""
-        return Embedder(
-            self._embed,
-            self.tokenizer,
-            self.max_seq_length,
-            self.device,
-            None if self.dtype == torch.float32 else self.dtype,
-            tokens_per_batch=self.tokens_per_batch,
-            prepare=self._prepare,
-            name=self.name,
-        )
-
-    def begin(
-        self, sentences: Sequence[str], *, batch_size: int | None = None, max_length: int | None = None
-    ) -> Callable[[Advance], np.ndarray]:
-        """Tokenise; what is returned runs the model: (len(sentences), dim) float32, not scaled."""
-        if max_length is not None:
-            check_length(self.name, max_length, length_limit(self.tokenizer, self.model.config))
-        return self.embedder.begin(sentences, batch_size=batch_size, max_length=max_length)
-
     def fingerprint(self) -> str:
         """A hash of the weights; of those in float32, before they were cast to the dtype."""
         return self._fingerprint or fingerprint(self.model)
@@ -149,18 +109,10 @@ class SentenceEncoder(BaseEncoder):
         precision = str(self.dtype).removeprefix("torch.")
         found = {"max_seq_length": self.max_seq_length, "dtype": precision, "adapter": self.adapter}
         template, eos = prompt_of(self.tokenizer)
-        decoder = {
+        more = {
             "prompt_template": template,
             "append_eos": eos,
-            "bidirectional_start_layer": self._arguments["bidirectional_start_layer"],
+            "bidirectional_start_layer": self._given["bidirectional_start_layer"],
+            "truncate_dim": self.truncate_dim,
         }
-        found.update({name: value for name, value in decoder.items() if value not in (None, False)})
-        return {**found, **({"truncate_dim": self.truncate_dim} if self.truncate_dim is not None else {})}
-
-
-def _dtype(dtype: torch.dtype | str) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in DTYPES:
-        raise UserError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
-    return DTYPES[dtype]
+        return {**found, **{name: value for name, value in more.items() if value not in (None, False)}}

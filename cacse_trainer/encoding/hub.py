@@ -14,7 +14,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
 
 from cacse_trainer.encoding.model_card import LOCAL_PATH
-from cacse_trainer.errors import RunError, UserError
+from cacse_trainer.errors import RunError, UserError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +61,11 @@ def prepare_repo(target: HubTarget) -> None:
     except LocalTokenNotFoundError as error:
         raise UserError(f"hub {target.repo_id}: no token; log in with `hf auth login`, or set HF_TOKEN") from error
     except HFValidationError as error:
-        raise UserError(f"hub_model_id {target.repo_id!r}: {_one_line(error)}") from error
+        raise UserError(f"hub_model_id {target.repo_id!r}: {one_line(error)}") from error
     except HfHubHTTPError as error:
         raise _explained(target, error, "nothing was pushed") from error
     except (HTTPError, OSError) as error:
-        raise HubError(f"hub {target.repo_id}: cannot be reached ({_one_line(error)})") from error
+        raise HubError(f"hub {target.repo_id}: cannot be reached ({one_line(error)})") from error
 
 
 def push_folders(folders: Sequence[Path], target: HubTarget) -> str:
@@ -84,24 +84,23 @@ def push_folders(folders: Sequence[Path], target: HubTarget) -> str:
     api = HfApi(token=target.token)
     folders = sorted(folders, key=lambda folder: folder.name not in MAIN)  # the main one names the push
     kept = (
-        f"nothing is lost: {folders[0]} is whole; push it with cacse-trainer export --folder {folders[0]} --push_to_hub"
+        f"nothing is lost: {folders[0]} is whole; push it with cacse-trainer export --folder {folders[0]} "
+        f"--push_to_hub --hub_model_id {target.repo_id}"
     )
-    kept += f" --hub_model_id {target.repo_id}"
     try:
         files = list_files(folders, target.repo_id)
         there = set(api.list_repo_files(target.repo_id, revision=target.revision)) - set(KEPT)
-        stale = sorted(there - set(files))
+        added = [CommitOperationAdd(name, content) for name, content in files.items()]
         info = api.create_commit(
             target.repo_id,
-            [CommitOperationAdd(name, content) for name, content in files.items()]
-            + [CommitOperationDelete(name) for name in stale],
+            [*added, *map(CommitOperationDelete, sorted(there - set(files)))],
             commit_message=f"Export of {folders[0].resolve().name} by cacse-trainer",
             revision=target.revision,
         )
     except HfHubHTTPError as error:
         raise _explained(target, error, kept) from error
     except (HTTPError, OSError, RuntimeError) as error:
-        reason = _one_line(error.__cause__ or error)
+        reason = one_line(error.__cause__ or error)
         raise HubError(f"hub {target.repo_id}: the upload broke off ({reason}); {kept}") from error
     logger.info("pushed %d files to %s", len(files), target.repo_id)
     return str(info.commit_url)
@@ -112,13 +111,11 @@ def list_files(folders: Sequence[Path], repo_id: str) -> dict[str, str | bytes]:
     found: dict[str, str | bytes] = {}
     for folder in folders:
         prefix = "" if len(folders) == 1 or folder.name in MAIN else f"{folder.name}/"
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                name = prefix + path.relative_to(folder).as_posix()
-                found[name] = str(path)
-                if path.name == "README.md":
-                    text = path.read_text(encoding="utf-8")
-                    found[name] = text.replace(LOCAL_PATH, repo_id).encode()
+        for path in filter(Path.is_file, sorted(folder.rglob("*"))):
+            content: str | bytes = str(path)
+            if path.name == "README.md":
+                content = path.read_text(encoding="utf-8").replace(LOCAL_PATH, repo_id).encode()
+            found[prefix + path.relative_to(folder).as_posix()] = content
     return found
 
 
@@ -129,8 +126,4 @@ def _explained(target: HubTarget, error: HfHubHTTPError, kept: str) -> Exception
             f"hub {target.repo_id}: the token was refused ({status}); log in with `hf auth login`, set HF_TOKEN, or "
             f"give --hub_token of an account that may write there; {kept}"
         )
-    return HubError(f"hub {target.repo_id}: {_one_line(error)}; {kept}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return HubError(f"hub {target.repo_id}: {one_line(error)}; {kept}")

@@ -18,8 +18,8 @@ from transformers.utils import cached_file
 import cacse_trainer.models  # noqa: F401 - registers the model classes with AutoModel
 from cacse_trainer.compute.pooling import POOLINGS
 from cacse_trainer.encoding.embedder import Embed, length_limit
-from cacse_trainer.encoding.stated_modules import Modules, find_file, read_json, read_modules
-from cacse_trainer.errors import UserError
+from cacse_trainer.encoding.sentence_transformers import Modules, find_file, read_json, read_modules
+from cacse_trainer.errors import UserError, one_line, user_errors
 from cacse_trainer.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from cacse_trainer.models.adapters import base_model_of, load_adapter, merge_adapter
 from cacse_trainer.models.base import CLS_WITH_MLP, contract_of, pools_by_itself
@@ -47,6 +47,7 @@ class Loaded:
         embed: the function that an `Embedder` takes.
         pooling: what was stated or guessed.
         max_seq_length: in tokens.
+        longest: that the model takes, in tokens.
         normalizes: sentence-transformers would scale the vectors to length 1.
         prepare: the text that the tokenizer sees, from a sentence; None where that is the sentence itself.
         above: layers that ``embed`` runs above the model; they move with it.
@@ -59,25 +60,11 @@ class Loaded:
     embed: Embed
     pooling: str
     max_seq_length: int
+    longest: int
     normalizes: bool = False
     prepare: Callable[[str], str] | None = None
     above: list[nn.Module] = field(default_factory=list)
     guessed: bool = False
-
-
-@dataclass(frozen=True)
-class DecoderOptions:
-    """What the files of a plain decoder do not say, and its vectors depend on.
-
-    Args:
-        prompt_template: text around every sentence, with ``{text}`` once.
-        append_eos: close every sentence with the EOS token.
-        bidirectional_start_layer: layers from this one on (from 0) see both directions.
-    """
-
-    prompt_template: str | None = None
-    append_eos: bool = False
-    bidirectional_start_layer: int | None = None
 
 
 def load_encoder(
@@ -88,19 +75,20 @@ def load_encoder(
     adapter: str | None = None,
     max_seq_length: int | None = None,
     trust_remote_code: bool = False,
-    decoder: DecoderOptions | None = None,
+    prompt_template: str | None = None,
+    append_eos: bool = False,
+    bidirectional_start_layer: int | None = None,
 ) -> Loaded:
     """Load an encoder in float32.
 
     Args:
-        name: a folder, a hub id or ``package:NAME/FOLDER``; None with an adapter is the base model that it names. The
-            folder of an adapter stands for both.
+        name, device, adapter, max_seq_length, trust_remote_code: as for `SentenceEncoder`. The folder of an adapter
+            stands for both; its weights are merged.
         pooling: one of `CHOICES`; layers that the folder has above its own pooling are then left out.
-        device: default: a GPU where there is one.
-        adapter: folder or hub id of a PEFT adapter, merged into the weights.
-        max_seq_length: default: what the folder states, else the longest that tokenizer and model take.
-        trust_remote_code: run the model code that comes with the checkpoint.
-        decoder: prompt, EOS and bidirectional layers of a plain decoder; of a trained checkpoint they are known.
+        prompt_template: of a plain decoder (a trained checkpoint knows it): text around every sentence, with ``{text}``
+            once.
+        append_eos: likewise; close every sentence with the EOS token.
+        bidirectional_start_layer: likewise; layers from this one on (from 0) see both directions.
 
     Raises:
         UserError: nothing there, no tokenizer, an unknown pooling, or one that this model has not.
@@ -109,62 +97,56 @@ def load_encoder(
         raise UserError(
             f"pooling {pooling!r} is unknown{nearest(pooling, CHOICES)}; choose one of {', '.join(CHOICES)}"
         )
-    decoder = decoder or DecoderOptions()
-    path, adapter, ours = find_adapter(name, adapter)
+    path, adapter, ours = _find_adapter(name, adapter)
     name = name or str(adapter or path)
     _check_folder(name, path)
     stated = Modules()
     if not _pools_by_itself(path):
         stated = read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
     where = {"subfolder": stated.subfolder, "trust_remote_code": trust_remote_code}
-    device = check_device(device) if device is not None else default_device()
-    try:
+    device = _existing(device) if device is not None else default_device()
+    with user_errors(f"model {name}", KeyError, ImportError):
         config = AutoConfig.from_pretrained(path, **where)
         more = {"base_model": ours} if ours is not None else {}
         model, report = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **where, **more)
         tokenizer = load_tokenizer_of(path, model.config, **where)
-    except (ValueError, OSError, KeyError, ImportError) as error:
-        raise UserError(f"model {name}: {_one_line(error)}") from error
     readers = [model] if len(tokenizers_of(tokenizer)) == 1 else [part.encoder for part in contract_of(model).parts()]
     for one, reader in zip(tokenizers_of(tokenizer), readers, strict=True):
-        check_tokenizer(name, one, reader)
-    try:
+        _check_tokenizer(name, one, reader)
+    with user_errors(f"model {name}", RuntimeError):
         if adapter is not None:
             load_adapter(model, adapter, trainable=False)
             merge_adapter(model)
-        if decoder.bidirectional_start_layer is not None:
-            make_bidirectional(model, decoder.bidirectional_start_layer)
-        tokenizer = prepare_tokenizer(tokenizer, decoder.prompt_template, decoder.append_eos)
-    except (ValueError, OSError, RuntimeError) as error:
-        raise UserError(f"model {name}: {_one_line(error)}") from error
+        if bidirectional_start_layer is not None:
+            make_bidirectional(model, bidirectional_start_layer)
+        tokenizer = prepare_tokenizer(tokenizer, prompt_template, append_eos)
     if config.is_encoder_decoder:
         model = model.get_encoder()
     model = model.eval().to(device)
     contract = contract_of(model, stated.dense, report["missing_keys"])
     known = pooling or stated.pooling or contract.stated_pooling
-    chosen = known or guess_pooling(name, config)
-    try:
+    chosen = known or _guess_pooling(name, config)
+    with user_errors(f"model {name}"):
         embed = contract.embed_as(chosen if contract.stated_pooling is None else pooling)
-    except ValueError as error:
-        raise UserError(f"model {name}: {error}") from error
     possible = length_limit(tokenizer, model.config)
-    limit = max_seq_length if max_seq_length is not None else min(stated.max_seq_length or possible, possible)
+    limit = max_seq_length if max_seq_length is not None else stated.length(possible)
     check_length(name, limit, possible)
     return Loaded(
         name,
         model,
         tokenizer,
         embed,
-        describe_pooling(chosen, stated),
+        _described(chosen, stated.dense),
         limit,
+        possible,
         normalizes=stated.normalizes,
-        prepare=text_function(stated),
+        prepare=stated.prepare,
         above=stated.dense,
         guessed=not known,
     )
 
 
-def guess_pooling(name: str, config: Any) -> str:
+def _guess_pooling(name: str, config: Any) -> str:
     """Nothing is stated: the last token of a decoder, else the mean, as sentence-transformers does. Logged."""
     decoder = any(str(kind).endswith("ForCausalLM") for kind in config.architectures or [])
     guess = "last_token" if decoder else "mean"
@@ -177,11 +159,11 @@ def guess_pooling(name: str, config: Any) -> str:
     return guess
 
 
-def describe_pooling(pooling: str, stated: Modules) -> str:
+def _described(pooling: str, dense: list[nn.Module]) -> str:
     """The pooling's name, with what the folder puts above it."""
-    if pooling == "cls" and stated.dense:
-        return CLS_WITH_MLP
-    return f"{pooling} + dense" if stated.dense and pooling != CLS_WITH_MLP else pooling
+    if not dense or pooling == CLS_WITH_MLP:
+        return pooling
+    return CLS_WITH_MLP if pooling == "cls" else f"{pooling} + dense"
 
 
 def default_device() -> torch.device:
@@ -191,12 +173,7 @@ def default_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def check_device(device: torch.device | str) -> torch.device:
-    """The device that is meant.
-
-    Raises:
-        UserError: no such kind of device, or none here.
-    """
+def _existing(device: torch.device | str) -> torch.device:
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
@@ -205,19 +182,8 @@ def check_device(device: torch.device | str) -> torch.device:
     return found
 
 
-def text_function(stated: Modules) -> Callable[[str], str] | None:
-    """What the folder wants done to a sentence before the tokenizer."""
-    if not stated.prompt and not stated.lower_case:
-        return None
-    return lambda sentence: stated.prompt + (sentence.lower() if stated.lower_case else sentence)
-
-
-def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
-    """Refuse a tokenizer without a vocabulary (transformers makes one up) or of another model.
-
-    Raises:
-        UserError: with what is missing.
-    """
+def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
+    """Refuse a tokenizer without a vocabulary (transformers makes one up) or of another model."""
     vocabulary = tokenizer.get_vocab()
     if len(vocabulary) <= len(tokenizer.all_special_ids):
         raise UserError(
@@ -230,14 +196,11 @@ def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, model: Any) -
         )
 
 
-def find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | None, str | None]:
+def _find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | None, str | None]:
     """The model to load, the adapter to merge into it, and the base model of a trained checkpoint.
 
     A checkpoint of ours that holds an adapter is a model by itself; of any other adapter the base is what the user
     names, or what the adapter's own config does.
-
-    Raises:
-        UserError: no model, or an adapter that names none.
     """
     path = resolve_resource(name) if name is not None else None
     if path is not None and not Path(path).is_dir():
@@ -255,10 +218,8 @@ def find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | None
     if _pools_by_itself(adapter):
         return adapter, None, path
     if path is None:
-        try:
+        with user_errors(f"adapter {adapter}"):
             path = base_model_of(adapter)
-        except ValueError as error:
-            raise UserError(f"adapter {adapter}: {_one_line(error)}") from error
     if path is None:
         raise UserError(f"adapter {adapter}: names no base model, or is not there; give the base as model (--model)")
     return path, adapter, None
@@ -306,7 +267,7 @@ def _check_hub(name: str, path: str) -> None:
         if isinstance(error.__cause__, ValueError) or not cached_file(
             path, ADAPTER_CONFIG, local_files_only=True, **quiet
         ):
-            raise UserError(f"model {name}: {_one_line(error)}") from error
+            raise UserError(f"model {name}: {one_line(error)}") from error
 
 
 def check_length(name: str, asked: int, possible: int) -> None:
@@ -318,7 +279,3 @@ def check_length(name: str, asked: int, possible: int) -> None:
     if not 0 < asked <= possible:
         wrong = "less than one token" if asked < 1 else f"beyond the {possible} tokens that it takes"
         raise UserError(f"model {name}: max_seq_length {asked} is {wrong}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

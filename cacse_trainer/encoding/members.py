@@ -7,16 +7,14 @@ any other folder or hub id itself. Weights multiply, so that ``0.25·(h_A + h_B)
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModel, PreTrainedTokenizerBase
 
-from cacse_trainer.encoding.stated_modules import read_modules
-from cacse_trainer.errors import UserError
-from cacse_trainer.models.base import contract_of
+from cacse_trainer.encoding.sentence_transformers import read_modules
+from cacse_trainer.errors import UserError, user_errors
+from cacse_trainer.models.base import Part, contract_of
 from cacse_trainer.models.configuration_ensemble import POOLING_NAMES
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, bundle, load_tokenizer_of, tokenizers_of
@@ -24,23 +22,8 @@ from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, bundle, load_
 logger = logging.getLogger(__name__)
 
 Tokenizer = PreTrainedTokenizerBase | TokenizerBundle
-
-
-@dataclass(frozen=True)
-class Member:
-    """One encoder of an ensemble, with what it is read by.
-
-    Args:
-        encoder: a plain encoder.
-        tokenizer: its tokenizer.
-        pooling: one of `POOLING_NAMES`.
-        weight: its factor in the sum.
-    """
-
-    encoder: Any
-    tokenizer: PreTrainedTokenizerBase
-    pooling: str
-    weight: float
+Member = tuple[Part, PreTrainedTokenizerBase]
+"""One encoder of an ensemble, its pooling one of `POOLING_NAMES`, and its tokenizer."""
 
 
 def load_members(path: str, pooling: str | None = None, weight: float = 1.0) -> list[Member]:
@@ -59,37 +42,26 @@ def load_members(path: str, pooling: str | None = None, weight: float = 1.0) -> 
     towers = [Path(path) / name for name in ("tower_a", "tower_b")]
     if all(tower.is_dir() for tower in towers):
         return [member for tower in towers for member in load_members(str(tower), pooling, weight)]
-    try:
+    with user_errors(f"encoder {path}"):
         model = AutoModel.from_pretrained(path, dtype=torch.float32)
         tokenizer = load_tokenizer_of(path, model.config)
-    except (OSError, ValueError) as error:
-        raise UserError(f"encoder {path}: {' '.join(str(error).split())}") from error
     contract = contract_of(model)
     if contract.stated_pooling is None:  # a plain encoder
-        return [Member(model, tokenizer, pooling or _stated_pooling(path), weight)]
-    try:
+        return [(Part(model, pooling or _stated_pooling(path), weight), tokenizer)]
+    with user_errors(f"encoder {path}"):
         parts = contract.parts()
-    except ValueError as error:
-        raise UserError(f"encoder {path}: {error}") from error
-    _no_choice(path, pooling, *[part.pooling for part in parts])
+    trained = [part.pooling for part in parts]
+    if pooling is not None and {POOLING_NAMES[pooling]} != {POOLING_NAMES[name] for name in trained}:
+        raise UserError(
+            f"encoder {path}: was trained with pooling {', '.join(trained)}, got {pooling}; leave the pooling out"
+        )
     tokenizers = tokenizers_of(tokenizer)
     tokenizers = tokenizers if len(tokenizers) > 1 else tokenizers * len(parts)
-    return [
-        Member(part.encoder, own, part.pooling, weight * part.weight)
-        for part, own in zip(parts, tokenizers, strict=True)
-    ]
-
-
-def _no_choice(path: str, asked: str | None, *has: str) -> None:
-    if asked is not None and {POOLING_NAMES[asked]} != {POOLING_NAMES[name] for name in has}:
-        raise UserError(
-            f"encoder {path}: was trained with pooling {', '.join(has)}, got {asked}; leave the pooling out"
-        )
+    return [(part._replace(weight=weight * part.weight), own) for part, own in zip(parts, tokenizers, strict=True)]
 
 
 def _stated_pooling(path: str) -> str:
     """The pooling of a plain encoder's sentence-transformers files; cls where it has none."""
-
     stated = read_modules(path)
     if stated.dense:
         raise UserError(
@@ -110,14 +82,11 @@ def load_ensemble(members: Sequence[Member]) -> tuple[EnsembleModel, Tokenizer]:
     Raises:
         UserError: the widths differ.
     """
-    tokenizer = bundle([member.tokenizer for member in members])
+    tokenizer = bundle([own for _, own in members])
+    encoders, poolings, weights = (list(column) for column in zip(*(part for part, _ in members), strict=True))
+    several = len(tokenizers_of(tokenizer)) > 1
     try:
-        ensemble = EnsembleModel.from_encoders(
-            [member.encoder for member in members],
-            [member.weight for member in members],
-            [member.pooling for member in members],
-            own_tokenizers=len(tokenizers_of(tokenizer)) > 1,
-        )
+        ensemble = EnsembleModel.from_encoders(encoders, weights, poolings, own_tokenizers=several)
     except ValueError as error:
         raise UserError(str(error)) from error
     return ensemble.eval(), tokenizer

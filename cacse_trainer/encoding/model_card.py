@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from cacse_trainer.models.base import Export
+
 CARD = """---
 {metadata}---
 
@@ -75,10 +77,7 @@ class CardFacts:
         scores: Spearman ×100 by dev set.
         settings: training settings worth repeating.
         data: the training text, in words.
-        ensemble: whether loading needs this package.
-        remote_code: whether the model's code comes with the folder (``trust_remote_code``).
-        own_module: whether sentence-transformers needs the folder's own module (``trust_remote_code``).
-        own_class: the module to import, of a model class that `SentenceEncoder` alone reads.
+        usage: Python that loads the folder, see `usage_of`.
         license: licence id, when known.
     """
 
@@ -89,10 +88,7 @@ class CardFacts:
     scores: dict[str, float] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     data: str = ""
-    ensemble: bool = False
-    remote_code: bool = False
-    own_module: bool = False
-    own_class: str = ""
+    usage: str = ""
     license: str | None = None
 
 
@@ -105,6 +101,17 @@ def table(rows: dict[str, Any], head: tuple[str, str]) -> str:
     lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
     lines += [f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows.items()]
     return "\n".join(lines)
+
+
+def usage_of(encoder: Export, remote_code: bool) -> str:
+    """What loads an exported folder; ``remote_code``: the model's code comes with it."""
+    usage = MODULE_USAGE if encoder.own_module else ENSEMBLE_USAGE if encoder.needs_package else PLAIN_USAGE
+    if encoder.pooling is None:
+        usage = OWN_USAGE
+    usage = usage.format(path=LOCAL_PATH, module=type(encoder.model).__module__)
+    if remote_code:
+        usage = usage.replace(f'"{LOCAL_PATH}")', f'"{LOCAL_PATH}", trust_remote_code=True)  # runs its own code')
+    return usage
 
 
 def render_card(facts: CardFacts) -> str:
@@ -134,17 +141,13 @@ def render_card(facts: CardFacts) -> str:
                 ],
             }
         ]
-    usage = MODULE_USAGE if facts.own_module else ENSEMBLE_USAGE if facts.ensemble else PLAIN_USAGE
-    usage = (OWN_USAGE if facts.own_class else usage).format(path=LOCAL_PATH, module=facts.own_class)
-    if facts.remote_code:
-        usage = usage.replace(f'"{LOCAL_PATH}")', f'"{LOCAL_PATH}", trust_remote_code=True)  # runs its own code')
     scores = {name: f"{score:.2f}" for name, score in facts.scores.items()}
     training = {"started from": ", ".join(facts.base_models), "training text": facts.data, **facts.settings}
     return CARD.format(
         metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True),
         title=facts.title,
         what=facts.what,
-        usage=usage,
+        usage=facts.usage,
         pooling=facts.pooling,
         pooling_note=" (the vector of the first token, no dense layer)" if facts.pooling == "cls" else "",
         scores=table(scores, ("dev set", "ρ ×100")) if scores else "No dev set was given.",

@@ -1,20 +1,17 @@
 """An exported folder's ONNX graph as an encoder: onnxruntime on the CPU, in float32 or int8 (extra ``onnx``)."""
 
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
 from cacse_trainer.encoding.base import BaseEncoder
-from cacse_trainer.encoding.embedder import Advance, Embed, Embedder, length_limit
-from cacse_trainer.encoding.loading import check_length, text_function
-from cacse_trainer.encoding.stated_modules import read_modules
+from cacse_trainer.encoding.embedder import Embed, length_limit
+from cacse_trainer.encoding.loading import check_length
+from cacse_trainer.encoding.sentence_transformers import read_modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import sha256_of
 from cacse_trainer.settings.resources import resolve_resource
@@ -31,9 +28,7 @@ class OnnxEncoder(BaseEncoder):
         path: the exported folder, with ``onnx/`` in it.
         backend: ``onnx`` (float32) or ``onnx_int8`` (weights quantised).
         device: cpu; there is no other.
-        max_seq_length: default: what the folder states.
-        tokens_per_batch: padded tokens a batch.
-        truncate_dim: keep so many of the vectors' first dimensions.
+        max_seq_length, tokens_per_batch, truncate_dim: as for `SentenceEncoder`.
 
     Raises:
         UserError: onnxruntime is not installed, there is no such graph, or another device.
@@ -49,15 +44,9 @@ class OnnxEncoder(BaseEncoder):
         tokens_per_batch: int | None = None,
         truncate_dim: int | None = None,
     ):
-        super().__init__(truncate_dim)
+        super().__init__(locals())
         self.name, self.backend = str(path), backend
-        self._arguments: dict[str, Any] = {
-            "path": str(path),
-            "backend": backend,
-            "max_seq_length": max_seq_length,
-            "tokens_per_batch": tokens_per_batch,
-            "truncate_dim": truncate_dim,
-        }
+        self.tokens_per_batch, self.truncate_dim = tokens_per_batch, truncate_dim
         if backend not in GRAPHS:
             raise UserError(f"backend {backend!r} is none of torch, {', '.join(GRAPHS)}")
         folder = Path(resolve_resource(self.name))
@@ -76,15 +65,14 @@ class OnnxEncoder(BaseEncoder):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
-        self._embed = session_function(session)
+        self._embed, self._cores = session_function(session), 1  # the session has threads of its own
         stated = read_modules(str(folder))
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.pooling, self.normalizes = str(stated.pooling), stated.normalizes
-        self._prepare = text_function(stated)
+        self._prepare = stated.prepare
         self._longest = length_limit(self.tokenizer, AutoConfig.from_pretrained(folder))
-        self.max_seq_length = max_seq_length or min(stated.max_seq_length or self._longest, self._longest)
+        self.max_seq_length = max_seq_length or stated.length(self._longest)
         check_length(self.name, self.max_seq_length, self._longest)
-        self.tokens_per_batch = tokens_per_batch
 
     @property
     def device(self) -> torch.device:
@@ -96,32 +84,6 @@ class OnnxEncoder(BaseEncoder):
         if torch.device(device).type != "cpu":
             raise UserError(f"backend {self.backend} runs on the CPU, not on {device}; use backend torch there")
         return self
-
-    def recipe(self) -> Callable[..., "OnnxEncoder"]:
-        """A function of ``device`` that loads the same encoder in another process."""
-        return partial(OnnxEncoder, **self._arguments)
-
-    @property
-    def embedder(self) -> Embedder:
-        """The way from text to the graph's vectors, by the settings as they are."""
-        return Embedder(
-            self._embed,
-            self.tokenizer,
-            self.max_seq_length,
-            self.device,
-            tokens_per_batch=self.tokens_per_batch,
-            prepare=self._prepare,
-            cores=1,  # the session has its own
-            name=self.name,
-        )
-
-    def begin(
-        self, sentences: Sequence[str], *, batch_size: int | None = None, max_length: int | None = None
-    ) -> Callable[[Advance], np.ndarray]:
-        """Tokenise; what is returned runs the graph: (len(sentences), dim) float32, not scaled."""
-        if max_length is not None:
-            check_length(self.name, max_length, self._longest)
-        return self.embedder.begin(sentences, batch_size=batch_size, max_length=max_length)
 
     def fingerprint(self) -> str:
         """A hash of the graph."""

@@ -1,17 +1,29 @@
-"""The files that make an encoder folder a sentence-transformers model with the right pooling.
+"""sentence-transformers' files of an encoder folder, read and written: pooling, layers above it, length, prompt.
 
 A folder without them loads in sentence-transformers with MEAN pooling, whatever it was trained with. The module paths
-are the older ones, which old and new versions of the library know.
+that are written are the older ones, which old and new versions of the library know.
 """
 
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.utils import cached_file
 
+from cacse_trainer.compute.pooling import POOLINGS
+from cacse_trainer.errors import UserError
 from cacse_trainer.files import write_json
 
+MODULES = "modules.json"
+LENGTH = "sentence_bert_config.json"
+PROMPTS = "config_sentence_transformers.json"
 DENSE = "2_Dense"
+TANH = "torch.nn.modules.activation.Tanh"
 # pooling name → the flag of sentence-transformers' Pooling module
 POOLING_FLAGS = {
     "cls": "pooling_mode_cls_token",
@@ -20,6 +32,146 @@ POOLING_FLAGS = {
     "weighted_mean": "pooling_mode_weightedmean_tokens",
     "last_token": "pooling_mode_lasttoken",
 }
+NEWER_NAMES = {"lasttoken": "last_token", "weightedmean": "weighted_mean"}
+"""Poolings that sentence-transformers 5.2 and later write without an underscore."""
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    kind.__name__: kind for kind in (nn.Tanh, nn.Identity, nn.ReLU, nn.GELU, nn.SiLU)
+}
+"""Of the Dense module, by the last part of the class's name."""
+
+
+@dataclass
+class Modules:
+    """What the files state.
+
+    Args:
+        subfolder: of the transformer, ``""`` for the folder itself.
+        pooling: its name, None where no file states one.
+        dense: the layers above the pooling, in order; none for most models.
+        max_seq_length: None where the tokenizer decides.
+        lower_case: sentences are lower-cased before the tokenizer.
+        prompt: put before every sentence.
+        normalizes: sentence-transformers scales this model's vectors to length 1.
+    """
+
+    subfolder: str = ""
+    pooling: str | None = None
+    dense: list[nn.Module] = field(default_factory=list)
+    max_seq_length: int | None = None
+    lower_case: bool = False
+    prompt: str = ""
+    normalizes: bool = False
+
+    @property
+    def prepare(self) -> Callable[[str], str] | None:
+        """The text that the tokenizer sees, from a sentence; None where that is the sentence itself."""
+        if not self.prompt and not self.lower_case:
+            return None
+        return lambda sentence: self.prompt + (sentence.lower() if self.lower_case else sentence)
+
+    def length(self, longest: int) -> int:
+        """The limit in tokens, of a model that takes ``longest``."""
+        return min(self.max_seq_length or longest, longest)
+
+
+def find_file(name: str, file: str) -> Path | None:
+    """A file of a folder or of a hub model (downloaded, or found in the cache); None when there is none."""
+    found = cached_file(
+        name, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    return Path(found) if found else None
+
+
+def read_json(name: str, file: str) -> Any:
+    """A JSON file of a folder or hub model; None when there is none.
+
+    Raises:
+        UserError: the file is no JSON.
+    """
+    path = find_file(name, file)
+    if path is None:
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"model {name}: {file} is no JSON ({error})") from error
+
+
+def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
+    """Read ``modules.json`` and what it points to.
+
+    Args:
+        name: folder or hub id.
+        pooled_otherwise: the user states the pooling; what the folder has from there on is not read.
+
+    Returns:
+        What is stated; of a folder without ``modules.json`` an empty `Modules`.
+
+    Raises:
+        UserError: a module of a kind that is not supported, with its name.
+    """
+    listed = read_json(name, MODULES)
+    found = Modules()
+    if listed is None:
+        return found
+    for module in listed:
+        kind, path = module["type"].rpartition(".")[2], module["path"]
+        if kind == "Transformer":
+            settings = read_json(name, f"{path}/{LENGTH}".lstrip("/")) or {}
+            found.subfolder, found.max_seq_length = path, settings.get("max_seq_length")
+            found.lower_case = bool(settings.get("do_lower_case"))
+        elif pooled_otherwise:
+            continue
+        elif kind == "Pooling":
+            found.pooling = _read_pooling(name, path)
+        elif kind == "Dense":
+            found.dense.append(_read_dense(name, path))
+        elif kind == "Normalize":
+            found.normalizes = True
+        elif kind != "Dropout":  # which does nothing at inference
+            raise UserError(
+                f"model {name}: modules.json has a {kind} module, which is not supported here (Transformer, Pooling, "
+                "Dense, Normalize); load it with sentence-transformers"
+            )
+    prompts = read_json(name, PROMPTS) or {}
+    if prompts.get("default_prompt_name"):
+        found.prompt = prompts["prompts"][prompts["default_prompt_name"]]
+    return found
+
+
+def _read_pooling(name: str, path: str) -> str:
+    settings = read_json(name, f"{path}/config.json".lstrip("/")) or {}
+    modes = settings.get("pooling_mode") or []
+    flags = [flag for flag, value in settings.items() if flag.startswith("pooling_mode_") and value is True]
+    known = {**NEWER_NAMES, **{flag: pooling for pooling, flag in POOLING_FLAGS.items()}}
+    chosen = [known.get(mode, mode) for mode in ([modes] if isinstance(modes, str) else modes) or flags]
+    if len(chosen) != 1 or chosen[0] not in POOLINGS:
+        raise UserError(
+            f"model {name}: its pooling is {' + '.join(chosen) or 'not stated'} in {path}/config.json, which is not "
+            f"supported here; state another with pooling: {', '.join(POOLINGS)}"
+        )
+    if settings.get("include_prompt") is False:
+        raise UserError(f"model {name}: its pooling leaves the prompt's tokens out, which is not supported here")
+    return chosen[0]
+
+
+def _read_dense(name: str, path: str) -> nn.Module:
+    settings = read_json(name, f"{path}/config.json")
+    file = find_file(name, f"{path}/model.safetensors") or find_file(name, f"{path}/pytorch_model.bin")
+    if settings is None or file is None:
+        raise UserError(f"model {name}: modules.json names the Dense module {path}, but its files are missing")
+    activation = settings.get("activation_function", TANH).rpartition(".")[2]
+    inputs, outputs = (settings.get(key, "sentence_embedding") for key in ("module_input_name", "module_output_name"))
+    if activation not in ACTIVATIONS or settings.get("use_residual") or {inputs, outputs} != {"sentence_embedding"}:
+        raise UserError(
+            f"model {name}: the Dense module {path} (activation {activation}) is not supported here; "
+            "load it with sentence-transformers"
+        )
+    loaded = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+    weights = {key.removeprefix("linear."): tensor for key, tensor in loaded.items()}
+    layer = nn.Linear(settings["in_features"], settings["out_features"], bias="bias" in weights)
+    layer.load_state_dict(weights)
+    return nn.Sequential(layer, ACTIVATIONS[activation]()).requires_grad_(False)
 
 
 def write_modules(
@@ -39,35 +191,25 @@ def write_modules(
     """
     if pooling not in POOLING_FLAGS:
         raise ValueError(f"sentence-transformers has no pooling {pooling!r}; choose one of {sorted(POOLING_FLAGS)}")
-    modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
-    if dense is not None:
-        modules.append(("Dense", DENSE))
-        (folder / DENSE).mkdir(exist_ok=True)
-        write_json(
-            folder / DENSE / "config.json",
-            {
-                "in_features": dense.in_features,
-                "out_features": dense.out_features,
-                "bias": True,
-                "activation_function": "torch.nn.modules.activation.Tanh",
-            },
-        )
-        weights = {"linear.weight": dense.weight, "linear.bias": dense.bias}
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
-            folder / DENSE / "model.safetensors",
-        )
-    write_json(
-        folder / "modules.json",
-        [
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for i, (kind, path) in enumerate(modules)
-        ],
-    )
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False})
+    modules = {"": "Transformer", "1_Pooling": "Pooling"}
+    flags = {flag: name == pooling for name, flag in POOLING_FLAGS.items()}
     (folder / "1_Pooling").mkdir(exist_ok=True)
-    write_json(
-        folder / "1_Pooling" / "config.json",
-        {"word_embedding_dimension": hidden_size, **{flag: name == pooling for name, flag in POOLING_FLAGS.items()}},
+    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": hidden_size, **flags})
+    if dense is not None:
+        modules[DENSE] = "Dense"
+        sizes = {"in_features": dense.in_features, "out_features": dense.out_features}
+        (folder / DENSE).mkdir(exist_ok=True)
+        write_json(folder / DENSE / "config.json", {**sizes, "bias": True, "activation_function": TANH})
+        weights = {f"linear.{name}": tensor.cpu().contiguous() for name, tensor in dense.state_dict().items()}
+        save_file(weights, folder / DENSE / "model.safetensors")
+    list_modules(
+        folder, {path: f"sentence_transformers.models.{kind}" for path, kind in modules.items()}, max_seq_length
     )
-    write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": {}})
+
+
+def list_modules(folder: Path, modules: dict[str, str], max_seq_length: int) -> None:
+    """Write ``modules.json`` of classes by their paths, and the length limit and similarity that go with it."""
+    listed = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules.items())]
+    write_json(folder / MODULES, listed)
+    write_json(folder / LENGTH, {"max_seq_length": max_seq_length, "do_lower_case": False})
+    write_json(folder / PROMPTS, {"similarity_fn_name": "cosine", "prompts": {}})

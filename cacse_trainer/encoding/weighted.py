@@ -25,7 +25,7 @@ class WeightedEncoders(BaseEncoder):
     """
 
     def __init__(self, encoders: Sequence[BaseEncoder], weights: Sequence[float] | None = None):
-        super().__init__()
+        super().__init__({})
         self.encoders = list(encoders)
         self.weights = list(weights) if weights is not None else [1.0] * len(self.encoders)
         if len(self.weights) != len(self.encoders):
@@ -54,11 +54,9 @@ class WeightedEncoders(BaseEncoder):
         """A function of ``device`` that loads the same encoders in another process."""
         return partial(_load_sum, [encoder.recipe() for encoder in self.encoders], self.weights)
 
-    def begin(
-        self, sentences: Sequence[str], *, batch_size: int | None = None, max_length: int | None = None
-    ) -> Callable[[Advance], np.ndarray]:
-        """Tokenise for each; what is returned runs the models: (len(sentences), dim) float32, the weighted sum."""
-        parts = [encoder.begin(sentences, batch_size=batch_size, max_length=max_length) for encoder in self.encoders]
+    def begin(self, sentences: Sequence[str], **settings: Any) -> Callable[[Advance], np.ndarray]:
+        """As `BaseEncoder.begin`, for each encoder; the weighted sum."""
+        parts = [encoder.begin(sentences, **settings) for encoder in self.encoders]
 
         def embed(advance: Advance) -> np.ndarray:
             total: Any = 0
@@ -99,12 +97,12 @@ def open_encoders(
         UserError: another number of weights or poolings than models; or see `SentenceEncoder`.
     """
     poolings = list(poolings or [None])
-    if len(poolings) not in (1, len(models)):
+    if len(poolings) == 1:
+        poolings = poolings * len(models)
+    if len(poolings) != len(models):
         raise UserError(f"pooling: {len(poolings)} for {len(models)} models; give one, or one a model")
     if adapter is not None and len(models) > 1:
         raise UserError("adapter: belongs to one model; merge it first to use it in a sum")
-    if len(poolings) == 1:
-        poolings = poolings * len(models)
     encoders = [
         SentenceEncoder(model, pooling, adapter=adapter, **options)
         for model, pooling in zip(models, poolings, strict=True)

@@ -73,9 +73,8 @@ def bootstrap_differences(
     """
     random = np.random.default_rng(seed)
     subsets = first["subset"]
-    parts = [np.flatnonzero(subsets == name) for name in dict.fromkeys(subsets.tolist())]
-    if aggregation not in ("all", "mean", "wmean"):
-        parts = [np.flatnonzero(subsets == aggregation)]
+    counted = dict.fromkeys(subsets.tolist()) if aggregation in ("all", "mean", "wmean") else [aggregation]
+    parts = [np.flatnonzero(subsets == name) for name in counted]
     found = []
     for start in range(0, draws, DRAWS_AT_ONCE):
         count = min(DRAWS_AT_ONCE, draws - start)

@@ -7,8 +7,9 @@ Sentences are compared by their letters and digits alone, case folded: the publi
 import copy
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from senteval.relatedness import RelatednessTask
 from senteval.sts import SimilarityTask
@@ -71,29 +72,27 @@ def without(task: Task, found: set[str]) -> Task | None:
     rows are tested in turn (MR, CR, SUBJ, MPQA) they are left out of both.
     """
 
-    def clean(*texts: list[str]) -> bool:
-        return not any(" ".join(tokens) in found for tokens in texts)
+    changed: Any = copy.copy(task)
+    left_out = 0
 
-    changed = copy.copy(task)
-    if isinstance(task, SimilarityTask) and isinstance(changed, SimilarityTask):
-        changed.data, changed.pair_scores = {}, {}
-        for subset, (first, second, gold) in task.data.items():
-            kept = [i for i in range(len(gold)) if clean(first[i], second[i])]
-            changed.data[subset] = ([first[i] for i in kept], [second[i] for i in kept], [gold[i] for i in kept])
-        changed.data = {subset: rows for subset, rows in changed.data.items() if rows[2]}
-        size = sum(len(gold) for _, _, gold in task.data.values())
-        return changed if sum(len(gold) for _, _, gold in changed.data.values()) < size else None
-    if isinstance(task, RelatednessTask) and isinstance(changed, RelatednessTask):
-        first, second, gold = task.parts["test"]
-        kept = [i for i in range(len(gold)) if clean(first[i], second[i])]
-        rows = ([first[i] for i in kept], [second[i] for i in kept], [gold[i] for i in kept])
-        changed.parts = {**task.parts, "test": rows}
-        return changed if len(kept) < len(gold) else None
-    if isinstance(task, ClassificationTask) and isinstance(changed, ClassificationTask):
+    def clean(*columns: Sequence[Any]) -> list[list[Any]]:
+        """The rows of which no text is among the sentences; the last column is none of text."""
+        nonlocal left_out
+        rows = list(zip(*columns, strict=True))
+        kept = [row for row in rows if not any(" ".join(tokens) in found for tokens in row[:-1])]
+        left_out += len(rows) - len(kept)
+        return [list(column) for column in zip(*kept, strict=True)] or [[] for _ in columns]
+
+    if isinstance(task, SimilarityTask):
+        data = {subset: tuple(clean(*rows)) for subset, rows in task.data.items()}
+        changed.data, changed.pair_scores = {subset: rows for subset, rows in data.items() if rows[2]}, {}
+    elif isinstance(task, RelatednessTask):
+        changed.parts = {**task.parts, "test": tuple(clean(*task.parts["test"]))}
+    elif isinstance(task, ClassificationTask):
         scored = "test" if "test" in task.parts else "train"
         part = task.parts[scored]
-        kept = [i for i in range(len(part.labels)) if clean(*(text[i] for text in part.texts))]
-        texts = tuple([text[i] for i in kept] for text in part.texts)
-        changed.parts = {**task.parts, scored: replace(part, texts=texts, labels=[part.labels[i] for i in kept])}
-        return changed if len(kept) < len(part.labels) else None
-    raise TypeError(f"no rows are known of a {type(task).__name__}")
+        *texts, labels = clean(*part.texts, part.labels)
+        changed.parts = {**task.parts, scored: replace(part, texts=tuple(texts), labels=labels)}
+    else:
+        raise TypeError(f"no rows are known of a {type(task).__name__}")
+    return changed if left_out else None

@@ -1,5 +1,6 @@
 """Where something was measured: versions, hardware, memory."""
 
+import contextlib
 import platform
 import resource
 import sys
@@ -24,10 +25,8 @@ def environment() -> dict[str, Any]:
     """Versions and hardware, for reports and results."""
     versions = {}
     for name in LIBRARIES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     return {"python": platform.python_version(), **versions, "device": device, "threads": torch.get_num_threads()}
 

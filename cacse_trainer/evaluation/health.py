@@ -2,15 +2,15 @@
 
 import numpy as np
 
+from cacse_trainer.encoding.vectors.precision import normalized
+
 COLLAPSE_COSINE = 0.99
 """An average cosine above this means that the sentences are told apart by almost nothing."""
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Rows scaled to length 1, in float64; a zero row stays zero."""
-    vectors = vectors.astype(np.float64)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(norms == 0, 1.0, norms)
+    return normalized(vectors.astype(np.float64))
 
 
 def alignment(first: np.ndarray, second: np.ndarray) -> float:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cacse_trainer.encoding.base import BaseEncoder
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, one_line
 from cacse_trainer.evaluation.health import unit
 from cacse_trainer.evaluation.mteb_suites import MTEB_SUITES, NOT_MAPPED, release_metric
 from cacse_trainer.evaluation.results import ResultStore
@@ -31,23 +31,13 @@ logger = logging.getLogger(__name__)
 
 
 class MtebEncoder:
-    """An encoder as mteb's ``EncoderProtocol``; it adds no prompts.
-
-    Args:
-        encoder: a `SentenceEncoder`, or a weighted sum of some.
-        progress: bars on standard error.
-    """
+    """An encoder as mteb's ``EncoderProtocol``; it adds no prompts."""
 
     def __init__(self, encoder: BaseEncoder, progress: bool = False):
         self.encoder, self.progress = encoder, progress
-        self._meta = ModelMeta.create_empty(
+        self.mteb_model_meta = ModelMeta.create_empty(  # mteb asks for name and revision
             {"name": f"local/{encoder.name.strip('/').rpartition('/')[2]}", "revision": encoder.fingerprint()}
         )
-
-    @property
-    def mteb_model_meta(self) -> Any:
-        """Name and revision; mteb asks for no more."""
-        return self._meta
 
     def encode(self, inputs: Iterable[dict[str, Any]], **kwargs: Any) -> np.ndarray:
         """Batches of ``{"text": [...]}`` → (n, dim). mteb's other arguments (task, split, prompt) change nothing."""
@@ -73,7 +63,7 @@ def task_names(names: Sequence[str]) -> list[str]:
     """Names of tasks and suites → task names of the installed mteb, each once; what is not mapped is logged.
 
     Raises:
-        UserError: no such task or suite; the nearest is suggested.
+        UserError: a name that is not mapped.
     """
     wanted: list[str] = []
     for name in names:
@@ -91,7 +81,7 @@ def resolve_tasks(names: Sequence[str]) -> list[Any]:
     """Names of tasks and suites → mteb's tasks.
 
     Raises:
-        UserError: no such task or suite.
+        UserError: no such task or suite; the nearest is suggested.
     """
     tasks = []
     for name in task_names(names):
@@ -109,13 +99,7 @@ def resolve_tasks(names: Sequence[str]) -> list[Any]:
 
 
 def run_mteb(encoder: BaseEncoder, tasks: Sequence[Any], store: ResultStore, *, progress: bool = True) -> None:
-    """Run those of the tasks that the store has no results of, and keep each result.
-
-    Args:
-        encoder: gives the vectors.
-        tasks: mteb's task objects, see `resolve_tasks`.
-        store: takes the results.
-        progress: bars on standard error.
+    """Run those of the tasks (see `resolve_tasks`) that the store has no results of, and keep each result.
 
     Raises:
         UserError: after all other tasks are done, if the data of some could not be fetched.
@@ -131,7 +115,7 @@ def run_mteb(encoder: BaseEncoder, tasks: Sequence[Any], store: ResultStore, *, 
         try:
             task.load_data()
         except (OSError, ValueError, RuntimeError) as error:  # the hub's errors, and datasets' own
-            unreachable[name] = " ".join(str(error).split())[:160]
+            unreachable[name] = one_line(error)[:160]
             logger.warning("mteb: the data of %s cannot be fetched: %s", name, unreachable[name])
             continue
         started = time.perf_counter()

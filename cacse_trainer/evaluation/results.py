@@ -1,7 +1,6 @@
 """``results.json``: what an evaluation found, kept task by task so that an interrupted one goes on."""
 
 import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,8 @@ SUITES: dict[str, tuple[str, ...]] = {"sts": STS, "transfer": TRANSFER, "probing
 
 
 def score_of(entry: dict[str, Any]) -> float:
-    """The score that a task's column shows: Spearman, else accuracy; NaN where it is undefined."""
-    value = entry["spearman"] if "spearman" in entry else entry["acc"]
+    """The score that a task's column shows: MTEB's main score, Spearman or accuracy; NaN where it is undefined."""
+    value = next(entry[name] for name in ("main_score", "spearman", "acc") if name in entry)
     return float("nan") if value is None else float(value)
 
 
@@ -167,8 +166,3 @@ def read_results(path: Path) -> dict[str, Any]:
     if not isinstance(contents, dict) or not isinstance(contents.get("tasks"), dict):
         raise UserError(f"{path} is no results.json: it has no tasks")
     return contents
-
-
-def undefined(tasks: dict[str, dict[str, Any]]) -> list[str]:
-    """Names of the tasks whose score is undefined."""
-    return [name for name, entry in tasks.items() if math.isnan(score_of(entry))]

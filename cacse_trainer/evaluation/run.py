@@ -5,6 +5,7 @@ results = evaluate_encoder(SentenceEncoder("model"), chosen, "results/model").co
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from cacse_trainer.data import load_sentences
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.contamination import TrainingText
-from cacse_trainer.evaluation.results import ResultStore, undefined
+from cacse_trainer.evaluation.results import ResultStore, score_of
 from cacse_trainer.evaluation.senteval_suite import Scoring, check_data, run_tasks, task_names
 from cacse_trainer.evaluation.tables import write_tables
 from cacse_trainer.files import sha256_of
@@ -134,8 +135,8 @@ def evaluate_encoder(
         if rank() == 0:
             store.save()
             write_tables(folder, store.contents())
-            if undefined_ones := undefined(store.tasks):
-                logger.warning("undefined scores (constant similarities): %s", ", ".join(undefined_ones))
+            if undefined := [name for name, entry in store.tasks.items() if math.isnan(score_of(entry))]:
+                logger.warning("undefined scores (constant similarities): %s", ", ".join(undefined))
     return store
 
 

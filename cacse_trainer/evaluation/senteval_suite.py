@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ SENTENCES_AT_ONCE = 200_000
 """Vectors held at a time, about; the full suite has over a million sentences."""
 
 Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
+Scored = tuple[dict[str, Any], Pairs | None]
+"""A task's entry of ``results.json``, and its pairs where it is a similarity task."""
 SENTEVAL_ERRORS = (senteval.DataFileMissing, senteval.DataFormatError, senteval.EmbeddingError, senteval.SettingsError)
 
 
@@ -90,13 +92,12 @@ def run_tasks(
     """Run those of the tasks that the store has no results of, and keep each result.
 
     Args:
-        encoder: gives the vectors.
+        encoder, progress: as for `evaluate_encoder`.
         names: of tasks whose data are there, see `check_data`.
         data_dir: holds ``downstream/`` and ``probing/``.
         store: takes the results.
         protocol: how they are scored.
         training_text: scores without the sentences that occur in it are added.
-        progress: bars on standard error.
 
     Raises:
         UserError: a data file is broken, or a vector not finite.
@@ -104,13 +105,21 @@ def run_tasks(
     todo = [name for name in names if not _is_finished(store.tasks.get(name), training_text)]
     if len(todo) < len(names) and rank() == 0:
         logger.info("already there: %s", ", ".join(name for name in names if name not in todo))
+    found: set[str] = set()
+
+    def scored(engine: senteval.SE, task: Task) -> Scored:
+        entry, pairs = run_task(engine, task, protocol)
+        if training_text is not None:
+            entry["contamination"] = {**training_text.label, **_contamination(engine, task, protocol, found)}
+        return entry, pairs
+
     try:
         tasks = [senteval.load_task(name, data_dir, protocol.seed) for name in todo]
-        found: set[str] = set()
-        if training_text and tasks:
+        if training_text is not None and tasks:
             found = occurring(training_text.sentences, senteval.distinct_sentences(tasks))
+        params = {**senteval.classifier_settings(protocol.mode), "seed": protocol.seed, "batch_size": 4096}
         for group, table in encoded_groups(encoder, tasks, progress):
-            _run_group(group, table, store, protocol, training_text, found, progress)
+            _run_group(group, senteval.SE(params, table), scored, store, progress)
     except SENTEVAL_ERRORS as error:
         raise UserError(str(error)) from error
 
@@ -137,27 +146,15 @@ def encoded_groups(
 
 
 def _run_group(
-    group: list[Task],
-    table: senteval.EmbeddingTable,
-    store: ResultStore,
-    protocol: Scoring,
-    training_text: TrainingText | None,
-    found: set[str],
-    progress: bool,
+    group: list[Task], engine: senteval.SE, scored: Callable[..., Scored], store: ResultStore, progress: bool
 ) -> None:
     """Run the tasks, dealt out over the processes, and keep the results."""
-    params = {**senteval.classifier_settings(protocol.mode), "seed": protocol.seed, "batch_size": 4096}
-    engine = senteval.SE(params, table)
     finished: list[tuple[str, dict[str, Any], Pairs | None]] = []
     with tqdm(total=len(group), desc="Scoring", unit=" tasks", disable=not progress or rank() > 0) as bar:
         for i, task in enumerate(group):
             bar.set_postfix_str(task.name)
             if i % world_size() == rank():
-                entry, pairs = run_task(engine, task, protocol)
-                if training_text is not None:
-                    told = _contamination(engine, task, protocol, found)
-                    entry["contamination"] = {**training_text.label, **told}
-                finished.append((task.name, entry, pairs))
+                finished.append((task.name, *scored(engine, task)))
                 if world_size() == 1:
                     store.add_task(*finished[-1])
             bar.update()
@@ -167,8 +164,8 @@ def _run_group(
                 store.add_task(name, entry, pairs)
 
 
-def run_task(engine: senteval.SE, task: Task, protocol: Scoring) -> tuple[dict[str, Any], Pairs | None]:
-    """One task's entry of ``results.json``, and its pairs where it is a similarity task."""
+def run_task(engine: senteval.SE, task: Task, protocol: Scoring) -> Scored:
+    """One task, with the seconds that it took."""
     started = time.perf_counter()
     found = engine.run(task)
     if isinstance(task, SimilarityTask):
@@ -202,20 +199,14 @@ def similarity_entry(found: dict[str, Any], protocol: Scoring) -> dict[str, Any]
 def trained_entry(found: dict[str, Any], protocol: Scoring) -> dict[str, Any]:
     """SentEval's result of a task with a classifier or a regression → its entry, ×100."""
     dev = protocol.mode == "dev"
-    sizes = {
-        "n": found["ndev"] if dev else found["ntest"],
-        "ndev": found["ndev"],
-        "aggregation": "dev" if dev else "test",
-    }
-    if "acc" not in found:
-        names = ("pearson", "spearman", "devpearson", "devspearman")
-        entry = {name: 100 * found[name] for name in names}
-        if dev:
-            entry.update(spearman=entry["devspearman"], pearson=entry["devpearson"])
-        return {**entry, "mse": found["mse"], **sizes}
-    entry = {name: found[name] for name in ("acc", "devacc", "f1") if name in found}
+    part = "dev" if dev else "test"
+    sizes = {"n": found[f"n{part}"], "ndev": found["ndev"], "aggregation": part}
+    entry: dict[str, Any] = {name: found[name] for name in ("acc", "devacc", "f1") if name in found}
+    if not entry:
+        entry = {name: 100 * found[name] for name in ("pearson", "spearman", "devpearson", "devspearman")}
+        entry["mse"] = found["mse"]
     if dev:
-        entry["acc"] = entry["devacc"]
+        entry.update({name: entry[f"dev{name}"] for name in ("acc", "spearman", "pearson") if name in entry})
     return {**entry, **sizes}
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,46 +48,37 @@ def tables_of(results: dict[str, Any]) -> list[Table]:
 
     A suite that is not whole has no ``Avg.`` but ``Avg. of k``: it is no figure to compare with a paper's.
     """
-    tasks = results["tasks"]
-    how = next((entry["aggregation"] for name, entry in tasks.items() if name in SUITES["sts"][:5]), None)
-    found = []
-    for suite, names in SUITES.items():
-        there = [name for name in names if name in tasks]
-        if not there:
-            continue
-        title = TITLES[suite]
-        if suite == "sts" and how:
-            title += f" (aggregation: {how})"
-        found.append(_table(suite, title, {SHORT.get(name, name): score_of(tasks[name]) for name in there}, len(names)))
+    tasks, mteb = results["tasks"], results.get("mteb", {})
+    groups = {
+        suite: {SHORT.get(name, name): tasks[name] for name in names if name in tasks}
+        for suite, names in SUITES.items()
+    }
     known = {name for names in SUITES.values() for name in names}
-    more = {name: score_of(entry) for name, entry in tasks.items() if name not in known}
-    if more:
-        found.append(Table("more", TITLES["more"], list(more), list(more.values())))
-    mteb = {name: _number(entry["main_score"]) for name, entry in results.get("mteb", {}).items()}
-    if mteb:
-        found.append(_table("mteb", TITLES["mteb"], mteb, len(mteb)))
+    groups["more"] = {name: entry for name, entry in tasks.items() if name not in known}
+    found = []
+    for name, entries in {**groups, "mteb": mteb}.items():
+        table = Table(name, TITLES[name], list(entries), [score_of(entry) for entry in entries.values()])
+        if name == "sts":
+            ways = [entry["aggregation"] for task, entry in entries.items() if task in SUITES["sts"][:5]]
+            table.title += f" (aggregation: {ways[0]})" if ways else ""
+        if entries and name != "more":
+            table.header.append("Avg." if len(entries) == len(SUITES.get(name, mteb)) else f"Avg. of {len(entries)}")
+            table.scores.append(sum(table.scores) / len(entries))
+        found.append(table)
+    return [table for table in found if table.header]
+
+
+def head(results: dict[str, Any]) -> dict[str, str]:
+    """Model, pooling (and that it was guessed where it was), and the mode where it is not the papers'.
+
+    ``dev`` reports dev scores, ``fasttest`` those of quick classifiers.
+    """
+    found = {"model": results["model"], "pooling": results["pooling"], "mode": results["settings"].get("mode", "test")}
+    if results.get("pooling_guessed"):
+        found["pooling"] += " (guessed)"
+    if found["mode"] == "test":
+        del found["mode"]
     return found
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
-def _table(name: str, title: str, scores: dict[str, float], whole: int) -> Table:
-    values = list(scores.values())
-    label = "Avg." if len(values) == whole else f"Avg. of {len(values)}"
-    return Table(name, title, [*scores, label], [*values, sum(values) / len(values)])
-
-
-def quick_mode(results: dict[str, Any]) -> str:
-    """The mode, where it is not the papers' (``dev``: dev scores; ``fasttest``: quick classifiers); else nothing."""
-    mode = results["settings"].get("mode", "test")
-    return "" if mode == "test" else mode
-
-
-def named_pooling(results: dict[str, Any]) -> str:
-    """The pooling, and that it was guessed where it was."""
-    return results["pooling"] + (" (guessed)" if results.get("pooling_guessed") else "")
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -103,7 +95,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     line = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
 
     def row_text(cells: Sequence[str]) -> str:
-        return "|" + "|".join(f" {_centre(cell, width)} " for cell, width in zip(cells, widths, strict=True)) + "|"
+        return "|" + "|".join(f" {cell:^{width}} " for cell, width in zip(cells, widths, strict=True)) + "|"
 
     return "\n".join([line, row_text(header), line, *(row_text(row) for row in rows), line])
 
@@ -121,16 +113,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: 
     return "\n".join([lines[0], f"|{'|'.join(rules)}|", *lines[1:]])
 
 
-def _centre(cell: str, width: int) -> str:
-    left = (width - len(cell)) // 2
-    return " " * left + cell + " " * (width - len(cell) - left)
-
-
 def terminal(results: dict[str, Any], most: int = 11) -> str:
     """All tables as text, named, with model and pooling on top; more than ``most`` columns go below each other."""
-    lines = [f"model    {results['model']}", f"pooling  {named_pooling(results)}"]
-    if mode := quick_mode(results):
-        lines.append(f"mode     {mode}")
+    lines = [f"{name:9}{value}" for name, value in head(results).items()]
     for table in tables_of(results):
         lines.append(f"\n{table.title}")
         if table.name == "mteb":  # long names: one a line
@@ -143,9 +128,7 @@ def terminal(results: dict[str, Any], most: int = 11) -> str:
 
 def markdown(results: dict[str, Any]) -> str:
     """All tables in Markdown."""
-    mode = quick_mode(results)
-    more = f", mode `{mode}`" if mode else ""
-    lines = [f"Model `{results['model']}`, pooling `{named_pooling(results)}`{more}."]
+    lines = ["M" + ", ".join(f"{name} `{value}`" for name, value in head(results).items())[1:] + "."]
     for table in tables_of(results):
         lines += ["", f"**{table.title}**", "", markdown_table(table.header, [table.cells], texts=0)]
     return "\n".join(lines) + "\n"
@@ -165,15 +148,13 @@ def comma_separated(results: dict[str, Any]) -> str:
 def latex(results: dict[str, Any]) -> str:
     """All tables as ``tabular`` (needs booktabs)."""
     lines = []
-    mode = quick_mode(results)
-    more = f", mode {mode}" if mode else ""
+    measured = ", ".join(f"{name} {value}" for name, value in head(results).items())
     for table in tables_of(results):
-        columns = "c" * len(table.header)
         lines += [
-            f"% {table.title}; model {results['model']}, pooling {named_pooling(results)}{more}",
-            f"\\begin{{tabular}}{{{columns}}}",
+            f"% {table.title}; {measured}",
+            f"\\begin{{tabular}}{{{'c' * len(table.header)}}}",
             "\\toprule",
-            " & ".join(_escaped(name) for name in table.header) + r" \\",
+            " & ".join(re.sub("([_&%])", r"\\\1", name) for name in table.header) + r" \\",
             "\\midrule",
             " & ".join(table.cells) + r" \\",
             "\\bottomrule",
@@ -183,21 +164,15 @@ def latex(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _escaped(text: str) -> str:
-    return text.replace("_", r"\_").replace("&", r"\&").replace("%", r"\%")
-
-
 def bar_chart(path: Path, results: dict[str, Any]) -> None:
     """One panel a table, one bar a task, the average in another colour."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     tables = tables_of(results)
     if not tables:
         return
-    figure, panels = pyplot.subplots(len(tables), 1, figsize=(9, 3 * len(tables)), squeeze=False, layout="tight")
+    figure = Figure(figsize=(9, 3 * len(tables)), layout="tight")
+    panels = figure.subplots(len(tables), 1, squeeze=False)
     for axis, table in zip(panels[:, 0], tables, strict=True):
         heights = [0.0 if math.isnan(score) else score for score in table.scores]
         colours = ["tab:orange" if name.startswith("Avg.") else "tab:blue" for name in table.header]
@@ -206,10 +181,9 @@ def bar_chart(path: Path, results: dict[str, Any]) -> None:
         axis.set_xticks(range(len(heights)), table.header, rotation=30, ha="right", fontsize=8)
         axis.set_title(table.title, fontsize=9)
         axis.set_ylim(min(0.0, *heights), max(100.0, *heights) * 1.08)
-    named = ", ".join(filter(None, [named_pooling(results), quick_mode(results)]))
-    figure.suptitle(f"{results['model']} ({named})", fontsize=10)
+    model, *more = head(results).values()
+    figure.suptitle(f"{model} ({', '.join(more)})", fontsize=10)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def write_tables(folder: Path, results: dict[str, Any]) -> None:

@@ -24,12 +24,12 @@ from transformers import PreTrainedModel
 
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.encoding.loading import load_encoder
-from cacse_trainer.encoding.model_card import CardFacts, render_card
-from cacse_trainer.encoding.sentence_transformers import write_modules
+from cacse_trainer.encoding.model_card import CardFacts, render_card, usage_of
+from cacse_trainer.encoding.sentence_transformers import list_modules, write_modules
 from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.sts import spearman_by_set
 from cacse_trainer.export import ensemble_module
-from cacse_trainer.files import write_json, writing_folder
+from cacse_trainer.files import writing_folder
 from cacse_trainer.models.base import Export, contract_of
 from cacse_trainer.models.prompting import prompt_of
 from cacse_trainer.models.tokenizer_bundle import tokenizers_of
@@ -90,13 +90,8 @@ def export(
         ExportError: the reloaded folder's vectors differ from the trained model's.
     """
     model.eval()
-    found = contract_of(model).exports(facts.title)
-    return {
-        name or one.name: _export(
-            replace(one, name=name or one.name), tokenizer, Path(output_dir), facts, dev_sets or {}
-        )
-        for one in found
-    }
+    found = [replace(one, name=name or one.name) for one in contract_of(model).exports(facts.title)]
+    return {one.name: _export(one, tokenizer, Path(output_dir), facts, dev_sets or {}) for one in found}
 
 
 def _export(
@@ -106,30 +101,30 @@ def _export(
     if encoder.pooling == "weighted_mean" and tokenizer.padding_side != "right":
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.padding_side = "right"  # sentence-transformers counts positions from the row's first column
-    limit, remote = length_limit(tokenizer, encoder.model.config), is_remote(encoder.model)
+    limit = length_limit(tokenizer, encoder.model.config)
+    remote = type(encoder.model).__module__.startswith("transformers_modules.")  # the class came with its checkpoint
     shards: Any = {"max_shard_size": ONE_FILE} if encoder.own_module else {}
     with writing_folder(output_dir / encoder.name) as staged:
         encoder.model.save_pretrained(staged, **shards)
         clean_tokenizer(tokenizer).save_pretrained(staged)
         if encoder.own_module:
-            write_own_module(staged, limit)
+            shutil.copyfile(MODULE, staged / MODULE.name)
+            kind = f"{MODULE.stem}.{ensemble_module.WeightedEncoders.__name__}"
+            list_modules(staged, {"": kind}, limit)
         elif encoder.pooling is not None:
             width = encoder.model.config.hidden_size
             write_modules(staged, pooling=encoder.pooling, hidden_size=width, max_seq_length=limit, dense=encoder.dense)
         # code that came with the model already runs here
         loaded = load_encoder(str(staged), device=encoder.model.device, trust_remote_code=remote)
         reloaded = Embedder(loaded.embed, loaded.tokenizer, limit, encoder.model.device)
-        difference = prove(encoder, tokenizer, reloaded, output_dir / encoder.name)
+        difference = _prove(encoder, tokenizer, reloaded, output_dir / encoder.name)
         scores = spearman_by_set(reloaded, dev_sets)
         card = replace(
             facts,
             title=encoder.title,
             what=encoder.what + describe_prompt(tokenizer),
             pooling=encoder.pooling or loaded.pooling,
-            ensemble=encoder.needs_package,
-            own_module=encoder.own_module,
-            own_class="" if encoder.pooling is not None else type(encoder.model).__module__,
-            remote_code=remote,
+            usage=usage_of(encoder, remote),
             scores=scores,
         )
         (staged / "README.md").write_text(render_card(card), encoding="utf-8")
@@ -137,18 +132,8 @@ def _export(
     return scores
 
 
-def prove(encoder: Export, tokenizer: Any, reloaded: Embedder, folder: Path) -> float:
-    """Compare a written folder's vectors with the trained model's; their largest difference.
-
-    Args:
-        encoder: what was written, with the trained model's ``embed``.
-        tokenizer: the trained model's.
-        reloaded: of the written folder, on the trained model's device.
-        folder: its name, for the error.
-
-    Raises:
-        ExportError: they differ by more than 1e-5.
-    """
+def _prove(encoder: Export, tokenizer: Any, reloaded: Embedder, folder: Path) -> float:
+    """The largest difference of a written folder's vectors from those of the trained model and its tokenizer."""
     trained = replace(reloaded, embed=encoder.embed, tokenizer=tokenizer).vectors(PROBES)
     difference = float(np.abs(trained - reloaded.vectors(PROBES)).max())
     allowed = MERGED_TOLERANCE * max(1.0, float(np.abs(trained).max())) if encoder.merged else TOLERANCE
@@ -166,17 +151,3 @@ def describe_prompt(tokenizer: Any) -> str:
     closing = "an EOS token at its end" if eos else ""
     put = " and ".join(filter(None, (around, closing)))
     return f" Its tokenizer puts {put}: give it the texts as they are." if put else ""
-
-
-def write_own_module(folder: Path, max_seq_length: int) -> None:
-    """The files that make sentence-transformers run the folder's own module, `ensemble_module`."""
-    shutil.copyfile(MODULE, folder / MODULE.name)
-    kind = f"{MODULE.stem}.{ensemble_module.WeightedEncoders.__name__}"
-    write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": kind}])
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False})
-    write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": {}})
-
-
-def is_remote(model: PreTrainedModel) -> bool:
-    """Whether the model's class came with its checkpoint."""
-    return type(model).__module__.startswith("transformers_modules.")

@@ -57,13 +57,12 @@ class WeightedEncoders(nn.Module):
 
     def forward(self, features: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
         """Adds ``sentence_embedding`` (N, H)."""
-        total: Tensor | None = None
+        total: Any = 0
         for i, (encoder, weight, pooling) in enumerate(zip(self.encoders, self.weights, self.poolings, strict=True)):
             mask = features[f"attention_mask_{i}"]
             states = encoder(input_ids=features[f"input_ids_{i}"], attention_mask=mask).last_hidden_state
-            part = weight * pooled(pooling, states, mask)
-            total = part if total is None else total + part
-        return {**features, "sentence_embedding": total}  # type: ignore[dict-item]
+            total = total + weight * pooled(pooling, states, mask)
+        return {**features, "sentence_embedding": total}
 
     def get_sentence_embedding_dimension(self) -> int:
         """H."""

@@ -22,7 +22,7 @@ from cacse_trainer.compute.encoder_tools import known_inputs
 from cacse_trainer.compute.pooling import LAYER_POOLINGS, pool
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.encoding.onnx import FOLDER, OUTPUT, session_function
-from cacse_trainer.encoding.stated_modules import read_modules
+from cacse_trainer.encoding.sentence_transformers import read_modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.sts import spearman_by_set
 from cacse_trainer.export.encoders import PROBES, ExportError
@@ -76,9 +76,7 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Dataset] | None = None) -> 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     model = Pooled(encoder, stated.pooling, stated.dense).eval()
-    limit = min(
-        stated.max_seq_length or length_limit(tokenizer, encoder.config), length_limit(tokenizer, encoder.config)
-    )
+    limit = stated.length(length_limit(tokenizer, encoder.config))
     with writing_folder(folder / FOLDER) as staged:
         path, small = staged / "model.onnx", staged / "model_int8.onnx"
         with _without_hints():
@@ -86,13 +84,14 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Dataset] | None = None) -> 
             quantize_dynamic(path, small, weight_type=QuantType.QInt8)
 
         own = Embedder(model, tokenizer, limit, "cpu")
+        files = {"float32": path, "int8": small}
         graphs = {
             name: replace(
                 own,
                 embed=session_function(onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])),
                 cores=1,  # the session has its own
             )
-            for name, file in (("float32", path), ("int8", small))
+            for name, file in files.items()
         }
         expected = own.vectors(PROBES)
         differences = {name: float(np.abs(graph.vectors(PROBES) - expected).max()) for name, graph in graphs.items()}
@@ -102,7 +101,7 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Dataset] | None = None) -> 
         report: dict[str, Any] = {
             "pooling": stated.pooling,
             "largest_difference": differences,
-            "megabytes": {name: file.stat().st_size / 1e6 for name, file in (("float32", path), ("int8", small))},
+            "megabytes": {name: file.stat().st_size / 1e6 for name, file in files.items()},
         }
         if dev_sets:
             report["scores"] = {name: spearman_by_set(graph, dev_sets) for name, graph in graphs.items()}

@@ -11,12 +11,10 @@ import re
 from pathlib import Path
 
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel
 
 from cacse_trainer.importers.reference import ReferenceReport, read_state_dict
-from cacse_trainer.models.configuration_diffcse import DiffcseConfig
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
-from cacse_trainer.models.modeling_diffcse import DiffcseModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
 
 logger = logging.getLogger(__name__)
@@ -84,7 +82,9 @@ def load_simcse_checkpoint(path: str | Path, *, use_head: bool) -> SentenceEmbed
         FileNotFoundError: there is no such file.
     """
     encoder_config = AutoConfig.from_pretrained(path)
-    renamed, report = rename_simcse_keys(read_state_dict(path), _prefixes(encoder_config))
+    # What checkpoints call the encoder: one of two names, or its model type.
+    prefixes = ("bert", "roberta", encoder_config.model_type.replace("-", "_"))
+    renamed, report = rename_simcse_keys(read_state_dict(path), prefixes)
     for name in [name for name in renamed if name.startswith(TRAINING_ONLY)]:
         report.skipped.append(name)
         del renamed[name]
@@ -98,7 +98,10 @@ def load_simcse_checkpoint(path: str | Path, *, use_head: bool) -> SentenceEmbed
         raise ValueError(f"{path} holds no head (mlp.* or pooler.*): load it with use_head=False, as a raw CLS encoder")
     if not use_head:
         renamed = {name: tensor for name, tensor in renamed.items() if name not in head}
-    encoder = _empty_encoder(encoder_config, renamed)
+    encoder = AutoModel.from_config(encoder_config)
+    has_pooler = any(name == "pooler" for name, _ in encoder.named_children())
+    if has_pooler and not any(name.startswith("encoder.pooler.") for name in renamed):
+        encoder = AutoModel.from_config(encoder_config, add_pooling_layer=False)
     config = SentenceEmbeddingConfig(
         encoder_config,
         pooling="cls" if use_head else "cls_before_pooler",
@@ -111,41 +114,3 @@ def load_simcse_checkpoint(path: str | Path, *, use_head: bool) -> SentenceEmbed
         raise ValueError(f"{path} is no checkpoint of SimCSE or DiffCSE; missing: {missing}; left over: {left_over}")
     logger.info("%s: %d keys used in training only, or without effect, skipped", path, len(report.skipped))
     return model.eval()
-
-
-def load_diffcse_training_state(path: str | Path, config: DiffcseConfig) -> tuple[DiffcseModel, ReferenceReport]:
-    """A whole DiffCSE training checkpoint, generator and discriminator included, to train on or to compare with.
-
-    Raises:
-        ValueError: weights are missing or left over (listed). The release's unused ``lm_head`` is skipped.
-    """
-    renamed, report = rename_simcse_keys(read_state_dict(path), _prefixes(config.encoder_config))
-    for name in [name for name in renamed if name.startswith("lm_head.")]:
-        report.skipped.append(name)
-        del renamed[name]
-    encoders = [_empty_encoder(config.encoder_config, renamed, part) for part in ("encoder", "discriminator")]
-    model = DiffcseModel(config, *encoders)
-    loading = model.load_state_dict(renamed, strict=False)
-    tied = set(model.generator.all_tied_weights_keys)
-    report.missing = [name for name in loading.missing_keys if name.removeprefix("generator.") not in tied]
-    report.left_over += loading.unexpected_keys
-    if report.missing or report.left_over:
-        raise ValueError(
-            f"{path} is no DiffCSE checkpoint of this configuration; missing: {report.missing}; "
-            f"left over: {report.left_over}"
-        )
-    return model, report
-
-
-def _prefixes(config: PretrainedConfig) -> tuple[str, ...]:
-    """What the kinds of encoder are called in a checkpoint: as `AutoModel` calls them, or by the model type."""
-    return ("bert", "roberta", config.model_type.replace("-", "_"))
-
-
-def _empty_encoder(config: PretrainedConfig, state: dict[str, Tensor], part: str = "encoder") -> PreTrainedModel:
-    """An encoder of this config, without a pooler where the state has no weights for one."""
-    encoder = AutoModel.from_config(config)
-    has_pooler = any(name == "pooler" for name, _ in encoder.named_children())
-    if has_pooler and not any(name.startswith(f"{part}.pooler.") for name in state):
-        encoder = AutoModel.from_config(config, add_pooling_layer=False)
-    return encoder

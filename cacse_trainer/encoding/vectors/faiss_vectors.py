@@ -35,7 +35,8 @@ class FaissVectors:
     def __init__(self, index: Any, kind: str, effort: int | None = None):
         self.index, self.kind, self.effort = index, kind, effort
         self.precision, self.dim = "float32", int(index.d)
-        name = _setting(kind)
+        text = kind.lower()
+        name = "nprobe" if "ivf" in text else "efSearch" if "hnsw" in text else None  # trades speed for nearness
         if name is None and effort is not None:
             raise UserError(f"search_effort {effort}: an index of kind {kind} has no such setting")
         if name is not None:
@@ -104,9 +105,3 @@ def load_faiss() -> Any:
             "a faiss index needs faiss: pip install 'cacse-trainer[faiss]'; the exact search needs nothing more"
         ) from error
     return faiss
-
-
-def _setting(kind: str) -> str | None:
-    """The name of the setting that trades speed for nearness."""
-    text = kind.lower()
-    return "nprobe" if "ivf" in text else "efSearch" if "hnsw" in text else None

@@ -5,7 +5,7 @@ beside its place and moved there whole. What made the vectors is recorded, so th
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import torch
 
 from cacse_trainer.encoding.vectors.exact import ExactVectors
 from cacse_trainer.encoding.vectors.faiss_vectors import FaissVectors
-from cacse_trainer.encoding.vectors.precision import directions, storage, to_precision
-from cacse_trainer.errors import UserError
+from cacse_trainer.encoding.vectors.precision import directions, to_precision
+from cacse_trainer.errors import UserError, one_line
 from cacse_trainer.files import put_back, write_json, writing_folder
 
 FACTS = "index.json"
@@ -135,7 +135,7 @@ class SearchIndex:
             store: ExactVectors | FaissVectors
             if kind == EXACT:
                 store = ExactVectors.load(folder, precision, dim)
-                intact = store.table.shape[1] == storage(dim, precision)[0]
+                intact = store.table.shape[1] == (-(-dim // 8) if precision == "binary" else dim)
             else:
                 store = FaissVectors.load(folder, kind, search_effort or facts["search_effort"])
                 intact = store.dim == dim
@@ -168,3 +168,38 @@ def _damaged(folder: Path, reason: object) -> UserError:
     if isinstance(reason, UserError):
         return reason
     return UserError(f"index {folder}: is damaged ({' '.join(str(reason).split())}); build it anew")
+
+
+def open_vectors(path: Path, sentences: Iterable[str], made_by: dict[str, Any]) -> SearchIndex:
+    """The file of vectors that ``cacse-trainer encode`` wrote as an exact index: mapped from disk, nothing is copied.
+
+    Args:
+        path: a ``.npy`` file; ``PATH.json`` beside it.
+        sentences: all rows of the corpus, blank ones too.
+        made_by: of the encoder that will ask.
+
+    Raises:
+        UserError: no such file, no facts beside it, another encoder, another number of rows, or no unit vectors.
+    """
+    beside = path.with_name(f"{path.name}.json")
+    if path.suffix != ".npy" or not path.is_file() or not beside.is_file():
+        raise UserError(f"vectors {path}: give a .npy file of cacse-trainer encode, with its {beside.name} beside it")
+    try:
+        facts = json.loads(beside.read_text(encoding="utf-8"))
+        precision, dim = str(facts["precision"]), int(facts["dim"])
+        table = np.load(path, mmap_mode="c")
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(f"vectors {path}: is damaged ({one_line(error)}); encode anew") from error
+    differing = [name for name, value in made_by.items() if name != "model" and facts.get(name) != value]
+    if differing:
+        raise UserError(
+            f"vectors {path}: were made by {facts.get('model')}, and the encoder differs in {', '.join(differing)}"
+        )
+    if not facts["normalize"]:
+        raise UserError(f"vectors {path}: keep their lengths (--no_normalize); encode without that to search by cosine")
+    rows = list(sentences)
+    if len(rows) != len(table):
+        raise UserError(
+            f"vectors {path}: {len(table)} of them, and the corpus has {len(rows)} rows; is it another one?"
+        )
+    return SearchIndex(rows, ExactVectors(table, precision, dim), EXACT, made_by)

@@ -5,8 +5,6 @@ does not see. ``binary`` stores ``v_j > 0`` packed into bytes, and the cosine of
 ``1 - 2 · hamming / dim`` (Charikar 2002). A quarter and a thirty-second of float32's size.
 """
 
-from typing import Any
-
 import numpy as np
 
 from cacse_trainer.errors import UserError
@@ -66,10 +64,3 @@ def directions(table: np.ndarray, precision: str, dim: int) -> np.ndarray:
         bits = np.unpackbits(table, axis=1, count=dim)  # (n, dim) of 0 and 1
         return (bits.astype(np.float32) * 2 - 1) / np.float32(np.sqrt(dim))
     return table if precision == "float32" else normalized(table.astype(np.float32))
-
-
-def storage(dim: int, precision: str) -> tuple[int, Any]:
-    """Columns and dtype of stored vectors of ``dim`` dimensions."""
-    if precision == "binary":
-        return -(-dim // 8), np.uint8
-    return dim, np.int8 if precision == "int8" else np.float32
