@@ -40,9 +40,8 @@ def mask_tokens(
     chances = torch.full(input_ids.shape, probability).masked_fill(special_tokens_mask.bool(), 0.0)
     chosen = torch.bernoulli(chances, generator=generator).bool()
     hidden = torch.bernoulli(torch.full(input_ids.shape, 0.8), generator=generator).bool()
-    altered = torch.bernoulli(
-        torch.full(input_ids.shape, 0.5), generator=generator
-    ).bool()  # half of the remaining 20 %
+    # half of the remaining 20 %
+    altered = torch.bernoulli(torch.full(input_ids.shape, 0.5), generator=generator).bool()
     words = torch.randint(vocab_size, input_ids.shape, generator=generator)
     masked = torch.where(chosen & hidden, mask_token_id, input_ids)
     masked = torch.where(chosen & ~hidden & altered, words, masked)

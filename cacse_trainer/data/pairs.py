@@ -1,7 +1,7 @@
 """Sentence pairs with a score, in the layouts that STS data come in: dev sets, and training text of labelled pairs."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ def load_pairs(
             scores that are all equal, for which Spearman's correlation is not defined.
     """
     source = open_source(path_or_name, split)
-    rows = _delimited(source.name, columns) if _is_delimited(source) else _named(source, columns)
+    is_delimited = isinstance(source, FileSource) and source.kind in ("txt", "csv", "tsv")
+    rows = _delimited(source.name, columns) if is_delimited else _named(source, columns)
     table: dict[str, list[Any]] = {"sentence1": [], "sentence2": [], "score": []}
     for where, first, second, score in rows:
         table["sentence1"].append(_sentence(where, first))
@@ -62,16 +63,9 @@ def load_pairs(
             f"{source.name}: all {count} scores are {table['score'][0]:g}; the correlation is not defined, "
             "give pairs with different scores"
         )
-    return datasets.Dataset.from_dict(
-        table,
-        features=datasets.Features(
-            {
-                "sentence1": datasets.Value("string"),
-                "sentence2": datasets.Value("string"),
-                "score": datasets.Value("float64"),
-            }
-        ),
-    )
+    kinds = {"sentence1": "string", "sentence2": "string", "score": "float64"}
+    features = datasets.Features({name: datasets.Value(kind) for name, kind in kinds.items()})
+    return datasets.Dataset.from_dict(table, features=features)
 
 
 def has_labels(path_or_name: str | Path, split: str = "train") -> bool:
@@ -86,15 +80,9 @@ def has_labels(path_or_name: str | Path, split: str = "train") -> bool:
         found = readers.delimited_header(source.name, delimiter, quoted)
         if _is_sts_layout(delimiter, found):
             return True
-    elif isinstance(source, FileSource) and source.kind == "txt":
-        return False  # one sentence a line, whatever it holds
     else:
-        found = source.columns()
+        found = source.columns()  # of a txt file: one sentence a line, whatever it holds
     return any(set(pair) <= set(found) for pair in SENTENCE_COLUMNS) and not set(SCORE_COLUMNS).isdisjoint(found)
-
-
-def _is_delimited(source: Source) -> bool:
-    return isinstance(source, FileSource) and source.kind in ("txt", "csv", "tsv")
 
 
 def _named(source: Source, wanted: tuple[str, str, str] | None) -> Iterator[Row]:
@@ -119,11 +107,11 @@ def _delimited(path: str, wanted: tuple[str, str, str] | None) -> Iterator[Row]:
                 raise UserError(f"{path}, line {line}: {len(fields)} fields, the STS layout has 7 or 9; mend the tabs")
             yield _picked(path, line, fields, _STS_PICK)
         return
-    first, second, score = (head.index(column) for column in _pair_columns(path, head, wanted))
+    pick = [head.index(column) for column in _pair_columns(path, head, wanted)]
     for line, fields in rows:
         if len(fields) != len(head):
             raise UserError(f"{path}, line {line}: {len(fields)} fields, but the header has {len(head)}; mend the row")
-        yield _picked(path, line, fields, (first, second, score))
+        yield _picked(path, line, fields, pick)
 
 
 def _dialect(path: str) -> tuple[str, bool]:
@@ -136,7 +124,7 @@ def _is_sts_layout(delimiter: str, head: list[str]) -> bool:
     return delimiter == "\t" and len(head) in _STS_FIELDS and _is_number(head[_STS_PICK[2]])
 
 
-def _picked(path: str, line: int, fields: list[str], pick: tuple[int, int, int]) -> Row:
+def _picked(path: str, line: int, fields: list[str], pick: Sequence[int]) -> Row:
     first, second, score = (fields[index] for index in pick)
     return f"{path}, line {line}", first, second, score
 

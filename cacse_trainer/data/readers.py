@@ -106,9 +106,8 @@ def delimited_rows(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[in
     """
     csv.field_size_limit(2**31 - 1)  # a long sentence is no error; the limit is global to the process
     lines = (line for _, block in read_blocks(path) for line in io.StringIO(block, newline="\n"))
-    reader = csv.reader(
-        lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
-    )
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     start = 1
     try:
         for fields in reader:

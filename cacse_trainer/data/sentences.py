@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -63,24 +63,6 @@ class SourceStats:
     sampled_duplicates: int
 
 
-@overload
-def load_sentences(
-    path_or_name: str | Path,
-    text_columns: Sequence[str] | str | None = None,
-    *,
-    streaming: Literal[False] = False,
-    split: str = "train",
-    max_rows: int | None = None,
-) -> datasets.Dataset: ...
-@overload
-def load_sentences(
-    path_or_name: str | Path,
-    text_columns: Sequence[str] | str | None = None,
-    *,
-    streaming: Literal[True],
-    split: str = "train",
-    max_rows: int | None = None,
-) -> datasets.IterableDataset: ...
 def load_sentences(
     path_or_name: str | Path,
     text_columns: Sequence[str] | str | None = None,
@@ -88,7 +70,7 @@ def load_sentences(
     streaming: bool = False,
     split: str = "train",
     max_rows: int | None = None,
-) -> datasets.Dataset | datasets.IterableDataset:
+) -> Any:
     """Load training text as raw-text columns.
 
     One source column becomes ``text`` (a sentence that is its own positive), two become ``anchor`` and ``positive``,
@@ -104,6 +86,9 @@ def load_sentences(
         split: the split of a Hugging Face data set.
         max_rows: stop after so many kept rows.
 
+    Returns:
+        A `datasets.Dataset`; with ``streaming`` an `IterableDataset`.
+
     Raises:
         UserError: wrong input, in one line that names the file, the line and the mend.
     """
@@ -111,12 +96,9 @@ def load_sentences(
         return load_sentences_with_stats(path_or_name, text_columns, split=split, max_rows=max_rows)[0]
     source = open_source(path_or_name, split, streaming=True)
     columns = choose_columns(source, text_columns)
-    names = OUTPUT_COLUMNS[len(columns)]
-    return datasets.IterableDataset.from_generator(
-        _stream_rows,
-        features=datasets.Features({name: datasets.Value("string") for name in names}),
-        gen_kwargs={"source": source, "columns": columns, "max_rows": max_rows},
-    )
+    features = datasets.Features({name: datasets.Value("string") for name in OUTPUT_COLUMNS[len(columns)]})
+    given = {"source": source, "columns": columns, "max_rows": max_rows}
+    return datasets.IterableDataset.from_generator(_stream_rows, features=features, gen_kwargs=given)
 
 
 def load_sentences_with_stats(
@@ -179,7 +161,5 @@ def _stream_rows(source: Source, columns: tuple[str, ...], max_rows: int | None)
         yield from table.to_pylist()
 
 
-@cache
-def _workspace() -> Path:
-    """This process's private temporary folder."""
-    return private_folder("cacse-trainer-")
+_workspace = cache(lambda: private_folder("cacse-trainer-"))
+"""This process's private temporary folder."""

@@ -16,7 +16,8 @@ from cacse_trainer.errors import RunError, UserError, one_line
 from cacse_trainer.export.encoders import PROBES
 from cacse_trainer.files import write_json, writing_folder
 from cacse_trainer.instruct.arguments import InstructModelArguments
-from cacse_trainer.instruct.training import base_path, load_causal_lm, load_tokenizer, require_peft
+from cacse_trainer.instruct.training import base_path, load_causal_lm, load_tokenizer
+from cacse_trainer.models.adapters import peft_library
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def merge_adapter_folder(args: InstructModelArguments, adapter: Path, final: Pat
         UserError: there is no adapter, or it is none of this model.
         MergeError: the merged model predicts something else than base and adapter.
     """
-    peft = require_peft()
+    peft = peft_library()
     if not (adapter / "adapter_config.json").is_file():
         raise UserError(f"no adapter in {adapter}; run the stage train first (--stages train)")
     tokenizer = load_tokenizer(args)

@@ -9,25 +9,11 @@ import yaml
 
 from cacse_trainer.cli import instruct
 from cacse_trainer.cli.common import run
-from cacse_trainer.instruct.arguments import (
-    InstructDataArguments,
-    InstructEvaluationArguments,
-    InstructModelArguments,
-    StageArguments,
-)
 from cacse_trainer.instruct.evaluation import compare, markdown_table, terminal_table
 from cacse_trainer.instruct.stages import PROOF
 from cacse_trainer.pipeline import runner
-from cacse_trainer.settings.arguments import CommonTrainingArguments
 from cacse_trainer.settings.recipes import find_recipe, parse_run, recipe_names
 
-KINDS = [
-    StageArguments,
-    InstructDataArguments,
-    InstructModelArguments,
-    InstructEvaluationArguments,
-    CommonTrainingArguments,
-]
 LEFT = {
     "data": {"records": {"train": 9}, "scores": "gold", "sets": {}},
     "train": {
@@ -193,7 +179,7 @@ def test_the_comparisons_rows():
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("instruct/")])
 def test_shipped_recipes(name, tmp_path):
-    _, data, model, evaluation, training = parse_run(KINDS, ["--config", name], prog="instruct").groups
+    _, data, model, evaluation, training = parse_run(instruct.SETTINGS, ["--config", name], prog="instruct").groups
     assert data.scores == "encoder" and model.model is not None and "instruct_scores" in evaluation.tasks
     assert training.load_best_model_at_end and training.save_total_limit == 1
     assert f"--config {name}" in find_recipe(name).read_text().split("\n\n")[0]
