@@ -65,14 +65,9 @@ class MaskingCollator(ContrastiveCollator):
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        max_seq_length: int = 64,
-        pad_to_multiple_of: int | None = None,
-        mask_probability: float = 0.15,
-        with_text_ids: bool = False,
+        self, tokenizer: PreTrainedTokenizerBase, *args: Any, mask_probability: float = 0.15, **kwargs: Any
     ) -> None:
-        super().__init__(tokenizer, max_seq_length, pad_to_multiple_of, with_text_ids)
+        super().__init__(tokenizer, *args, **kwargs)
         if tokenizer.mask_token_id is None:
             raise UserError(
                 f"{type(tokenizer).__name__} has no mask token; losses on masked tokens need the tokenizer of a masked "

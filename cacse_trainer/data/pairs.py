@@ -1,7 +1,8 @@
 """Sentence pairs with a score, in the layouts that STS data come in: dev sets, and training text of labelled pairs."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cacse_trainer.errors import UserError
 SENTENCE_COLUMNS = (("sentence1", "sentence2"), ("sentence_A", "sentence_B"), ("text1", "text2"))
 SCORE_COLUMNS = ("score", "similarity_score", "relatedness_score", "label")
 # SentEval's sts-{train,dev,test}.csv: tabs, no header, no quoting, 7 fields or 9 with the licence's.
-_STS_FIELDS = (7, 9)
+_STS_FIELDS: tuple[int, ...] = (7, 9)
 _STS_PICK = (5, 6, 4)
 
 Row = tuple[str, Any, Any, Any]  # where it stands, first sentence, second sentence, score
@@ -96,22 +97,21 @@ def _named(source: Source, wanted: tuple[str, str, str] | None) -> Iterator[Row]
 
 def _delimited(path: str, wanted: tuple[str, str, str] | None) -> Iterator[Row]:
     delimiter, quoted = _dialect(path)
-    rows = ((line, fields) for line, fields in readers.delimited_rows(path, delimiter, quoted) if fields)
+    rows: Iterator[tuple[int, list[str]]] = (row for row in readers.delimited_rows(path, delimiter, quoted) if row[1])
     line, head = next(rows, (1, []))
     if not head:
         raise UserError(f"{path}: is empty; give pairs with scores")
     if wanted is None and _is_sts_layout(delimiter, head):
-        yield _picked(path, line, head, _STS_PICK)
-        for line, fields in rows:
-            if len(fields) not in _STS_FIELDS:
-                raise UserError(f"{path}, line {line}: {len(fields)} fields, the STS layout has 7 or 9; mend the tabs")
-            yield _picked(path, line, fields, _STS_PICK)
-        return
-    pick = [head.index(column) for column in _pair_columns(path, head, wanted)]
+        rows, pick = chain([(line, head)], rows), list(_STS_PICK)
+        widths, wrong = _STS_FIELDS, "the STS layout has 7 or 9; mend the tabs"
+    else:
+        pick = [head.index(column) for column in _pair_columns(path, head, wanted)]
+        widths, wrong = (len(head),), f"but the header has {len(head)}; mend the row"
     for line, fields in rows:
-        if len(fields) != len(head):
-            raise UserError(f"{path}, line {line}: {len(fields)} fields, but the header has {len(head)}; mend the row")
-        yield _picked(path, line, fields, pick)
+        if len(fields) not in widths:
+            raise UserError(f"{path}, line {line}: {len(fields)} fields, {wrong}")
+        first, second, score = (fields[index] for index in pick)
+        yield f"{path}, line {line}", first, second, score
 
 
 def _dialect(path: str) -> tuple[str, bool]:
@@ -122,11 +122,6 @@ def _dialect(path: str) -> tuple[str, bool]:
 
 def _is_sts_layout(delimiter: str, head: list[str]) -> bool:
     return delimiter == "\t" and len(head) in _STS_FIELDS and _is_number(head[_STS_PICK[2]])
-
-
-def _picked(path: str, line: int, fields: list[str], pick: Sequence[int]) -> Row:
-    first, second, score = (fields[index] for index in pick)
-    return f"{path}, line {line}", first, second, score
 
 
 def _pair_columns(name: str, found: list[str], wanted: tuple[str, str, str] | None) -> tuple[str, str, str]:

@@ -106,8 +106,9 @@ def delimited_rows(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[in
     """
     csv.field_size_limit(2**31 - 1)  # a long sentence is no error; the limit is global to the process
     lines = (line for _, block in read_blocks(path) for line in io.StringIO(block, newline="\n"))
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(
+        lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
+    )
     start = 1
     try:
         for fields in reader:
@@ -198,9 +199,7 @@ def parquet_batches(path: str, columns: list[str]) -> Iterator[Batch]:
 
 def kind_of(path: str) -> str | None:
     """The format a file name's ending stands for (compression endings apart), None for an unknown ending."""
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
+    suffixes = [suffix for suffix in Path(path.lower()).suffixes if suffix not in COMPRESSIONS]
     return KINDS.get(suffixes[-1]) if suffixes else None
 
 

@@ -68,8 +68,7 @@ class HubSource:
 
     def columns(self) -> list[str]:
         data = self._load()
-        names = data.column_names
-        return list(names) if names is not None else list(next(iter(data), {}))
+        return list(data.column_names or next(iter(data), {}))
 
     def batches(self, columns: list[str]) -> Iterator[Batch]:
         first = 1
