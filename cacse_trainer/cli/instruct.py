@@ -7,8 +7,9 @@ from typing import Any
 
 from cacse_trainer.cli.common import run
 from cacse_trainer.cli.output import tell
-from cacse_trainer.instruct import evaluation
+from cacse_trainer.evaluation.tables import text_table
 from cacse_trainer.instruct.arguments import InstructSettings
+from cacse_trainer.instruct.evaluation import HEADER, cells
 from cacse_trainer.instruct.stages import check_ahead, check_order, make_stages, run_stage
 from cacse_trainer.pipeline.runner import plan, read_record, run_stages
 from cacse_trainer.settings.command_line import hand_over
@@ -96,7 +97,7 @@ def _told_of_merge(report: dict[str, Any]) -> list[str]:
 
 
 def _told_of_evaluation(report: dict[str, Any]) -> list[str]:
-    return [evaluation.terminal_table(report["rows"])]
+    return [text_table(HEADER, [cells(row) for row in report["rows"]])]
 
 
 TOLD = {

@@ -6,7 +6,6 @@ scaled and written is not published, so that all of it is a setting.
 """
 
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from datasets import Dataset
 from senteval.sts import SICK_FILES, STS_BENCHMARK_FILES
 
 from cacse_trainer.data import load_pairs
+from cacse_trainer.data.readers import json_records
 from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.sts import correlations, cosines
@@ -24,8 +24,6 @@ from cacse_trainer.files import write_json, writing
 from cacse_trainer.instruct.arguments import InstructDataArguments
 from cacse_trainer.instruct.prompts import Record
 from cacse_trainer.settings.resources import nearest, resolve_resource
-
-logger = logging.getLogger(__name__)
 
 TRAIN, VALIDATION, FACTS = "train.jsonl", "validation.jsonl", "data.json"
 
@@ -239,14 +237,8 @@ def read_records(path: Path) -> list[Record]:
     if not path.is_file():
         raise UserError(f"no data set {path}; run the stage data first (--stages data)")
     records = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                record = json.loads(line)
-                fits = all(isinstance(record[name], str) for name in ("instruction", "input", "output"))
-            except (json.JSONDecodeError, KeyError, TypeError):
-                fits = False
-            if not fits:
-                raise UserError(f"{path}, line {number}: must be a JSON object of instruction, input and output texts")
-            records.append(record)
+    for unit, number, record in json_records(str(path)):
+        if not all(isinstance(record.get(name), str) for name in ("instruction", "input", "output")):
+            raise UserError(f"{path}, {unit} {number}: must be a JSON object of instruction, input and output texts")
+        records.append(record)
     return records

@@ -10,7 +10,6 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ import torch
 import yaml
 
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.evaluation import tables
 from cacse_trainer.evaluation.environment import environment
+from cacse_trainer.evaluation.tables import markdown_table
 from cacse_trainer.files import write_json
 from cacse_trainer.instruct.arguments import InstructEvaluationArguments, InstructModelArguments
 from cacse_trainer.instruct.dataset import VALIDATION, read_records, write_records
@@ -139,7 +138,6 @@ def evaluate_models(
     Raises:
         UserError: with what to mend.
     """
-    require_lm_eval()
     if not (merged / "config.json").is_file():
         raise UserError(f"no merged model in {merged}; run the stage merge first (--stages merge)")
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,9 +153,10 @@ def evaluate_models(
             write_json(file, run_harness(path, dtype, model_args.trust_remote_code, tasks, args))
         measured[name] = json.loads(file.read_text(encoding="utf-8"))
     rows = compare(measured["base"], measured["tuned"])
-    report = {"base": model_args.model, "tuned": str(merged), "rows": rows}
+    report: dict[str, Any] = {"base": model_args.model, "tuned": str(merged), "rows": rows}
     report |= {"settings": vars(args), "environment": environment()}
-    (folder / TABLE).write_text(markdown_table(rows), encoding="utf-8")
+    table = markdown_table(HEADER, [cells(row) for row in rows], texts=2)
+    (folder / TABLE).write_text(table + "\n", encoding="utf-8")
     write_json(folder / RESULTS, report)
     return report
 
@@ -213,10 +212,7 @@ def run_harness(
 
 
 def compare(base: dict[str, Any], tuned: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a task and metric: value and standard error of both models, and the difference tuned − base.
-
-    Args:
-        base, tuned: see `run_harness`.
+    """One row a task and metric that `run_harness` gave: both models' values, and the difference tuned − base.
 
     Returns:
         ``task``, ``metric``, ``filter``, ``higher_is_better``, ``base``, ``base_stderr``, ``tuned``, ``tuned_stderr``
@@ -252,7 +248,8 @@ def _number(value: Any) -> float | None:
     return float(value) if is_number else None
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row of `compare` under `HEADER`; an arrow shows which way is better."""
     arrow = {True: " ↑", False: " ↓"}.get(row["higher_is_better"], "")
     name = row["metric"] if row["filter"] == "none" else f"{row['metric']} ({row['filter']})"
     shown = [_shown(row[key]) for key in ("base", "base_stderr", "tuned", "tuned_stderr")]
@@ -263,13 +260,3 @@ def _shown(value: float | None, sign: str = "") -> str:
     if value is None:
         return "-"
     return f"{value:{sign}.4f}" if abs(value) < 1e5 else f"{value:{sign}.3e}"
-
-
-def terminal_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows of `compare` for the terminal; an arrow shows which way is better."""
-    return tables.text_table(HEADER, [_cells(row) for row in rows])
-
-
-def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows of `compare` in Markdown."""
-    return tables.markdown_table(HEADER, [_cells(row) for row in rows], texts=2) + "\n"

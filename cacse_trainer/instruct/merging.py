@@ -108,22 +108,18 @@ def merge_adapter_folder(args: InstructModelArguments, adapter: Path, final: Pat
             "merge_difference": merge_difference,
             "reload_difference": reload_difference,
         }
-        (staged / "README.md").write_text(model_card(args, final.resolve().parent.name), encoding="utf-8")
+        is_local = Path(base_path(args)).exists()  # then only its folder's name is told
+        name = Path(str(args.model)).name if is_local else str(args.model)
+        card = CARD.format(
+            base=name,
+            base_model="" if is_local else f"base_model: {name}\n",
+            title=final.resolve().parent.name,
+            prompt_format=args.prompt_format,
+        )
+        (staged / "README.md").write_text(card, encoding="utf-8")
         write_json(staged / REPORT, report)
     logger.info("merged into %s (largest difference of a logit %.1e)", final, merge_difference)
     return report
-
-
-def model_card(args: InstructModelArguments, title: str) -> str:
-    """The README of the merged folder; of a base model's folder only the name is told."""
-    name = str(args.model)
-    is_local = Path(base_path(args)).exists()
-    return CARD.format(
-        base=Path(name).name if is_local else name,
-        base_model="" if is_local else f"base_model: {name}\n",
-        title=title,
-        prompt_format=args.prompt_format,
-    )
 
 
 @torch.no_grad()

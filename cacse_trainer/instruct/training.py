@@ -123,8 +123,7 @@ def train_adapter(
     """Train the adapter, or go on from the folder's last checkpoint; write it and ``training_report.json`` last.
 
     Args:
-        model_args: model, prompts, LoRA.
-        args: training arguments; their ``output_dir`` is set to ``folder``.
+        model_args, args: the settings; their ``output_dir`` is set to ``folder``.
         data_folder: holds ``train.jsonl`` and ``validation.jsonl``.
         folder: for checkpoints, the adapter (``adapter_model.safetensors``) and the report.
 
@@ -205,10 +204,10 @@ def train_adapter(
 def _losses(trainer: Trainer, points: list[dict[str, Any]]) -> dict[str, Any]:
     """Validation loss before training, and of the adapter that is kept; warns when it is no lower."""
     state = trainer.state
-    baseline = next((point["value"] for point in points if point["step"] == 0), None)
+    at_step = {point["step"]: point["value"] for point in points}
     is_best = trainer.args.load_best_model_at_end and state.best_global_step is not None
     step = state.best_global_step if is_best else state.global_step
-    kept = next((point["value"] for point in points if point["step"] == step), None)
+    baseline, kept = at_step.get(0), at_step.get(step)
     if baseline is not None and kept is not None and kept >= baseline:
         logger.warning("TRAINING DID NOT HELP: validation loss %.4f, before %.4f", kept, baseline)
     return {"baseline": baseline, "kept": kept, "kept_step": step}
