@@ -7,16 +7,11 @@ from typing import Any
 
 from cacse_trainer.cli.common import run
 from cacse_trainer.cli.output import tell
-from cacse_trainer.instruct import evaluation
-from cacse_trainer.instruct.arguments import (
-    InstructDataArguments,
-    InstructEvaluationArguments,
-    InstructModelArguments,
-    StageArguments,
-)
+from cacse_trainer.evaluation.tables import text_table
+from cacse_trainer.instruct.arguments import InstructSettings
+from cacse_trainer.instruct.evaluation import HEADER, cells
 from cacse_trainer.instruct.stages import check_ahead, check_order, make_stages, run_stage
 from cacse_trainer.pipeline.runner import plan, read_record, run_stages
-from cacse_trainer.settings.arguments import CommonTrainingArguments
 from cacse_trainer.settings.command_line import hand_over
 from cacse_trainer.settings.recipes import RecipeParser, parse_run
 
@@ -43,32 +38,29 @@ EPILOG = """examples:
 
 def parser() -> RecipeParser:
     """The command's flags."""
-    settings = (
-        *(StageArguments, InstructDataArguments, InstructModelArguments),
-        *(InstructEvaluationArguments, CommonTrainingArguments),
-    )
+    settings = tuple(InstructSettings.__annotations__.values())
     return RecipeParser(settings, prog="cacse-trainer instruct", description=DESCRIPTION, epilog=EPILOG)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     parsed = parse_run(parser(), arguments)
-    stage_args, data_args, model_args, eval_args, args = parsed.groups
-    hand_over(vars(args))
-    root = Path(str(args.output_dir))
-    if stage_args.run_stage is not None:
-        run_stage(stage_args.run_stage, root, data_args, model_args, eval_args, args)
+    settings = InstructSettings(*parsed.groups)
+    chosen = settings.stages.stages
+    hand_over(vars(settings.training))
+    root = Path(str(settings.training.output_dir))
+    if settings.stages.run_stage is not None:
+        run_stage(settings.stages.run_stage, root, settings)
         return
-    stages = make_stages(parsed.command[2:], stage_args, data_args, model_args, eval_args, args)
+    stages = make_stages(parsed.command[2:], settings)
     todo = {stage.name: what for stage, _, what in plan(stages, read_record(root))}
-    if stage_args.plan:
-        planned = {name: what if name in stage_args.stages else "not chosen" for name, what in todo.items()}
+    if settings.stages.plan:
+        planned = {name: what if name in chosen else "not chosen" for name, what in todo.items()}
         tell("\n".join(f"{name:<9} {what}" for name, what in planned.items()), {"plan": planned})
         return
-    check_order(stages, root, stage_args.stages)
-    ahead = [name for name in stage_args.stages if todo[name] != "skip"]
-    check_ahead(ahead, model_args, eval_args, args)
-    run_stages(root, stages, stage_args.stages)
+    check_order(stages, root, chosen)
+    check_ahead([name for name in chosen if todo[name] != "skip"], settings)
+    run_stages(root, stages, chosen)
     found = {stage.name: stage.left() for stage in stages if stage.is_finished()}
     lines = [line for name, left in found.items() for line in (f"{name:<9} {root / name}", *TOLD[name](left))]
     tell("\n".join(lines), {"output_dir": str(root), **found})
@@ -103,7 +95,7 @@ def _told_of_merge(report: dict[str, Any]) -> list[str]:
 
 
 def _told_of_evaluation(report: dict[str, Any]) -> list[str]:
-    return [evaluation.terminal_table(report["rows"])]
+    return [text_table(HEADER, [cells(row) for row in report["rows"]])]
 
 
 TOLD = {"data": _told_of_data, "train": _told_of_training, "merge": _told_of_merge, "evaluate": _told_of_evaluation}

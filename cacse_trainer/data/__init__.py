@@ -3,12 +3,11 @@
 from cacse_trainer.data.collator import ContrastiveCollator
 from cacse_trainer.data.masking import MaskingCollator, mask_tokens
 from cacse_trainer.data.pairs import has_labels, load_pairs
-from cacse_trainer.data.sentences import SourceStats, load_sentences, load_sentences_with_stats
+from cacse_trainer.data.sentences import load_sentences, load_sentences_with_stats
 
 __all__ = [
     "ContrastiveCollator",
     "MaskingCollator",
-    "SourceStats",
     "has_labels",
     "load_pairs",
     "load_sentences",

@@ -40,9 +40,8 @@ def mask_tokens(
     chances = torch.full(input_ids.shape, probability).masked_fill(special_tokens_mask.bool(), 0.0)
     chosen = torch.bernoulli(chances, generator=generator).bool()
     hidden = torch.bernoulli(torch.full(input_ids.shape, 0.8), generator=generator).bool()
-    altered = torch.bernoulli(
-        torch.full(input_ids.shape, 0.5), generator=generator
-    ).bool()  # half of the remaining 20 %
+    # half of the remaining 20 %
+    altered = torch.bernoulli(torch.full(input_ids.shape, 0.5), generator=generator).bool()
     words = torch.randint(vocab_size, input_ids.shape, generator=generator)
     masked = torch.where(chosen & hidden, mask_token_id, input_ids)
     masked = torch.where(chosen & ~hidden & altered, words, masked)
@@ -66,14 +65,9 @@ class MaskingCollator(ContrastiveCollator):
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        max_seq_length: int = 64,
-        pad_to_multiple_of: int | None = None,
-        mask_probability: float = 0.15,
-        with_text_ids: bool = False,
+        self, tokenizer: PreTrainedTokenizerBase, *args: Any, mask_probability: float = 0.15, **kwargs: Any
     ) -> None:
-        super().__init__(tokenizer, max_seq_length, pad_to_multiple_of, with_text_ids)
+        super().__init__(tokenizer, *args, **kwargs)
         if tokenizer.mask_token_id is None:
             raise UserError(
                 f"{type(tokenizer).__name__} has no mask token; losses on masked tokens need the tokenizer of a masked "

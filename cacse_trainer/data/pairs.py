@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cacse_trainer.errors import UserError
 SENTENCE_COLUMNS = (("sentence1", "sentence2"), ("sentence_A", "sentence_B"), ("text1", "text2"))
 SCORE_COLUMNS = ("score", "similarity_score", "relatedness_score", "label")
 # SentEval's sts-{train,dev,test}.csv: tabs, no header, no quoting, 7 fields or 9 with the licence's.
-_STS_FIELDS = (7, 9)
+_STS_FIELDS: tuple[int, ...] = (7, 9)
 _STS_PICK = (5, 6, 4)
 
 Row = tuple[str, Any, Any, Any]  # where it stands, first sentence, second sentence, score
@@ -47,7 +48,8 @@ def load_pairs(
             scores that are all equal, for which Spearman's correlation is not defined.
     """
     source = open_source(path_or_name, split)
-    rows = _delimited(source.name, columns) if _is_delimited(source) else _named(source, columns)
+    is_delimited = isinstance(source, FileSource) and source.kind in ("txt", "csv", "tsv")
+    rows = _delimited(source.name, columns) if is_delimited else _named(source, columns)
     table: dict[str, list[Any]] = {"sentence1": [], "sentence2": [], "score": []}
     for where, first, second, score in rows:
         table["sentence1"].append(_sentence(where, first))
@@ -62,16 +64,9 @@ def load_pairs(
             f"{source.name}: all {count} scores are {table['score'][0]:g}; the correlation is not defined, "
             "give pairs with different scores"
         )
-    return datasets.Dataset.from_dict(
-        table,
-        features=datasets.Features(
-            {
-                "sentence1": datasets.Value("string"),
-                "sentence2": datasets.Value("string"),
-                "score": datasets.Value("float64"),
-            }
-        ),
-    )
+    kinds = {"sentence1": "string", "sentence2": "string", "score": "float64"}
+    features = datasets.Features({name: datasets.Value(kind) for name, kind in kinds.items()})
+    return datasets.Dataset.from_dict(table, features=features)
 
 
 def has_labels(path_or_name: str | Path, split: str = "train") -> bool:
@@ -86,15 +81,9 @@ def has_labels(path_or_name: str | Path, split: str = "train") -> bool:
         found = readers.delimited_header(source.name, delimiter, quoted)
         if _is_sts_layout(delimiter, found):
             return True
-    elif isinstance(source, FileSource) and source.kind == "txt":
-        return False  # one sentence a line, whatever it holds
     else:
-        found = source.columns()
+        found = source.columns()  # of a txt file: one sentence a line, whatever it holds
     return any(set(pair) <= set(found) for pair in SENTENCE_COLUMNS) and not set(SCORE_COLUMNS).isdisjoint(found)
-
-
-def _is_delimited(source: Source) -> bool:
-    return isinstance(source, FileSource) and source.kind in ("txt", "csv", "tsv")
 
 
 def _named(source: Source, wanted: tuple[str, str, str] | None) -> Iterator[Row]:
@@ -108,22 +97,21 @@ def _named(source: Source, wanted: tuple[str, str, str] | None) -> Iterator[Row]
 
 def _delimited(path: str, wanted: tuple[str, str, str] | None) -> Iterator[Row]:
     delimiter, quoted = _dialect(path)
-    rows = ((line, fields) for line, fields in readers.delimited_rows(path, delimiter, quoted) if fields)
+    rows: Iterator[tuple[int, list[str]]] = (row for row in readers.delimited_rows(path, delimiter, quoted) if row[1])
     line, head = next(rows, (1, []))
     if not head:
         raise UserError(f"{path}: is empty; give pairs with scores")
     if wanted is None and _is_sts_layout(delimiter, head):
-        yield _picked(path, line, head, _STS_PICK)
-        for line, fields in rows:
-            if len(fields) not in _STS_FIELDS:
-                raise UserError(f"{path}, line {line}: {len(fields)} fields, the STS layout has 7 or 9; mend the tabs")
-            yield _picked(path, line, fields, _STS_PICK)
-        return
-    first, second, score = (head.index(column) for column in _pair_columns(path, head, wanted))
+        rows, pick = chain([(line, head)], rows), list(_STS_PICK)
+        widths, wrong = _STS_FIELDS, "the STS layout has 7 or 9; mend the tabs"
+    else:
+        pick = [head.index(column) for column in _pair_columns(path, head, wanted)]
+        widths, wrong = (len(head),), f"but the header has {len(head)}; mend the row"
     for line, fields in rows:
-        if len(fields) != len(head):
-            raise UserError(f"{path}, line {line}: {len(fields)} fields, but the header has {len(head)}; mend the row")
-        yield _picked(path, line, fields, (first, second, score))
+        if len(fields) not in widths:
+            raise UserError(f"{path}, line {line}: {len(fields)} fields, {wrong}")
+        first, second, score = (fields[index] for index in pick)
+        yield f"{path}, line {line}", first, second, score
 
 
 def _dialect(path: str) -> tuple[str, bool]:
@@ -134,11 +122,6 @@ def _dialect(path: str) -> tuple[str, bool]:
 
 def _is_sts_layout(delimiter: str, head: list[str]) -> bool:
     return delimiter == "\t" and len(head) in _STS_FIELDS and _is_number(head[_STS_PICK[2]])
-
-
-def _picked(path: str, line: int, fields: list[str], pick: tuple[int, int, int]) -> Row:
-    first, second, score = (fields[index] for index in pick)
-    return f"{path}, line {line}", first, second, score
 
 
 def _pair_columns(name: str, found: list[str], wanted: tuple[str, str, str] | None) -> tuple[str, str, str]:

@@ -199,9 +199,7 @@ def parquet_batches(path: str, columns: list[str]) -> Iterator[Batch]:
 
 def kind_of(path: str) -> str | None:
     """The format a file name's ending stands for (compression endings apart), None for an unknown ending."""
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
+    suffixes = [suffix for suffix in Path(path.lower()).suffixes if suffix not in COMPRESSIONS]
     return KINDS.get(suffixes[-1]) if suffixes else None
 
 

@@ -20,7 +20,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, one_line, user_errors
 from cacse_trainer.files import put_in_place, write_json
 
 logger = logging.getLogger(__name__)
@@ -49,15 +49,14 @@ class Translator:
         self, path: str, device: str = "cpu", batch_size: int = 32, num_beams: int = 1, max_length: int = 128
     ) -> None:
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(path)
-            self.model = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=torch.float32).eval().to(device)
+            with user_errors(f"translation model {path}"):
+                self.tokenizer = AutoTokenizer.from_pretrained(path)
+                self.model = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=torch.float32).eval().to(device)
         except ImportError as error:
             raise UserError(
                 f"translation model {path}: a library is missing; pip install 'cacse-trainer[translation]' "
-                f"({' '.join(str(error).split())[:120]})"
+                f"({one_line(error)[:120]})"
             ) from error
-        except (OSError, ValueError) as error:
-            raise UserError(f"translation model {path}: {' '.join(str(error).split())}") from error
         self.batch_size, self.num_beams, self.max_length = batch_size, num_beams, max_length
 
     def __call__(self, sentences: Sequence[str]) -> list[str]:
@@ -66,20 +65,14 @@ class Translator:
         found = [""] * len(sentences)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            inputs = self.tokenizer(
-                [sentences[i] for i in rows],
-                padding=True,
-                truncation=True,
-                max_length=self.max_length,
-                return_tensors="pt",
+            texts = [sentences[i] for i in rows]
+            encoded = self.tokenizer(
+                texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
             )
+            inputs = {name: encoded[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
             with torch.inference_mode():
                 ids = self.model.generate(
-                    input_ids=inputs["input_ids"].to(self.model.device),
-                    attention_mask=inputs["attention_mask"].to(self.model.device),
-                    num_beams=self.num_beams,
-                    max_new_tokens=self.max_length,
-                    do_sample=False,
+                    **inputs, num_beams=self.num_beams, max_new_tokens=self.max_length, do_sample=False
                 )
             for i, text in zip(rows, self.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
                 found[i] = " ".join(text.split())
@@ -114,9 +107,8 @@ def write_pairs(
     key = _key(sentences, settings)
     state = _read_state(progress, partial, key)
     if state is None:
-        state = {"key": key, "done": 0, "bytes": 0, "rows": 0, "empty": 0, "unchanged": 0}
-        partial.write_bytes(_csv([COLUMNS]))
-        state["bytes"] = partial.stat().st_size
+        size = partial.write_bytes(_csv([COLUMNS]))
+        state = {"key": key, "done": 0, "bytes": size, "rows": 0, "empty": 0, "unchanged": 0}
     elif state["done"]:
         logger.info("%s: going on after %d of %d sentences", output, state["done"], len(sentences))
     with (

@@ -10,10 +10,9 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -24,6 +23,8 @@ from cacse_trainer.errors import UserError
 from cacse_trainer.files import private_folder
 
 logger = logging.getLogger(__name__)
+
+Columns = Sequence[str] | str | None
 
 # Source columns taken without being asked for, in this order.
 KNOWN_COLUMNS = (
@@ -40,55 +41,14 @@ KNOWN_COLUMNS = (
 _DUPLICATE_SAMPLE = 100_000
 
 
-@dataclass(frozen=True)
-class SourceStats:
-    """What was found in a source, for the log and the training report.
-
-    Attributes:
-        source: the path or name.
-        columns: the source's own names of the columns used.
-        rows: rows read.
-        blank: rows dropped because a needed cell was blank, None or NaN.
-        kept: rows of the data set.
-        sampled: how many of the first rows were searched for duplicates.
-        sampled_duplicates: how many of those repeat an earlier row's first column.
-    """
-
-    source: str
-    columns: tuple[str, ...]
-    rows: int
-    blank: int
-    kept: int
-    sampled: int
-    sampled_duplicates: int
-
-
-@overload
 def load_sentences(
     path_or_name: str | Path,
-    text_columns: Sequence[str] | str | None = None,
-    *,
-    streaming: Literal[False] = False,
-    split: str = "train",
-    max_rows: int | None = None,
-) -> datasets.Dataset: ...
-@overload
-def load_sentences(
-    path_or_name: str | Path,
-    text_columns: Sequence[str] | str | None = None,
-    *,
-    streaming: Literal[True],
-    split: str = "train",
-    max_rows: int | None = None,
-) -> datasets.IterableDataset: ...
-def load_sentences(
-    path_or_name: str | Path,
-    text_columns: Sequence[str] | str | None = None,
+    text_columns: Columns = None,
     *,
     streaming: bool = False,
     split: str = "train",
     max_rows: int | None = None,
-) -> datasets.Dataset | datasets.IterableDataset:
+) -> Any:
     """Load training text as raw-text columns.
 
     One source column becomes ``text`` (a sentence that is its own positive), two become ``anchor`` and ``positive``,
@@ -104,6 +64,9 @@ def load_sentences(
         split: the split of a Hugging Face data set.
         max_rows: stop after so many kept rows.
 
+    Returns:
+        A `datasets.Dataset`; with ``streaming`` an `IterableDataset`.
+
     Raises:
         UserError: wrong input, in one line that names the file, the line and the mend.
     """
@@ -111,22 +74,21 @@ def load_sentences(
         return load_sentences_with_stats(path_or_name, text_columns, split=split, max_rows=max_rows)[0]
     source = open_source(path_or_name, split, streaming=True)
     columns = choose_columns(source, text_columns)
-    names = OUTPUT_COLUMNS[len(columns)]
-    return datasets.IterableDataset.from_generator(
-        _stream_rows,
-        features=datasets.Features({name: datasets.Value("string") for name in names}),
-        gen_kwargs={"source": source, "columns": columns, "max_rows": max_rows},
-    )
+    features = datasets.Features({name: datasets.Value("string") for name in OUTPUT_COLUMNS[len(columns)]})
+    given = {"source": source, "columns": columns, "max_rows": max_rows}
+    return datasets.IterableDataset.from_generator(_stream_rows, features=features, gen_kwargs=given)
 
 
 def load_sentences_with_stats(
-    path_or_name: str | Path,
-    text_columns: Sequence[str] | str | None = None,
-    *,
-    split: str = "train",
-    max_rows: int | None = None,
-) -> tuple[datasets.Dataset, SourceStats]:
-    """`load_sentences`, and what was counted on the way."""
+    path_or_name: str | Path, text_columns: Columns = None, *, split: str = "train", max_rows: int | None = None
+) -> tuple[datasets.Dataset, dict[str, Any]]:
+    """`load_sentences`, and what was found in the source, for the training report.
+
+    Returns:
+        The data set; the source's own names of the ``columns`` used, the ``rows`` read, those dropped because a needed
+        cell was blank, None or NaN (``blank_dropped``), those ``kept``, and how many of the first ones repeat an
+        earlier row's first column (``duplicates_in_sample``).
+    """
     source = open_source(path_or_name, split)
     columns = choose_columns(source, text_columns)
     text = CleanText(source, columns, max_rows)
@@ -137,12 +99,16 @@ def load_sentences_with_stats(
             writer.write_table(table)
     dataset = datasets.Dataset.from_file(arrow_path)
     first = dataset.data.column(0).slice(0, _DUPLICATE_SAMPLE)
-    duplicates = len(first) - len(first.unique())
-    stats = SourceStats(source.name, columns, text.rows, text.blank, text.kept, len(first), duplicates)
-    return dataset, stats
+    return dataset, {
+        "columns": list(columns),
+        "rows": text.rows,
+        "blank_dropped": text.blank,
+        "kept": text.kept,
+        "duplicates_in_sample": f"{len(first) - len(first.unique())} of {len(first)}",
+    }
 
 
-def choose_columns(source: Source, wanted: Sequence[str] | str | None) -> tuple[str, ...]:
+def choose_columns(source: Source, wanted: Columns) -> tuple[str, ...]:
     """The source columns to read: those wanted, or known by their names, or the only one there is."""
     found = source.columns()
     if not found:
@@ -179,7 +145,5 @@ def _stream_rows(source: Source, columns: tuple[str, ...], max_rows: int | None)
         yield from table.to_pylist()
 
 
-@cache
-def _workspace() -> Path:
-    """This process's private temporary folder."""
-    return private_folder("cacse-trainer-")
+_workspace = cache(lambda: private_folder("cacse-trainer-"))
+"""This process's private temporary folder."""

@@ -1,6 +1,7 @@
 """Where sentences come from: a file or a Hugging Face data set, behind one small interface.
 
-A source says which columns it has and yields batches of raw values of the columns asked for, with their places.
+A source has a ``name`` for messages, says which ``columns()`` it has, in order, and yields ``batches(columns)`` of the
+raw values of those asked for, with their places.
 Files are named by their ending; anything else that could be a data set's name (``owner/name``, ``name``, with
 ``:config`` and ``@split``) is asked of the hub.
 """
@@ -11,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import datasets
 
@@ -22,21 +22,6 @@ from cacse_trainer.errors import UserError
 logger = logging.getLogger(__name__)
 
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<split>[\w.\[\]:%+-]+))?")
-
-
-class Source(Protocol):
-    """Raw rows of one data set. `name` is what messages call it."""
-
-    @property
-    def name(self) -> str: ...
-
-    def columns(self) -> list[str]:
-        """The names of the columns, in order."""
-        ...
-
-    def batches(self, columns: list[str]) -> Iterator[Batch]:
-        """The values of these columns, in order."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -50,10 +35,8 @@ class FileSource:
         if self.kind == "txt":
             return ["text"]
         if self.kind == "json":
-            records = readers.json_records(self.name)
-            return list(
-                dict.fromkeys(key for _, _, record in islice(records, readers.JSON_HEAD_RECORDS) for key in record)
-            )
+            head = islice(readers.json_records(self.name), readers.JSON_HEAD_RECORDS)
+            return list(dict.fromkeys(key for _, _, record in head for key in record))
         if self.kind == "parquet":
             with readers.open_parquet(self.name) as file:
                 return list(file.schema_arrow.names)
@@ -85,8 +68,7 @@ class HubSource:
 
     def columns(self) -> list[str]:
         data = self._load()
-        names = data.column_names
-        return list(names) if names is not None else list(next(iter(data), {}))
+        return list(data.column_names or next(iter(data), {}))
 
     def batches(self, columns: list[str]) -> Iterator[Batch]:
         first = 1
@@ -107,7 +89,10 @@ class HubSource:
             ) from error
 
 
-def open_source(path_or_name: str | Path, split: str, streaming: bool = False) -> FileSource | HubSource:
+Source = FileSource | HubSource
+
+
+def open_source(path_or_name: str | Path, split: str, streaming: bool = False) -> Source:
     """Find out what a path or name means.
 
     Raises:

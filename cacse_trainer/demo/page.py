@@ -75,11 +75,7 @@ class Demo:
         sentences = [text for text in Corpus(path, text_column or None) if text.strip()]
         if not sentences:
             raise UserError(f"{Path(path).name}: no sentences in it")
-        with self._working:
-            return [
-                SearchIndex.build(sentences, encoder.encode(sentences, show_progress_bar=show_progress_bar))
-                for encoder in self.encoders.values()
-            ]
+        return [SearchIndex.build(sentences, vectors) for vectors in self._encoded(sentences, show_progress_bar)]
 
     def similarity(self, sentence: str, others: str) -> list[str]:
         """HTML, a table a model: the other sentences by their cosine with the first."""
@@ -101,13 +97,10 @@ class Demo:
             raise UserError("there is nothing to search yet: upload a corpus, or start with --corpus FILE")
         if not query.strip():
             raise UserError("write what to search for")
-        tables = []
-        for colour, encoder, index in zip(COLOURS, self.encoders.values(), searched, strict=False):
-            with self._working:
-                wanted = encoder.encode([query.strip()])
-            hits = index.search(wanted, top_k=int(top_k), threshold=threshold)[0]
-            tables.append(score_table(hits, colour))
-        return tables
+        return [
+            score_table(index.search(wanted, top_k=int(top_k), threshold=threshold)[0], colour)
+            for colour, wanted, index in zip(COLOURS, self._encoded([query.strip()]), searched, strict=False)
+        ]
 
     def matrices(self, text: str) -> list[Any]:
         """A figure a model: the cosines of all pairs of sentences."""
@@ -122,9 +115,9 @@ class Demo:
             for vectors, colour in zip(self._encoded(lines), COLOURS, strict=False)
         ]
 
-    def _encoded(self, lines: Sequence[str]) -> list[np.ndarray]:
+    def _encoded(self, lines: list[str], show_progress_bar: bool = False) -> list[np.ndarray]:
         with self._working:
-            return [encoder.encode(list(lines)) for encoder in self.encoders.values()]
+            return [encoder.encode(lines, show_progress_bar=show_progress_bar) for encoder in self.encoders.values()]
 
 
 def build_page(demo: Demo) -> Any:
@@ -220,18 +213,10 @@ def serve(demo: Demo, host: str, port: int) -> tuple[Any, str]:
     page = build_page(demo)
     gr = load_gradio()
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none to download
+    theme = gr.themes.Default(primary_hue="blue", **fonts)
+    quietly = {"share": False, "quiet": True, "ssr_mode": False, "prevent_thread_lock": True, "footer_links": []}
     try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port or None,
-            share=False,
-            quiet=True,
-            ssr_mode=False,
-            prevent_thread_lock=True,
-            footer_links=[],
-            css=CSS,
-            theme=gr.themes.Default(primary_hue="blue", **fonts),
-        )
+        _, address, _ = page.launch(server_name=host, server_port=port or None, css=CSS, theme=theme, **quietly)
     except OSError as error:
         raise UserError(f"demo: {host}:{port} cannot be opened ({error}); choose another --port") from error
     return page, address

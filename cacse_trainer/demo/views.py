@@ -20,14 +20,10 @@ CHARACTER_WIDTH, LINE_HEIGHT = 0.013, 0.042  # of a label, in parts of the map
 
 def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n, 2) coordinates on the first two principal components, and the shares of the variance that these explain."""
-    centred = vectors - vectors.mean(axis=0)
-    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
-    points = np.zeros((len(vectors), 2))
-    points[:, : min(2, len(sizes))] = (left * sizes)[:, :2]
-    shares = np.zeros(2)
-    total = float((sizes**2).sum())
-    if total > 0:
-        shares[: min(2, len(sizes))] = (sizes**2)[:2] / total
+    left, sizes, _ = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)
+    missing = max(0, 2 - len(sizes))
+    points = np.pad((left * sizes)[:, :2], ((0, 0), (0, missing)))
+    shares = np.pad(sizes[:2] ** 2, (0, missing)) / (float((sizes**2).sum()) or 1.0)
     return points, shares
 
 
@@ -55,10 +51,8 @@ def matrix_figure(lines: Sequence[str], cosines: np.ndarray) -> Any:
     if len(lines) <= 15:
         for i, row in enumerate(cosines):
             for j, value in enumerate(row):
-                ink = "white" if value > 0.6 else "black"
-                axis.text(
-                    j, i, f"{value:.2f}".replace("-0.00", "0.00"), ha="center", va="center", color=ink, fontsize=8
-                )
+                ink, number = "white" if value > 0.6 else "black", f"{value:.2f}".replace("-0.00", "0.00")
+                axis.text(j, i, number, ha="center", va="center", color=ink, fontsize=8)
     return figure
 
 
@@ -91,22 +85,10 @@ def map_figure(lines: Sequence[str], points: np.ndarray, shares: np.ndarray, col
     axis.axhline(0, color="#ddd", linewidth=0.8, zorder=0)
     axis.axvline(0, color="#ddd", linewidth=0.8, zorder=0)
     axis.scatter(points[:, 0], points[:, 1], color=colour, s=40, zorder=2)
-    for line, point, place, side in label_places(lines, points):
-        axis.annotate(
-            _label(line),
-            (point[0], point[1]),
-            xytext=place,
-            ha=side,
-            va="center",
-            fontsize=8.5,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": "#999",
-                "linewidth": 0.6,
-                "shrinkB": 3,
-                "relpos": (0 if side == "left" else 1, 0.5),
-            },
-        )
+    arrow: dict[str, Any] = {"arrowstyle": "-", "color": "#999", "linewidth": 0.6, "shrinkB": 3}
+    for line, (x, y), place, side in label_places(lines, points):
+        arrow["relpos"] = (0 if side == "left" else 1, 0.5)
+        axis.annotate(_label(line), (x, y), place, ha=side, va="center", fontsize=8.5, arrowprops=dict(arrow))
     axis.margins(0.12)
     axis.set_xlabel(f"1st principal component ({100 * shares[0]:.0f} % of the variance)")
     axis.set_ylabel(f"2nd principal component ({100 * shares[1]:.0f} %)")

@@ -1,9 +1,11 @@
 """The settings of `cacse-trainer instruct`: which stages, which pairs and scores, which model, which tasks."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 from cacse_trainer.errors import UserError
+from cacse_trainer.settings import setting
+from cacse_trainer.settings.arguments import CommonTrainingArguments
 
 STAGES = ("data", "train", "merge", "evaluate")
 SCORES = ("encoder", "gold")
@@ -28,15 +30,12 @@ class StageArguments:
 
     _argument_group_name: ClassVar[str] = "stages"
 
-    stages: list[str] = field(
-        default_factory=lambda: list(STAGES),
-        metadata={"help": "The stages to run: data, train, merge, evaluate. Finished ones are skipped."},
+    stages: list[str] = setting(
+        list(STAGES), "The stages to run: data, train, merge, evaluate. Finished ones are skipped."
     )
-    plan: bool = field(default=False, metadata={"help": "Say what would be done, and do nothing."})
-    processes: int = field(default=1, metadata={"help": "Processes of the training; several go through torchrun."})
-    run_stage: str | None = field(
-        default=None, metadata={"help": "Run this one stage here, without the record: how each stage is started."}
-    )
+    plan: bool = setting(False, "Say what would be done, and do nothing.")
+    processes: int = setting(1, "Processes of the training; several go through torchrun.")
+    run_stage: str | None = setting(None, "Run this one stage here, without the record: how each stage is started.")
 
     def __post_init__(self) -> None:
         for name in [*self.stages, *([self.run_stage] if self.run_stage is not None else [])]:
@@ -51,44 +50,30 @@ class InstructDataArguments:
 
     _argument_group_name: ClassVar[str] = "data set"
 
-    pairs: list[str] = field(
-        default_factory=lambda: ["stsb", "sickr"],
-        metadata={
-            "help": "Pairs: stsb and sickr (their train part for training, their dev part for validation; files in "
-            "data_dir), or name=path, any file of sentence1, sentence2, score."
-        },
+    pairs: list[str] = setting(
+        ["stsb", "sickr"],
+        "Pairs: stsb and sickr (their train part for training, their dev part for validation; files in "
+        "data_dir), or name=path, any file of sentence1, sentence2, score.",
     )
-    data_dir: str = field(default="SentEval/data", metadata={"help": "SentEval's data folder, for stsb and sickr."})
-    validation_share: float = field(
-        default=0.1, metadata={"help": "Share of the pairs of a name=path file that is held out, drawn by the seed."}
+    data_dir: str = setting("SentEval/data", "SentEval's data folder, for stsb and sickr.")
+    validation_share: float = setting(
+        0.1, "Share of the pairs of a name=path file that is held out, drawn by the seed."
     )
-    gold_range: list[float] = field(
-        default_factory=lambda: [0.0, 5.0], metadata={"help": "Lowest and highest gold score in name=path files."}
+    gold_range: list[float] = setting([0.0, 5.0], "Lowest and highest gold score in name=path files.")
+    scores: str = setting("encoder", "Whose scores the answers are: encoder, or gold for comparison.")
+    encoder: str | None = setting(
+        None, "The encoder: a folder (CACSE's export/ensemble), hub id or package:NAME/FOLDER."
     )
-    scores: str = field(
-        default="encoder", metadata={"help": "Whose scores the answers are: encoder, or gold for comparison."}
+    encoder_pooling: str | None = setting(None, "Its pooling. Default: what it states.")
+    encoder_adapter: str | None = setting(None, "Folder or hub id of a PEFT adapter for it.")
+    cosine_range: list[float] = setting(
+        [0.0, 1.0], "The cosines that become the lowest and the highest score; beyond them it is cut off."
     )
-    encoder: str | None = field(
-        default=None,
-        metadata={"help": "The encoder: a folder (CACSE's export/ensemble), hub id or package:NAME/FOLDER."},
-    )
-    encoder_pooling: str | None = field(default=None, metadata={"help": "Its pooling. Default: what it states."})
-    encoder_adapter: str | None = field(default=None, metadata={"help": "Folder or hub id of a PEFT adapter for it."})
-    cosine_range: list[float] = field(
-        default_factory=lambda: [0.0, 1.0],
-        metadata={"help": "The cosines that become the lowest and the highest score; beyond them it is cut off."},
-    )
-    score_range: list[float] = field(
-        default_factory=lambda: [0.0, 5.0], metadata={"help": "Lowest and highest score in the answers."}
-    )
-    score_decimals: int = field(default=1, metadata={"help": "Decimals of a score in the answers."})
-    instruction: str = field(
-        default=INSTRUCTION, metadata={"help": "Every record's instruction; {low} and {high} stand for score_range."}
-    )
-    input_format: str = field(
-        default="Sentence 1: {sentence1}\nSentence 2: {sentence2}", metadata={"help": "A record's input."}
-    )
-    output_format: str = field(default="{score}", metadata={"help": "A record's output, the answer."})
+    score_range: list[float] = setting([0.0, 5.0], "Lowest and highest score in the answers.")
+    score_decimals: int = setting(1, "Decimals of a score in the answers.")
+    instruction: str = setting(INSTRUCTION, "Every record's instruction; {low} and {high} stand for score_range.")
+    input_format: str = setting("Sentence 1: {sentence1}\nSentence 2: {sentence2}", "A record's input.")
+    output_format: str = setting("{score}", "A record's output, the answer.")
 
     def __post_init__(self) -> None:
         one_of("scores", self.scores, SCORES)
@@ -108,32 +93,21 @@ class InstructModelArguments:
 
     _argument_group_name: ClassVar[str] = "model"
 
-    model: str | None = field(
-        default=None, metadata={"help": "The causal language model: a folder, hub id or package:NAME/FOLDER."}
+    model: str | None = setting(None, "The causal language model: a folder, hub id or package:NAME/FOLDER.")
+    prompt_format: str = setting("alpaca", "alpaca (Stanford Alpaca's text) or chat (the tokenizer's chat template).")
+    max_seq_length: int = setting(512, "Longest record in tokens; longer ones are left out, never cut.")
+    dtype: str = setting(
+        "float32", "Of the frozen weights in training: auto (the checkpoint's), float32, bfloat16 or float16."
     )
-    prompt_format: str = field(
-        default="alpaca", metadata={"help": "alpaca (Stanford Alpaca's text) or chat (the tokenizer's chat template)."}
+    merged_dtype: str = setting("auto", "Of the merged model. auto: the checkpoint's.")
+    lora_r: int = setting(8, "LoRA: rank.")
+    lora_alpha: int = setting(16, "LoRA: scale; updates are multiplied by alpha/r.")
+    lora_dropout: float = setting(0.05, "LoRA: dropout of the adapter's input.")
+    lora_target_modules: list[str] | None = setting(
+        None, "LoRA: names of the linear layers. Default: peft's choice for the model."
     )
-    max_seq_length: int = field(
-        default=512, metadata={"help": "Longest record in tokens; longer ones are left out, never cut."}
-    )
-    dtype: str = field(
-        default="float32",
-        metadata={"help": "Of the frozen weights in training: auto (the checkpoint's), float32, bfloat16 or float16."},
-    )
-    merged_dtype: str = field(default="auto", metadata={"help": "Of the merged model. auto: the checkpoint's."})
-    lora_r: int = field(default=8, metadata={"help": "LoRA: rank."})
-    lora_alpha: int = field(default=16, metadata={"help": "LoRA: scale; updates are multiplied by alpha/r."})
-    lora_dropout: float = field(default=0.05, metadata={"help": "LoRA: dropout of the adapter's input."})
-    lora_target_modules: list[str] | None = field(
-        default=None, metadata={"help": "LoRA: names of the linear layers. Default: peft's choice for the model."}
-    )
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "sdpa, eager or flash_attention_2. Default: transformers' choice."}
-    )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run the model code that comes with the checkpoint."}
-    )
+    attn_implementation: str | None = setting(None, "sdpa, eager or flash_attention_2. Default: transformers' choice.")
+    trust_remote_code: bool = setting(False, "Run the model code that comes with the checkpoint.")
 
     def __post_init__(self) -> None:
         one_of("prompt_format", self.prompt_format, PROMPT_FORMATS)
@@ -149,20 +123,24 @@ class InstructEvaluationArguments:
 
     _argument_group_name: ClassVar[str] = "evaluation"
 
-    tasks: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Tasks or groups of lm-evaluation-harness, and instruct_scores: the validation records' answers."
-        },
+    tasks: list[str] = setting(
+        [], "Tasks or groups of lm-evaluation-harness, and instruct_scores: the validation records' answers."
     )
-    include_path: str | None = field(default=None, metadata={"help": "Folder with task files of your own."})
-    num_fewshot: int | None = field(default=None, metadata={"help": "Examples in the prompt. Default: the tasks' own."})
-    eval_limit: int | None = field(default=None, metadata={"help": "Only so many examples a task, for a trial."})
-    lm_eval_batch_size: str = field(default="8", metadata={"help": "Requests a batch, or auto."})
-    lm_eval_device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda, cuda:1, …; default: a GPU where there is one."}
+    include_path: str | None = setting(None, "Folder with task files of your own.")
+    num_fewshot: int | None = setting(None, "Examples in the prompt. Default: the tasks' own.")
+    eval_limit: int | None = setting(None, "Only so many examples a task, for a trial.")
+    lm_eval_batch_size: str = setting("8", "Requests a batch, or auto.")
+    lm_eval_device: str | None = setting(None, "cpu, cuda, cuda:1, …; default: a GPU where there is one.")
+    eval_chat_template: bool = setting(
+        False, "Wrap the tasks' prompts into the chat template (instruct_scores has its own)."
     )
-    eval_chat_template: bool = field(
-        default=False,
-        metadata={"help": "Wrap the tasks' prompts into the chat template (instruct_scores has its own)."},
-    )
+
+
+class InstructSettings(NamedTuple):
+    """All settings of the command, in the order of its groups of flags."""
+
+    stages: StageArguments
+    data: InstructDataArguments
+    model: InstructModelArguments
+    evaluation: InstructEvaluationArguments
+    training: CommonTrainingArguments

@@ -6,11 +6,9 @@ scaled and written is not published, so that all of it is a setting.
 """
 
 import json
-import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import senteval
@@ -18,6 +16,7 @@ from datasets import Dataset
 from senteval.sts import SICK_FILES, STS_BENCHMARK_FILES
 
 from cacse_trainer.data import load_pairs
+from cacse_trainer.data.readers import json_records
 from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.sts import correlations, cosines
@@ -25,8 +24,6 @@ from cacse_trainer.files import write_json, writing
 from cacse_trainer.instruct.arguments import InstructDataArguments
 from cacse_trainer.instruct.prompts import Record
 from cacse_trainer.settings.resources import nearest, resolve_resource
-
-logger = logging.getLogger(__name__)
 
 TRAIN, VALIDATION, FACTS = "train.jsonl", "validation.jsonl", "data.json"
 
@@ -37,15 +34,10 @@ NAMED = {
 """SentEval's task, its files by part, and the range of its gold scores."""
 
 
-@dataclass
-class PairSource:
-    """Where one set of pairs comes from.
+class PairSource(NamedTuple):
+    """Where one set of pairs comes from: the files of its parts, and the lowest and highest gold score.
 
-    Args:
-        name: for the report.
-        train: its file.
-        validation: its file; None: a share of the training pairs is held out.
-        gold_range: lowest and highest gold score.
+    Without a file for validation a share of the training pairs is held out.
     """
 
     name: str
@@ -68,20 +60,19 @@ def pair_sources(args: InstructDataArguments) -> list[PairSource]:
         if name in [source.name for source in sources]:
             raise UserError(f"pairs: {name} is given twice")
         if is_file:
-            low, high = args.gold_range
-            sources.append(PairSource(name, resolve_resource(path), None, (low, high)))
+            sources.append(PairSource(name, resolve_resource(path), None, (args.gold_range[0], args.gold_range[1])))
             continue
         if name not in NAMED:
             raise UserError(f"pairs {name!r}: give {', '.join(NAMED)} or name=path{nearest(name, list(NAMED))}")
         task, files, gold_range = NAMED[name]
         spec = senteval.task_spec(task)
         train, validation = (Path(args.data_dir) / spec.folder / files[part] for part in ("train", "dev"))
-        for file in (train, validation):
-            if not file.is_file():
-                raise UserError(
-                    f"pairs {name}: no file {file}; fetch it with bash {spec.script}, or point data_dir to SentEval's "
-                    "data folder"
-                )
+        missing = next((file for file in (train, validation) if not file.is_file()), None)
+        if missing is not None:
+            raise UserError(
+                f"pairs {name}: no file {missing}; fetch it with bash {spec.script}, or point data_dir to SentEval's "
+                "data folder"
+            )
         sources.append(PairSource(name, str(train), str(validation), gold_range))
     return sources
 
@@ -89,10 +80,7 @@ def pair_sources(args: InstructDataArguments) -> list[PairSource]:
 def read_parts(source: PairSource, share: float, seed: int) -> tuple[Dataset, Dataset | None]:
     """The pairs for training and for validation.
 
-    Args:
-        source: see `pair_sources`.
-        share: held out where the source has no part of its own for validation; 0: none.
-        seed: of that draw.
+    Of a source without a part of its own for validation a ``share`` is held out, drawn by the seed; of 0 none.
 
     Raises:
         UserError: a file is wrong, or the share leaves one side empty.
@@ -192,11 +180,12 @@ def build_dataset(args: InstructDataArguments, folder: Path, seed: int) -> dict[
         for file, pairs in ((TRAIN, train), (VALIDATION, validation)):
             if pairs is None:
                 continue
-            gold = np.asarray(pairs["score"], dtype=np.float64)
-            if encoder is None:
-                found = rescale(gold, source.gold_range, args.score_range)
-            else:
-                found = rescale(_cosines(encoder, pairs, source.name), args.cosine_range, args.score_range)
+            values = gold = np.asarray(pairs["score"], dtype=np.float64)
+            if encoder is not None:
+                texts = [*pairs["sentence1"], *pairs["sentence2"]]
+                both = encoder.vectors(texts, description=f"Scoring {source.name}")
+                values = cosines(both[: len(pairs)], both[len(pairs) :])
+            found = rescale(values, source.gold_range if encoder is None else args.cosine_range, args.score_range)
             records = make_records(pairs, found, args)
             facts.setdefault(source.name, {})[Path(file).stem] = _described(records, found, gold)
             written[file] += records
@@ -206,24 +195,20 @@ def build_dataset(args: InstructDataArguments, folder: Path, seed: int) -> dict[
     folder.mkdir(parents=True, exist_ok=True)
     for file, records in written.items():
         write_records(folder / file, records)
+    used = None
+    if encoder is not None:
+        used = {"name": args.encoder, "pooling": encoder.pooling, "fingerprint": encoder.fingerprint()}
     report = {
         "records": {Path(file).stem: len(records) for file, records in written.items()},
         "validation_inputs_also_in_train": sum(record["input"] in seen for record in written[VALIDATION]),
         "sets": facts,
         "scores": args.scores,
-        "encoder": None
-        if encoder is None
-        else {"name": args.encoder, "pooling": encoder.pooling, "fingerprint": encoder.fingerprint()},
+        "encoder": used,
         "settings": {name: value for name, value in vars(args).items() if not name.startswith("encoder")},
         "seed": seed,
     }
     write_json(folder / FACTS, report)
     return report
-
-
-def _cosines(encoder: SentenceEncoder, pairs: Dataset, name: str) -> np.ndarray:
-    both = encoder.vectors([*pairs["sentence1"], *pairs["sentence2"]], description=f"Scoring {name}")
-    return cosines(both[: len(pairs)], both[len(pairs) :])
 
 
 def _described(records: list[Record], scores: np.ndarray, gold: np.ndarray) -> dict[str, Any]:
@@ -252,14 +237,8 @@ def read_records(path: Path) -> list[Record]:
     if not path.is_file():
         raise UserError(f"no data set {path}; run the stage data first (--stages data)")
     records = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                record = json.loads(line)
-                fits = all(isinstance(record[name], str) for name in ("instruction", "input", "output"))
-            except (json.JSONDecodeError, KeyError, TypeError):
-                fits = False
-            if not fits:
-                raise UserError(f"{path}, line {number}: must be a JSON object of instruction, input and output texts")
-            records.append(record)
+    for unit, number, record in json_records(str(path)):
+        if not all(isinstance(record.get(name), str) for name in ("instruction", "input", "output")):
+            raise UserError(f"{path}, {unit} {number}: must be a JSON object of instruction, input and output texts")
+        records.append(record)
     return records

@@ -5,25 +5,23 @@ with the prompts of the training. ``acc`` is the share of answers that the model
 exponential of an answer's mean negative log-likelihood, all its tokens together.
 """
 
-import contextlib
 import gc
 import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from cacse_trainer.errors import UserError, one_line
-from cacse_trainer.evaluation import tables
+from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.evaluation.environment import environment
+from cacse_trainer.evaluation.tables import markdown_table
 from cacse_trainer.files import write_json
 from cacse_trainer.instruct.arguments import InstructEvaluationArguments, InstructModelArguments
-from cacse_trainer.instruct.dataset import VALIDATION, read_records
+from cacse_trainer.instruct.dataset import VALIDATION, read_records, write_records
 from cacse_trainer.instruct.prompts import render
 from cacse_trainer.instruct.training import base_path, load_tokenizer
 from cacse_trainer.settings.resources import nearest
@@ -31,6 +29,7 @@ from cacse_trainer.settings.resources import nearest
 logger = logging.getLogger(__name__)
 
 RESULTS, TABLE = "results.json", "table.md"
+HARNESS = "lm-evaluation-harness"
 OWN_TASK = "instruct_scores"
 BOOTSTRAP = 1000
 """Draws for the standard error of measures that are no means."""
@@ -38,7 +37,7 @@ HEADER = ["task", "metric", "base", "±", "tuned", "±", "difference"]
 
 
 def require_lm_eval() -> Any:
-    """The lm_eval library.
+    """The lm_eval library, without its routine chatter.
 
     Raises:
         UserError: it is not installed.
@@ -47,6 +46,7 @@ def require_lm_eval() -> Any:
         import lm_eval
     except ImportError as error:
         raise UserError("the stage evaluate needs lm-evaluation-harness: pip install 'lm-eval[hf]'") from error
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     return lm_eval
 
 
@@ -89,28 +89,12 @@ def check_tasks(args: InstructEvaluationArguments) -> None:
     """
     manager, names = find_tasks(args)
     if names:
-        with _harness_errors():
+        with user_errors(HARNESS, KeyError, TypeError):
             manager.load(names)
 
 
-@contextlib.contextmanager
-def _harness_errors() -> Iterator[None]:
-    """The harness without its routine chatter, and what it raises on tasks that cannot be loaded in one line."""
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    try:
-        yield
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise UserError(f"lm-evaluation-harness: {one_line(error)[:500]}") from error
-
-
 def write_own_task(folder: Path, records_file: Path, args: InstructModelArguments) -> None:
-    """Write `OWN_TASK`: its rows and its task file.
-
-    Args:
-        folder: is made.
-        records_file: the validation records.
-        args: prompt format and tokenizer.
-    """
+    """Write `OWN_TASK` into a folder, which is made: the validation records as its rows, and its task file."""
     tokenizer = load_tokenizer(args)
     rows = []
     for record in read_records(records_file):
@@ -120,7 +104,7 @@ def write_own_task(folder: Path, records_file: Path, args: InstructModelArgument
         rows.append({"prompt": prompt, "answer": answer[: answer.index(record["output"]) + len(record["output"])]})
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / f"{OWN_TASK}.jsonl"
-    data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_records(data, rows)
     task = {
         "task": OWN_TASK,
         "dataset_path": "json",
@@ -141,17 +125,12 @@ def write_own_task(folder: Path, records_file: Path, args: InstructModelArgument
 
 
 def evaluate_models(
-    model_args: InstructModelArguments,
-    args: InstructEvaluationArguments,
-    merged: Path,
-    data_folder: Path,
-    folder: Path,
+    model_args: InstructModelArguments, args: InstructEvaluationArguments, merged: Path, data_folder: Path, folder: Path
 ) -> dict[str, Any]:
     """Measure both models and write ``table.md`` and ``results.json``; a model that is measured is not measured again.
 
     Args:
-        model_args: the base model.
-        args: tasks and how they are run.
+        model_args, args: the base model; tasks and how they are run.
         merged: the tuned model's folder.
         data_folder: holds the validation records, for `OWN_TASK`.
         folder: for the results; ``base.json`` and ``tuned.json`` hold what the harness gave.
@@ -159,7 +138,6 @@ def evaluate_models(
     Raises:
         UserError: with what to mend.
     """
-    require_lm_eval()
     if not (merged / "config.json").is_file():
         raise UserError(f"no merged model in {merged}; run the stage merge first (--stages merge)")
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,35 +150,26 @@ def evaluate_models(
         file = folder / f"{name}.json"
         if not file.is_file():
             logger.info("evaluating the %s model", name)
-            write_json(file, run_harness(path, dtype, tasks, model_args, args))
+            write_json(file, run_harness(path, dtype, model_args.trust_remote_code, tasks, args))
         measured[name] = json.loads(file.read_text(encoding="utf-8"))
     rows = compare(measured["base"], measured["tuned"])
-    report = {
-        "base": model_args.model,
-        "tuned": str(merged),
-        "rows": rows,
-        "settings": vars(args),
-        "environment": environment(),
-    }
-    (folder / TABLE).write_text(markdown_table(rows), encoding="utf-8")
+    report: dict[str, Any] = {"base": model_args.model, "tuned": str(merged), "rows": rows}
+    report |= {"settings": vars(args), "environment": environment()}
+    table = markdown_table(HEADER, [cells(row) for row in rows], texts=2)
+    (folder / TABLE).write_text(table + "\n", encoding="utf-8")
     write_json(folder / RESULTS, report)
     return report
 
 
 def run_harness(
-    path: str,
-    dtype: str,
-    tasks: tuple[Any, list[str]],
-    model_args: InstructModelArguments,
-    args: InstructEvaluationArguments,
+    path: str, dtype: str, trust_remote_code: bool, tasks: tuple[Any, list[str]], args: InstructEvaluationArguments
 ) -> dict[str, Any]:
     """The harness's results of one model: ``results`` and ``higher_is_better`` by task, ``n-shot``, ``versions``.
 
     Args:
         path: the model's folder or hub id.
-        dtype: see `InstructModelArguments`.
+        dtype, trust_remote_code: see `InstructModelArguments`.
         tasks: see `find_tasks`.
-        model_args: for remote code.
         args: how the tasks are run.
 
     Raises:
@@ -212,13 +181,13 @@ def run_harness(
     os.environ.setdefault("DISABLE_MULTIPROC", "1")  # the harness would fork for its bootstrap, from beside a GPU
     manager, names = tasks
     merged: dict[str, dict[str, Any]] = {"results": {}, "higher_is_better": {}, "n-shot": {}, "versions": {}}
-    with _harness_errors():
+    with user_errors(HARNESS, KeyError, TypeError):
         model = HFLM(
             pretrained=path,
             dtype=dtype,
             device=args.lm_eval_device or ("cuda" if torch.cuda.is_available() else "cpu"),
             batch_size=args.lm_eval_batch_size,
-            trust_remote_code=model_args.trust_remote_code,
+            trust_remote_code=trust_remote_code,
         )
         # the prompts of our own task are whole: no template around them
         own, others = ([name for name in names if (name == OWN_TASK) is is_own] for is_own in (True, False))
@@ -243,10 +212,7 @@ def run_harness(
 
 
 def compare(base: dict[str, Any], tuned: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a task and metric: value and standard error of both models, and the difference tuned − base.
-
-    Args:
-        base, tuned: see `run_harness`.
+    """One row a task and metric that `run_harness` gave: both models' values, and the difference tuned − base.
 
     Returns:
         ``task``, ``metric``, ``filter``, ``higher_is_better``, ``base``, ``base_stderr``, ``tuned``, ``tuned_stderr``
@@ -282,7 +248,8 @@ def _number(value: Any) -> float | None:
     return float(value) if is_number else None
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row of `compare` under `HEADER`; an arrow shows which way is better."""
     arrow = {True: " ↑", False: " ↓"}.get(row["higher_is_better"], "")
     name = row["metric"] if row["filter"] == "none" else f"{row['metric']} ({row['filter']})"
     shown = [_shown(row[key]) for key in ("base", "base_stderr", "tuned", "tuned_stderr")]
@@ -293,13 +260,3 @@ def _shown(value: float | None, sign: str = "") -> str:
     if value is None:
         return "-"
     return f"{value:{sign}.4f}" if abs(value) < 1e5 else f"{value:{sign}.3e}"
-
-
-def terminal_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows of `compare` for the terminal; an arrow shows which way is better."""
-    return tables.text_table(HEADER, [_cells(row) for row in rows])
-
-
-def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows of `compare` in Markdown."""
-    return tables.markdown_table(HEADER, [_cells(row) for row in rows], texts=2) + "\n"

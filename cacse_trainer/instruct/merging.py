@@ -16,7 +16,8 @@ from cacse_trainer.errors import RunError, UserError, one_line
 from cacse_trainer.export.encoders import PROBES
 from cacse_trainer.files import write_json, writing_folder
 from cacse_trainer.instruct.arguments import InstructModelArguments
-from cacse_trainer.instruct.training import base_path, load_causal_lm, load_tokenizer, require_peft
+from cacse_trainer.instruct.training import base_path, load_causal_lm, load_tokenizer
+from cacse_trainer.models.adapters import peft_library
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def merge_adapter_folder(args: InstructModelArguments, adapter: Path, final: Pat
         UserError: there is no adapter, or it is none of this model.
         MergeError: the merged model predicts something else than base and adapter.
     """
-    peft = require_peft()
+    peft = peft_library()
     if not (adapter / "adapter_config.json").is_file():
         raise UserError(f"no adapter in {adapter}; run the stage train first (--stages train)")
     tokenizer = load_tokenizer(args)
@@ -107,22 +108,18 @@ def merge_adapter_folder(args: InstructModelArguments, adapter: Path, final: Pat
             "merge_difference": merge_difference,
             "reload_difference": reload_difference,
         }
-        (staged / "README.md").write_text(model_card(args, final.resolve().parent.name), encoding="utf-8")
+        is_local = Path(base_path(args)).exists()  # then only its folder's name is told
+        name = Path(str(args.model)).name if is_local else str(args.model)
+        card = CARD.format(
+            base=name,
+            base_model="" if is_local else f"base_model: {name}\n",
+            title=final.resolve().parent.name,
+            prompt_format=args.prompt_format,
+        )
+        (staged / "README.md").write_text(card, encoding="utf-8")
         write_json(staged / REPORT, report)
     logger.info("merged into %s (largest difference of a logit %.1e)", final, merge_difference)
     return report
-
-
-def model_card(args: InstructModelArguments, title: str) -> str:
-    """The README of the merged folder; of a base model's folder only the name is told."""
-    name = str(args.model)
-    is_local = Path(base_path(args)).exists()
-    return CARD.format(
-        base=Path(name).name if is_local else name,
-        base_model="" if is_local else f"base_model: {name}\n",
-        title=title,
-        prompt_format=args.prompt_format,
-    )
 
 
 @torch.no_grad()

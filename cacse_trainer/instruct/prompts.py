@@ -27,7 +27,6 @@ def render(record: Record, prompt_format: str, tokenizer: PreTrainedTokenizerBas
     """A record's prompt, and the prompt with the answer.
 
     Args:
-        record: see `Record`.
         prompt_format: ``alpaca``, where the answer begins with a line break, since a prompt that ends in white space
             is often tokenised in another way than the same text within a longer one; or ``chat``, where instruction
             and input are the user's turn, the output the model's.
@@ -63,9 +62,7 @@ def tokenize_records(
     the prompt alone, so that a token that spans both belongs to the answer.
 
     Args:
-        records: see `Record`.
         tokenizer: must have an end-of-sequence token, which is appended unless the chat template wrote it.
-        prompt_format: see `render`.
         max_seq_length: in tokens, the end token included.
 
     Returns:

@@ -12,32 +12,21 @@ from typing import Any
 
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.instruct import dataset, evaluation, merging, training
-from cacse_trainer.instruct.arguments import (
-    STAGES,
-    InstructDataArguments,
-    InstructEvaluationArguments,
-    InstructModelArguments,
-    StageArguments,
-)
+from cacse_trainer.instruct.arguments import STAGES, InstructSettings
+from cacse_trainer.models.adapters import peft_library
 from cacse_trainer.pipeline.runner import plan, read_record
 from cacse_trainer.pipeline.stages import Stage
 from cacse_trainer.runs.folder import REPORT
-from cacse_trainer.settings.arguments import CommonTrainingArguments
 from cacse_trainer.settings.resources import resolve_resource
 
 PROOF = {"data": dataset.FACTS, "train": REPORT, "merge": merging.REPORT, "evaluate": evaluation.RESULTS}
-COMMAND = "instruct"
 IRRELEVANT = ("output_dir", "disable_tqdm", "report_to", "run_name", "project", "overwrite", "resume", "log", "hub_")
 """Training arguments, by the beginning of their names, that change nothing of the adapter."""
 
 
 @dataclass
 class InstructStage(Stage):
-    """A stage that is started with the command line of the whole, and is told which one it is.
-
-    Args:
-        words: that command line.
-    """
+    """A stage that is started with the command line of the whole, ``words``, and is told which one it is."""
 
     words: Sequence[str] = field(default_factory=list)
 
@@ -54,58 +43,42 @@ class InstructStage(Stage):
         return json.loads((self.folder / PROOF[self.name]).read_text(encoding="utf-8"))
 
 
-def make_stages(
-    words: Sequence[str],
-    stage_args: StageArguments,
-    data_args: InstructDataArguments,
-    model_args: InstructModelArguments,
-    eval_args: InstructEvaluationArguments,
-    args: CommonTrainingArguments,
-) -> list[InstructStage]:
-    """All four stages, in order.
-
-    Args:
-        words: the command line that gave these settings.
-        stage_args, data_args, model_args, eval_args, args: the settings.
+def make_stages(words: Sequence[str], settings: InstructSettings) -> list[InstructStage]:
+    """All four stages, in order; ``words`` is the command line that gave these settings.
 
     Raises:
         UserError: wrong pairs.
     """
-    model = vars(model_args)
-    merged_as = {"merged_dtype": model["merged_dtype"]}
-    trained_as = {name: value for name, value in model.items() if name != "merged_dtype"}
-    training_args = {name: value for name, value in args.to_dict().items() if not name.startswith(IRRELEVANT)}
-    pairs = [path for source in dataset.pair_sources(data_args) for path in (source.train, source.validation) if path]
-    encoder = [data_args.encoder, data_args.encoder_adapter] if data_args.scores == "encoder" else []
-    own_tasks = Path(eval_args.include_path) if eval_args.include_path is not None else None
-    task_files: list[str | None] = (
-        [str(path) for path in sorted(own_tasks.rglob("*")) if path.is_file()] if own_tasks else []
-    )
-    settings: dict[str, tuple[dict[str, Any], list[str | None]]] = {
-        "data": ({**vars(data_args), "seed": args.seed}, [*pairs, *encoder]),
-        "train": ({**trained_as, **training_args, "processes": stage_args.processes}, [model_args.model]),
+    data, args = settings.data, settings.training
+    processes = settings.stages.processes
+    trained_as = {**vars(settings.model), "processes": processes}
+    merged_as = {"merged_dtype": trained_as.pop("merged_dtype")}
+    trained_as.update((name, value) for name, value in args.to_dict().items() if not name.startswith(IRRELEVANT))
+    pairs = [path for source in dataset.pair_sources(data) for path in (source.train, source.validation)]
+    encoder = [data.encoder, data.encoder_adapter] if data.scores == "encoder" else []
+    own_tasks = Path(settings.evaluation.include_path).rglob("*") if settings.evaluation.include_path else []
+    read: dict[str, tuple[dict[str, Any], list[str | None]]] = {
+        "data": ({**vars(data), "seed": args.seed}, [*pairs, *encoder]),
+        "train": (trained_as, [settings.model.model]),
         "merge": (merged_as, []),
-        "evaluate": (vars(eval_args), task_files),
+        "evaluate": (vars(settings.evaluation), [str(path) for path in sorted(own_tasks) if path.is_file()]),
     }
-    stages = []
-    for name in STAGES:
-        values, files = settings[name]
-        stages.append(
-            InstructStage(
-                name,
-                COMMAND,
-                # bytes: a long text is a value here, and no path to be looked up
-                {
-                    "values": json.dumps(values, sort_keys=True, default=str).encode(),
-                    "files": [resolve_resource(file) for file in files if file is not None],
-                },
-                Path(str(args.output_dir)) / name,
-                needs=list(STAGES[STAGES.index(name) - 1 :][:1]) if name != "data" else [],
-                processes=stage_args.processes if name == "train" else 1,
-                words=words,
-            )
+    return [
+        InstructStage(
+            name,
+            "instruct",
+            # bytes: a long text is a value here, and no path to be looked up
+            {
+                "values": json.dumps(values, sort_keys=True, default=str).encode(),
+                "files": [resolve_resource(file) for file in files if file is not None],
+            },
+            Path(str(args.output_dir)) / name,
+            needs=list(STAGES[max(0, STAGES.index(name) - 1) : STAGES.index(name)]),
+            processes=processes if name == "train" else 1,
+            words=words,
         )
-    return stages
+        for name, (values, files) in read.items()
+    ]
 
 
 def check_order(stages: Sequence[InstructStage], root: Path, chosen: Sequence[str]) -> None:
@@ -114,53 +87,40 @@ def check_order(stages: Sequence[InstructStage], root: Path, chosen: Sequence[st
     Raises:
         UserError: with the stage to add.
     """
-    state = {stage.name: todo for stage, _, todo in plan(stages, read_record(root))}
+    due = [stage.name for stage, _, todo in plan(stages, read_record(root)) if todo != "skip"]
     for stage in stages:
         for needed in stage.needs:
-            is_run = stage.name in chosen and state[stage.name] != "skip"
-            if is_run and needed not in chosen and state[needed] != "skip":
+            if stage.name in chosen and stage.name in due and needed in due and needed not in chosen:
                 raise UserError(
                     f"stages: {stage.name} needs {needed}, which is not finished in {root} with these settings; "
                     f"give --stages {needed} {stage.name}"
                 )
 
 
-def check_ahead(
-    stages: Sequence[str],
-    model_args: InstructModelArguments,
-    eval_args: InstructEvaluationArguments,
-    args: CommonTrainingArguments,
-) -> None:
+def check_ahead(stages: Sequence[str], settings: InstructSettings) -> None:
     """What a late stage would miss is told before the first one starts.
 
     Raises:
         UserError: a library, the model or a task is missing, or a checkpoint is named.
     """
-    if args.resume_from_checkpoint is not None:
+    if settings.training.resume_from_checkpoint is not None:
         raise UserError("resume_from_checkpoint: an interrupted training goes on by itself, from its last checkpoint")
     if {"train", "merge"} & set(stages):
-        training.require_peft()
-        training.load_tokenizer(model_args)
+        peft_library()
+        training.load_tokenizer(settings.model)
     if "evaluate" in stages:
-        evaluation.check_tasks(eval_args)
+        evaluation.check_tasks(settings.evaluation)
 
 
-def run_stage(
-    name: str,
-    root: Path,
-    data_args: InstructDataArguments,
-    model_args: InstructModelArguments,
-    eval_args: InstructEvaluationArguments,
-    args: CommonTrainingArguments,
-) -> None:
+def run_stage(name: str, root: Path, settings: InstructSettings) -> None:
     """Run one stage in this process."""
     data, adapter, merged = root / "data", root / "train", root / "merge"
     if name == "data":
-        dataset.build_dataset(data_args, data, args.seed)
+        dataset.build_dataset(settings.data, data, settings.training.seed)
     elif name == "train":
         with user_errors("settings", ImportError):  # a logger or an optimizer that is not installed
-            training.train_adapter(model_args, args, data, adapter)
+            training.train_adapter(settings.model, settings.training, data, adapter)
     elif name == "merge":
-        merging.merge_adapter_folder(model_args, adapter, merged)
+        merging.merge_adapter_folder(settings.model, adapter, merged)
     else:
-        evaluation.evaluate_models(model_args, eval_args, merged, data, root / "evaluate")
+        evaluation.evaluate_models(settings.model, settings.evaluation, merged, data, root / "evaluate")

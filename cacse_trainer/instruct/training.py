@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from cacse_trainer.encoding.embedder import position_limit
-from cacse_trainer.errors import RunError, UserError, one_line
+from cacse_trainer.errors import RunError, UserError, user_errors
 from cacse_trainer.evaluation.environment import environment, peak_memory_gb
 from cacse_trainer.files import plain, write_json, write_text
 from cacse_trainer.instruct.arguments import InstructModelArguments
@@ -40,18 +40,6 @@ from cacse_trainer.training.checkpoints import damage, list_checkpoints
 logger = logging.getLogger(__name__)
 
 
-def require_peft() -> Any:
-    """The peft library.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        return peft_library()
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
 def base_path(args: InstructModelArguments) -> str:
     """The base model's folder or hub id.
 
@@ -65,10 +53,8 @@ def base_path(args: InstructModelArguments) -> str:
 
 def load_tokenizer(args: InstructModelArguments) -> PreTrainedTokenizerBase:
     """The base model's tokenizer, as it stands."""
-    try:
+    with user_errors(f"model {args.model}", KeyError, ImportError):
         return AutoTokenizer.from_pretrained(base_path(args), trust_remote_code=args.trust_remote_code)
-    except (ValueError, OSError, KeyError, ImportError) as error:
-        raise UserError(f"model {args.model}: {one_line(error)}") from error
 
 
 def load_causal_lm(
@@ -85,15 +71,9 @@ def load_causal_lm(
     Raises:
         UserError: it cannot be loaded, or its predictions depend on later tokens (an encoder such as BERT).
     """
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            attn_implementation=args.attn_implementation,
-            trust_remote_code=args.trust_remote_code,
-        ).eval()
-    except (ValueError, OSError, KeyError, ImportError) as error:
-        raise UserError(f"model {path}: {one_line(error)}") from error
+    loading = {"attn_implementation": args.attn_implementation, "trust_remote_code": args.trust_remote_code}
+    with user_errors(f"model {path}", KeyError, ImportError):
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **loading).eval()
     with torch.no_grad():
         model.to(device)  # type: ignore[arg-type]  # nn.Module's, wrapped
         probes = torch.tensor([[5, 6, 7], [5, 8, 9]], device=device)
@@ -104,12 +84,12 @@ def load_causal_lm(
 
 
 def add_adapter(model: PreTrainedModel, args: InstructModelArguments) -> Any:
-    """The model with fresh LoRA layers, of which alone are trained.
+    """The model with fresh LoRA layers, which alone are trained.
 
     Raises:
         UserError: peft is not installed, or it finds none of the layers.
     """
-    peft = require_peft()
+    peft = peft_library()
     config = peft.LoraConfig(
         r=args.lora_r,
         lora_alpha=args.lora_alpha,
@@ -117,10 +97,8 @@ def add_adapter(model: PreTrainedModel, args: InstructModelArguments) -> Any:
         target_modules=args.lora_target_modules,
         task_type="CAUSAL_LM",
     )
-    try:
+    with user_errors("lora_target_modules"):
         return peft.get_peft_model(model, config)
-    except ValueError as error:
-        raise UserError(f"lora_target_modules: {one_line(error)[:300]}") from error
 
 
 def load_rows(path: Path, tokenizer: PreTrainedTokenizerBase, args: InstructModelArguments) -> tuple[Dataset, int]:
@@ -145,8 +123,7 @@ def train_adapter(
     """Train the adapter, or go on from the folder's last checkpoint; write it and ``training_report.json`` last.
 
     Args:
-        model_args: model, prompts, LoRA.
-        args: training arguments; their ``output_dir`` is set to ``folder``.
+        model_args, args: the settings; their ``output_dir`` is set to ``folder``.
         data_folder: holds ``train.jsonl`` and ``validation.jsonl``.
         folder: for checkpoints, the adapter (``adapter_model.safetensors``) and the report.
 
@@ -227,10 +204,10 @@ def train_adapter(
 def _losses(trainer: Trainer, points: list[dict[str, Any]]) -> dict[str, Any]:
     """Validation loss before training, and of the adapter that is kept; warns when it is no lower."""
     state = trainer.state
-    baseline = next((point["value"] for point in points if point["step"] == 0), None)
+    at_step = {point["step"]: point["value"] for point in points}
     is_best = trainer.args.load_best_model_at_end and state.best_global_step is not None
     step = state.best_global_step if is_best else state.global_step
-    kept = next((point["value"] for point in points if point["step"] == step), None)
+    baseline, kept = at_step.get(0), at_step.get(step)
     if baseline is not None and kept is not None and kept >= baseline:
         logger.warning("TRAINING DID NOT HELP: validation loss %.4f, before %.4f", kept, baseline)
     return {"baseline": baseline, "kept": kept, "kept_step": step}

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
+from cacse_trainer.errors import UserError
 from cacse_trainer.models.base import SentenceModel
 
 NAME = "default"
@@ -51,12 +52,12 @@ def peft_library() -> Any:
     """The peft library.
 
     Raises:
-        ValueError: it is not installed.
+        UserError: it is not installed.
     """
     try:
         import peft
     except ImportError as error:
-        raise ValueError("LoRA and adapters need the peft library: pip install peft") from error
+        raise UserError("LoRA and adapters need the peft library: pip install peft") from error
     return peft
 
 

@@ -42,14 +42,7 @@ def load_training_text(
         seed = args.seed if args.data_seed is None else args.data_seed
         return stream.shuffle(seed, buffer_size=data_args.shuffle_buffer), {"source": public_name(source)}
     dataset, stats = load_sentences_with_stats(source, data_args.text_columns)
-    return dataset, {
-        "source": public_name(source),
-        "columns": list(stats.columns),
-        "rows": stats.rows,
-        "blank_dropped": stats.blank,
-        "kept": stats.kept,
-        "duplicates_in_sample": f"{stats.sampled_duplicates} of {stats.sampled}",
-    }
+    return dataset, {"source": public_name(source), **stats}
 
 
 def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, Dataset]:

@@ -148,17 +148,15 @@ def rotate_checkpoints(folder: str, limit: int | None, best: str | None, current
     """
     if limit is None or limit <= 0:
         return
-    steps = [int(path.name.rpartition("-")[2]) for path in list_checkpoints(folder)]
-    if current is not None:
-        steps.sort(key=lambda step: (step <= current, step))
-    keep = set(steps[-limit:])
-    if best is not None:
-        best_step = int(best.rpartition("-")[2])
-        if best_step in steps and best_step not in keep:
-            keep = {best_step, *steps[len(steps) - max(limit - 1, 1) :]}
-    for step in steps:
-        if step not in keep:
-            delete_folder(Path(folder, f"{PREFIX_CHECKPOINT_DIR}-{step}"))
+    found = {path.name: step_of(path) or 0 for path in list_checkpoints(folder)}
+    names = sorted(found, key=lambda name: (current is None or found[name] <= current, found[name]))
+    best_name = Path(best or "").name
+    keep = names[-limit:]
+    if best_name in names and best_name not in keep:
+        keep = [best_name, *names[-max(limit - 1, 1) :]]
+    for name in names:
+        if name not in keep:
+            delete_folder(Path(folder, name))
 
 
 def is_write_failure(error: BaseException | None) -> bool:

@@ -56,13 +56,9 @@ def describe_text(model_name: str, summary: dict[str, Any]) -> str:
     """`describe` as the lines that a person reads before the first step."""
     trainable, all_of_them = summary["trainable_parameters"], summary["parameters"]
     dropout = ", ".join(f"{part} {'/'.join(map(str, values))}" for part, values in summary["dropout"].items())
-    shared = ""
-    if summary["processes"] > 1:
-        shared = (
-            ", shared between the processes"
-            if summary["negatives_shared_between_processes"]
-            else ", of each process's own rows only (negatives: local)"
-        )
+    shared = ", of each process's own rows only (negatives: local)" if summary["processes"] > 1 else ""
+    if summary["negatives_shared_between_processes"]:
+        shared = ", shared between the processes"
     lines = [
         f"training {model_name}: {trainable / 1e6:.1f} M of {all_of_them / 1e6:.1f} M parameters",
         f"  batch of {summary['global_batch']} rows on {summary['processes']} process(es), "

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from cacse_trainer.compute.distributed import shared_rows
 from cacse_trainer.compute.fast_paths import use_fast_paths
@@ -31,7 +31,7 @@ ROW = "teacher_row"
 VECTORS = "teacher_vectors"
 
 
-class DistillationCollator:
+class DistillationCollator(ContrastiveCollator):
     """Rows with one ``text`` to the student's inputs, and to the teacher's where they differ.
 
     Args:
@@ -55,9 +55,7 @@ class DistillationCollator:
         teacher_tokenizer: Any = None,
         teacher_vectors: np.ndarray | None = None,
     ) -> None:
-        self.tokenizer = tokenizer
-        self.single = ContrastiveCollator(tokenizer, max_seq_length, with_text_ids=True)
-        self.max_seq_length = max_seq_length
+        super().__init__(tokenizer, max_seq_length, with_text_ids=True)
         self.teacher_tokenizer = teacher_tokenizer
         self.teacher_vectors = teacher_vectors
 
@@ -67,10 +65,9 @@ class DistillationCollator:
                 f"distillation reads single sentences (a column text), a row has {', '.join(rows[0])}; name one column "
                 "with text_columns"
             )
-        batch = {name: tensor[:, 0] for name, tensor in self.single(rows).items()}  # (B, 2, L) → (B, L)
+        batch = {name: tensor[:, 0] for name, tensor in super().__call__(rows).items()}  # (B, 2, L) → (B, L)
         if self.teacher_vectors is not None:
-            chosen = np.asarray(self.teacher_vectors[[row[ROW] for row in rows]])
-            batch[VECTORS] = torch.from_numpy(chosen)
+            batch[VECTORS] = torch.from_numpy(np.asarray(self.teacher_vectors[[row[ROW] for row in rows]]))
         elif self.teacher_tokenizer is not None:
             tokens = tokenise(self.teacher_tokenizer, [row["text"] for row in rows], self.max_seq_length)
             padded = pad_rows(self.teacher_tokenizer, tokens)
@@ -84,7 +81,6 @@ class DistillationTrainer(CacseTrainer):
     Args:
         model: the student, a `StudentModel` or any model whose ``forward`` on (N, L) gives ``sentence_embedding``.
         teacher: a model with ``embed`` and ``config.hidden_size``: `EnsembleModel`, CACSE, any of this package.
-        args: as for `CacseTrainer`.
         teacher_tokenizer: where it is not the student's; a tokenizer or a `TokenizerBundle`.
         teacher_bf16: run the teacher under bfloat16 autocast.
         teacher_vectors: (training rows, H), the teacher's vectors computed before (`cached_teacher_embeddings`).
@@ -113,9 +109,7 @@ class DistillationTrainer(CacseTrainer):
         contrastive_weight: float = 0.01,
         temperature: float = 0.05,
         max_seq_length: int = 64,
-        eval_max_seq_length: int | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Any, Any] = (None, None),
+        **others: Any,
     ):
         if not 0 <= contrastive_weight <= 1:
             raise UserError(f"contrastive_weight must be within [0, 1], got {contrastive_weight}")
@@ -124,27 +118,14 @@ class DistillationTrainer(CacseTrainer):
         check_widths(model, teacher)
         if teacher_vectors is not None:
             train_dataset = _with_row_numbers(train_dataset, teacher_vectors)
-        if teacher_tokenizer is None:
-            teacher_tokenizer = processing_class
-        self.teacher_tokenizer = teacher_tokenizer
+        self.teacher_tokenizer: Any = processing_class if teacher_tokenizer is None else teacher_tokenizer
         if data_collator is None and processing_class is not None:
-            own = tokenizers_of(teacher_tokenizer)
-            shared = len(own) == 1 and same_tokens([processing_class, *own])
-            data_collator = DistillationCollator(
-                processing_class, max_seq_length, None if shared else teacher_tokenizer, teacher_vectors
-            )
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            max_seq_length=max_seq_length,
-            eval_max_seq_length=eval_max_seq_length,
-            callbacks=callbacks,
-            optimizers=optimizers,
-        )
+            own = tokenizers_of(self.teacher_tokenizer)
+            is_shared = len(own) == 1 and same_tokens([processing_class, *own])
+            apart = None if is_shared else self.teacher_tokenizer
+            data_collator = DistillationCollator(processing_class, max_seq_length, apart, teacher_vectors)
+        given = (model, args, data_collator, train_dataset, eval_dataset, processing_class, max_seq_length)
+        super().__init__(*given, **others)
         self.teacher = teacher.requires_grad_(False).eval().to(self.args.device)
         if model.compute.fast_paths:
             use_fast_paths(self.teacher)
@@ -157,11 +138,7 @@ class DistillationTrainer(CacseTrainer):
         return 2 * batch_size - 2
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Any,
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The distillation loss of the global batch; the parts are ``contrastive`` and ``distance``.
 
@@ -208,8 +185,7 @@ def check_widths(student: Any, teacher: Any) -> None:
     Raises:
         UserError: with both widths.
     """
-    fields = student.config.to_dict()
-    width = fields.get("teacher_size") or student.config.hidden_size
+    width = student.config.to_dict().get("teacher_size") or student.config.hidden_size
     if width != teacher.config.hidden_size:
         raise UserError(
             f"the student's vectors have {width} dimensions, the teacher's {teacher.config.hidden_size}; "

@@ -11,7 +11,7 @@ from cacse_trainer.data.collator import text_id
 from cacse_trainer.errors import RunError
 
 OVERFLOWS_IN_A_ROW = 20
-"""fp16 halves its loss scale at each overflow: so many in a row are a factor of a million, and no accident."""
+"""fp16 halves its loss scale at each overflow, and so finds its size: so many in a row are a factor of a million."""
 SHOWN_ROWS = 3
 READ_AT_ONCE = 10_000
 
@@ -28,33 +28,10 @@ class NonFiniteGradientError(NonFiniteError):
     """It was a gradient, of a loss that was finite."""
 
 
-class OverflowGuard:
-    """Counts the steps in a row whose fp16 gradients overflow: a few are how the loss scale finds its size."""
-
-    def __init__(self) -> None:
-        self.in_a_row = 0
-
-    def see(self, is_finite: bool, step: int) -> None:
-        """Note a step.
-
-        Raises:
-            NonFiniteGradientError: there were too many overflows in a row.
-        """
-        self.in_a_row = 0 if is_finite else self.in_a_row + 1
-        if self.in_a_row >= OVERFLOWS_IN_A_ROW:
-            raise NonFiniteGradientError(
-                f"fp16 overflowed at {self.in_a_row} steps in a row, the last one step {step}: no loss scale is small "
-                "enough; train in bfloat16 (--bf16 auto) or float32 (--fp16 false)"
-            )
-
-
 def non_finite_parameters(model: nn.Module) -> list[str]:
     """Names of the parameters whose gradient is NaN or infinite."""
-    return [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
-    ]
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
 
 
 def rows_in_question(outputs: Mapping[str, Any]) -> list[int]:
@@ -67,14 +44,14 @@ def rows_in_question(outputs: Mapping[str, Any]) -> list[int]:
     return sorted(found)
 
 
-def describe_rows(texts: Tensor | None, chosen: list[int], batch_size: int, dataset: Any) -> str:
+def describe_rows(batch_size: int, texts: Tensor | None, chosen: list[int], dataset: Any) -> str:
     """Which rows of a batch: how many, and the first of them with their numbers and texts in the training data.
 
     Args:
-        texts: (B,) or (B, V), see `text_id`; None: the rows are not known.
-        chosen: rows of the batch; none: all are shown.
         batch_size: B.
-        dataset: the training data; of a stream only the count is said.
+        texts: (B,) or (B, V), see `text_id`; without them, and of a stream, only the count is said.
+        chosen: rows of the batch; none: all are shown.
+        dataset: the training data.
     """
     what = (
         f"{len(chosen)} of the batch's {batch_size} rows have a vector that is not finite"

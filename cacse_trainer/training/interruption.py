@@ -32,16 +32,16 @@ class SignalWatch(TrainerCallback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+        # but for ignored ones (a background job), and those not set from Python
+        watched = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
         try:
-            for number, handler in before.items():
-                if handler not in (signal.SIG_IGN, None):  # ignored (a background job), or not set from Python
-                    signal.signal(number, self._note)
+            for number in watched:
+                signal.signal(number, self._note)
             yield
         finally:
-            for number, handler in before.items():
-                if handler is not None:
-                    signal.signal(number, handler)
+            for number, handler in watched.items():
+                signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         # A launcher passes on to its processes the Ctrl-C that the terminal has sent them too: not a second one.
@@ -49,7 +49,8 @@ class SignalWatch(TrainerCallback):
             raise KeyboardInterrupt
         if self.received is None:
             again = "; again: end at once" if number == signal.SIGINT and world_size() == 1 else ""
-            logger.warning("%s: a checkpoint is saved after this step, then the run ends%s", _name(number), again)
+            name = signal.Signals(number).name
+            logger.warning("%s: a checkpoint is saved after this step, then the run ends%s", name, again)
             self.received = number
 
     def ask(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
@@ -72,12 +73,8 @@ class SignalWatch(TrainerCallback):
             return
         number = self.received or signal.SIGTERM
         raise Interrupted(
-            f"stopped by {_name(number)} after step {state.global_step} of {state.max_steps}; "
+            f"stopped by {signal.Signals(number).name} after step {state.global_step} of {state.max_steps}; "
             f"checkpoint-{state.global_step} in {args.output_dir} is whole: go on with the same command and "
             "--resume_from_checkpoint last",
             number,
         )
-
-
-def _name(number: int) -> str:
-    return signal.Signals(number).name

@@ -19,17 +19,7 @@ from cacse_trainer.compute.distributed import barrier, gather_rows
 from cacse_trainer.compute.memory import keep_freed_memory
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import delete_folder, put_in_place
-from cacse_trainer.training.checkpoints import (
-    PENDING_LOG,
-    STAGING,
-    check_whole,
-    clear_leftovers,
-    list_checkpoints,
-    newest_whole,
-    rotate_checkpoints,
-    write_manifest,
-    writing_checkpoint,
-)
+from cacse_trainer.training import checkpoints
 from cacse_trainer.training.interruption import SignalWatch
 
 DUPLICATES = "duplicate_rows"
@@ -90,15 +80,15 @@ class ResumableTrainer(Trainer):
         """
         folder = str(self.args.output_dir)
         if resume_from_checkpoint is True:
-            newest = newest_whole(folder)
+            newest = checkpoints.newest_whole(folder)
             if newest is None:
                 raise UserError(f"nothing to resume: output_dir {folder} holds no checkpoint")
             resume_from_checkpoint = str(newest)
         elif isinstance(resume_from_checkpoint, str):
-            check_whole(resume_from_checkpoint)
+            checkpoints.check_whole(resume_from_checkpoint)
         barrier()  # all have read what is there before the first one clears up
         if self.args.should_save:
-            clear_leftovers(folder)
+            checkpoints.clear_leftovers(folder)
         if resume_from_checkpoint:
             self.args.eval_on_start = False
         with self._signals.watching(), keep_freed_memory(self.args.device.type):
@@ -107,7 +97,7 @@ class ResumableTrainer(Trainer):
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As `Trainer`'s, but a run resumed at its end does no step more, and the log goes on in mid-line."""
         if kwargs.get("resume_from_checkpoint") is not None and kwargs["epoch"] == kwargs["epochs_trained"]:
-            self._resume_log(Path(kwargs["resume_from_checkpoint"]) / PENDING_LOG)
+            self._resume_log(Path(kwargs["resume_from_checkpoint"]) / checkpoints.PENDING_LOG)
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
@@ -141,13 +131,9 @@ class ResumableTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each loss part since the last log."""
         if "loss" in logs and self._part_count:
-            logs = {
-                **logs,
-                **{
-                    name if name == DUPLICATES else f"loss_{name}": (total / self._part_count).item()
-                    for name, total in self._part_sums.items()
-                },
-            }
+            logs = dict(logs)
+            for name, total in self._part_sums.items():
+                logs[name if name == DUPLICATES else f"loss_{name}"] = (total / self._part_count).item()
             self._part_sums, self._part_count = {}, 0
         super().log(logs, start_time)
 
@@ -181,34 +167,34 @@ class ResumableTrainer(Trainer):
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)
-        return os.path.join(folder, STAGING) if self._saving else folder
+        return os.path.join(folder, checkpoints.STAGING) if self._saving else folder
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write the checkpoint aside and rename it when it is whole, so that a kill at any moment leaves no half."""
-        final_folder = self._get_output_dir(trial)
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        staged, final = os.path.join(final_folder, STAGING, name), os.path.join(final_folder, name)
+        final_folder, step = self._get_output_dir(trial), self.state.global_step
+        name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        staged, final = os.path.join(final_folder, checkpoints.STAGING, name), os.path.join(final_folder, name)
         pending = self._pending_log()
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # rotate after the rename
         self._saving = True
         try:
-            with writing_checkpoint(final_folder, self.state.global_step):
+            with checkpoints.writing_checkpoint(final_folder, step):
                 super()._save_checkpoint(model, trial)
         finally:
             self._saving = False
             self.args.save_total_limit = limit
-        if self.state.best_global_step == self.state.global_step:
+        if self.state.best_global_step == step:
             self.state.best_model_checkpoint = final
         barrier()  # every process has written its part
         if self.args.should_save:
-            with writing_checkpoint(final_folder, self.state.global_step):
+            with checkpoints.writing_checkpoint(final_folder, step):
                 self.state.save_to_json(os.path.join(staged, TRAINER_STATE_NAME))
                 if pending is not None:
-                    Path(staged, PENDING_LOG).write_text(json.dumps(pending), encoding="utf-8")
-                write_manifest(Path(staged))
+                    Path(staged, checkpoints.PENDING_LOG).write_text(json.dumps(pending), encoding="utf-8")
+                checkpoints.write_manifest(Path(staged))
                 put_in_place(Path(staged), Path(final))
             os.rmdir(os.path.dirname(staged))
-            rotate_checkpoints(final_folder, limit, self.state.best_model_checkpoint, self.state.global_step)
+            checkpoints.rotate_checkpoints(final_folder, limit, self.state.best_model_checkpoint, step)
         barrier()
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
@@ -220,7 +206,7 @@ class ResumableTrainer(Trainer):
             self.args.save_total_limit = limit
         best = self.state.best_model_checkpoint
         if self.args.should_save and best is not None and limit == 1:
-            for checkpoint in list_checkpoints(str(self.args.output_dir)):
+            for checkpoint in checkpoints.list_checkpoints(str(self.args.output_dir)):
                 if checkpoint.name != os.path.basename(best):
                     delete_folder(checkpoint)
         return output

@@ -9,7 +9,7 @@ import copy
 import logging
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -25,24 +25,11 @@ from cacse_trainer.evaluation.health import COLLAPSE_COSINE
 from cacse_trainer.evaluation.sts import score_pairs
 from cacse_trainer.models.base import ComputeSettings, SentenceModel
 from cacse_trainer.settings.arguments import CacseTrainingArguments
+from cacse_trainer.training import guards
 from cacse_trainer.training.description import describe, describe_text
-from cacse_trainer.training.guards import (
-    NonFiniteGradientError,
-    NonFiniteLossError,
-    OverflowGuard,
-    describe_rows,
-    non_finite_parameters,
-    repeated_rows,
-    rows_in_question,
-)
 from cacse_trainer.training.resumable import DUPLICATES, ResumableTrainer
 
 logger = logging.getLogger(__name__)
-
-
-def _first_score(dev_sets: Dataset | dict[str, Dataset] | None) -> str:
-    """Spearman's correlation of the first dev set, by the name that `evaluate` gives it."""
-    return f"{next(iter(dev_sets))}_spearman" if isinstance(dev_sets, dict) else "spearman"
 
 
 class CacseTrainer(ResumableTrainer):
@@ -91,13 +78,13 @@ class CacseTrainer(ResumableTrainer):
         args = copy.copy(args) if args is not None else TrainingArguments("outputs")
         args.remove_unused_columns = False
         args.dataloader_drop_last = True
-        if isinstance(args, CacseTrainingArguments):
-            if eval_dataset is None:
-                args.without_evaluation()
-        else:
+        if not isinstance(args, CacseTrainingArguments):
             args.eval_on_start = eval_dataset is not None and args.eval_strategy != "no"
+        elif eval_dataset is None:
+            args.without_evaluation()
         if args.load_best_model_at_end and args.metric_for_best_model in (None, "loss"):  # the defaults, and no scores
-            args.metric_for_best_model = _first_score(eval_dataset)
+            first = f"{next(iter(eval_dataset))}_" if isinstance(eval_dataset, dict) else ""
+            args.metric_for_best_model = f"{first}spearman"
             args.greater_is_better = True
         if args.ddp_find_unused_parameters is None:  # every trainable parameter gets a gradient
             args.ddp_find_unused_parameters = False
@@ -114,8 +101,7 @@ class CacseTrainer(ResumableTrainer):
                 f"sharing negatives; run accelerate launch --multi_gpu --num_processes {args.n_gpu} "
                 "-m cacse_trainer.cli.train …, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
             )
-        if processing_class is None:
-            processing_class = getattr(data_collator, "tokenizer", None)
+        processing_class = processing_class or getattr(data_collator, "tokenizer", None)
         if processing_class is None:
             raise UserError("CacseTrainer needs the tokenizer: pass processing_class=tokenizer")
         if data_collator is None:
@@ -123,43 +109,33 @@ class CacseTrainer(ResumableTrainer):
         if isinstance(args, CacseTrainingArguments):
             chosen = (args.num_length_buckets, args.mini_batch_size, args.negatives, args.use_fast_paths)
             model.use(ComputeSettings(*chosen))
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            callbacks=callbacks,
-            optimizers=optimizers,
-        )
+        given = (model, args, data_collator, train_dataset, eval_dataset, processing_class)
+        super().__init__(*given, callbacks=callbacks, optimizers=optimizers)
         self.extra_scorers: list[Callable[[Embedder], dict[str, float]]] = []
-        self.eval_max_seq_length = (
-            eval_max_seq_length if eval_max_seq_length is not None else length_limit(processing_class, model.config)
-        )
+        self.eval_max_seq_length = eval_max_seq_length or length_limit(processing_class, model.config)
         self.mask_duplicates: bool = getattr(args, "mask_duplicates", False)
         self._batch: tuple[int, Tensor | None] = (0, None)  # rows of the last batch, and the numbers of their texts
-        self._overflows = OverflowGuard()
+        self._overflows = 0  # steps in a row whose fp16 gradients overflowed
         self._told_of_duplicates = False
         self._check_data()
 
     # ---- before training ----
 
     def _check_data(self) -> None:
-        if self.train_dataset is not None and not any(p.requires_grad for p in self.model.parameters()):
+        if self.train_dataset is None:
+            return
+        if not any(p.requires_grad for p in self.model.parameters()):
             raise UserError(
                 "nothing to train: every parameter of the model is frozen; lower cascade_start_layer, or set "
                 "freeze_embeddings false"
             )
-        if self.train_dataset is not None and self.args.train_batch_size * world_size() < 2:
+        batch = self.args.train_batch_size * world_size()
+        if batch < 2:
             raise UserError(
                 f"per_device_train_batch_size={self.args.train_batch_size}: a batch of one row has no negatives; "
                 "give 2 or more"
             )
-        if self.train_dataset is None or not hasattr(self.train_dataset, "__len__"):
-            return
-        rows, batch = len(self.train_dataset), self.args.train_batch_size * world_size()
-        if rows < batch:
+        if hasattr(self.train_dataset, "__len__") and (rows := len(self.train_dataset)) < batch:
             raise UserError(
                 f"the training data has {rows} rows, fewer than one batch of {batch}, and incomplete "
                 f"batches are dropped (a batch gives the negatives); give more text or a per_device_train_batch_size "
@@ -226,7 +202,7 @@ class CacseTrainer(ResumableTrainer):
         texts = own.pop("text_ids", None)
         self._batch = (len(own["input_ids"]), texts)
         if texts is not None:
-            self.sum_part(DUPLICATES, repeated_rows(shared_rows(texts, self.model_of_run.compute.negatives)))
+            self.sum_part(DUPLICATES, guards.repeated_rows(shared_rows(texts, self.model_of_run.compute.negatives)))
         return own, texts
 
     @property
@@ -242,9 +218,10 @@ class CacseTrainer(ResumableTrainer):
         """
         if not torch.isfinite(loss):
             values = ", ".join(f"{name} {value.item():.4g}" for name, value in parts.items())
-            raise NonFiniteLossError(
+            wrong = guards.rows_in_question(outputs or {})
+            raise guards.NonFiniteLossError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1} ({values}); "
-                f"{self._rows(rows_in_question(outputs or {}))}; lower the learning rate, "
+                f"{guards.describe_rows(*self._batch, wrong, self.train_dataset)}; lower the learning rate, "
                 "check the weights that training started from, or train in float32 (--bf16 false)"
             )
         for name, value in parts.items():
@@ -261,31 +238,33 @@ class CacseTrainer(ResumableTrainer):
         is_finite = norm is None or math.isfinite(norm)
         step = self.state.global_step + 1
         if self.accelerator.scaler is not None:
-            self._overflows.see(is_finite, step)
+            self._overflows = 0 if is_finite else self._overflows + 1
+            if self._overflows >= guards.OVERFLOWS_IN_A_ROW:
+                raise guards.NonFiniteGradientError(
+                    f"fp16 overflowed at {self._overflows} steps in a row, the last one step {step}: no loss scale is "
+                    "small enough; train in bfloat16 (--bf16 auto) or float32 (--fp16 false)"
+                )
         elif not is_finite:
-            names = non_finite_parameters(model)
+            names = guards.non_finite_parameters(model)
             where = f"of {names[0]} and {len(names) - 1} more" if names else "as a whole (its norm)"
-            raise NonFiniteGradientError(
-                f"the gradient {where} is not finite at step {step}, the loss was; {self._rows([])}; lower the "
+            rows = guards.describe_rows(*self._batch, [], self.train_dataset)
+            raise guards.NonFiniteGradientError(
+                f"the gradient {where} is not finite at step {step}, the loss was; {rows}; lower the "
                 "learning rate, or train in float32 (--bf16 false)"
             )
         return norm
 
-    def _rows(self, chosen: list[int]) -> str:
-        size, texts = self._batch
-        return describe_rows(texts, chosen, size, self.train_dataset)
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `ResumableTrainer.log`; the first duplicates in a batch are said."""
-        found = self._part_sums.get(DUPLICATES)
-        if "loss" in logs and found is not None and not self._told_of_duplicates and int(found) > 0:
+        found = int(self._part_sums.get(DUPLICATES, 0)) if "loss" in logs and not self._told_of_duplicates else 0
+        if found > 0:
             self._told_of_duplicates = True
             if not self.mask_duplicates and self.is_world_process_zero():
                 logger.warning(
                     "step %d: %d rows of %d batches repeat a sentence of another row of their batch, and count as its "
                     "negatives; --mask_duplicates true leaves such pairs out",
                     self.state.global_step,
-                    int(found),
+                    found,
                     self._part_count,
                 )
         super().log(logs, start_time)
@@ -295,15 +274,13 @@ class CacseTrainer(ResumableTrainer):
     @property
     def embedder(self) -> Embedder:
         """The way from text to the vectors of the model as it is."""
-        dtype = torch.bfloat16 if self.args.bf16 else None
-        return Embedder(
-            self.model_of_run.embed, self.processing_class, self.eval_max_seq_length, self.args.device, dtype
-        )
+        dtype, embed = torch.bfloat16 if self.args.bf16 else None, self.model_of_run.embed
+        return Embedder(embed, self.processing_class, self.eval_max_seq_length, self.args.device, dtype)
 
     def evaluate(
         self,
         eval_dataset: Dataset | dict[str, Dataset] | str | None = None,
-        ignore_keys: Sequence[str] | None = None,
+        ignore_keys: Any = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Score the dev sets by ``model.embed``.

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from torch.utils.data import DataLoader
 
-from cacse_trainer.data import SourceStats, load_sentences, load_sentences_with_stats
+from cacse_trainer.data import load_sentences, load_sentences_with_stats
 from cacse_trainer.errors import UserError
 from tests.conftest import SHARED
 
@@ -162,13 +162,14 @@ def test_blank_rows_are_counted(write, caplog):
     with caplog.at_level(logging.INFO):
         dataset, stats = load_sentences_with_stats(path)
     assert dataset.to_list() == [{"anchor": "a", "positive": "b"}, {"anchor": "c", "positive": "d"}]
-    assert stats == SourceStats(path, ("sent0", "sent1"), rows=5, blank=3, kept=2, sampled=2, sampled_duplicates=0)
+    counts = {"rows": 5, "blank_dropped": 3, "kept": 2, "duplicates_in_sample": "0 of 2"}
+    assert stats == {"columns": ["sent0", "sent1"], **counts}
     assert f"{path}: dropped 3 blank rows of 5" in caplog.text
 
 
 def test_duplicates_are_counted(write):
     stats = load_sentences_with_stats(write("a.txt", "a\nb\na\na\n"))[1]
-    assert (stats.sampled, stats.sampled_duplicates) == (4, 2)
+    assert stats["duplicates_in_sample"] == "2 of 4"
 
 
 def test_max_rows(write):
@@ -328,7 +329,7 @@ def test_real_text():
 @needs_data
 def test_real_triplets():
     dataset, stats = load_sentences_with_stats(DATA / "nli" / "nli_triplets.csv")
-    assert (len(dataset), stats.blank, stats.columns) == (5879, 0, ("sent0", "sent1", "hard_neg"))
+    assert (len(dataset), stats["blank_dropped"], stats["columns"]) == (5879, 0, ["sent0", "sent1", "hard_neg"])
     assert dataset[1]["positive"] == "Two kids in numbered jerseys wash their hands ."
 
 

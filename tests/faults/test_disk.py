@@ -71,16 +71,16 @@ def test_an_error_of_the_disk_at_any_place_of_a_checkpoint(tmp_path, monkeypatch
 
         monkeypatch.setattr(torch, "save", fail)
     else:
-        from cacse_trainer.training import resumable
+        from cacse_trainer.training import checkpoints
 
-        write = resumable.write_manifest
+        write = checkpoints.write_manifest
 
         def fail(folder):
             if folder.name == "checkpoint-4":
                 raise OSError(28, "No space left on device")
             write(folder)
 
-        monkeypatch.setattr(resumable, "write_manifest", fail)
+        monkeypatch.setattr(checkpoints, "write_manifest", fail)
     assert run(train.main, command) == 1
     said = capsys.readouterr().err
     assert "the checkpoint of step 4 could not be written" in said and "checkpoint-2 is whole" in said

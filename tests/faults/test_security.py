@@ -101,8 +101,9 @@ def test_pipelines_hand_a_token_on_by_the_environment(flag, tmp_path, no_leak, m
         assert os.environ["HF_TOKEN"] == TOKEN and not any(TOKEN in word for word in stage.flags(root))
         stage.folder.mkdir(parents=True)
         (stage.folder / "training_report.json").write_text("{}")
+        return ["true"]
 
-    monkeypatch.setattr(runner, "run_command", leave_a_report)
+    monkeypatch.setattr(runner, "command_line", leave_a_report)
     no_leak(pipeline.main, *given)
     assert "--set tower_a.seed=1" in (tmp_path / "out" / "pipeline_report.md").read_text()
 
@@ -116,7 +117,7 @@ def test_sweeps_hand_a_token_on_by_the_environment(tmp_path, no_leak):
 
 def test_instruct_hands_a_token_on_by_the_environment(tmp_path, no_leak, monkeypatch):
     ran = []
-    monkeypatch.setattr(instruct, "run_one", lambda name, root, settings: ran.append(settings[3]))
+    monkeypatch.setattr(instruct, "run_stage", lambda name, root, settings: ran.append(settings.training))
     words = ["--output_dir", str(tmp_path / "out"), "--model", "m", "--pairs", f"a={ROOT}/examples/sample/dev.tsv"]
     no_leak(instruct.main, *words, "--plan", "--hub-token", TOKEN)
     no_leak(instruct.main, *words, "--run_stage", "train", f"--hub-token={TOKEN}")

@@ -9,25 +9,11 @@ import yaml
 
 from cacse_trainer.cli import instruct
 from cacse_trainer.cli.common import run
-from cacse_trainer.instruct.arguments import (
-    InstructDataArguments,
-    InstructEvaluationArguments,
-    InstructModelArguments,
-    StageArguments,
-)
-from cacse_trainer.instruct.evaluation import compare, markdown_table, terminal_table
+from cacse_trainer.instruct.evaluation import cells, compare
 from cacse_trainer.instruct.stages import PROOF
 from cacse_trainer.pipeline import runner
-from cacse_trainer.settings.arguments import CommonTrainingArguments
-from cacse_trainer.settings.recipes import RecipeParser, find_recipe, parse_run, recipe_names
+from cacse_trainer.settings.recipes import find_recipe, parse_run, recipe_names
 
-KINDS = [
-    StageArguments,
-    InstructDataArguments,
-    InstructModelArguments,
-    InstructEvaluationArguments,
-    CommonTrainingArguments,
-]
 LEFT = {
     "data": {"records": {"train": 9}, "scores": "gold", "sets": {}},
     "train": {
@@ -186,14 +172,14 @@ def test_the_comparisons_rows():
             **{"base": 2e6, "base_stderr": None, "tuned": None, "tuned_stderr": None, "difference": None},
         },
     ]
-    assert "| arc | acc ↑ | 0.2500 | 0.0100 | 0.5000 | 0.0200 | +0.2500 |" in markdown_table(rows)
-    assert "| words | word_perplexity ↓ | 2.000e+06 | - | - | - | - |" in markdown_table(rows)
-    assert "+0.2500" in terminal_table(rows)
+    shown = [" | ".join(cells(row)) for row in rows]
+    assert "arc | acc ↑ | 0.2500 | 0.0100 | 0.5000 | 0.0200 | +0.2500" in shown
+    assert "words | word_perplexity ↓ | 2.000e+06 | - | - | - | -" in shown
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("instruct/")])
 def test_shipped_recipes(name, tmp_path):
-    _, data, model, evaluation, training = parse_run(RecipeParser(KINDS, prog="instruct"), ["--config", name]).groups
+    _, data, model, evaluation, training = parse_run(instruct.parser(), ["--config", name]).groups
     assert data.scores == "encoder" and model.model is not None and "instruct_scores" in evaluation.tasks
     assert training.load_best_model_at_end and training.save_total_limit == 1
     assert f"--config {name}" in find_recipe(name).read_text().split("\n\n")[0]

@@ -34,6 +34,7 @@ def make_trainer(tmp_path, tiny_towers, tiny_tokenizer):
             "eval_steps": 2,
             "save_strategy": "steps",
             "save_steps": 2,
+            "save_total_limit": None,
             "logging_steps": 1,
             "report_to": "none",
             "disable_tqdm": True,
