@@ -32,6 +32,7 @@ EXTRAS["bench"] = EXTRAS["sentence-transformers"] + ["psutil"]
 EXTRAS["dev"] = [  # everything that a test needs
     *(package for extra in EXTRAS.values() for package in extra),
     "mypy",
+    "ninja",  # compiles the tests' own device
     "pytest>=8",
     "pytest-timeout",
     "pytest-xdist",

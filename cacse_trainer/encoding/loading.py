@@ -26,6 +26,7 @@ from cacse_trainer.models.base import CLS_WITH_MLP, contract_of, pools_by_itself
 from cacse_trainer.models.bidirectional import make_bidirectional
 from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of, tokenizers_of
+from cacse_trainer.settings.precision import accelerator
 from cacse_trainer.settings.resources import nearest, resolve_resource
 
 logger = logging.getLogger(__name__)
@@ -167,10 +168,9 @@ def _described(pooling: str, dense: list[nn.Module]) -> str:
 
 
 def default_device() -> torch.device:
-    """A GPU where there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """A GPU, or what else torch computes on, where there is one; else the CPU."""
+    kind = accelerator()
+    return torch.device(kind, torch.accelerator.current_device_index()) if kind is not None else torch.device("cpu")
 
 
 def _existing(device: torch.device | str) -> torch.device:

@@ -10,12 +10,11 @@ FLAG: dict[str, Any] = {"nargs": "?", "const": "true"}
 
 
 def accelerator() -> str | None:
-    """``cuda`` or ``mps`` where there is such a GPU."""
+    """Kind of the device that torch computes on beside the CPU, such as ``cuda`` or ``mps``; None: there is none."""
     import torch  # settings are read without it
 
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else None
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found.type if found is not None else None
 
 
 def bf16_is_fast(*, use_cpu: bool = False) -> bool:

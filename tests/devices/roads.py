@@ -53,6 +53,7 @@ def roads(folder: Path, device: str) -> dict[str, list[str]]:
         ]
 
     single, decoder = ["--model", str(folder / "a")], str(folder / "llama")
+    adapter = ["--lora_r", "2", "--lora_dropout", "0"]
     encoder = str(folder / "simcse" / "export" / "encoder")
     return {
         "cacse": train("cacse", *towers("a", "b", "c")),
@@ -64,7 +65,9 @@ def roads(folder: Path, device: str) -> dict[str, list[str]]:
         "simcse_bf16": train("simcse_bf16", *single, "--bf16", "true"),
         "simcse_mean": train("simcse_mean", *single, "--pooling", "mean"),
         "diffcse": train("diffcse", *single, "--generator", str(folder / "generator")),
-        "decoder": train("decoder", "--model", decoder, "--pooling", "last_token", "--lora_r", "2"),
+        "decoder": train(
+            "decoder", "--model", decoder, "--pooling", "last_token", "--lora_r", "2", "--lora_dropout", "0"
+        ),
         "distill": [
             *("distill", *run, "--teacher", str(folder / "cacse" / "export"), "--student", str(folder / "a")),
             *("--output_dir", str(folder / "distill")),
