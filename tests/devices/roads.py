@@ -65,9 +65,7 @@ def roads(folder: Path, device: str) -> dict[str, list[str]]:
         "simcse_bf16": train("simcse_bf16", *single, "--bf16", "true"),
         "simcse_mean": train("simcse_mean", *single, "--pooling", "mean"),
         "diffcse": train("diffcse", *single, "--generator", str(folder / "generator")),
-        "decoder": train(
-            "decoder", "--model", decoder, "--pooling", "last_token", "--lora_r", "2", "--lora_dropout", "0"
-        ),
+        "decoder": train("decoder", "--model", decoder, "--pooling", "last_token", *adapter),
         "distill": [
             *("distill", *run, "--teacher", str(folder / "cacse" / "export"), "--student", str(folder / "a")),
             *("--output_dir", str(folder / "distill")),
