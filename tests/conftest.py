@@ -7,7 +7,15 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast, RobertaConfig, RobertaModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    BertTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+    TrainerCallback,
+)
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # for the processes that tests start
 if os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") != "1":  # tests run side by side: one core each
@@ -80,12 +88,27 @@ def tiny_config(kind: str, layers: int = 4, hidden_size: int = 32, **changes) ->
     return RobertaConfig(**{"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "type_vocab_size": 1, **fields})
 
 
+def make_tokenizer(folder: Path) -> BertTokenizerFast:
+    """A WordPiece tokenizer over a few words, its vocabulary in a folder."""
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
+    return BertTokenizerFast(vocab=str(vocabulary), model_max_length=64)
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tmp_path_factory) -> BertTokenizerFast:
     """A WordPiece tokenizer over a few words."""
-    vocabulary = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
-    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
-    return BertTokenizerFast(vocab=str(vocabulary), model_max_length=64)
+    return make_tokenizer(tmp_path_factory.mktemp("vocabulary"))
+
+
+@pytest.fixture(scope="session")
+def masked_lm(tmp_path_factory, tiny_tokenizer) -> str:
+    """Folder of a tiny random masked language model with its tokenizer."""
+    folder = tmp_path_factory.mktemp("masked_lm")
+    torch.manual_seed(0)
+    BertForMaskedLM(tiny_config("bert", layers=2)).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +160,60 @@ def write_pairs(path: Path, count: int = 24) -> Path:
         lines.append(f"{' '.join(WORDS[k] for k in first)}\t{' '.join(WORDS[k] for k in second)}\t{5 - i % 6}")
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+@pytest.fixture
+def make_trainer(tmp_path, tiny_towers, tiny_tokenizer):
+    """``make_trainer(output, …)`` → a trainer over tiny towers with dropout, so that the random state matters."""
+    from transformers import TrainingArguments
+
+    from cacse_trainer import CacseBertModel, CacseTrainer, load_pairs, load_sentences
+
+    def make(output="run", *, text=None, pairs=None, callbacks=None, model=None, kind=TrainingArguments, **arguments):
+        torch.manual_seed(3)
+        model = model or CacseBertModel.from_towers(
+            *tiny_towers("bert"), cascade_start_layer=2, constraint_layers=1, tower_dropout=[0.1, 0.1]
+        )
+        text = text or load_sentences(write_sentences(tmp_path / "sentences.txt"))
+        pairs = pairs if pairs is not None else {"stsb": load_pairs(write_pairs(tmp_path / "dev.tsv"))}
+        settings = {
+            "per_device_train_batch_size": 8,
+            "max_steps": 6,
+            "eval_strategy": "steps",
+            "eval_steps": 2,
+            "save_strategy": "steps",
+            "save_steps": 2,
+            "save_total_limit": 1,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "stsb_spearman",
+            "logging_steps": 1,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "learning_rate": 1e-3,
+            "seed": 7,
+            **arguments,
+        }
+        return CacseTrainer(
+            model=model,
+            args=kind(output_dir=str(tmp_path / output), **settings),
+            train_dataset=text,
+            eval_dataset=pairs,
+            processing_class=tiny_tokenizer,
+            callbacks=callbacks,
+        )
+
+    return make
+
+
+class StopAt(TrainerCallback):
+    """Ends a run when the checkpoint of this step is saved."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_save(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
 
 
 @pytest.fixture

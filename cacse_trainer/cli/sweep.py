@@ -21,8 +21,9 @@ from cacse_trainer.settings.recipes import find_recipe
 EPILOG = """examples:
   cacse-trainer sweep --config cacse/minilm --seeds 1 2 3 --output_dir runs/seeds --set train_file=mine.txt
   cacse-trainer sweep --config simcse/minilm --grid learning_rate=1e-5,3e-5 --grid contrastive_temperature=0.05,0.1 \\
-      --output_dir runs/grid --plan
-  cacse-trainer sweep --config cacse/bert_base --seeds 1 2 3 4 --gpus 0 1 2 3 --output_dir runs/four
+      --output_dir runs/grid --set train_file=mine.txt --plan
+  cacse-trainer sweep --config cacse/bert_base --seeds 1 2 3 4 --gpus 0 1 2 3 --output_dir runs/four \\
+      --set train_file=mine.txt
   cacse-trainer sweep --command distill --config distill/cacse_bert --seeds 1 2 --output_dir runs/students
 
 Each run has a folder and a log in the output folder; sweep_report.md and .json hold mean ± standard deviation over the

@@ -3,24 +3,12 @@
 import json
 
 import pytest
-import torch
-from transformers import AutoModel, AutoModelForMaskedLM
+from transformers import AutoModel
 
 from cacse_trainer.cli import import_reference, train
 from cacse_trainer.cli.common import run
 from cacse_trainer.settings.recipes import read_recipe, recipe_folders, recipe_names
-from tests.conftest import tiny_config
 from tests.tolerances import assert_near
-
-
-@pytest.fixture
-def masked_lm(tmp_path, tiny_tokenizer) -> str:
-    """Folder of a tiny random masked language model with its tokenizer."""
-    torch.manual_seed(0)
-    folder = tmp_path / "masked_lm"
-    AutoModelForMaskedLM.from_config(tiny_config("bert", layers=2)).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from transformers import AutoModelForMaskedLM
 
 from cacse_trainer.models.base import ComputeSettings
-from tests.conftest import tiny_config
 from tests.distributed.processes import run_processes
 from tests.distributed.test_cacse_processes import build
 from tests.distributed.test_simcse_two_processes import CASES, global_batch, make_model
@@ -42,14 +40,12 @@ def work(rank: int, towers: list[str], folder: str, results: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, tiny_towers) -> tuple[list[str], str, str]:
+def runs(tmp_path_factory, tiny_towers, masked_lm) -> tuple[list[str], str, str]:
     """The towers, the masked language model's folder, and that of both processes' results."""
-    folder, results = str(tmp_path_factory.mktemp("model")), str(tmp_path_factory.mktemp("results"))
-    torch.manual_seed(0)
-    AutoModelForMaskedLM.from_config(tiny_config("bert", layers=2)).save_pretrained(folder)
+    results = str(tmp_path_factory.mktemp("results"))
     towers = tiny_towers("bert")
-    run_processes(work, WORLD, results, towers, folder, results)
-    return towers, folder, results
+    run_processes(work, WORLD, results, towers, masked_lm, results)
+    return towers, masked_lm, results
 
 
 @pytest.mark.parametrize("name", NAMES)

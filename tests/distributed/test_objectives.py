@@ -6,12 +6,10 @@ In double precision and without dropout, so that a difference is a fault and not
 import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from transformers import AutoModelForMaskedLM
 
 from cacse_trainer.models import CacseBertModel, DiffcseModel, SentenceEmbeddingModel
 from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.models.objectives import compute
-from tests.conftest import tiny_config
 from tests.distributed.processes import run_processes
 
 ROWS = 8
@@ -85,15 +83,6 @@ def work(rank: int, world: int, folder: str, results: str, negatives: str) -> No
         torch.save(step(model, batch), f"{results}/{name}.{rank}")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> str:
-    """A tiny masked language model."""
-    folder = str(tmp_path_factory.mktemp("model"))
-    torch.manual_seed(0)
-    AutoModelForMaskedLM.from_config(tiny_config("bert", layers=2)).save_pretrained(folder)
-    return folder
-
-
 def results_of(world: int, folder: str, results: str, negatives: str) -> dict[str, list[dict[str, torch.Tensor]]]:
     """By case, what each process found."""
     run_processes(work, world, results, world, folder, results, negatives)
@@ -115,21 +104,23 @@ def check(name: str, found: list[dict[str, torch.Tensor]], expected: dict[str, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
-def test_global_negatives_are_one_process(world, folder, tmp_path):
-    for name, found in results_of(world, folder, str(tmp_path), "global").items():
-        check(name, found, step(make_model(name, folder), global_batch(name)))
+def test_global_negatives_are_one_process(world, masked_lm, tmp_path):
+    for name, found in results_of(world, masked_lm, str(tmp_path), "global").items():
+        check(name, found, step(make_model(name, masked_lm), global_batch(name)))
 
 
 LOCAL = [name for name in CASES if name not in ("batch_norm", "mlm", "diffcse")]
 
 
 @pytest.mark.slow
-def test_local_negatives_are_the_mean_of_the_parts(folder, tmp_path):
+def test_local_negatives_are_the_mean_of_the_parts(masked_lm, tmp_path):
     """Each half as one process's own batch; the gradient is the mean of both."""
-    found = results_of(2, folder, str(tmp_path), "local")
+    found = results_of(2, masked_lm, str(tmp_path), "local")
     for name in LOCAL:
         halves = [
-            step(make_model(name, folder), {key: tensor.chunk(2)[half] for key, tensor in global_batch(name).items()})
+            step(
+                make_model(name, masked_lm), {key: tensor.chunk(2)[half] for key, tensor in global_batch(name).items()}
+            )
             for half in range(2)
         ]
         expected = {key: torch.stack([half[key] for half in halves]).mean(dim=0) for key in halves[0]}
@@ -138,7 +129,7 @@ def test_local_negatives_are_the_mean_of_the_parts(folder, tmp_path):
             assert (mean - value).abs().max() <= 1e-5 * value.abs().max().clamp(min=1e-6), f"{name}: {key}"
     # The batch norm's statistics are the global batch's all the same, on every process.
     first, second = found["batch_norm"]
-    model, batch = make_model("batch_norm", folder), global_batch("batch_norm")
+    model, batch = make_model("batch_norm", masked_lm), global_batch("batch_norm")
     texts = batch.pop("text_ids")
     rows = {key: tensor.flatten(0, 1) for key, tensor in batch.items()}
     vectors = model.projection_head(model._encode(rows)[1].unflatten(0, (ROWS, 2)))

@@ -6,10 +6,8 @@ In double precision, where even the gradients that are zero in exact arithmetic 
 import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from transformers import AutoModelForMaskedLM
 
 from cacse_trainer.models import DiffcseModel, SentenceEmbeddingModel
-from tests.conftest import tiny_config
 from tests.distributed.processes import run_processes
 
 WORLD = 2
@@ -68,13 +66,11 @@ def work(rank: int, folder: str, results: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> tuple[str, str]:
+def runs(tmp_path_factory, masked_lm) -> tuple[str, str]:
     """The masked language model's folder, and that of both processes' results."""
-    folder, results = str(tmp_path_factory.mktemp("model")), str(tmp_path_factory.mktemp("results"))
-    torch.manual_seed(0)
-    AutoModelForMaskedLM.from_config(tiny_config("bert", layers=2)).save_pretrained(folder)
-    run_processes(work, WORLD, results, folder, results)
-    return folder, results
+    results = str(tmp_path_factory.mktemp("results"))
+    run_processes(work, WORLD, results, masked_lm, results)
+    return masked_lm, results
 
 
 @pytest.mark.parametrize("name", CASES)

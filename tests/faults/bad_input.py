@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForMaskedLM, BertModel, BertTokenizerFast
+from transformers import AutoModelForMaskedLM, BertModel
 
 from cacse_trainer.cli import main
 from cacse_trainer.files import take
-from tests.conftest import WORDS, tiny_config, write_pairs, write_sentences
+from tests.conftest import make_tokenizer, tiny_config, write_pairs, write_sentences
 
 
 class Place:
@@ -34,8 +34,7 @@ class Place:
         self.root = folder
         parts = folder / "parts"
         parts.mkdir()
-        (parts / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
-        self.tokenizer = BertTokenizerFast(vocab=str(parts / "vocab.txt"), model_max_length=64)
+        self.tokenizer = make_tokenizer(parts)
         self.tower = self.model("tower")
         self.text, self.dev = write_sentences(parts / "text.txt"), write_pairs(parts / "dev.tsv")
         self.masked_lm = str(parts / "masked_lm")

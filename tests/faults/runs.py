@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import BertModel, BertTokenizerFast
+from transformers import BertModel
 
-from tests.conftest import WORDS, tiny_config, write_pairs, write_sentences
+from tests.conftest import make_tokenizer, tiny_config, write_pairs, write_sentences
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["cacse_trainer.cli.train", "tests.conftest"])
@@ -26,8 +26,7 @@ _context.set_forkserver_preload(["cacse_trainer.cli.train", "tests.conftest"])
 def prepare(folder: Path) -> list[str]:
     """Towers with dropout, text and dev pairs in a folder; the arguments of a small run on them, but --output_dir."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
-    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=64)
+    tokenizer = make_tokenizer(folder)
     for name, seed in (("a", 1), ("b", 2)):
         torch.manual_seed(seed)
         BertModel(tiny_config("bert", layers=2)).save_pretrained(folder / name)

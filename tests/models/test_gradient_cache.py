@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM
 
 from cacse_trainer.compute import bucketing
 from cacse_trainer.models import DiffcseModel, SentenceEmbeddingModel, StudentModel
 from cacse_trainer.models.base import ComputeSettings
-from tests.conftest import tiny_config
 from tests.models.test_cacse import batch as cacse_batch
 from tests.models.test_cacse import build as build_cacse
 from tests.models.test_sentence_embedding import make_batch
@@ -24,17 +22,8 @@ SINGLE = {
 CASES = ["cacse", "cacse_frozen_embeddings", "student", *SINGLE]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> str:
-    """Folder of a tiny masked language model."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("masked_lm")
-    AutoModelForMaskedLM.from_config(tiny_config("bert", layers=2)).save_pretrained(path)
-    return str(path)
-
-
 @pytest.fixture
-def make(folder, tiny_towers):
+def make(masked_lm, tiny_towers):
     """``make(case, dropout)`` → a model in double precision and a batch of 8 to 12 sentences."""
 
     def of(case: str, dropout: float = 0.0):
@@ -45,12 +34,12 @@ def make(folder, tiny_towers):
             return build_cacse(tiny_towers, **dropouts, **settings).double().train(), cacse_batch()
         if case == "student":
             rows = {name: make_batch()[name].flatten(0, 1) for name in ("input_ids", "attention_mask")}
-            return StudentModel.from_encoder(folder, dropout=dropout).double().train(), rows
+            return StudentModel.from_encoder(masked_lm, dropout=dropout).double().train(), rows
         views, settings = SINGLE[case]
         if "rtd_loss_weight" in settings:
-            model = DiffcseModel.from_pretrained_parts(folder, folder, dropout=dropout, **settings)
+            model = DiffcseModel.from_pretrained_parts(masked_lm, masked_lm, dropout=dropout, **settings)
         else:
-            model = SentenceEmbeddingModel.from_encoder(folder, dropout=dropout, **settings)
+            model = SentenceEmbeddingModel.from_encoder(masked_lm, dropout=dropout, **settings)
         return model.double().train(), make_batch(views)
 
     return of

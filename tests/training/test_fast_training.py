@@ -2,24 +2,22 @@
 
 import pytest
 import torch
-from transformers import TrainerCallback
 
-from cacse_trainer import CacseBertModel, CacseTrainer, load_pairs, load_sentences
+from cacse_trainer import CacseBertModel
 from cacse_trainer.compute.fast_paths import HalfLinear
 from cacse_trainer.settings.arguments import CacseTrainingArguments
-from tests.conftest import write_pairs, write_sentences
+from tests.conftest import StopAt
 from tests.tolerances import GRADIENT, noise
 
 
 @pytest.fixture
-def make_trainer(tmp_path, tiny_towers, tiny_tokenizer):
-    """``make_trainer(output, dropout, …)`` → a trainer over tiny towers with frozen embeddings."""
+def make_fast(make_trainer, tiny_towers):
+    """``make_fast(output, dropout, …)`` → a trainer over tiny towers with frozen embeddings, on the fast paths."""
 
-    def make(output, dropout=0.1, callbacks=None, **arguments):
-        folders = tiny_towers("bert")
+    def make(output, dropout=0.1, **arguments):
         torch.manual_seed(3)
         model = CacseBertModel.from_towers(
-            *folders,
+            *tiny_towers("bert"),
             cascade_start_layer=2,
             constraint_layers=1,
             tower_dropout=[dropout] * 2,
@@ -27,32 +25,9 @@ def make_trainer(tmp_path, tiny_towers, tiny_tokenizer):
             constraint_dropout=dropout,
             freeze_embeddings=True,
         )
-        settings = {
-            "per_device_train_batch_size": 8,
-            "max_steps": 6,
-            "eval_strategy": "steps",
-            "eval_steps": 2,
-            "save_strategy": "steps",
-            "save_steps": 2,
-            "save_total_limit": None,
-            "logging_steps": 1,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_cpu": True,
-            "bf16": False,
-            "learning_rate": 1e-3,
-            "seed": 7,
-            "fast_paths": "true",
-            **arguments,
-        }
-        return CacseTrainer(
-            model=model,
-            args=CacseTrainingArguments(output_dir=str(tmp_path / output), **settings),
-            train_dataset=load_sentences(write_sentences(tmp_path / "sentences.txt")),
-            eval_dataset={"stsb": load_pairs(write_pairs(tmp_path / "dev.tsv"))},
-            processing_class=tiny_tokenizer,
-            callbacks=callbacks,
-        )
+        settings = {"fast_paths": "true", "bf16": False, "load_best_model_at_end": False, "save_total_limit": None}
+        settings.update(arguments)
+        return make_trainer(output, model=model, kind=CacseTrainingArguments, **settings)
 
     return make
 
@@ -61,14 +36,14 @@ def history(trainer, metric="loss"):
     return {entry["step"]: entry[metric] for entry in trainer.state.log_history if metric in entry}
 
 
-def test_caching_and_fast_paths_train_as_the_plain_way(make_trainer):
+def test_caching_and_fast_paths_train_as_the_plain_way(make_fast):
     """Without dropout: losses and dev scores step by step, with gradient accumulation.
 
     Plain gradient descent: Adam's first step is the gradient's sign, where rounding decides about gradients near 0.
     """
     accumulation = {"gradient_accumulation_steps": 2, "max_steps": 3, "dropout": 0.0, "optim": "sgd"}
-    plain = make_trainer("plain", fast_paths="false", length_buckets="1", **accumulation)
-    fast = make_trainer("fast", mini_batch_size=5, **accumulation)
+    plain = make_fast("plain", fast_paths="false", length_buckets="1", **accumulation)
+    fast = make_fast("fast", mini_batch_size=5, **accumulation)
     assert type(fast.model.tower_a.encoder.layer[0].output.dense) is HalfLinear
     assert type(plain.model.tower_a.encoder.layer[0].output.dense) is torch.nn.Linear
     for trainer in (plain, fast):
@@ -80,16 +55,12 @@ def test_caching_and_fast_paths_train_as_the_plain_way(make_trainer):
 
 
 @pytest.mark.parametrize("bf16", ["false", "true"])
-def test_resume_is_exact(make_trainer, tmp_path, bf16):
-    class Stop(TrainerCallback):
-        def on_save(self, args, state, control, **kwargs):
-            control.should_training_stop = state.global_step == 4
-
+def test_resume_is_exact(make_fast, tmp_path, bf16):
     settings = {"bf16": bf16, "mini_batch_size": 6, "length_buckets": "auto"}
-    whole = make_trainer("whole", **settings)
+    whole = make_fast("whole", **settings)
     whole.train()
-    make_trainer("cut", callbacks=[Stop()], **settings).train()
-    resumed = make_trainer("cut", **settings)
+    make_fast("cut", callbacks=[StopAt(4)], **settings).train()
+    resumed = make_fast("cut", **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-4"))
     assert history(resumed) == history(whole)
     assert history(resumed, "eval_stsb_spearman") == history(whole, "eval_stsb_spearman")
@@ -98,8 +69,8 @@ def test_resume_is_exact(make_trainer, tmp_path, bf16):
     assert type(resumed.model.tower_b.encoder.layer[0].output.dense) is HalfLinear
 
 
-def test_frozen_layers_see_the_dev_sentences_once(make_trainer):
-    trainer = make_trainer("run", max_steps=4, eval_on_start=True)
+def test_frozen_layers_see_the_dev_sentences_once(make_fast):
+    trainer = make_fast("run", max_steps=4, eval_on_start=True)
     runs = []
     trainer.model.tower_a.encoder.layer[0].intermediate.register_forward_hook(
         lambda module, given, output: runs.append(None if module.training else len(output))

@@ -7,56 +7,14 @@ import os
 import pytest
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
-from cacse_trainer import CacseBertModel, CacseTrainer, load_pairs, load_sentences
+from cacse_trainer import CacseBertModel, load_pairs, load_sentences
 from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.training.checkpoints import rotate_checkpoints
 from cacse_trainer.training.guards import OVERFLOWS_IN_A_ROW, NonFiniteGradientError, NonFiniteLossError
-from tests.conftest import write_pairs, write_sentences
+from tests.conftest import StopAt, write_pairs, write_sentences
 from tests.tolerances import noise
-
-
-@pytest.fixture
-def make_trainer(tmp_path, tiny_towers, tiny_tokenizer):
-    """``make_trainer(output, …)`` → a trainer over tiny towers with dropout, so that the random state matters."""
-
-    def make(output="run", *, text=None, pairs=None, callbacks=None, learning_rate=1e-3, model=None, **arguments):
-        a, b, constraint = tiny_towers("bert")
-        torch.manual_seed(3)
-        model = model or CacseBertModel.from_towers(
-            a, b, constraint, cascade_start_layer=2, constraint_layers=1, tower_dropout=[0.1, 0.1]
-        )
-        text = text or load_sentences(write_sentences(tmp_path / "sentences.txt"))
-        pairs = pairs if pairs is not None else {"stsb": load_pairs(write_pairs(tmp_path / "dev.tsv"))}
-        settings = {
-            "per_device_train_batch_size": 8,
-            "max_steps": 6,
-            "eval_strategy": "steps",
-            "eval_steps": 2,
-            "save_strategy": "steps",
-            "save_steps": 2,
-            "save_total_limit": 1,
-            "load_best_model_at_end": True,
-            "metric_for_best_model": "stsb_spearman",
-            "logging_steps": 1,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_cpu": True,
-            "learning_rate": learning_rate,
-            "seed": 7,
-            **arguments,
-        }
-        return CacseTrainer(
-            model=model,
-            args=TrainingArguments(output_dir=str(tmp_path / output), **settings),
-            train_dataset=text,
-            eval_dataset=pairs,
-            processing_class=tiny_tokenizer,
-            callbacks=callbacks,
-        )
-
-    return make
 
 
 def scores(trainer, metric="eval_stsb_spearman") -> dict[int, float]:
@@ -169,13 +127,9 @@ def test_too_little_data(make_trainer):
 
 
 def test_resumed_run_equals_an_uninterrupted_one(make_trainer, tmp_path):
-    class Stop(TrainerCallback):
-        def on_save(self, args, state, control, **kwargs):
-            control.should_training_stop = state.global_step == 4
-
     whole = make_trainer("whole", max_steps=8, save_total_limit=None)
     whole.train()
-    make_trainer("cut", max_steps=8, callbacks=[Stop()], save_total_limit=None).train()
+    make_trainer("cut", max_steps=8, callbacks=[StopAt(4)], save_total_limit=None).train()
     resumed = make_trainer("cut", max_steps=8, save_total_limit=None)
     resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-4"))
     losses = {entry["step"]: entry["loss"] for entry in whole.state.log_history if "loss" in entry}
@@ -227,12 +181,8 @@ def test_a_best_between_two_saves_is_saved(make_trainer, monkeypatch, tmp_path):
 
 
 def test_resume_in_a_moved_folder_keeps_the_best(make_trainer, monkeypatch, tmp_path):
-    class Stop(TrainerCallback):
-        def on_save(self, args, state, control, **kwargs):
-            control.should_training_stop = state.global_step == 4
-
     fake_scores(monkeypatch, [10.0, 90.0, 20.0])
-    make_trainer("before", max_steps=8, callbacks=[Stop()], save_total_limit=2).train()
+    make_trainer("before", max_steps=8, callbacks=[StopAt(4)], save_total_limit=2).train()
     (tmp_path / "before").rename(tmp_path / "after")
     fake_scores(monkeypatch, [15.0, 12.0])
     resumed = make_trainer("after", max_steps=8, save_total_limit=2)
