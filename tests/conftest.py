@@ -170,9 +170,10 @@ def make_trainer(tmp_path, tiny_towers, tiny_tokenizer):
     from cacse_trainer import CacseBertModel, CacseTrainer, load_pairs, load_sentences
 
     def make(output="run", *, text=None, pairs=None, callbacks=None, model=None, kind=TrainingArguments, **arguments):
+        folders = tiny_towers("bert")  # made with seeds of their own, where this is the first test that asks
         torch.manual_seed(3)
         model = model or CacseBertModel.from_towers(
-            *tiny_towers("bert"), cascade_start_layer=2, constraint_layers=1, tower_dropout=[0.1, 0.1]
+            *folders, cascade_start_layer=2, constraint_layers=1, tower_dropout=[0.1, 0.1]
         )
         text = text or load_sentences(write_sentences(tmp_path / "sentences.txt"))
         pairs = pairs if pairs is not None else {"stsb": load_pairs(write_pairs(tmp_path / "dev.tsv"))}

@@ -1,4 +1,4 @@
-"""Gradient caching, the fast paths and the kept dev prefixes in whole training runs."""
+"""Gradient caching and the fast paths in whole training runs."""
 
 import pytest
 import torch
@@ -15,9 +15,10 @@ def make_fast(make_trainer, tiny_towers):
     """``make_fast(output, dropout, …)`` → a trainer over tiny towers with frozen embeddings, on the fast paths."""
 
     def make(output, dropout=0.1, **arguments):
+        folders = tiny_towers("bert")  # made with seeds of their own, where this is the first test that asks
         torch.manual_seed(3)
         model = CacseBertModel.from_towers(
-            *tiny_towers("bert"),
+            *folders,
             cascade_start_layer=2,
             constraint_layers=1,
             tower_dropout=[dropout] * 2,
@@ -67,17 +68,6 @@ def test_resume_is_exact(make_fast, tmp_path, bf16):
     for (name, ours), theirs in zip(resumed.model.state_dict().items(), whole.model.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
     assert type(resumed.model.tower_b.encoder.layer[0].output.dense) is HalfLinear
-
-
-def test_frozen_layers_see_the_dev_sentences_once(make_fast):
-    trainer = make_fast("run", max_steps=4, eval_on_start=True)
-    runs = []
-    trainer.model.tower_a.encoder.layer[0].intermediate.register_forward_hook(
-        lambda module, given, output: runs.append(None if module.training else len(output))
-    )
-    trainer.train()
-    assert len(history(trainer, "eval_stsb_spearman")) == 3
-    assert sum(rows is not None for rows in runs) == 1
 
 
 @pytest.mark.parametrize(
