@@ -353,7 +353,7 @@ class BaseEncoder(ABC):
     def _table(
         self, sentences: Iterable[str], pool: EncoderPool | None, shown: bool, description: str, settings: Settings
     ) -> np.ndarray:
-        """(n, dim) float32; each distinct sentence of a sequence is encoded once, in a pool by each of its blocks."""
+        """(n, dim) float32; each distinct sentence of a sequence is encoded once (in a pool: once a block)."""
 
         def encode(rows: Iterable[str]) -> np.ndarray:
             total = len(rows) if isinstance(rows, Sequence) else None
