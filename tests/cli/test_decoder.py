@@ -211,7 +211,7 @@ def test_labelled_pairs(tiny_towers, dev_file, tmp_path, capsys):
     assert "objective info_nce compares pairs" in capsys.readouterr().err
     for name, flags in (
         ("cosent", ["--objective", "cosent"]),
-        ("angle", ["--objective", "angle_combined", "--positive_threshold", "4", "--angle_weight", "1"]),
+        ("angle", [*("--objective", "angle_combined", "--positive_threshold", "4"), "--learning_rate", "1e-3"]),
         ("columns", ["--objective", "cosent", "--text_columns", "sentence1", "sentence2", "--label_column", "score"]),
     ):
         assert main([*command, "--output_dir", str(tmp_path / name), *flags]) == 0
