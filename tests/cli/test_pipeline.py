@@ -35,6 +35,7 @@ def recipe(tmp_path, tiny_towers, text_file, dev_file):
             "metric_for_best_model": "stsb_spearman",
             "report_to": "none",
             "use_cpu": True,
+            "bf16": False,
             "disable_tqdm": True,
         },
         "stages": {

@@ -68,7 +68,7 @@ def test_towers_joint_training_and_student(roberta, text, tmp_path):
         *("--eval_strategy", "steps", "--eval_steps", "3", "--save_strategy", "steps", "--save_steps", "3"),
         *("--load_best_model_at_end", "true", "--metric_for_best_model", "stsb_spearman", "--save_total_limit", "1"),
         *("--per_device_train_batch_size", "16", "--learning_rate", "1e-3", "--max_seq_length", "32"),
-        *("--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true"),
+        *("--report_to", "none", "--use_cpu", "true", "--bf16", "false", "--disable_tqdm", "true"),
     ]
     towers = []
     for name, seed in (("tower_a", "1"), ("tower_b", "2")):

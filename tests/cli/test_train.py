@@ -33,6 +33,7 @@ def command(tmp_path, tiny_towers, text_file, dev_file):
             "true",
         ),
         *("--metric_for_best_model", "stsb_spearman", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3"),
+        *("--bf16", "false"),
         *("--logging_steps", "1", "--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true"),
         *("--output_dir", str(tmp_path / "run")),
     ]

@@ -64,6 +64,7 @@ def test_a_launched_run(tmp_path, tiny_towers, text_file, dev_file, streaming):
         *("--dev_file", f"stsb={dev_file}", "--max_steps", "4", "--per_device_train_batch_size", "8"),
         *("--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2"),
         *("--load_best_model_at_end", "true", "--metric_for_best_model", "stsb_spearman", "--save_total_limit", "1"),
+        *("--bf16", "false"),
         *("--streaming", streaming, "--use_cpu", "true", "--report_to", "none", "--output_dir", str(tmp_path / "run")),
     ]
     path = os.pathsep.join([str(ROOT), str(ROOT / "SentEval"), os.environ.get("PYTHONPATH", "")])

@@ -39,7 +39,7 @@ def prepare(folder: Path) -> list[str]:
         *("--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "1"),
         *("--load_best_model_at_end", "true", "--metric_for_best_model", "stsb_spearman"),
         *("--per_device_train_batch_size", "8", "--learning_rate", "1e-3", "--logging_steps", "3"),
-        *("--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true"),
+        *("--report_to", "none", "--use_cpu", "true", "--bf16", "false", "--disable_tqdm", "true"),
     ]
 
 

@@ -51,7 +51,7 @@ def command(tmp_path, tiny_llama, tiny_towers, dev_file):
         *("--max_steps", "6", "--per_device_train_batch_size", "6", "--learning_rate", "2e-2"),
         *("--eval_strategy", "steps", "--eval_steps", "3", "--save_strategy", "steps", "--save_steps", "3"),
         *("--save_total_limit", "1", "--load_best_model_at_end", "true", "--report_to", "none"),
-        *("--use_cpu", "true", "--disable_tqdm", "true", "--output_dir", str(tmp_path / "out")),
+        *("--use_cpu", "true", "--bf16", "false", "--disable_tqdm", "true", "--output_dir", str(tmp_path / "out")),
         *("--tasks", "instruct_scores", "--lm_eval_device", "cpu"),
     ]
 

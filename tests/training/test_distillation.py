@@ -34,6 +34,7 @@ def arguments(folder, **changes) -> CacseTrainingArguments:
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": True,
+        "bf16": False,
         "length_buckets": "1",
         "lr_scheduler_type": "constant",
         **changes,
