@@ -191,6 +191,7 @@ def make_trainer(tmp_path, tiny_towers, tiny_tokenizer):
             "report_to": "none",
             "disable_tqdm": True,
             "use_cpu": True,
+            "bf16": False,
             "learning_rate": 1e-3,
             "seed": 7,
             **arguments,

@@ -6,6 +6,7 @@ makes a command short (steps, batch, the CPU) is added at its end.
 
 import io
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -112,13 +113,18 @@ def make_place(place: Path, senteval: Path) -> None:
     assert main(["train", *short("train", ["--config", "quickstart"])]) == 0
     run = place / "runs" / "quickstart"
     for name in RUNS:
-        shutil.copytree(run, place / name)
+        link_tree(run, place / name)
     for number in (100, 1200):  # checkpoints that the documents name
         for name in ("runs/mine", "runs/cacse"):
-            shutil.copytree(next(run.glob("checkpoint-*")), place / name / f"checkpoint-{number}")
+            link_tree(next(run.glob("checkpoint-*")), place / name / f"checkpoint-{number}")
     for name in ("results/simcse", "results/cacse"):
         model = ["--model", "runs/mine/export/tower_a", "--suite", "sts", "--output_dir", name]
         assert main(["evaluate", *model, "--device", "cpu", "--disable_tqdm"]) == 0
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """A copy that takes no room: whatever the program replaces it writes anew and renames."""
+    shutil.copytree(source, target, copy_function=os.link)
 
 
 def write_texts(place: Path) -> None:
@@ -272,6 +278,7 @@ START = subprocess.Popen
 
 def enter(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make this the current folder, with its stand-ins of sample and installed model; stages run in this process."""
+    (place / "package").mkdir(exist_ok=True)  # a folder that is not there when it is first looked into stays unseen
     monkeypatch.chdir(place)
     monkeypatch.setattr(resources, "CHECKOUT", place)  # of the sample
     monkeypatch.setattr(subprocess, "Popen", _start)

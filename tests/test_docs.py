@@ -5,7 +5,6 @@ import importlib
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from cacse_trainer.cli.main import COMMANDS
 from cacse_trainer.settings.recipes import recipe_names
 from tests.conftest import ROOT
 from tests.documents import blocks, check_command, commands
-from tests.stand_ins import enter, make_place, run, why_not
+from tests.stand_ins import enter, link_tree, make_place, run, why_not
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 SMALL = {  # what makes a command of the quick start short
@@ -101,7 +100,7 @@ def place(tmp_path_factory, senteval_sample) -> Path:
 )
 def test_the_commands_of_a_page_run(page, place, tmp_path, monkeypatch):
     """One after the other, with a tiny stand-in for everything that they name; see `NOT_RUN` for the others."""
-    shutil.copytree(place, tmp_path / "place")
+    link_tree(place, tmp_path / "place")
     enter(tmp_path / "place", monkeypatch)
     given = [words for words in commands(page) if why_not(words) is None]
     assert [shlex.join(words) for words in given if run(words, monkeypatch) != 0] == []

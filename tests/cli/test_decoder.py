@@ -203,6 +203,7 @@ def test_labelled_pairs(tiny_towers, dev_file, tmp_path, capsys):
         *("--dev_file", f"stsb={dev_file}", "--max_steps", "20", "--eval_strategy", "steps", "--eval_steps", "10"),
         *("--save_strategy", "steps", "--save_steps", "10", "--metric_for_best_model", "stsb_spearman"),
         *("--load_best_model_at_end", "true", "--per_device_train_batch_size", "12", "--learning_rate", "3e-3"),
+        *("--bf16", "false"),
         *("--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true", "--logging_steps", "10"),
     ]
     assert main([*command, "--output_dir", str(tmp_path / "a"), "--objective", "angle_combined"]) == 2

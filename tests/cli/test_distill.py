@@ -26,7 +26,8 @@ def command(tmp_path, tiny_towers, text_file, dev_file):
         *("--train_file", str(text_file), "--dev_file", f"stsb={dev_file}", "--max_steps", "4"),
         *("--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2"),
         *("--save_total_limit", "9", "--load_best_model_at_end", "true", "--metric_for_best_model", "stsb_spearman"),
-        *("--per_device_train_batch_size", "8", "--learning_rate", "1e-3", "--logging_steps", "1", "--bf16", "false"),
+        *("--per_device_train_batch_size", "8", "--learning_rate", "1e-3", "--logging_steps", "1"),
+        *("--bf16", "false", "--teacher_bf16", "false"),
         *("--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true", "--output_dir", str(tmp_path / "run")),
     ]
 

@@ -125,6 +125,7 @@ def test_a_training_run_pushes_its_export_and_no_checkpoint(hub, shell, tmp_path
         *("-m", "cacse_trainer.cli.train", "--tower_a", a, "--tower_b", b, "--constraint", c),
         *("--cascade_start_layer", "2", "--constraint_layers", "1", "--train_file", str(text_file), "--max_steps", "2"),
         *("--dev_file", f"stsb={dev_file}", "--per_device_train_batch_size", "8", "--eval_strategy", "steps"),
+        *("--bf16", "false"),
         *("--eval_steps", "2", "--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true"),
         *("--push_to_hub", "true", "--hub_license", "mit", "--save_strategy", "steps", "--save_steps", "2"),
     ]
@@ -145,6 +146,7 @@ def test_a_distillation_pushes_the_student(hub, shell, tmp_path, tiny_towers, te
         *("-m", "cacse_trainer.cli.distill", "--teacher", teacher, "--student", student, "--max_steps", "2"),
         *("--train_file", str(text_file), "--dev_file", f"stsb={dev_file}", "--per_device_train_batch_size", "8"),
         *("--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2"),
+        *("--bf16", "false"),
         *("--use_cpu", "true", "--disable_tqdm", "true", "--push_to_hub", "true", "--hub_model_id", "me/student"),
     ]
     done = shell(*run, "--output_dir", str(tmp_path / "run"))

@@ -10,6 +10,7 @@ from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.export.encoders import export as export_folders
 from cacse_trainer.export.onnx import export_onnx
 from cacse_trainer.models import SentenceEmbeddingModel
+from tests.tolerances import noise
 
 pytestmark = pytest.mark.slow  # tracing takes some ten seconds a graph
 pytest.importorskip("onnx")
@@ -31,7 +32,7 @@ def test_the_graph_gives_the_vectors(tiny_towers, tiny_tokenizer, tmp_path, kind
     """For raw CLS, mean, and a head of dense and tanh; other numbers of rows and tokens than it was traced with."""
     folder = make_folder(tiny_towers, tiny_tokenizer, tmp_path, kind, **settings)
     report = export_onnx(folder)
-    assert report["largest_difference"]["float32"] <= 1e-4
+    assert report["largest_difference"]["float32"] <= noise(32**0.5)  # the largest entry after a LayerNorm
     assert report["largest_difference"]["int8"] > report["largest_difference"]["float32"]
     assert {path.name for path in (folder / "onnx").iterdir()} == {"model.onnx", "model_int8.onnx", "report.json"}
 

@@ -14,7 +14,7 @@ from cacse_trainer.instruct.arguments import InstructModelArguments
 from cacse_trainer.instruct.dataset import TRAIN, VALIDATION, write_records
 from cacse_trainer.instruct.training import train_adapter
 from cacse_trainer.settings.arguments import CommonTrainingArguments
-from tests.tolerances import assert_near
+from tests.tolerances import assert_near, noise
 
 peft = pytest.importorskip("peft")
 SENTENCE = "Sentence 1: a man is playing the guitar"
@@ -104,7 +104,7 @@ def test_the_reported_loss_is_that_of_the_answers(trained, data, tiny_llama):
         with torch.no_grad():
             logits = model(input_ids=ids).logits[0, before - 1 : -1]
         losses.append(torch.nn.functional.cross_entropy(logits, ids[0, before:], reduction="none"))
-    assert torch.cat(losses).mean().item() == pytest.approx(report["kept"], abs=1e-4)
+    assert torch.cat(losses).mean().item() == pytest.approx(report["kept"], abs=1e-4 + noise(report["kept"]))
 
 
 def test_only_the_adapter_moves(trained, tiny_llama):
@@ -138,7 +138,7 @@ def test_merged_model_is_base_plus_adapter(trained, model_args, tmp_path, tiny_l
     merged = tmp_path / "merge"
     (tmp_path / ".merge.partial").mkdir()  # of a killed run
     report = merging.merge_adapter_folder(model_args, folder, merged)
-    assert report["merge_difference"] < 1e-5 * report["largest_logit"] and report["reload_difference"] == 0
+    assert report["merge_difference"] < noise(report["largest_logit"]) and report["reload_difference"] == 0
     plain = AutoModelForCausalLM.from_pretrained(merged).eval()
     assert type(plain).__name__ == "LlamaForCausalLM" and not (merged / "adapter_config.json").exists()
     base = AutoModelForCausalLM.from_pretrained(tiny_llama)
