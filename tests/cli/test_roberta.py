@@ -67,7 +67,7 @@ def test_towers_joint_training_and_student(roberta, text, tmp_path):
         *("--train_file", text, "--dev_file", f"stsb={dev}", "--max_steps", "3"),
         *("--eval_steps", "3", "--bf16", "false"),
         *("--per_device_train_batch_size", "16", "--learning_rate", "1e-3", "--max_seq_length", "32"),
-        *("--report_to", "none", "--use_cpu", "true", "--bf16", "false", "--disable_tqdm", "true"),
+        *("--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true"),
     ]
     towers = []
     for name, seed in (("tower_a", "1"), ("tower_b", "2")):
