@@ -51,8 +51,12 @@ def main(arguments: Sequence[str]) -> None:
         if name not in names:
             raise UserError(f"--only {name}: the stages are {', '.join(names)}{nearest(name, names)}")
     if settings.plan:
-        for stage, _, todo in plan(stages, read_record(root)):
-            print(f"{stage.name:<12} {todo:<7} cacse-trainer {stage.command} {' '.join(stage.flags(root))}")
+        planned = plan(stages, read_record(root))
+        lines = [
+            f"{stage.name:<12} {todo:<7} cacse-trainer {stage.command} {' '.join(stage.flags(root))}"
+            for stage, _, todo in planned
+        ]
+        tell("\n".join(lines), {"plan": {stage.name: todo for stage, _, todo in planned}})
         return
     command = shlex.join(made.command(arguments))
     record = run_stages(root, stages, settings.only)

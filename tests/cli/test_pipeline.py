@@ -98,6 +98,11 @@ def test_skip_resume_and_redo(recipe, fake_commands, text_file):
     assert set(todo(recipe).values()) == {"redo"}
 
 
+def test_the_plan_as_json(recipe, capsys):
+    assert run(pipeline.main, ["--config", str(recipe), "--plan", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["plan"].values()) == {"run"}
+
+
 def test_a_foreign_folder_is_left_alone(recipe, fake_commands, tmp_path):
     root, stages = read_stages(recipe, None, {})
     (root / "tower_a").mkdir(parents=True)
