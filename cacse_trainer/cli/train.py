@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from cacse_trainer.cli.common import run
 from cacse_trainer.cli.output import tell
 from cacse_trainer.compute.distributed import rank
+from cacse_trainer.report.training import verdict_line
 from cacse_trainer.runs.run import RunResult
 from cacse_trainer.runs.train import train
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
@@ -50,6 +51,8 @@ def tell_run(result: RunResult) -> None:
             gain = summary["best"] - summary["baseline"]
             line = f"{line}, baseline {summary['baseline']:.2f} ({gain:+.2f})"
         lines.append(line)
+    if "verdict" in summary:
+        lines.append(verdict_line(summary["verdict"]))
     for name, scores in result.exported.items():
         measured = ", ".join(f"{dev} {score:.2f}" for dev, score in scores.items())
         lines.append(f"  {result.folder / 'export' / name}" + (f"   {measured}" if measured else ""))

@@ -140,12 +140,17 @@ class PackedRows:
         return whole.index_copy(0, self.tokens, states).unflatten(0, (rows, length))
 
 
-def first_token_states(encoder: Any, start_layer: int, **inputs: Tensor) -> Tensor:
-    """First tokens' states of the layers from ``start_layer`` on (0: the embeddings): (N, L) inputs → (N, K, H)."""
+def layer_vectors(encoder: Any, start_layer: int, pooling: str, **inputs: Tensor) -> Tensor:
+    """Pooled states of each layer from ``start_layer`` on (0: the embeddings): (N, L) inputs → (N, K, H)."""
     rows = PackedRows(inputs, encoder.config.num_attention_heads)
-    *states, last = packed_states(encoder, rows, first_only=True)
-    firsts = [rows.in_order(part[rows.starts]) for part in states[start_layer:]]
-    return torch.stack([*firsts, rows.in_order(last)], dim=1)
+    first_only = pooling in FIRST_TOKEN_POOLINGS
+    *states, last = packed_states(encoder, rows, first_only)
+    if first_only:
+        vectors = [*(rows.in_order(part[rows.starts]) for part in states[start_layer:]), rows.in_order(last)]
+    else:
+        hidden = [rows.unpack(part) for part in (*states[start_layer:], last)]
+        vectors = [pool(pooling, part, attention_mask=inputs["attention_mask"]) for part in hidden]
+    return torch.stack(vectors, dim=1)
 
 
 def pool_packed(encoder: Any, pooling: str, **inputs: Tensor) -> Tensor:

@@ -74,7 +74,9 @@ class CardFacts:
         what: one sentence.
         pooling: how tokens become a vector.
         base_models: hub ids or folder names of what training started from.
-        scores: Spearman ×100 by dev set.
+        scores: Spearman ×100 by set.
+        start: the same of what training started from, as its own folder states it.
+        start_pooling: how that one is read.
         settings: training settings worth repeating.
         data: the training text, in words.
         usage: Python that loads the folder, see `usage_of`.
@@ -86,20 +88,34 @@ class CardFacts:
     pooling: str = "cls"
     base_models: list[str] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
+    start: dict[str, float] = field(default_factory=dict)
+    start_pooling: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     data: str = ""
     usage: str = ""
     license: str | None = None
 
 
-RECORDED = ("base_models", "data", "settings")
+RECORDED = ("base_models", "start", "start_pooling", "data", "settings")
 """Facts that a run's report keeps for the cards of later exports of its checkpoints."""
 
 
-def table(rows: dict[str, Any], head: tuple[str, str]) -> str:
-    """A two-column Markdown table."""
-    lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
-    lines += [f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows.items()]
+def score_table(facts: CardFacts) -> str:
+    """The scores by set, beside the start's where they are known."""
+    if not facts.scores:
+        return "No dev set was given."
+    scores = {name: f"{score:.2f}" for name, score in facts.scores.items()}
+    if not facts.start:
+        return table(scores, "set", "ρ ×100")
+    beside = {name: f"{facts.start[name]:.2f}" if name in facts.start else "–" for name in scores}
+    cells = {name: f"{score} | {beside[name]}" for name, score in scores.items()}
+    return table(cells, "set", "ρ ×100", f"the start as it is, {facts.start_pooling} pooling")
+
+
+def table(rows: dict[str, Any], *head: str) -> str:
+    """A Markdown table: a name and a cell a row."""
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    lines += [f"| {name} | {value} |" for name, value in rows.items()]
     return "\n".join(lines)
 
 
@@ -141,7 +157,6 @@ def render_card(facts: CardFacts) -> str:
                 ],
             }
         ]
-    scores = {name: f"{score:.2f}" for name, score in facts.scores.items()}
     training = {"started from": ", ".join(facts.base_models), "training text": facts.data, **facts.settings}
     return CARD.format(
         metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True),
@@ -150,8 +165,9 @@ def render_card(facts: CardFacts) -> str:
         usage=facts.usage,
         pooling=facts.pooling,
         pooling_note=" (the vector of the first token, no dense layer)" if facts.pooling == "cls" else "",
-        scores=table(scores, ("dev set", "ρ ×100")) if scores else "No dev set was given.",
+        scores=score_table(facts),
         training=table(
-            {name: value for name, value in training.items() if value not in ("", None)}, ("setting", "value")
+            {name: str(value).replace("|", "/") for name, value in training.items() if value not in ("", None)},
+            *("setting", "value"),
         ),
     )

@@ -138,6 +138,18 @@ def compare(
     return rows
 
 
+def difference_of(
+    name: str, first: np.ndarray, second: np.ndarray, gold: np.ndarray, draws: int = 1000, seed: int = 0
+) -> Difference:
+    """Two models' cosines of the same graded pairs: their Spearman ×100, and the 95 % interval of the difference."""
+    subset = np.zeros(len(gold))
+    models = [{"cosine": cosine, "gold": gold, "subset": subset} for cosine in (first, second)]
+    scores = [100 * float(spearman_rows(cosine[None], gold[None])[0]) for cosine in (first, second)]
+    row = Difference(name, *scores)
+    _add_interval(row, bootstrap_differences(models[0], models[1], "all", draws, seed), 0.95)
+    return row
+
+
 def _check_same_protocol(name: str, entries: Sequence[dict[str, Any]], modes: Sequence[str | None]) -> None:
     ways = [entry.get("aggregation") for entry in entries]
     if ways[0] != ways[1]:

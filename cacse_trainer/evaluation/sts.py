@@ -53,6 +53,23 @@ def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (unit(first) * unit(second)).sum(axis=1)
 
 
+def pair_vectors(embedder: Embedder, pairs: datasets.Dataset) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """All sentences of graded pairs, and the vectors of the first and of the second ones, (n, H) each."""
+    sentences = [*pairs["sentence1"], *pairs["sentence2"]]
+    both = embedder.vectors(sentences)
+    return sentences, both[: len(pairs)], both[len(pairs) :]
+
+
+def pair_cosines(embedder: Embedder, pairs: datasets.Dataset) -> np.ndarray:
+    """The cosine that a model gives each graded pair, (n,)."""
+    return cosines(*pair_vectors(embedder, pairs)[1:])
+
+
+def spearman_of(found: np.ndarray, pairs: datasets.Dataset) -> float:
+    """Spearman's correlation ×100 of the pairs' cosines with their scores."""
+    return 100 * correlations(found, np.asarray(pairs["score"], dtype=np.float64))["spearman"]
+
+
 def score_pairs(embedder: Embedder, pairs: datasets.Dataset) -> dict[str, float]:
     """Scores of a model on graded pairs.
 
@@ -65,14 +82,12 @@ def score_pairs(embedder: Embedder, pairs: datasets.Dataset) -> dict[str, float]
         ``alignment`` (pairs scored at least 80 % of the highest), ``uniformity``, ``average_cosine`` and
         ``dead_dimensions``.
     """
-    first_sentences, second_sentences = list(pairs["sentence1"]), list(pairs["sentence2"])
+    sentences, first, second = pair_vectors(embedder, pairs)
     gold = np.asarray(pairs["score"], dtype=np.float64)
-    both = embedder.vectors(first_sentences + second_sentences)
-    first, second = both[: len(gold)], both[len(gold) :]
     # In memory: the default writes a lock and a file into a cache folder that several processes share.
     correlated = SpearmanMetric(keep_in_memory=True).compute(predictions=cosines(first, second), references=gold)
     assert correlated is not None  # for the type checker: compute returns None only on other processes
-    distinct = both[np.unique(np.array(first_sentences + second_sentences), return_index=True)[1]]
+    distinct = np.concatenate((first, second))[np.unique(np.array(sentences), return_index=True)[1]]
     positive = gold >= POSITIVE_SHARE * gold.max()
     return {
         "spearman": 100 * correlated["spearman"],

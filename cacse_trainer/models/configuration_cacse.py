@@ -8,6 +8,7 @@ from transformers import AutoConfig, PretrainedConfig
 from cacse_trainer.models.base import SentenceConfig
 
 CONSTRAINT_ATTENTIONS = ("batch", "sample")
+POOLINGS_OF_TOWERS = ("cls", "mean", "max")
 
 
 class CacseConfig(SentenceConfig):
@@ -25,6 +26,8 @@ class CacseConfig(SentenceConfig):
         cascade_dropout: dropout of the cascade's blocks.
         constraint_attention: ``batch`` (reference: across the batch) or ``sample``.
         freeze_embeddings: also freeze the towers' embeddings; then the frozen prefix builds no graph.
+        pooling: of the towers' states, in the losses, in the cascade and at inference: ``cls`` (published), ``mean`` or
+            ``max``, for towers that are read so.
         original_dropout: ``{"tower_a": [hidden, attention], "tower_b": …}``, what the towers had before training;
             exports get it back.
 
@@ -48,6 +51,7 @@ class CacseConfig(SentenceConfig):
         cascade_dropout: float = 0.2,
         constraint_attention: str = "batch",
         freeze_embeddings: bool = False,
+        pooling: str = "cls",
         original_dropout: dict[str, list[float]] | None = None,
         **kwargs: Any,
     ):
@@ -81,6 +85,11 @@ class CacseConfig(SentenceConfig):
                     f"the constraint model must agree with the towers in {names[name]} ({name}): the towers have "
                     f"{getattr(a, name)}, the constraint model has {getattr(constraint, name)}"
                 )
+        if self.pooling not in POOLINGS_OF_TOWERS:
+            raise ValueError(
+                f"pooling={self.pooling!r} is not one that CACSE's towers have; choose one of "
+                f"{', '.join(POOLINGS_OF_TOWERS)}"
+            )
         if not 1 <= self.cascade_start_layer <= a.num_hidden_layers:
             raise ValueError(
                 f"cascade_start_layer={self.cascade_start_layer} is out of range: the towers have "

@@ -1,8 +1,8 @@
 """CACSE: two encoder towers trained jointly, each by its own contrastive loss and both by the cascade's.
 
-``L = L_A + L_B + λ·L_C``, each an NT-Xent over the two views of B sentences. Inference: h_A + h_B at the first token;
-the cascade is not used. Backbones come from `AutoModel`; `CacseBertModel` and `CacseRobertaModel` are two names of one
-family.
+``L = L_A + L_B + λ·L_C``, each an NT-Xent over the two views of B sentences. Inference: h_A + h_B, pooled as in the
+losses (published: at the first token); the cascade is not used. Backbones come from `AutoModel`; `CacseBertModel` and
+`CacseRobertaModel` are two names of one family.
 
 Source: the CACSE release, and the later papers of its authors, TNCSE (AAAI 2025) and JTCSE (arXiv 2505.02366).
 """
@@ -20,7 +20,8 @@ from transformers.models.roberta.modeling_roberta import RobertaLayer
 
 from cacse_trainer.compute.distributed import shared_rows
 from cacse_trainer.compute.encoder_tools import freeze_pooler, loaded_or
-from cacse_trainer.compute.packing import first_token_states, sentence_vectors
+from cacse_trainer.compute.packing import layer_vectors, sentence_vectors
+from cacse_trainer.compute.pooling import pool
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses import nt_xent
 from cacse_trainer.models.base import Export, Part, PlainEncoder, TowerSum, with_settings
@@ -66,7 +67,6 @@ class CacseModel(TowerSum):
     config_class = CacseConfig
     _no_split_modules = ["BertLayer", "RobertaLayer", "CascadeBlock"]  # noqa: RUF012 - transformers' convention
     tower_kind = "bert"
-    stated_pooling = "cls"
 
     def __init__(
         self,
@@ -209,7 +209,8 @@ class CacseModel(TowerSum):
             output = self._losses(inputs, text_ids)
         elif input_ids.dim() == 2:
             hidden = self.tower_a(**inputs).last_hidden_state + self.tower_b(**inputs).last_hidden_state  # (N, L, H)
-            output = CacseOutput(last_hidden_state=hidden, sentence_embedding=hidden[:, 0])
+            vectors = pool(self.config.pooling, hidden, attention_mask=attention_mask)
+            output = CacseOutput(last_hidden_state=hidden, sentence_embedding=vectors)
         else:
             raise ValueError(f"input_ids must be (batch, 2, length) or (rows, length), got {tuple(input_ids.shape)}")
         return output if return_dict is not False else output.to_tuple()
@@ -217,9 +218,15 @@ class CacseModel(TowerSum):
     def embed(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        """(N, L) → (N, H), h_A + h_B at the first token."""
+        """(N, L) → (N, H), h_A + h_B, pooled."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        return sentence_vectors(self.tower_a, "cls", inputs) + sentence_vectors(self.tower_b, "cls", inputs)
+        pooling = self.config.pooling
+        return sentence_vectors(self.tower_a, pooling, inputs) + sentence_vectors(self.tower_b, pooling, inputs)
+
+    @property
+    def stated_pooling(self) -> str:
+        """Of both towers."""
+        return self.config.pooling
 
     def effective_negatives(self, batch_size: int) -> int:
         """Negatives of each view in a global batch: every other view but its partner."""
@@ -235,30 +242,32 @@ class CacseModel(TowerSum):
 
     def parts(self) -> list[Part]:
         """The two towers."""
-        return [Part(self.tower_a, "cls"), Part(self.tower_b, "cls")]
+        return [Part(self.tower_a, self.config.pooling), Part(self.tower_b, self.config.pooling)]
 
     def exports(self, title: str) -> list[Export]:
         """``tower_a``, ``tower_b``, and ``ensemble``, their sum; the cascade is left behind."""
         names, found, towers = ("hidden_dropout_prob", "attention_probs_dropout_prob"), [], []
+        pooling = self.config.pooling
         for letter, tower in (("a", self.tower_a), ("b", self.tower_b)):
-            name, embed = f"tower_{letter}", PlainEncoder(tower).embed_as("cls")
+            name, embed = f"tower_{letter}", PlainEncoder(tower).embed_as(pooling)
             had = dict(zip(names, self.config.original_dropout.get(name, ()), strict=False))
             towers.append(with_settings(tower, had))
             what = f"Tower {letter.upper()} of {title}: a plain encoder."
-            found.append(Export(name, f"{title} {name}", what, towers[-1], embed, "cls"))
-        what, both = f"Both towers of {title}: the sum of their vectors.", EnsembleModel.from_encoders(towers)
-        found.append(Export("ensemble", f"{title} ensemble", what, both, self.embed, "cls", needs_package=True))
+            found.append(Export(name, f"{title} {name}", what, towers[-1], embed, pooling))
+        what = f"Both towers of {title}: the sum of their vectors."
+        both = EnsembleModel.from_encoders(towers, poolings=[pooling, pooling])
+        found.append(Export("ensemble", f"{title} ensemble", what, both, self.embed, pooling, needs_package=True))
         return found
 
-    def _cls_states(self, tower: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
-        """CLS states of the layers k0..last: (N, L) inputs → (N, K, H)."""
-        start = self.config.cascade_start_layer
+    def _layer_vectors(self, tower: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+        """Pooled states of the layers k0..last: (N, L) inputs → (N, K, H)."""
+        start, pooling = self.config.cascade_start_layer, self.config.pooling
 
         def encode(**bucket: Tensor) -> Tensor:
-            hidden = tower(**bucket, output_hidden_states=True).hidden_states
-            return torch.stack([states[:, 0] for states in hidden[start:]], dim=1)
+            hidden, mask = tower(**bucket, output_hidden_states=True).hidden_states, bucket.get("attention_mask")
+            return torch.stack([pool(pooling, states, attention_mask=mask) for states in hidden[start:]], dim=1)
 
-        return self.compute.packed_or(tower, inputs, partial(first_token_states, tower, start), encode)
+        return self.compute.packed_or(tower, inputs, partial(layer_vectors, tower, start, pooling), encode)
 
     def _losses(self, given: dict[str, Tensor | None], text_ids: Tensor | None) -> CacseOutput:
         rows = {name: tensor for name, tensor in given.items() if tensor is not None}
@@ -266,8 +275,8 @@ class CacseModel(TowerSum):
         if views != 2:
             raise ValueError(f"CACSE compares two views of each row, got {views}: give one text column, or two")
         inputs = {name: tensor.flatten(0, 1) for name, tensor in rows.items()}  # (2B, L)
-        states_a = self._cls_states(self.tower_a, inputs).unflatten(0, (batch, views))  # (B, 2, K, H)
-        states_b = self._cls_states(self.tower_b, inputs).unflatten(0, (batch, views))
+        states_a = self._layer_vectors(self.tower_a, inputs).unflatten(0, (batch, views))  # (B, 2, K, H)
+        states_b = self._layer_vectors(self.tower_b, inputs).unflatten(0, (batch, views))
         vectors_a, vectors_b = states_a[:, :, -1], states_b[:, :, -1]  # (B, 2, H)
 
         # Every process sees the whole global batch, the cascade's constraint layers included: they attend across it.

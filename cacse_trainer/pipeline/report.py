@@ -46,8 +46,10 @@ def _training_scores(name: str, report: dict[str, Any]) -> Rows:
         return []
     metric = report["metric"].rpartition("_")[0].removeprefix("eval_") or report["metric"]
     is_sum = report["model"].startswith("Cacse")
-    start = "sum of the towers, before the joint training" if is_sum else "before training"
-    rows: Rows = [(name, start, metric, score_text(report["baseline"]))]
+    untrained = "sum of the towers, before the joint training" if is_sum else "before training"
+    rows: Rows = [(name, untrained, metric, score_text(report.get("untrained", report["baseline"])))]
+    if start := report.get("start"):
+        rows.insert(0, (name, f"{start['name']} as it is", metric, score_text(report["baseline"])))
     for encoder, score in report.get("teacher", {}).get("scores", {}).items():
         rows.append((name, "teacher", encoder, score_text(score)))
     for encoder, scores in report["exported"].items():

@@ -95,6 +95,8 @@ def verdict(report: dict[str, Any]) -> tuple[str, str]:
     best, baseline, metric = report.get("best"), report.get("baseline"), report.get("metric")
     if metric is None:
         return "No dev set was scored: the last model was kept.", ""
+    if found := report.get("verdict"):
+        return verdict_line(found), {"helped": "good", "unclear": ""}.get(found["outcome"], "bad")
     if best is None:
         return f"{metric} was never defined after training began.", "bad"
     where = f"best {best:.2f} at step {report['best_step']}"
@@ -104,6 +106,19 @@ def verdict(report: dict[str, Any]) -> tuple[str, str]:
         mend = "Try a lower learning rate, more text, or a larger batch."
         return f"Training did not help: {metric} {where}, {baseline:.2f} before training. {mend}", "bad"
     return f"{metric}: {baseline:.2f} before training, {where} ({best - baseline:+.2f}).", "good"
+
+
+def verdict_line(verdict: dict[str, Any]) -> str:
+    """A run's verdict for a person; see `cacse_trainer.runs.baseline.judge`."""
+    words = {"helped": "helped", "unclear": "did not clearly help"}
+    said = words.get(verdict["outcome"], "did not help")
+    start, trained, low, high = (verdict[name] for name in ("start", "trained", "low", "high"))
+    interval = "" if low is None else f", 95 % interval [{low:+.2f}, {high:+.2f}]"
+    kind = "held out" if verdict["held_out"] else "the checkpoint was chosen on it"
+    return (
+        f"Training {said}: {verdict['set']} ({kind}) {start:.2f} for the start as it is, "
+        f"{trained:.2f} trained ({trained - start:+.2f}{interval})."
+    )
 
 
 def figures(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -156,11 +171,14 @@ def number(value: float) -> str:
 def scores(report: dict[str, Any]) -> tuple[list[str], Rows]:
     """Head and rows by dev set: before training, the teacher, the best checkpoint, every exported folder."""
     curves = dev_curves(report)
-    names = list(dict.fromkeys([*curves, *(dev for found in report["exported"].values() for dev in found)]))
+    exported = (dev for found in report["exported"].values() for dev in found)
+    names = list(dict.fromkeys([*curves, *((report.get("start") or {}).get("scores", {})), *exported]))
     rows: list[tuple[str, dict[str, float | None]]] = []
-    start = {name: points[0][1] for name, points in curves.items() if points and points[0][0] == 0}
-    if start:
-        rows.append(("before training", start))
+    if start := report.get("start"):
+        rows.append((f"{start['name']} as it is, {start['pooling']} pooling", start["scores"]))
+    untrained = {name: points[0][1] for name, points in curves.items() if points and points[0][0] == 0}
+    if untrained:
+        rows.append(("before training, read as it is trained", untrained))
     if teacher := report.get("teacher", {}).get("scores"):
         rows.append(("teacher", teacher))
     best = report.get("best_step")
@@ -187,17 +205,18 @@ def dev_curves(report: dict[str, Any], measure: str = "spearman") -> dict[str, l
 
 
 def dev_charts(report: dict[str, Any]) -> list[Markup]:
-    """One chart a dev set, the untrained score dashed and the chosen checkpoint ringed; and of other dev measures."""
+    """One chart a dev set, the start's score dashed and the chosen checkpoint ringed; and of other dev measures."""
     charts = []
     chosen = str(report.get("metric")).removeprefix("eval_")
     for name, points in dev_curves(report).items():
-        start = next((y for x, y in points if x == 0 and y is not None), None)
+        untrained = next((y for x, y in points if x == 0 and y is not None), None)
+        start = ((report.get("start") or {}).get("scores") or {}).get(name, untrained)
         best = dict(points).get(report.get("best_step") or -1) if chosen == f"{name}_spearman" else None
         charts.append(
             line_chart(
                 [Series(name, points)],
                 f"{name}: Spearman ×100",
-                reference=("before training", start) if start is not None else None,
+                reference=("the start", start) if start is not None else None,
                 mark=(report["best_step"], best) if best is not None else None,
                 x_end=report["steps"],
             )

@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cacse_trainer.data import ContrastiveCollator, MaskingCollator
 from cacse_trainer.encoding.embedder import position_limit
@@ -19,6 +18,7 @@ from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
 from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
+from cacse_trainer.runs.baseline import is_decoder
 from cacse_trainer.runs.methods import CACSE, DIFFCSE, SIMCSE, method_of, settings_of
 from cacse_trainer.settings.arguments import DataArguments, ModelArguments
 from cacse_trainer.settings.distillation import EncoderChoice
@@ -68,10 +68,14 @@ def build_model(settings: ModelArguments) -> Built:
 def build_simcse(settings: ModelArguments) -> Built:
     """One encoder and an objective over the views of a batch."""
     encoder = str(settings.model)
+    if str(settings.pooling).startswith("cls") and is_decoder(settings):
+        raise UserError(
+            f"model {settings.model} is a decoder, whose first token sees nothing of the sentence; choose pooling "
+            "last_token, mean or weighted_mean"
+        )
     path = resolve_resource(encoder)
     with user_errors(f"model {encoder}", KeyError, RuntimeError):
         config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
-        check_pooling_of(config, settings)
         tokenizer = load_tokenizer(path, settings.trust_remote_code)
         tokenizer = prepare_tokenizer(tokenizer, settings.prompt_template, settings.append_eos, config)
         own = {**stated(settings_of(SIMCSE, settings)), "dtype": base_dtype(settings)}
@@ -117,18 +121,6 @@ def base_dtype(settings: ModelArguments) -> torch.dtype:
     return dtypes[settings.base_dtype]
 
 
-def check_pooling_of(config: PretrainedConfig, settings: ModelArguments) -> None:
-    """Refuse to read a decoder at its first token, which has seen nothing of the sentence."""
-    kind = config.model_type
-    decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    decoder = decoder or any(str(name).endswith("ForCausalLM") for name in config.architectures or [])
-    if decoder and settings.pooling.startswith("cls"):
-        raise UserError(
-            f"model {settings.model} is a decoder, whose first token sees nothing of the sentence; choose pooling "
-            "last_token, mean or weighted_mean"
-        )
-
-
 def build_collator(
     model: SentenceModel, tokenizer: PreTrainedTokenizerBase, settings: DataArguments
 ) -> ContrastiveCollator:
@@ -148,7 +140,7 @@ def build_cacse(settings: ModelArguments) -> Built:
             "nothing to train: give model (SimCSE, DiffCSE), or tower_a and tower_b (CACSE), in a recipe or as flags"
         )
     path_a, path_b = resolve_resource(tower_a), resolve_resource(tower_b)
-    own = settings_of(CACSE, settings)
+    own = stated(settings_of(CACSE, settings))
     if settings.constraint is not None:
         own["constraint"] = resolve_resource(settings.constraint)
     with user_errors(f"towers {tower_a}, {tower_b}"):

@@ -73,7 +73,7 @@ def distill(
         eval_max_seq_length=data_args.eval_max_seq_length,
     )
     facts = {} if args.check else describe_teacher(choices, trainer)
-    return training.execute(trainer, tokenizer, [public_name(settings.student)], {"teacher": facts})
+    return training.execute(trainer, tokenizer, [settings.student], {"teacher": facts})
 
 
 def teacher_choices(settings: DistillationArguments) -> list[EncoderChoice]:

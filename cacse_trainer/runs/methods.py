@@ -20,13 +20,13 @@ BELONGS_TO: dict[str, tuple[str, ...]] = {
         (CACSE,),
     ),
     **dict.fromkeys(
-        ("pooling", "projection", "mlp_only_train", "objective", "dropout", "hard_negative_weight"), (SIMCSE, DIFFCSE)
+        ("projection", "mlp_only_train", "objective", "dropout", "hard_negative_weight"), (SIMCSE, DIFFCSE)
     ),
     **dict.fromkeys(("mlm_weight", *(field.name for field in fields(DecoderArguments))), (SIMCSE,)),
     **dict.fromkeys(("generator", "rtd_loss_weight", "rtd_positions"), (DIFFCSE,)),
 }
 """Settings of some methods only; all others count in every one."""
-SHARED = ("contrastive_temperature", "attn_implementation")
+SHARED = ("pooling", "contrastive_temperature", "attn_implementation")
 """Settings that every method's model is built with."""
 DECIDING = ("model", "tower_a", "generator", "pooling", "objective", "mlm_weight", "lora_r", "adapter")
 """Flags that choose what the other settings are for."""

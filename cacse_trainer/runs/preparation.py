@@ -1,6 +1,7 @@
 """Before a training run: its text, its dev sets, and the metric that chooses."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,10 @@ def load_training_text(
 
 
 def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, Dataset]:
-    """``name=path`` each → graded pairs by name; STS-B from the hub when none is given.
+    """Paths or ``name=path`` → graded pairs by name; STS-B from the hub when none is given.
 
     Raises:
-        UserError: an entry without a name, a name given twice, a file that is wrong.
+        UserError: a name that is none or given twice, a file that is wrong.
     """
     if not dev_files:
         try:
@@ -60,13 +61,29 @@ def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, Dataset]:
                 f"no dev_file is given, and STS-B cannot be read from the hub ({reason}); give --dev_file stsb=PATH, "
                 "or --evaluation none"
             ) from error
+    return load_named(dev_files, "dev_file")
+
+
+def load_named(entries: Sequence[str], option: str, taken: Collection[str] = ()) -> dict[str, Dataset]:
+    """Graded pairs by name; a path without a name is named after its file.
+
+    Args:
+        entries: paths, or ``name=path``.
+        option: that gave them, for errors.
+        taken: names that others have.
+
+    Raises:
+        UserError: a name that is none, or taken; a file that is wrong.
+    """
     sets: dict[str, Dataset] = {}
-    for entry in dev_files:
+    for entry in entries:
         name, separator, path = entry.partition("=")
-        if not separator or not name.isidentifier():
-            raise UserError(f"dev_file {entry!r}: give name=path, the name of letters and digits, such as stsb={entry}")
-        if name in sets:
-            raise UserError(f"dev_file: the name {name} is given twice")
+        if not separator:
+            path, name = entry, re.sub(r"\W", "_", Path(entry.partition(":")[2] or entry).stem)
+        if not name.isidentifier():
+            raise UserError(f"{option} {entry!r}: give name=path, the name of letters and digits, such as mine={path}")
+        if name in sets or name in taken:
+            raise UserError(f"{option}: the name {name} is given twice; give name=path with another name")
         sets[name] = load_pairs(resolve_resource(path))
     return sets
 

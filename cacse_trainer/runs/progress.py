@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -18,13 +19,16 @@ SPACE = ("_alignment", "_uniformity", "_average_cosine", "_dead_dimensions")
 
 
 class RunProgress(TrainerCallback):
-    """Lines of the log on standard error, above a bar where that is a terminal and ``bar`` is wanted."""
+    """Lines of the log on standard error, above a bar where that is a terminal and ``bar`` is wanted.
 
-    def __init__(self, bar: bool):
+    Scores of the dev sets are told with what they gained on ``baselines``, by set.
+    """
+
+    def __init__(self, bar: bool, baselines: Mapping[str, float]):
         self.bar = bar and sys.stderr.isatty()
         self._tqdm: Any = None
         self._started, self._first_step = 0.0, 0
-        self._baselines: dict[str, float] = {}
+        self.baselines = baselines
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start the clock, and the bar."""
@@ -65,9 +69,9 @@ class RunProgress(TrainerCallback):
         for name, value in logs.items():
             label = name.removeprefix("eval_")
             if label.endswith("_spearman"):
-                gain = f" ({value - self._baselines[label]:+.2f})" if label in self._baselines else ""
-                self._baselines.setdefault(label, value)
-                scores.append(f"{label.removesuffix('_spearman')} {value:.2f}{gain}")
+                name = label.removesuffix("_spearman")
+                gain = f" ({value - self.baselines[name]:+.2f})" if name in self.baselines else ""
+                scores.append(f"{name} {value:.2f}{gain}")
             elif label.endswith(SPACE):
                 space.append(f"{label.partition('_')[2].replace('_', ' ')} {_text(value)}")
             elif not label.endswith("_pearson") and name not in SILENT:
@@ -87,8 +91,8 @@ def _text(value: Any) -> str:
     return number(value) if isinstance(value, (int, float)) else str(value)
 
 
-def use_run_progress(trainer: Trainer, bar: bool) -> None:
+def use_run_progress(trainer: Trainer, bar: bool, baselines: Mapping[str, float]) -> None:
     """Put `RunProgress` in the place of transformers' own callbacks."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(RunProgress(bar))
+    trainer.add_callback(RunProgress(bar, baselines))

@@ -29,7 +29,9 @@ from cacse_trainer.export.encoders import export
 from cacse_trainer.files import plain, write_json, write_text
 from cacse_trainer.report import training_page
 from cacse_trainer.report.curves import curve, plot_run
+from cacse_trainer.report.training import verdict_line
 from cacse_trainer.runs import preparation
+from cacse_trainer.runs.baseline import Reading, judge, read_model, read_start
 from cacse_trainer.runs.folder import (
     CURVES,
     PAGE,
@@ -97,6 +99,7 @@ class TrainingRun:
         self.train_dataset, self.data_facts = preparation.load_training_text(data_args, args)
         uses = preparation.uses_dev_sets(data_args, args)
         self.dev_sets = preparation.load_dev_sets(preparation.dev_entries(data_args)) if uses else {}
+        self.test_sets = preparation.load_named(data_args.test_file or [], "test_file", self.dev_sets)
         self.scorers: list[Callable[[Embedder], dict[str, float]]] = []
         if uses and data_args.eval_transfer:
             from cacse_trainer.evaluation.transfer_dev import TransferDevScorer  # senteval is only needed here
@@ -109,7 +112,7 @@ class TrainingRun:
         self,
         trainer: CacseTrainer,
         tokenizer: PreTrainedTokenizerBase,
-        base_models: list[str],
+        starts: list[str],
         extra: dict[str, Any] | None = None,
     ) -> RunResult:
         """Train, choose, export, save, report, push; with ``check`` nothing.
@@ -117,7 +120,7 @@ class TrainingRun:
         Args:
             trainer: ready to train.
             tokenizer: exported beside the encoders.
-            base_models: what the card names as the start.
+            starts: the encoders that training starts from: the baseline, see `read_start`, and for the card.
             extra: more entries of the report.
 
         Raises:
@@ -138,23 +141,32 @@ class TrainingRun:
             try_a_batch(trainer)
             clear_output_dir(args)
             trainer.extra_scorers = self.scorers
-            use_run_progress(trainer, bar=not args.disable_tqdm)
+            sets = {**self.dev_sets, **self.test_sets}
+            trusted = getattr(self.model_args, "trust_remote_code", False)
+            start = read_start(trainer, starts, sets, trusted)
+            use_run_progress(trainer, bar=not args.disable_tqdm, baselines=start.scores if start is not None else {})
             trained = trainer.train(resume_from_checkpoint=self.checkpoint)
-            result = RunResult(folder, trained.global_step, {**summarise(trainer, self.dev_sets), **(extra or {})})
+            summary = summarise(trainer, self.dev_sets, start)
+            if start is not None:
+                summary["verdict"] = judge(start, read_model(trainer, sets), sets, list(self.test_sets))
+                tell_verdict(trainer, summary["verdict"])
+            result = RunResult(folder, trained.global_step, {**summary, **(extra or {})})
             # accelerate leaves its autocast around forward; what is exported and compared is the float32 model itself
             model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
             trainer.save_model()  # before the export, whose failure must not cost the weights
             facts = CardFacts(
                 title=folder.resolve().name,
                 what="",
-                base_models=base_models,
+                base_models=[public_name(start) for start in starts],
+                start=start.scores if start is not None else {},
+                start_pooling=start.pooling if start is not None else "",
                 license=args.hub_license,
                 data=f"{public_name(self.data_args.train_file or '')}, {self.data_facts.get('kept', 'streamed')} rows",
                 settings=card_settings(self.model_args, self.data_args, args, self.parsed.recipe),
             )
             if args.export and trainer.is_world_process_zero():
                 with alone():
-                    result.exported = export(model, tokenizer, folder / "export", facts, self.dev_sets)
+                    result.exported = export(model, tokenizer, folder / "export", facts, sets)
             if trainer.is_world_process_zero():
                 self.report(trainer, result, trained, facts)
                 if self.hub is not None:
@@ -226,8 +238,8 @@ def try_a_batch(trainer: CacseTrainer) -> None:
         trainer.data_collator(list(islice(iter(trainer.train_dataset), trainer.args.train_batch_size)))
 
 
-def summarise(trainer: CacseTrainer, dev_sets: dict[str, Dataset]) -> dict[str, Any]:
-    """Baseline, best and last score of the metric that chooses; says loudly when training did not help.
+def summarise(trainer: CacseTrainer, dev_sets: dict[str, Dataset], start: Reading | None) -> dict[str, Any]:
+    """Of the metric that chooses: the baseline, the untrained model, the best score, the curve; and the start.
 
     Raises:
         NothingLearnedError: every score is undefined.
@@ -242,25 +254,26 @@ def summarise(trainer: CacseTrainer, dev_sets: dict[str, Dataset]) -> dict[str, 
         raise NothingLearnedError(
             f"every {metric} is undefined (NaN): nothing is exported; look at the loss in the log"
         )
-    baseline = next((point["value"] for point in points if point["step"] == 0), None)
+    untrained = next((point["value"] for point in points if point["step"] == 0), None)
     chosen = max if trainer.args.greater_is_better is not False else min
     best = chosen(defined, key=lambda point: point["value"]) if defined else None
-    first = trainer.is_world_process_zero()
-    if first and best is not None and baseline is not None and best["value"] <= baseline:
-        logger.warning(
-            "TRAINING DID NOT HELP: the best %s is %.2f (step %d), the untrained model had %.2f",
-            metric,
-            best["value"],
-            best["step"],
-            baseline,
-        )
+    known = start is not None and metric.endswith("_spearman")
+    baseline = start.scores[metric.removeprefix("eval_").removesuffix("_spearman")] if start and known else untrained
     return {
         "metric": metric,
         "baseline": baseline,
+        "untrained": untrained,
+        "start": {"name": start.name, "pooling": start.pooling, "scores": start.scores} if start else None,
         "best": best["value"] if best else None,
         "best_step": best["step"] if best else None,
         "curve": points,
     }
+
+
+def tell_verdict(trainer: CacseTrainer, verdict: dict[str, Any]) -> None:
+    """Say loudly when training did not help."""
+    if verdict["outcome"] != "helped" and trainer.is_world_process_zero():
+        logger.warning("%s", verdict_line(verdict))
 
 
 def repeating_command(command: Sequence[str], processes: int) -> str:

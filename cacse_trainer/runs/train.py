@@ -1,12 +1,12 @@
 """A training run: settings → data → model → trainer → train → export."""
 
 from cacse_trainer.errors import user_errors
+from cacse_trainer.runs.baseline import take_stated_pooling
 from cacse_trainer.runs.build import build_collator, build_model, check_fit, check_weights
 from cacse_trainer.runs.methods import check_hard_negatives, check_used
 from cacse_trainer.runs.run import RunResult, TrainingRun
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.recipes import Parsed
-from cacse_trainer.settings.resources import public_name
 from cacse_trainer.training.trainer import CacseTrainer
 
 
@@ -28,6 +28,7 @@ def train(
     """
     parsed = parsed or Parsed((model_args, data_args, args))
     if (model_args.model is None) != (model_args.tower_a is None):  # else there is none, or too many: see build_model
+        take_stated_pooling(model_args)
         check_used(parsed)
     training = TrainingRun(parsed)
     columns = training.data_facts.get("columns", [])
@@ -53,4 +54,4 @@ def train(
             eval_max_seq_length=data_args.eval_max_seq_length,
         )
     starts = filter(None, (model_args.model, model_args.tower_a, model_args.tower_b))
-    return training.execute(trainer, tokenizer, list(dict.fromkeys(map(public_name, starts))))
+    return training.execute(trainer, tokenizer, list(dict.fromkeys(starts)))

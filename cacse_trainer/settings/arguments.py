@@ -23,10 +23,11 @@ class ModelArguments(DecoderArguments):
     model: str | None = setting(
         None, "SimCSE, DiffCSE: the encoder, any that AutoModel knows: a folder, hub id or package:NAME/FOLDER."
     )
-    pooling: str = setting(
-        "cls",
-        "SimCSE, DiffCSE, decoders: cls (with a projection), cls_before_pooler (raw), mean, weighted_mean, avg_top2, "
-        "avg_first_last, max or last_token.",
+    pooling: str | None = setting(
+        None,
+        "cls (SimCSE, DiffCSE: with a projection), cls_before_pooler (raw), mean, weighted_mean, avg_top2, "
+        "avg_first_last, max or last_token; CACSE: cls, mean or max. Default: what the start's folder states; of a "
+        "plain checkpoint cls, of a decoder last_token.",
     )
     projection: str | None = setting(
         None, "With pooling cls: tanh or batch_norm. Default: SimCSE tanh, DiffCSE batch_norm."
@@ -98,8 +99,13 @@ class DataArguments:
     )
     dev_file: list[str] | None = setting(
         None,
-        "Dev sets of graded pairs, name=path each (sentence1, sentence2, score; or SentEval's sts-dev.csv). Default: "
-        "STS-B from the hub, named stsb.",
+        "Dev sets of graded pairs, path or name=path each (sentence1, sentence2, score; or SentEval's sts-dev.csv). "
+        "Default: STS-B from the hub, named stsb.",
+    )
+    test_file: list[str] | None = setting(
+        None,
+        "Held-out sets of graded pairs, as dev_file: scored before and after training, chosen by nothing; the verdict "
+        "is told from the first.",
     )
     eval_sets: list[str] | None = setting(
         None,

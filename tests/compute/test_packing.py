@@ -7,7 +7,7 @@ import torch
 from transformers import BertModel, CamembertConfig, CamembertModel, RobertaModel
 
 from cacse_trainer.compute.fast_paths import use_fast_paths
-from cacse_trainer.compute.packing import PackedRows, can_pack, first_token_states, packed_states, pool_packed
+from cacse_trainer.compute.packing import PackedRows, can_pack, layer_vectors, packed_states, pool_packed
 from cacse_trainer.compute.pooling import LAYER_POOLINGS, POOLINGS, pool
 from cacse_trainer.models import SentenceEmbeddingModel
 from tests.conftest import tiny_config
@@ -66,12 +66,13 @@ def test_every_pooling_equals_the_padded_encoder(kind, pooling):
         assert torch.allclose(value, plain[name], atol=1e-10), name
 
 
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
 @pytest.mark.parametrize("start", [0, 1, 2])
-def test_first_tokens_of_the_upper_layers(start):
+def test_vectors_of_the_upper_layers(start, pooling):
     model, batch = without_dropout(build("bert")), inputs()
     hidden = model(**batch, output_hidden_states=True).hidden_states[start:]
-    expected = torch.stack([states[:, 0] for states in hidden], dim=1)  # (N, K, H)
-    assert torch.allclose(first_token_states(model, start, **batch), expected, atol=1e-12)
+    expected = torch.stack([pool(pooling, states, attention_mask=batch["attention_mask"]) for states in hidden], dim=1)
+    assert torch.allclose(layer_vectors(model, start, pooling, **batch), expected, atol=1e-12)
 
 
 def test_runs_over_tokens_alone_and_the_last_layer_over_first_tokens():

@@ -78,6 +78,10 @@ def a_report(**changes) -> dict:
     }
 
 
+VERDICT = {"set": "stsb", "held_out": False, "start": 78.0, "trained": 72.5, "low": -8.25, "high": -3.5}
+VERDICT["outcome"] = "did not help"
+
+
 def test_the_page_of_a_run_shows_every_figure():
     text = training_page(a_report(), "mine & yours")
     tags = check_page(text)
@@ -90,7 +94,11 @@ def test_the_page_of_a_run_shows_every_figure():
         assert words in text
     assert "tower_a: 0.1; cascade: 0.1, 0.2" in text
     rows = re.findall(r'<tr><td>([^<]*)</td><td class="n">([^<]*)</td></tr>', text)
-    assert rows == [("before training", "70.00"), ("best checkpoint (step 5)", "72.50"), ("exported: tower_a", "72.25")]
+    assert rows == [
+        ("before training, read as it is trained", "70.00"),
+        ("best checkpoint (step 5)", "72.50"),
+        ("exported: tower_a", "72.25"),
+    ]
     assert text.count("learning rate</td><td>3e-5") == 2  # among the given settings and among all
     assert "hub" not in text
 
@@ -102,6 +110,16 @@ def test_the_page_of_a_run_shows_every_figure():
         ({"best": None, "best_step": None}, "never defined"),
         ({"metric": None}, "No dev set was scored"),
         ({"baseline": None}, "stsb_spearman: best 72.50 at step 5."),
+        ({"verdict": VERDICT}, "Training did not help: stsb (the checkpoint was chosen on it) 78.00"),
+        (
+            {"verdict": {**VERDICT, "held_out": True, "outcome": "unclear"}},
+            "Training did not clearly help: stsb (held out)",
+        ),
+        ({"verdict": VERDICT}, "72.50 trained (-5.50, 95 % interval [-8.25, -3.50])"),
+        (
+            {"start": {"name": "S", "pooling": "mean", "scores": {"stsb": 78.0}}},
+            '<td>S as it is, mean pooling</td><td class="n">78.00</td>',
+        ),
         ({"teacher": {"scores": {"stsb": 80.125}}}, '<td>teacher</td><td class="n">80.12</td>'),
         ({"gpu_memory_gb": 11.04}, "11.0 GB"),
         ({"log_history": [], "exported": {}, "metric": None, "given": []}, "No dev set"),

@@ -1,0 +1,173 @@
+"""What training is measured against, the start as its own folder states it, and the verdict on what it made of it.
+
+A folder of sentence-transformers' states how it is read (pooling, layers above it, length, prompt). Trained and read in
+another way it may gain on that other reading and still lose to what the user had, so the verdict is against the former.
+A plain checkpoint states nothing: there the model before its first step is the baseline.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import AutoConfig, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from cacse_trainer.encoding.embedder import Embedder
+from cacse_trainer.encoding.loading import load_encoder
+from cacse_trainer.encoding.sentence_transformers import read_modules
+from cacse_trainer.errors import user_errors
+from cacse_trainer.evaluation.compare import Difference, difference_of
+from cacse_trainer.evaluation.sts import pair_cosines, spearman_of
+from cacse_trainer.settings.arguments import ModelArguments
+from cacse_trainer.settings.resources import public_name, resolve_resource
+from cacse_trainer.training.trainer import CacseTrainer
+
+logger = logging.getLogger(__name__)
+
+UNTRAINED = "the model before training"
+
+
+@dataclass
+class Reading:
+    """What an encoder says of graded pairs.
+
+    Args:
+        name: of the encoder.
+        pooling: by which it was read.
+        cosines: of the pairs, by set.
+        scores: Spearman ×100 by set.
+    """
+
+    name: str
+    pooling: str
+    cosines: dict[str, np.ndarray]
+    scores: dict[str, float]
+
+
+def read(name: str, pooling: str, embedder: Embedder, sets: Mapping[str, Dataset]) -> Reading:
+    """Score an encoder on graded pairs and keep its answers."""
+    cosines = {key: pair_cosines(embedder, pairs) for key, pairs in sets.items()}
+    return Reading(name, pooling, cosines, {key: spearman_of(cosines[key], pairs) for key, pairs in sets.items()})
+
+
+def take_stated_pooling(settings: ModelArguments) -> None:
+    """Pooling that nobody gave: the one that the start's folder states; of a plain checkpoint the method's own.
+
+    Raises:
+        UserError: the start cannot be read.
+    """
+    if settings.pooling is not None:
+        return
+    starts = [name for name in (settings.model, settings.tower_a, settings.tower_b) if name is not None]
+    stated = {stated_pooling(name, settings.trust_remote_code) for name in starts}
+    settings.pooling = stated.pop() if len(stated) == 1 else None
+    if settings.pooling == "cls" and settings.model is not None and settings.mlp_only_train is None:
+        settings.mlp_only_train = True  # the folder states the raw first token: a head may help to train, and goes
+    if settings.pooling is None:
+        settings.pooling = "last_token" if settings.model is not None and is_decoder(settings) else "cls"
+
+
+def stated_pooling(name: str, trust_remote_code: bool = False) -> str | None:
+    """The pooling that an encoder's folder states; None: it states none, or one with layers above it."""
+    with user_errors(f"model {name}", KeyError, RuntimeError):
+        stated = read_modules(resolve_resource(name))
+    return None if stated.dense else stated.pooling
+
+
+def is_decoder(settings: ModelArguments) -> bool:
+    """Whether the model is a decoder, whose first token has seen nothing of the sentence."""
+    with user_errors(f"model {settings.model}", KeyError, RuntimeError):
+        path = resolve_resource(str(settings.model))
+        config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    kind = config.model_type
+    named = any(str(name).endswith("ForCausalLM") for name in config.architectures or [])
+    return named or (kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+
+
+def read_start(
+    trainer: CacseTrainer, starts: Sequence[str], sets: Mapping[str, Dataset], trust_remote_code: bool
+) -> Reading | None:
+    """The baseline: the best of the starts as their folders state them, else the model before training.
+
+    Args:
+        trainer: of the run, which has not begun.
+        starts: folders or hub ids.
+        sets: graded pairs; the first one tells which of several starts is the best.
+        trust_remote_code: run model code that comes with a start.
+
+    Returns:
+        None where there are no sets, or the model is spread over processes before its first step.
+    """
+    if not sets:
+        return None
+    dtype = torch.bfloat16 if trainer.args.bf16 else None
+    readings = []
+    for name in dict.fromkeys(starts):
+        path = resolve_resource(name)
+        if read_modules(path).pooling is None:
+            continue
+        with torch.random.fork_rng(devices=[]):  # weights that a checkpoint lacks are drawn: not from the run's seed
+            loaded = load_encoder(path, device=trainer.args.device, trust_remote_code=trust_remote_code)
+        embedder = Embedder(
+            loaded.embed,
+            loaded.tokenizer,
+            loaded.max_seq_length,
+            trainer.args.device,
+            dtype,
+            prepare=loaded.prepare,
+        )
+        readings.append(read(public_name(name), loaded.pooling, embedder, sets))
+    trained_by = trainer.model.stated_pooling
+    if not readings:
+        return None if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled else read_model(trainer, sets, UNTRAINED)
+    start = max(readings, key=lambda reading: next(iter(reading.scores.values())))
+    if trainer.is_world_process_zero():
+        scores = ", ".join(f"{key} {score:.2f}" for key, score in start.scores.items())
+        logger.info("the start as its folder states it, %s by %s pooling: %s", start.name, start.pooling, scores)
+        if start.pooling != trained_by:
+            logger.warning(
+                "%s states %s pooling, and this run reads it by %s: it is measured against the start as it is; "
+                "leave pooling out to train what is stated",
+                start.name,
+                start.pooling,
+                trained_by,
+            )
+    return start
+
+
+def read_model(trainer: CacseTrainer, sets: Mapping[str, Dataset], name: str = "") -> Reading:
+    """The trainer's model as it is."""
+    model = trainer.model_of_run
+    was_training = model.training
+    model.eval()
+    try:
+        return read(name, model.stated_pooling, trainer.embedder, sets)
+    finally:
+        model.train(was_training)
+
+
+def judge(start: Reading, trained: Reading, sets: Mapping[str, Dataset], held_out: Sequence[str]) -> dict[str, Any]:
+    """What training made of the start, on the first held-out set, else on the set that also chose.
+
+    Returns:
+        For the report: ``set``, ``held_out``, ``start`` and ``trained`` (Spearman ×100), ``low`` and ``high`` (95 %
+        interval of the difference, see `compare`), and ``outcome``: ``helped``, ``did not help`` or ``unclear``.
+    """
+    name = next(iter(held_out or sets))
+    found = difference_of(name, start.cosines[name], trained.cosines[name], np.asarray(sets[name]["score"], float))
+    return {"set": name, "held_out": name in held_out, "start": found.first, "trained": found.second} | {
+        "low": found.low,
+        "high": found.high,
+        "outcome": outcome(found),
+    }
+
+
+def outcome(found: Difference) -> str:
+    """``helped``, ``did not help``, or ``unclear`` where the interval holds 0."""
+    if found.low is not None and found.low > 0:
+        return "helped"
+    return "unclear" if found.high is not None and found.high > 0 and found.difference > 0 else "did not help"
