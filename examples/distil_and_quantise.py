@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--pooling", default="mean", help="of teacher and student")
     parser.add_argument("--train_file", default="sample:sentences.txt")
-    parser.add_argument("--dev_file", default="stsb=sample:dev.tsv")
+    parser.add_argument("--dev_file", default="sample=sample:dev.tsv")
     parser.add_argument("--max_steps", default="100")
     parser.add_argument("--output_dir", default="runs/small")
     settings = parser.parse_args()

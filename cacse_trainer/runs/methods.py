@@ -30,6 +30,8 @@ SHARED = ("pooling", "contrastive_temperature", "attn_implementation")
 """Settings that every method's model is built with."""
 DECIDING = ("model", "tower_a", "generator", "pooling", "objective", "mlm_weight", "lora_r", "adapter")
 """Flags that choose what the other settings are for."""
+HEAD = ("projection", "mlp_only_train")
+"""Settings of the head that pooling cls has."""
 ZERO_COUNTS = ("dropout", "cascade_start_layer", "bidirectional_start_layer")
 """Settings that 0 does not switch off."""
 
@@ -47,7 +49,9 @@ def settings_of(method: str, settings: ModelArguments) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in (*SHARED, *own)}
 
 
-def settle(parsed: Parsed, unused: Mapping[str, str], deciding: Collection[str] = ()) -> None:
+def settle(
+    parsed: Parsed, unused: Mapping[str, str], deciding: Collection[str] = (), dropped: Collection[str] = ()
+) -> None:
     """Put settings that nothing reads back to their defaults, or refuse them.
 
     A value that switches a thing off is never refused, and a recipe's field only where no flag made it meaningless.
@@ -56,6 +60,7 @@ def settle(parsed: Parsed, unused: Mapping[str, str], deciding: Collection[str] 
         parsed: the settings.
         unused: what is wrong with each such setting, and how to mend it.
         deciding: the flags that may make a recipe's field meaningless.
+        dropped: fields of a recipe that are never refused.
 
     Raises:
         UserError: with the first that is refused.
@@ -64,7 +69,8 @@ def settle(parsed: Parsed, unused: Mapping[str, str], deciding: Collection[str] 
         group = next(group for group in parsed.groups if name in type(group).__dataclass_fields__)
         value = getattr(group, name)
         is_off = value is None or value is False or value == "none" or (value == 0 and name not in ZERO_COUNTS)
-        if not is_off and (name in parsed.flags or not set(deciding) & set(parsed.flags)):
+        decided = name in dropped or set(deciding) & set(parsed.flags)
+        if not is_off and (name in parsed.flags or not decided):
             raise UserError(unused[name])
         setattr(group, name, type(group).__dataclass_fields__[name].default)
         if name in parsed.from_recipe:
@@ -76,7 +82,7 @@ def check_used(parsed: Parsed) -> None:
     unused: dict[str, str] = {}
     for name, wrong in _unused(parsed.groups[0]):
         unused.setdefault(name, wrong)
-    settle(parsed, unused, DECIDING)
+    settle(parsed, unused, DECIDING, () if "pooling" in parsed.given() else HEAD)  # else the start states the pooling
 
 
 def _unused(model_args: ModelArguments) -> Iterator[tuple[str, str]]:
@@ -94,7 +100,7 @@ def _unused(model_args: ModelArguments) -> Iterator[tuple[str, str]]:
     if method == CACSE:
         return
     if model_args.pooling != "cls":
-        for name in ("projection", "mlp_only_train"):
+        for name in HEAD:
             yield name, f"{name} has no effect with pooling {model_args.pooling}: only cls has a projection on top"
     of_a_new_adapter = ("lora_alpha", "lora_dropout", "lora_target_modules", "lora_init")
     if model_args.adapter is not None:

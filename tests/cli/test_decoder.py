@@ -32,7 +32,7 @@ def arguments(model: str, output: Path, *more: str) -> list[str]:
     return [
         *("train", "--model", model, "--prompt_template", PROMPT, "--append_eos", "--pooling", "last_token"),
         *("--lora_r", "4", "--lora_target_modules", "q_proj", "v_proj", "--learning_rate", "3e-3"),
-        *("--train_file", "sample:sentences.txt", "--dev_file", "stsb=sample:dev.tsv", "--max_seq_length", "32"),
+        *("--train_file", "sample:sentences.txt", "--dev_file", "sample=sample:dev.tsv", "--max_seq_length", "32"),
         *("--max_steps", "4", "--eval_steps", "2", "--save_total_limit", "2", "--bf16", "false"),
         *("--per_device_train_batch_size", "8", "--lr_scheduler_type", "constant", "--logging_steps", "1"),
         *("--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true", "--output_dir", str(output), *more),

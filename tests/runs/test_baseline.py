@@ -121,3 +121,12 @@ def test_a_gain_within_chance_is_unclear():
     found = difference_of("pairs", first, second, gold)
     assert found.difference > 0 and outcome(found) == "unclear"
     assert outcome(difference_of("pairs", second, first, gold)) == "did not help"
+
+
+def test_a_recipes_head_goes_where_the_start_states_a_pooling_without_one(stating, run, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("mlp_only_train: true\n")
+    report, _, _ = run("--config", str(recipe), "--model", stating("mean"))
+    assert report["settings"]["pooling"] == "mean" and report["settings"]["mlp_only_train"] is None
+    flags = ("--model", stating("max"), "--mlp_only_train", "true", "--train_file", "x.txt")
+    assert main(["train", *flags]) == 2
