@@ -58,7 +58,7 @@ setup(
     package_data={
         "cacse_trainer": ["py.typed", "report/*.html"],
         "cacse_trainer.configs": ["*.yaml", "**/*.yaml"],
-        "cacse_trainer.sample": ["*.txt", "*.tsv", "*.md"],
+        "cacse_trainer.sample": ["*.txt", "*.csv", "*.tsv", "*.md"],
     },
     install_requires=[
         "torch>=2.6",

@@ -2,22 +2,27 @@
 
     python scripts/make_sample_data.py --output_dir examples/sample
 
+`handbook.csv` describes the words of a made-up island, which no model knows before it has read them, and
+`handbook_dev.tsv` and `handbook_test.tsv` grade pairs of sentences that use them, see sample_data/handbook.py.
 `sentences.txt` comes from hand-written sentence frames, of which each gives a few fillings that differ from each other.
 `dev.tsv` joins pairs graded by hand, pairs of described events whose score follows from the parts of the meaning that
 differ, and unrelated pairs. No dev sentence occurs in the training text. Only the standard library is used.
 """
 
 import argparse
+import csv
+import io
 import random
 from pathlib import Path
 
-from sample_data import events
+from sample_data import events, handbook
 from sample_data.engine import fill_frames, normalise
 
 DATA = Path(__file__).parent / "sample_data"
 FRAME_FILES = ("culture", "encyclopedia", "everyday", "home", "periods", "society", "world")
 SENTENCES_PER_FRAME = 16
 UNRELATED_PAIRS = 120
+HANDBOOK_PAIRS = 200  # of each score, dev and test together
 
 Pair = tuple[str, str, float]
 
@@ -27,14 +32,17 @@ Written by `scripts/make_sample_data.py` (run it again and the same bytes come o
 
 | file | what |
 |---|---|
+| `handbook.csv` | {entries} entries on a made-up island: `title`, and a `body` that describes what it names |
+| `handbook_dev.tsv`, `handbook_test.tsv` | {handbook_pairs} scored pairs each, other sentences, the same words |
 | `sentences.txt` | {sentences} English sentences, one a line: the unlabelled training text |
 | `dev.tsv` | {pairs} sentence pairs with scores, under a header: `sentence1`, `sentence2`, `score` |
 
 A score of 5 stands for the same meaning, 4 for a minor detail that differs, 3 for important information that differs,
 2 for some shared details, 1 for the same topic, 0 for nothing in common.
 
-No dev sentence occurs in the training text. The pairs tell whether training works; they are no benchmark. Published
-figures come from STS-B and the other STS sets.
+The handbook's words are made up, so a model knows them only once it has read it: there a good encoder has something to
+learn. No dev sentence occurs in the training text. The pairs tell whether training works; they are no benchmark.
+Published figures come from STS-B and the other STS sets.
 """
 
 
@@ -99,15 +107,36 @@ def make_sentences(dev_pairs: list[Pair], rng: random.Random) -> list[str]:
     return sentences
 
 
+def csv_text(entries: list[tuple[str, str]]) -> str:
+    """Titles and bodies under a header."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([("title", "body"), *entries])
+    return text.getvalue()
+
+
+def tsv_text(pairs: list[Pair]) -> str:
+    """Graded pairs under a header."""
+    rows = ["sentence1\tsentence2\tscore"] + [f"{first}\t{second}\t{score:.1f}" for first, second, score in pairs]
+    return "\n".join(rows) + "\n"
+
+
 def write_sample(output_dir: Path, seed: int) -> None:
-    """Write `sentences.txt`, `dev.tsv` and `README.md` below `output_dir`."""
+    """Write the sample below `output_dir`."""
     dev_pairs = make_dev_pairs(random.Random(f"dev {seed}"))
     sentences = make_sentences(dev_pairs, random.Random(f"text {seed}"))
-    rows = ["sentence1\tsentence2\tscore"] + [f"{first}\t{second}\t{score:.1f}" for first, second, score in dev_pairs]
+    told, kinds = handbook.read_handbook(read_lines("handbook.txt"))
+    entries = handbook.make_entries(told, kinds, random.Random(f"handbook {seed}"))
+    graded = handbook.make_pairs(kinds, HANDBOOK_PAIRS, random.Random(f"handbook pairs {seed}"))
+    half = len(graded) // 2
+    counts = {"sentences": len(sentences), "pairs": len(dev_pairs), "entries": len(entries), "handbook_pairs": half}
     contents = {
+        "handbook.csv": csv_text(entries),
+        "handbook_dev.tsv": tsv_text(graded[:half]),
+        "handbook_test.tsv": tsv_text(graded[half:]),
         "sentences.txt": "\n".join(sentences) + "\n",
-        "dev.tsv": "\n".join(rows) + "\n",
-        "README.md": README.format(sentences=len(sentences), pairs=len(dev_pairs)),
+        "dev.tsv": tsv_text(dev_pairs),
+        "README.md": README.format(**counts),
     }
     output_dir.mkdir(parents=True, exist_ok=True)
     for name, text in contents.items():

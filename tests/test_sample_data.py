@@ -39,7 +39,7 @@ def run_script(output_dir: Path, *options: str) -> None:
 def test_the_script_writes_the_shipped_bytes(tmp_path):
     run_script(tmp_path / "again")
 
-    for name in ("sentences.txt", "dev.tsv", "README.md"):
+    for name in ("handbook.csv", "handbook_dev.tsv", "handbook_test.tsv", "sentences.txt", "dev.tsv", "README.md"):
         assert (tmp_path / "again" / name).read_bytes() == (SAMPLE / name).read_bytes(), name
 
 
@@ -127,3 +127,21 @@ def test_the_score_of_an_event_pair_follows_from_what_differs(monkeypatch):
     assert pairs[5] == ("Ann cut ham.", "Ann ate ham.", 3.0)
     # Both and the action: 5 - 1.5 - 0.5 - 2, which is the floor of 1 at the same time.
     assert pairs[6] == ("Ann cut ham.", "Bob ate pie.", 1.0)
+
+
+def test_the_handbooks_pairs_follow_from_it_and_do_not_stand_in_it():
+    with (SAMPLE / "handbook.csv").open(encoding="utf-8", newline="") as file:
+        entries = list(csv.DictReader(file))
+    told = normalise(" ".join(entry["title"] for entry in entries)).split()
+    bodies = {normalise(entry["body"]) for entry in entries}
+    assert len(entries) == len({entry["title"] for entry in entries}) == len(bodies) == 576
+    seen: set[tuple[str, str]] = set()
+    for name in ("handbook_dev.tsv", "handbook_test.tsv"):
+        with (SAMPLE / name).open(encoding="utf-8", newline="") as file:
+            pairs = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        assert Counter(pair["score"] for pair in pairs).keys() == {"0.0", "1.0", "3.0", "5.0"} and len(pairs) == 400
+        for pair in pairs:
+            first, second = normalise(pair["sentence1"]), normalise(pair["sentence2"])
+            assert first not in bodies and second not in bodies and (first, second) not in seen
+            assert set(first.split()) & set(told), first
+            seen.add((first, second))
