@@ -48,7 +48,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=[
         *find_packages(include=["cacse_trainer", "cacse_trainer.*"]),
         *find_packages("SentEval", include=["senteval", "senteval.*"]),

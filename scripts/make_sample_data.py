@@ -22,7 +22,7 @@ DATA = Path(__file__).parent / "sample_data"
 FRAME_FILES = ("culture", "encyclopedia", "everyday", "home", "periods", "society", "world")
 SENTENCES_PER_FRAME = 16
 UNRELATED_PAIRS = 120
-HANDBOOK_PAIRS = 200  # of each score, dev and test together
+HANDBOOK_PAIRS = 300  # of each score, dev and test together
 
 Pair = tuple[str, str, float]
 
