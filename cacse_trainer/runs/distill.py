@@ -12,6 +12,7 @@ from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_student import StudentModel
+from cacse_trainer.runs.baseline import stated_pooling
 from cacse_trainer.runs.build import check_fit, check_weights, load_encoders, load_tokenizer
 from cacse_trainer.runs.methods import settle
 from cacse_trainer.runs.run import RunResult, TrainingRun
@@ -41,6 +42,7 @@ def distill(
     choices = teacher_choices(settings)
     if settings.student is None:
         raise UserError("no student: give an encoder to train, in a recipe or as --student FOLDER")
+    settings.pooling = settings.pooling or stated_pooling(settings.student) or "cls"
     bf16 = resolve_bf16(settings.teacher_bf16, "teacher_bf16", use_cpu=args.use_cpu)
     check_cache(settings, data_args, args)
     training = TrainingRun(parsed)

@@ -57,7 +57,9 @@ class DistillationArguments:
     teacher_cache: str | None = setting(
         None, "Folder for the teacher's vectors, computed once and reused. Default: computed at each step."
     )
-    pooling: str = setting("cls", "The student's: cls (raw), mean, max or last_token.")
+    pooling: str | None = setting(
+        None, "The student's: cls (raw), mean, max or last_token. Default: what its folder states, else cls."
+    )
     dropout: float | None = setting(None, "Every dropout of the student. Default: what its config says.")
     project_to_teacher: bool = setting(
         False, "Where the widths differ: learn a projection of the student for the loss."
