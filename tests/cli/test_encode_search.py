@@ -83,11 +83,11 @@ def test_a_broken_run_goes_on(model, corpus, tmp_path, monkeypatch, capsys):
     command = [*flags, "--input", str(path), "--output", str(output), "--shard_rows", "7"]
     original, written = encode_corpus._write_shard, []
 
-    def interrupted(folder, number, table):
+    def interrupted(folder, number, key, table):
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(number)
-        original(folder, number, table)
+        original(folder, number, key, table)
 
     monkeypatch.setattr(encode_corpus, "_write_shard", interrupted)
     assert run(encode.main, command) == 130
@@ -95,7 +95,7 @@ def test_a_broken_run_goes_on(model, corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         encode_corpus,
         "_write_shard",
-        lambda folder, number, table: (written.append(number), original(folder, number, table)),
+        lambda folder, number, key, table: (written.append(number), original(folder, number, key, table)),
     )
     assert run(encode.main, [*command, "--precision", "int8"]) == 2  # other settings
     assert "holds shards of other settings (precision)" in capsys.readouterr().err.splitlines()[-1]
