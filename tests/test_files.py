@@ -320,9 +320,9 @@ def test_a_folder_of_an_older_version_is_known_by_its_card(tmp_path):
 
 
 def test_two_at_once_do_not_write_one_folder(tmp_path):
-    with writing_folder(tmp_path / "folder"):
-        with pytest.raises(UserError, match="another process"), writing_folder(tmp_path / "folder"):
-            pass
+    folder = tmp_path / "folder"
+    with writing_folder(folder), pytest.raises(UserError, match="another process"), writing_folder(folder):
+        pass
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
