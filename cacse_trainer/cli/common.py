@@ -30,7 +30,7 @@ def command_parser(name: str, what: str, epilog: str) -> OneLineParser:
 
 
 def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 done, 2 the user's input is wrong (one line), 143 and 130 stopped by SIGTERM and Ctrl-C, 1 else.
+    """Run a command; 0 done, 2 the user's input is wrong (one line), 143, 129 and 130 stopped by a signal, 1 else.
 
     One of several processes does not return, but leaves here: see `leave`.
     """

@@ -132,12 +132,12 @@ def _begin(
         if output.is_dir():
             raise UserError(f"output {output} is a folder; choose another name")
         refuse_foreign(folder, foreign(folder, (FACTS, SHARDS)))
+        rows, digest = hash_of_rows(corpus)
+        if rows == 0:
+            raise UserError(f"{corpus.name}: is empty; there is nothing to encode")
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"output {output}: cannot be written ({error.strerror})") from error
-    rows, digest = hash_of_rows(corpus)
-    if rows == 0:
-        raise UserError(f"{corpus.name}: is empty; there is nothing to encode")
     facts = {
         **facts,
         "input": Path(corpus.name).name,

@@ -84,7 +84,8 @@ def check_output_dir(args: CacseTrainingArguments) -> str | None:
 def _check_free(folder: Path, *, whole: bool) -> None:
     """Refuse a folder that is no run's and holds what a run would replace; with ``whole`` one that holds anything."""
     for path in sorted(folder.iterdir()):
-        if path.name not in (STAGING, LOCK) and (whole or is_of_a_run(path) or step_of(path) is not None):
+        passing = path.name == STAGING or path.name.startswith(".")  # of a run that ended early, of another process
+        if not passing and (whole or is_of_a_run(path) or step_of(path) is not None):
             raise UserError(
                 f"output_dir {folder} holds files that are no run of this program ({path.name}); choose another folder"
             )

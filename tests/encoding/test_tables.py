@@ -12,9 +12,11 @@ from cacse_trainer.encoding.vectors.tables import hash_of_rows, write_table
 @pytest.mark.parametrize("dtype", ["float32", "int8", "uint8"])
 def test_blocks_are_one_table(tmp_path, dtype):
     table = np.arange(60).reshape(20, 3).astype(dtype)
-    write_table(tmp_path / "v.npy", [table[:7], table[7:19:1], table[19:]], 20)
+    write_table(tmp_path / "v.npy", [table[:7], table[7:19], table[19:]], 20)
     found = np.load(tmp_path / "v.npy", mmap_mode="r")
     assert found.dtype == table.dtype and (found == table).all()
+    with pytest.raises(ValueError, match="7 rows instead of 20"):
+        write_table(tmp_path / "v.npy", [table[:7]], 20)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")

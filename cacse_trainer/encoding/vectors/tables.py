@@ -19,7 +19,9 @@ def write_table(path: Path, blocks: Iterable[np.ndarray], rows: int) -> None:
 
     Raises:
         OSError: the disk is full.
+        ValueError: the blocks have another number of rows.
     """
+    written = 0
     with path.open("wb") as file:
         for i, block in enumerate(blocks):
             if i == 0:
@@ -27,6 +29,9 @@ def write_table(path: Path, blocks: Iterable[np.ndarray], rows: int) -> None:
                 header = {"descr": kind, "fortran_order": False, "shape": (rows, *block.shape[1:])}
                 np.lib.format.write_array_header_1_0(file, header)
             file.write(np.ascontiguousarray(block).data)
+            written += len(block)
+    if written != rows:
+        raise ValueError(f"{path}: {written} rows instead of {rows}")
 
 
 def hash_of_rows(rows: Iterable[str]) -> tuple[int, str]:
