@@ -89,9 +89,7 @@ class ResultStore:
             if not overwrite:
                 self._take_up(read_results(self.path))
         elif found := [name for name in BESIDE if (folder / name).exists()]:
-            raise UserError(
-                f"output_dir {folder}: holds {found[0]} of no evaluation; move it, or choose another folder"
-            )
+            raise UserError(f"output_dir {folder}: holds {found[0]} of no evaluation; move it, or choose another")
 
     def _take_up(self, earlier: dict[str, Any]) -> None:
         now = json.loads(json.dumps(self._head["settings"]))  # as it comes back from a file
