@@ -1,8 +1,9 @@
 """Files and folders that are there whole or not at all, and locks that end with their process.
 
 Whatever is written bears a temporary name beside its place, ``.NAME.partial``, until all of it is on the disk; then it
-is renamed. A folder cannot take another one's name in one step: the older one is called ``.NAME.old`` for that moment,
-and gets its name back when a kill falls into it.
+is renamed. A folder changes names with the one that it replaces, which holds the list of what was written into it:
+nothing else is ever replaced. Where the system cannot do so in one step the older one is called ``.NAME.old`` for a
+moment, and gets its name back when a kill falls into it.
 """
 
 import atexit
@@ -13,9 +14,11 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from stat import S_IMODE
 from typing import TYPE_CHECKING, Any
@@ -24,6 +27,24 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 LOCK = ".lock"
+PATIENCE = 0.2  # seconds: the owner of a lock may be about to delete it
+RECORD = ".written.json"
+"""In a folder that is replaced as a whole: the names of the files that were written into it."""
+MODEL_FILES = (
+    *("config.json", "generation_config.json", "model.safetensors", "model-?????-of-?????.safetensors"),
+    *("model.safetensors.index.json", "adapter_config.json", "adapter_model.safetensors", "training_args.bin"),
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "chat_template.jinja"),
+)
+"""Patterns of the names under which models and tokenizers are saved."""
+PASSING = ("__pycache__", ".*.partial", ".*.old", f".*{LOCK}")
+"""Patterns of what comes and goes."""
+CARD, MARK = "README.md", "cacse-trainer"
+OLDER_FOLDER = (
+    *(*MODEL_FILES, CARD, "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
+    *("ensemble_module.py", "*.onnx", "*.onnx.data", "report.json", "merge_report.json"),
+)
+"""The same of an exported folder, of the folders in it too, whose card bears our mark: older versions kept no list."""
 
 
 # ---- files and folders ----
@@ -46,17 +67,76 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def writing_folder(final: Path) -> Iterator[Path]:
-    """Inside, an empty temporary folder to fill; at the end it becomes ``final``, after an exception it is deleted."""
-    staged = _partial(final)
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    try:
-        yield staged
-        put_in_place(staged, final)
-    except BaseException:
+def writing_folder(final: Path, older: Sequence[str] = ()) -> Iterator[Path]:
+    """Inside, an empty temporary folder to fill; at the end it becomes ``final``, after an exception it is deleted.
+
+    Args:
+        final: its place; a folder that is there is replaced, if all in it is ours.
+        older: see `foreign`.
+
+    Raises:
+        UserError: another process writes it, or there is something that this program did not write.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with only_one(final):
+        put_back(final)
+        refuse_foreign(final, foreign(final, older))
+        staged = _partial(final)
         shutil.rmtree(staged, ignore_errors=True)
-        raise
+        staged.mkdir()
+        try:
+            yield staged
+            written = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
+            write_json(staged / RECORD, written)
+            put_in_place(staged, final)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+
+
+def foreign(folder: Path, older: Sequence[str] = ()) -> list[Path]:
+    """The files in a folder that this program did not write, by its list and those of the folders inside.
+
+    Args:
+        folder: need not be there; a file that is there in its place is foreign.
+        older: patterns of what it consists of where it was made by a version that kept no list; a folder of an encoder
+            is known by its card.
+    """
+    if (folder / RECORD).is_file():
+        older = ()
+    elif (folder / CARD).is_file() and MARK in (folder / CARD).read_text(encoding="utf-8", errors="replace"):
+        older = older or OLDER_FOLDER
+    elif not older:
+        return [folder] if folder.is_file() else [path for path in sorted(folder.rglob("*")) if not path.is_dir()]
+    ours = {path.parent / name for path in folder.rglob(RECORD) for name in (RECORD, *_listed(path))}
+    files = [path for path in sorted(folder.rglob("*")) if path not in ours and (path.is_symlink() or path.is_file())]
+    kept = [path for path in files if not _fits(path.relative_to(folder).parts, PASSING)]
+    return [path for path in kept if not _fits([path.name], older)]
+
+
+def refuse_foreign(place: Path, found: Sequence[Path]) -> None:
+    """Raise a `UserError` where a place that is to be replaced holds foreign files."""
+    if found:
+        what = "it" if found[0] == place else str(found[0].relative_to(place))
+        raise _user_error(
+            f"{place} cannot be replaced: this program did not write {what}; move it away, or choose another place"
+        )
+
+
+def _listed(record: Path) -> list[str]:
+    with contextlib.suppress(OSError, ValueError, TypeError):  # damaged: nothing is known to be ours
+        return [str(name) for name in json.loads(record.read_text(encoding="utf-8"))]
+    return []
+
+
+def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for name in names for pattern in patterns)
+
+
+def _user_error(text: str) -> Exception:
+    from cacse_trainer.errors import UserError  # the package is not loaded for every --help
+
+    return UserError(text)
 
 
 def put_in_place(staged: Path, final: Path) -> None:
@@ -78,6 +158,10 @@ def put_in_place(staged: Path, final: Path) -> None:
             _allow(path, mode)
         _sync(path)
     put_back(final)
+    if final.exists() and _exchange(staged, final):
+        _sync(final.parent)
+        shutil.rmtree(staged, ignore_errors=True)
+        return
     old = _aside(final)
     try:
         if final.exists():
@@ -91,6 +175,20 @@ def put_in_place(staged: Path, final: Path) -> None:
     _sync(final.parent)
     if old.exists():
         delete_folder(old)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two paths change names in one step; False: the system, or this file system, cannot."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    here, rename_exchange = -100, 2  # the first stands for the working folder
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except AttributeError:  # an older C library
+        return False
+    return rename(here, os.fsencode(first), here, os.fsencode(second), rename_exchange) == 0
 
 
 def put_back(final: Path) -> None:
@@ -137,6 +235,21 @@ def without_secrets(text: str) -> str:
     return text
 
 
+def read_json(path: Path, mend: str) -> dict[str, Any]:
+    """An object that `write_json` wrote.
+
+    Raises:
+        UserError: the file is damaged; ``mend`` says what to do.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise _user_error(f"{path} is damaged; {mend}")
+    return found
+
+
 def plain(value: Any) -> Any:
     """A value as strict JSON knows it: NaN and infinity become null, unknown objects text."""
     if isinstance(value, dict):
@@ -178,6 +291,15 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
 
 
+def make_readable(paths: Iterable[Path]) -> None:
+    """Let files be read by whom the umask says: safetensors makes them for their owner alone."""
+    for path in paths:
+        probe = _partial(path)
+        probe.touch()
+        _allow(path, S_IMODE(probe.stat().st_mode))
+        probe.unlink()
+
+
 def _allow(path: Path, mode: int) -> None:
     before = S_IMODE(path.stat().st_mode)
     if before | mode != before:  # some file systems have modes, and change none
@@ -201,8 +323,24 @@ def _sync(path: Path) -> None:
 # ---- locks ----
 
 
-def take(path: Path) -> "BaseFileLock | None":
-    """Lock a file for this process, and make it if need be; None: another one holds it.
+@contextlib.contextmanager
+def only_one(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Inside, no other process writes ``path``; with ``wait`` one that does is waited for.
+
+    Raises:
+        UserError: another one does.
+    """
+    lock = take(path.with_name(f".{path.name}{LOCK}"), patience=-1 if wait else PATIENCE)
+    if lock is None:
+        raise _user_error(f"{path} is being written by another process; wait for its end, or choose another place")
+    try:
+        yield
+    finally:
+        give_back(lock)
+
+
+def take(path: Path, patience: float = PATIENCE) -> "BaseFileLock | None":
+    """Lock a file for this process, and make it if need be; None: another one holds it for longer than ``patience``.
 
     The system takes the lock back when the process ends, however it ends; a forked child, such as a data loader's
     worker, has no part in it. Where the file system has no locks, everybody gets one, whose ``is_locked`` is false:
@@ -210,8 +348,7 @@ def take(path: Path) -> "BaseFileLock | None":
     """
     from filelock import FileLock, Timeout  # not for every --help
 
-    # A moment's patience: its owner may be about to delete it.
-    lock = FileLock(path, timeout=0.2, thread_local=False, fallback_to_soft=False)
+    lock = FileLock(path, timeout=patience, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:

@@ -21,6 +21,7 @@ from cacse_trainer.compute.distributed import is_distributed, rank
 from cacse_trainer.errors import Interrupted, RunError, UserError, one_line
 from cacse_trainer.settings.command_line import OneLineParser
 from cacse_trainer.training.checkpoints import is_write_failure
+from cacse_trainer.training.interruption import SIGNALS
 
 
 def command_parser(name: str, what: str, epilog: str) -> OneLineParser:
@@ -29,12 +30,12 @@ def command_parser(name: str, what: str, epilog: str) -> OneLineParser:
 
 
 def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 done, 2 the user's input is wrong (one line), 143 and 130 stopped by SIGTERM and Ctrl-C, 1 else.
+    """Run a command; 0 done, 2 the user's input is wrong (one line), 143, 129 and 130 stopped by a signal, 1 else.
 
     One of several processes does not return, but leaves here: see `leave`.
     """
     set_up_logging()
-    with _unwinding_on_sigterm():
+    with _unwinding_on_signals():
         given = list(sys.argv[1:] if arguments is None else arguments)
         speech = dict(OneLineParser(add_help=False).given(given))  # known before the command's own parser may fail
         with output_mode(quiet="quiet" in speech, as_json="json" in speech):
@@ -84,21 +85,27 @@ def leave(code: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _unwinding_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the command as an exception does, so that temporary files go; training has a handler of its own."""
+def _unwinding_on_signals() -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a terminal that closes, end the command as an exception does, so that temporary files go.
+
+    Training has handlers of its own; what is ignored (nohup) stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        print("stopped by SIGTERM", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal is gone
+            print(f"stopped by {signal.Signals(number).name}", file=sys.stderr)
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    watched = [number for number in SIGNALS if number != signal.SIGINT and signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in watched}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 PEER_LOST = ("closed by peer", "reset by peer", "Broken pipe", "Timed out", "timed out", "remote process exited")

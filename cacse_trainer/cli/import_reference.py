@@ -10,6 +10,7 @@ from cacse_trainer.cli.output import tell
 from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.export.encoders import clean_tokenizer, export
+from cacse_trainer.files import writing_folder
 from cacse_trainer.importers.reference import convert_reference_checkpoint
 from cacse_trainer.importers.simcse import load_simcse_checkpoint
 from cacse_trainer.runs.build import load_tokenizer
@@ -72,10 +73,10 @@ def main(arguments: Sequence[str]) -> None:
             f"{len(report.left_over)} left over; check cascade_start_layer and constraint_layers"
         )
     tokenizer = clean_tokenizer(load_tokenizer(tower_a))
-    with user_errors(f"output_dir {settings.output_dir} cannot be written"):
-        Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(settings.output_dir)
-    tokenizer.save_pretrained(settings.output_dir)
+    unwritable = f"output_dir {settings.output_dir} cannot be written"
+    with user_errors(unwritable), writing_folder(Path(settings.output_dir)) as staged:
+        model.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
     tell(f"wrote {Path(settings.output_dir)}", {"output_dir": settings.output_dir, "skipped": report.skipped})
 
 

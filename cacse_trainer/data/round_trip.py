@@ -152,5 +152,8 @@ def _key(sentences: Sequence[str], settings: dict[str, Any]) -> str:
 def _read_state(progress: Path, partial: Path, key: str) -> dict[str, Any] | None:
     if not progress.is_file() or not partial.is_file():
         return None
-    state = json.loads(progress.read_text(encoding="utf-8"))
-    return state if state["key"] == key and partial.stat().st_size >= state["bytes"] else None
+    try:
+        state = json.loads(progress.read_text(encoding="utf-8"))
+        return state if state["key"] == key and partial.stat().st_size >= state["bytes"] else None
+    except (ValueError, TypeError, KeyError):  # damaged: begun anew
+        return None

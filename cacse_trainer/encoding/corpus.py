@@ -1,14 +1,17 @@
 """A corpus of any size to a file of vectors: in shards that are written whole, so that a broken run goes on.
 
 The shards lie in ``OUTPUT.partial/`` until all are there; then they become one ``.npy`` (open it with
-``numpy.load(path, mmap_mode="r")``) or ``.parquet`` file (columns ``text``, ``embedding``). On several processes each
-takes every n-th shard that is missing. Row i of the output belongs to row i of the input, blank ones too.
+``numpy.load(path, mmap_mode="r")``) or ``.parquet`` file (columns ``text``, ``embedding``). A shard's name holds a hash
+of what its vectors depend on (model, settings, text) and its checksum, so that no other one is ever taken for it. On
+several processes each takes every n-th shard that is missing. Row i of the output belongs to row i of the input, blank
+ones too.
 """
 
-import json
+import hashlib
 import logging
 from collections.abc import Iterator
-from itertools import islice
+from contextlib import ExitStack
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,26 @@ from tqdm.auto import tqdm
 from cacse_trainer.compute.distributed import alone, barrier, gather_objects, rank, world_size
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.base import BaseEncoder, Device
+from cacse_trainer.encoding.vectors.tables import hash_of_rows, write_table
 from cacse_trainer.errors import UserError
-from cacse_trainer.files import delete_folder, sha256_of, write_json, writing
+from cacse_trainer.files import (
+    crc32_of,
+    delete_folder,
+    foreign,
+    only_one,
+    put_in_place,
+    read_json,
+    refuse_foreign,
+    sha256_of,
+    write_json,
+    writing,
+)
 
 logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 16_384
 FACTS = "facts.json"
+SHARDS = "shard_*.npy"
 FORMATS = (".npy", ".parquet")
 
 
@@ -61,82 +77,92 @@ def encode_corpus(
         What ``OUTPUT.json`` holds, on the first process; None on the others.
 
     Raises:
-        UserError: wrong endings, an empty corpus, an output that is there, or shards of other settings.
+        UserError: wrong endings, an empty corpus, an output that is there, shards of other settings, files of others in
+            their place, or another process that writes the output.
     """
     if output.suffix not in FORMATS:
         raise UserError(f"output {output}: give a name that ends in {' or '.join(FORMATS)}")
-    folder = output.with_name(f"{output.name}.partial")
-    is_finished = _about(output).exists() or not folder.exists()  # the facts are written last, then the shards go
-    if output.exists() and is_finished and not overwrite:
-        raise UserError(f"output {output} is there already; choose another name, or --overwrite")
     if shard_rows < 1:
         raise UserError(f"shard_rows {shard_rows}: at least 1")
     how = {"shard_rows": shard_rows, "normalize": normalize, "precision": precision}
-    told: Any = None
-    if rank() == 0:
-        try:
-            told = _begin(folder, corpus, facts, how, overwrite)
-        except UserError as error:  # the others would wait for ever
-            told = error
-    told = gather_objects(told)[0]
-    if isinstance(told, UserError):
-        raise told
-    facts, missing = told
-    processes = world_size()
-    mine = missing[rank() :: processes]
-    rows = sum(min(shard_rows, facts["rows"] - shard * shard_rows) for shard in missing)
-    bar = tqdm(total=rows, desc="Encoding", unit=" sentences", disable=not show_progress_bar or rank() > 0)
-    with bar, alone():
-        tables = encoder.encode_stream(
-            _rows_of(corpus, mine, shard_rows),
-            shard_rows,
-            normalize=normalize,
-            precision=precision,
-            batch_size=batch_size,
-            device=devices,
-            advance=lambda count: bar.update(min(count * processes, rows - bar.n)),
-        )
-        for shard, table in zip(mine, tables, strict=True):
-            _write_shard(folder, shard, table)
-    barrier()
-    if rank() > 0:
-        return None
-    return _merge(folder, corpus, output, facts)
+    with ExitStack() as held:
+        told: Any = None
+        if rank() == 0:
+            try:
+                told = _begin(held, output, corpus, facts, how, overwrite)
+            except UserError as error:  # the others would wait for ever
+                told = error
+        told = gather_objects(told)[0]
+        if isinstance(told, UserError):
+            raise told
+        facts, missing = told
+        key, folder = _key(facts), _folder(output)
+        processes = world_size()
+        mine = missing[rank() :: processes]
+        rows = sum(min(shard_rows, facts["rows"] - shard * shard_rows) for shard in missing)
+        bar = tqdm(total=rows, desc="Encoding", unit=" sentences", disable=not show_progress_bar or rank() > 0)
+        with bar, alone():
+            tables = encoder.encode_stream(
+                _rows_of(corpus, mine, shard_rows),
+                shard_rows,
+                normalize=normalize,
+                precision=precision,
+                batch_size=batch_size,
+                device=devices,
+                advance=lambda count: bar.update(min(count * processes, rows - bar.n)),
+            )
+            for shard, table in zip(mine, tables, strict=True):
+                _write_shard(folder, shard, key, table)
+        barrier()
+        return _merge(folder, corpus, output, facts) if rank() == 0 else None
 
 
 def _begin(
-    folder: Path, corpus: Corpus, facts: dict[str, Any], how: dict[str, Any], overwrite: bool
+    held: ExitStack, output: Path, corpus: Corpus, facts: dict[str, Any], how: dict[str, Any], overwrite: bool
 ) -> tuple[dict[str, Any], list[int]]:
-    """What is encoded, and the shards that are not there yet."""
-    rows = len(corpus)
-    if rows == 0:
-        raise UserError(f"{corpus.name}: is empty; there is nothing to encode")
+    """What is encoded, and the shards that are not there yet; ``held`` keeps the output to this run."""
+    folder = _folder(output)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        held.enter_context(only_one(output))
+        is_finished = _about(output).exists() or not folder.exists()  # the facts are written last, then the shards go
+        if (output.exists() or _about(output).exists()) and is_finished and not overwrite:
+            found = output if output.exists() else _about(output)
+            raise UserError(f"output {found} is there already; choose another name, or --overwrite")
+        if output.is_dir():
+            raise UserError(f"output {output} is a folder; choose another name")
+        refuse_foreign(folder, foreign(folder, (FACTS, SHARDS)))
+        rows, digest = hash_of_rows(corpus)
+        if rows == 0:
+            raise UserError(f"{corpus.name}: is empty; there is nothing to encode")
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output {output}: cannot be written ({error.strerror})") from error
     facts = {
         **facts,
         "input": Path(corpus.name).name,
         "input_sha256": sha256_of(Path(corpus.name)) if Path(corpus.name).is_file() else None,
+        "rows_sha256": digest,
         "column": corpus.column,
         "rows": rows,
         **how,
     }
     path = folder / FACTS
-    if path.is_file():
-        former = json.loads(path.read_text(encoding="utf-8"))
+    if path.is_file() and not overwrite:
+        former = read_json(path, "repeat the command with --overwrite to begin anew")
         differing = [name for name in facts if former.get(name) != facts[name]]
-        if differing and not overwrite:
+        if differing:
             raise UserError(
                 f"{folder}: holds shards of other settings ({', '.join(differing)}); "
                 "repeat those to go on, or --overwrite to begin anew"
             )
-        if differing:
-            delete_folder(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output {folder}: cannot be written ({error.strerror})") from error
     write_json(path, facts)
+    key = _key(facts)
+    for shard in folder.glob(SHARDS):
+        if shard.name.split(".")[1:-1] != [key, f"{crc32_of(shard):08x}"]:  # another one's, or damaged
+            shard.unlink()
     shards = range(-(-rows // how["shard_rows"]))
-    missing = [shard for shard in shards if not _shard(folder, shard).is_file()]
+    missing = [shard for shard in shards if not _shard(folder, shard, key)]
     if len(missing) < len(shards):
         logger.info("going on: %d of %d shards are there", len(shards) - len(missing), len(shards))
     return facts, missing
@@ -146,8 +172,12 @@ def _about(output: Path) -> Path:
     return output.with_name(f"{output.name}.json")
 
 
-def _shard(folder: Path, number: int) -> Path:
-    return folder / f"shard_{number:06d}.npy"
+def _folder(output: Path) -> Path:
+    return output.with_name(f"{output.name}.partial")
+
+
+def _key(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
 
 
 def _rows_of(corpus: Corpus, shards: list[int], shard_rows: int) -> Iterator[str]:
@@ -158,38 +188,40 @@ def _rows_of(corpus: Corpus, shards: list[int], shard_rows: int) -> Iterator[str
             yield sentence
 
 
-def _write_shard(folder: Path, number: int, table: np.ndarray) -> None:
-    with writing(_shard(folder, number)) as staged, staged.open("wb") as file:
-        np.save(file, table)
+def _write_shard(folder: Path, number: int, key: str, table: np.ndarray) -> None:
+    staged = folder / f".{number:06d}.partial"
+    write_table(staged, [table], len(table))
+    put_in_place(staged, folder / f"shard_{number:06d}.{key}.{crc32_of(staged):08x}.npy")
+
+
+def _shard(folder: Path, number: int, key: str) -> Path | None:
+    return next(folder.glob(f"shard_{number:06d}.{key}.*.npy"), None)
 
 
 def _merge(folder: Path, corpus: Corpus, output: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """All shards as one file, moved to its place when it is whole."""
-    shards = sorted(folder.glob("shard_*.npy"))
-    tables = (np.load(shard) for shard in shards)
-    first = np.load(shards[0], mmap_mode="r")
-    about = _about(output)
-    about.unlink(missing_ok=True)
+    key, about = _key(facts), _about(output)
+    shards = [_shard(folder, number, key) for number in range(-(-facts["rows"] // facts.pop("shard_rows")))]
+    tables = (np.load(shard) for shard in shards if shard is not None)
     with writing(output) as staged:
         if output.suffix == ".npy":
-            shape = (facts["rows"], first.shape[1])
-            merged = np.lib.format.open_memmap(staged, mode="w+", dtype=first.dtype, shape=shape)
-            start = 0
-            for table in tables:
-                merged[start : start + len(table)] = table
-                start += len(table)
-            merged.flush()
-            del merged
+            write_table(staged, tables, facts["rows"])
         else:
-            kind = pa.list_(pa.from_numpy_dtype(first.dtype), first.shape[1])
-            schema = pa.schema([("text", pa.string()), ("embedding", kind)])
-            sentences = iter(corpus)
-            with pq.ParquetWriter(staged, schema) as writer:
-                for table in tables:
-                    vectors = pa.FixedSizeListArray.from_arrays(pa.array(table.reshape(-1)), type=kind)
-                    texts = pa.array(list(islice(sentences, len(table))), pa.string())
-                    writer.write_table(pa.Table.from_arrays([texts, vectors], schema=schema))
-    del facts["shard_rows"]
+            _write_parquet(staged, tables, corpus)
+        facts["crc32"] = crc32_of(staged)
+        about.unlink(missing_ok=True)  # it must never speak of other vectors
     write_json(about, facts)
     delete_folder(folder)
     return facts
+
+
+def _write_parquet(path: Path, tables: Iterator[np.ndarray], corpus: Corpus) -> None:
+    first = next(tables)
+    kind = pa.list_(pa.from_numpy_dtype(first.dtype), first.shape[1])
+    schema = pa.schema([("text", pa.string()), ("embedding", kind)])
+    sentences = iter(corpus)
+    with pq.ParquetWriter(path, schema) as writer:
+        for table in chain([first], tables):
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(table.reshape(-1)), type=kind)
+            texts = pa.array(list(islice(sentences, len(table))), pa.string())
+            writer.write_table(pa.Table.from_arrays([texts, vectors], schema=schema))

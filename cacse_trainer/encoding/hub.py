@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 
 from cacse_trainer.encoding.model_card import LOCAL_PATH
 from cacse_trainer.errors import RunError, UserError, one_line
+from cacse_trainer.files import RECORD
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def list_files(folders: Sequence[Path], repo_id: str) -> dict[str, str | bytes]:
     found: dict[str, str | bytes] = {}
     for folder in folders:
         prefix = "" if len(folders) == 1 or folder.name in MAIN else f"{folder.name}/"
-        for path in filter(Path.is_file, sorted(folder.rglob("*"))):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD):
             content: str | bytes = str(path)
             if path.name == "README.md":
                 content = path.read_text(encoding="utf-8").replace(LOCAL_PATH, repo_id).encode()

@@ -1,6 +1,8 @@
 """Blocks of sentences through an encoder: tokenised ahead in this process, or dealt out to several, one a device."""
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -120,8 +122,17 @@ class EncoderPool:
         self._executor.shutdown(cancel_futures=True)
 
 
+def _end_with_parent() -> None:
+    """Wait for the end of the process that started this one, and end: killed, it could not say so."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _load(recipe: Callable[..., Any], devices: Any, fingerprint: str, threads: int) -> None:
     global _encoder
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     transformers.logging.disable_progress_bar()  # each process would show its own of loading weights
     _encoder = recipe(device=devices.get())

@@ -44,6 +44,10 @@ def average(tasks: dict[str, dict[str, Any]], names: Iterable[str]) -> float:
     return float(np.mean([score_of(tasks[name]) if name in tasks else float("nan") for name in names]))
 
 
+BESIDE = ("tables.md", "tables.csv", "tables.tex", "scores.png")
+"""What is written beside the results, at the end."""
+
+
 class ResultStore:
     """The contents of one output folder.
 
@@ -81,8 +85,11 @@ class ResultStore:
             "settings": settings,
             "environment": environment(),
         }
-        if self.path.is_file() and not overwrite:
-            self._take_up(read_results(self.path))
+        if self.path.is_file():
+            if not overwrite:
+                self._take_up(read_results(self.path))
+        elif found := [name for name in BESIDE if (folder / name).exists()]:
+            raise UserError(f"output_dir {folder}: holds {found[0]} of no evaluation; move it, or choose another")
 
     def _take_up(self, earlier: dict[str, Any]) -> None:
         now = json.loads(json.dumps(self._head["settings"]))  # as it comes back from a file

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cacse_trainer.evaluation.results import SUITES, score_of
+from cacse_trainer.files import write_text
 
 SHORT = {"STSBenchmark": "STS-B", "SICKRelatedness": "SICK-R", "SST2": "SST"}
 TITLES = {
@@ -189,5 +190,5 @@ def bar_chart(path: Path, results: dict[str, Any]) -> None:
 def write_tables(folder: Path, results: dict[str, Any]) -> None:
     """``tables.md``, ``tables.csv``, ``tables.tex`` and ``scores.png``."""
     for name, text in (("md", markdown(results)), ("csv", comma_separated(results)), ("tex", latex(results))):
-        (folder / f"tables.{name}").write_text(text, encoding="utf-8")
+        write_text(folder / f"tables.{name}", text)
     bar_chart(folder / "scores.png", results)

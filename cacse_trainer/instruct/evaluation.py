@@ -19,7 +19,7 @@ import yaml
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.evaluation.environment import environment
 from cacse_trainer.evaluation.tables import markdown_table
-from cacse_trainer.files import write_json
+from cacse_trainer.files import write_json, write_text
 from cacse_trainer.instruct.arguments import InstructEvaluationArguments, InstructModelArguments
 from cacse_trainer.instruct.dataset import VALIDATION, read_records, write_records
 from cacse_trainer.instruct.prompts import render
@@ -121,7 +121,7 @@ def write_own_task(folder: Path, records_file: Path, args: InstructModelArgument
         ],
         "metadata": {"version": 1.0},
     }
-    (folder / f"{OWN_TASK}.yaml").write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf-8")
+    write_text(folder / f"{OWN_TASK}.yaml", yaml.safe_dump(task, sort_keys=False))
 
 
 def evaluate_models(
@@ -156,7 +156,7 @@ def evaluate_models(
     report: dict[str, Any] = {"base": model_args.model, "tuned": str(merged), "rows": rows}
     report |= {"settings": vars(args), "environment": environment()}
     table = markdown_table(HEADER, [cells(row) for row in rows], texts=2)
-    (folder / TABLE).write_text(table + "\n", encoding="utf-8")
+    write_text(folder / TABLE, table + "\n")
     write_json(folder / RESULTS, report)
     return report
 

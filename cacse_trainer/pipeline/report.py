@@ -1,6 +1,5 @@
 """The pipeline's report: every stage's scores and times, and the curves, as Markdown and as one HTML file."""
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from markupsafe import Markup
 
 from cacse_trainer.evaluation.environment import environment
 from cacse_trainer.evaluation.tables import markdown_table
-from cacse_trainer.files import write_text
+from cacse_trainer.files import read_json, write_text
 from cacse_trainer.pipeline.stages import PROOF, TRAINING, Stage
 from cacse_trainer.report import Section, Series, line_chart, page
 from cacse_trainer.report.curves import points_of
@@ -38,7 +37,7 @@ def _proof(stage: Stage) -> dict[str, Any]:
     proof = stage.folder / PROOF.get(stage.command, "none")
     if not proof.is_file() or proof.suffix != ".json":
         return {}
-    return json.loads(proof.read_text(encoding="utf-8"))
+    return read_json(proof, f"delete {stage.folder} and go on: the stage is run again")
 
 
 def _training_scores(name: str, report: dict[str, Any]) -> Rows:

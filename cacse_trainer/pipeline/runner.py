@@ -5,10 +5,10 @@ record (``pipeline.json``, ``sweep.json``) holds each stage's hash and time; a s
 output is there is skipped, an interrupted one is resumed, one whose hash has changed is done anew.
 """
 
-import json
+import ctypes
 import logging
 import os
-import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -20,7 +20,7 @@ from typing import Any
 from transformers.trainer_utils import get_last_checkpoint
 
 from cacse_trainer.errors import RunError, UserError
-from cacse_trainer.files import write_json
+from cacse_trainer.files import delete_folder, only_one, read_json, refuse_foreign, write_json
 from cacse_trainer.pipeline.stages import TRAINING, Stage
 
 logger = logging.getLogger(__name__)
@@ -49,9 +49,18 @@ PIPELINE, SWEEP = Kind("pipeline", "stage", independent=False), Kind("sweep", "r
 
 
 def read_record(root: Path, kind: Kind = PIPELINE) -> Record:
-    """What is recorded of the stages, by name."""
+    """What is recorded of the stages, by name.
+
+    Raises:
+        UserError: the record is damaged.
+    """
     path = root / f"{kind.name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    record = read_json(path, f"it says which {kind.part}s are done: choose another --output_dir, or delete them all")
+    if not all(isinstance(entry, dict) and {"fingerprint", "seconds"} <= entry.keys() for entry in record.values()):
+        raise UserError(f"{path} is no record of a {kind.name}; choose another --output_dir")
+    return record
 
 
 def plan(stages: Sequence[Stage], record: Record) -> list[tuple[Stage, str, str]]:
@@ -91,10 +100,23 @@ def run_stages(
         environments: variables of each stage that runs at the same time; as many run at once.
 
     Raises:
-        UserError: a stage's input is wrong (the others are stopped), or its folder holds what no stage here made.
+        UserError: a stage's input is wrong (the others are stopped), its folder holds what no stage here made, or
+            another process runs the stages.
         RunError: stages failed otherwise; of independent ones, after the others are done.
     """
     root.mkdir(parents=True, exist_ok=True)
+    with only_one(root / f"{kind.name}.json"):
+        return _run_stages(root, stages, only, kind, replace, environments)
+
+
+def _run_stages(
+    root: Path,
+    stages: Sequence[Stage],
+    only: Sequence[str] | None,
+    kind: Kind,
+    replace: bool,
+    environments: Sequence[Mapping[str, str]],
+) -> Record:
     record = read_record(root, kind)
     planned = [entry for entry in plan(stages, record) if not only or entry[0].name in only]
     waiting = [entry for entry in planned if _is_due(entry[0], entry[2], kind, replace)]
@@ -112,8 +134,8 @@ def run_stages(
                     stage, fingerprint, todo = waiting.pop(0)
                     where = f"{total - len(waiting)} of {total}, log in {root / stage.name}.log"
                     logger.info("%s %s: %s, %s", kind.part, stage.name, BEGINNINGS[todo], where)
-                    if todo == "redo":
-                        shutil.rmtree(stage.folder, ignore_errors=True)
+                    if todo == "redo" and stage.folder.is_dir():
+                        delete_folder(stage.folder)
                     spent = record[stage.name]["seconds"] if todo == "resume" else 0.0
                     note(stage, fingerprint=fingerprint, command=stage.command, seconds=spent, finished=False)
                     running[slot] = _Process(stage, root, environments[slot], resume=todo == "resume", spent=spent)
@@ -161,6 +183,7 @@ def _is_due(stage: Stage, todo: str, kind: Kind, replace: bool) -> bool:
                 f"{where} was made with other settings or inputs; choose another --output_dir, or --overwrite to do "
                 f"such {kind.part}s anew"
             )
+        refuse_foreign(stage.folder, stage.foreign())
     return todo != "skip"
 
 
@@ -174,6 +197,15 @@ def command_line(stage: Stage, root: Path, *, resume: bool) -> list[str]:
         has_checkpoint = stage.folder.is_dir() and get_last_checkpoint(str(stage.folder)) is not None
         words += ["--resume_from_checkpoint", "last"] if has_checkpoint else ["--overwrite_output_dir", "true"]
     return words
+
+
+_process_control: Any = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+PARENT_DEATH_SIGNAL = 1
+
+
+def _end_with_parent() -> None:
+    """Between fork and start of a stage's process: it gets SIGTERM when this one ends, in whatever way."""
+    _process_control(PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 class _Process:
@@ -192,6 +224,7 @@ class _Process:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment},
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
 
     def seconds(self) -> float:

@@ -21,17 +21,25 @@ from typing import Any
 import yaml
 
 from cacse_trainer.errors import UserError
-from cacse_trainer.files import sha256_of
+from cacse_trainer.files import foreign, sha256_of
+from cacse_trainer.runs.folder import foreign_in_exports, foreign_in_run, is_of_a_run
 from cacse_trainer.settings.command_line import hand_over
 from cacse_trainer.settings.distillation import EncoderChoice
 from cacse_trainer.settings.recipes import find_recipe, read_recipe
 from cacse_trainer.settings.resources import nearest, resolve_resource
 
 STAGE = "stage:"
+FILES = (".log", ".json", ".html", ".md")
+"""Endings of what lies beside the stages' folders: their logs, the record, the reports."""
 COMMANDS = {name: name for name in ("pairs", "distill", "evaluate", "export")}
 COMMANDS |= dict.fromkeys(("tower_a", "tower_b", "joint"), "train")
 """The commands of the stages that need not name theirs."""
 TRAINING = frozenset({"train", "distill"})
+WRITES = {
+    "pairs": ("pairs.csv", "pairs.csv.partial", "pairs.csv.progress.json"),
+    "evaluate": ("results.json", "tables.*", "scores.png", "*.npz"),
+}
+"""The names of what these commands leave in their folder; trainings and exports are known by more than that."""
 PROOF = {
     "pairs": "pairs.csv",
     "train": "training_report.json",
@@ -65,8 +73,10 @@ class Stage:
     processes: int = 1
 
     def __post_init__(self) -> None:
-        if self.name in ("", ".", "..") or re.search(r"[/\\\0]", self.name):
-            raise UserError(f"stage {self.name!r}: its name is that of a folder in the output folder; use no slashes")
+        if not self.name or re.search(r"^\.|[/\\:\0]", self.name) or self.name.endswith(FILES):
+            raise UserError(
+                f"stage {self.name!r}: its name is that of a folder in the output folder; use letters, digits, _ and -"
+            )
 
     def effective_settings(self) -> dict[str, Any]:
         """The recipe's settings with the stage's own on top."""
@@ -97,6 +107,15 @@ class Stage:
         for text in _texts(settings):
             digest.update(_content(text).encode())
         return digest.hexdigest()[:24]
+
+    def foreign(self) -> list[Path]:
+        """What lies in the folder and was not left by the command."""
+        if self.command in TRAINING:
+            beside = [path for path in sorted(self.folder.glob("*")) if not is_of_a_run(path)]
+            return beside + foreign_in_run(self.folder)
+        return (
+            foreign_in_exports(self.folder) if self.command == "export" else foreign(self.folder, WRITES[self.command])
+        )
 
     def is_finished(self) -> bool:
         """Whether the folder holds what the command leaves last."""

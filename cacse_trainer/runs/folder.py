@@ -11,9 +11,17 @@ from transformers import PreTrainedModel
 
 from cacse_trainer.compute.distributed import barrier
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.files import LOCK, give_back, take
+from cacse_trainer.files import LOCK, MODEL_FILES, foreign, give_back, refuse_foreign, take, write_json
 from cacse_trainer.settings.arguments import CacseTrainingArguments
-from cacse_trainer.training.checkpoints import STAGING, check_whole, list_checkpoints, newest_whole
+from cacse_trainer.training.checkpoints import (
+    STAGING,
+    check_whole,
+    foreign_in_checkpoint,
+    is_checkpoint,
+    list_checkpoints,
+    newest_whole,
+    step_of,
+)
 
 REPORT = "training_report.json"
 """What a finished run leaves last in its output folder."""
@@ -21,12 +29,12 @@ PAGE = "report.html"
 """The same for people, written just before."""
 CURVES = "training_curves.png"
 
-WRITTEN_BY_A_RUN = (
-    *("checkpoint-*", STAGING, LOCK, "export", ".*.partial", REPORT, PAGE, CURVES, "runs", "README.md", "adapter_*"),
-    *("config.json", "model*.safetensors*", "training_args.bin", "tokenizer*", "special_tokens_map.json", "vocab.*"),
-    *("merges.txt", "added_tokens.json", "sentencepiece*", "spiece.model", "encoder_*", "chat_template.jinja"),
-)
-"""Names in an output folder that a run leaves there; nothing else in it is ever deleted."""
+RUN = ".run.json"
+"""The mark of a run in its output folder, there before anything else: what bears one of these names is the run's."""
+EXPORT = "export"
+OF_A_RUN = (*MODEL_FILES, "tokenizer_[0-9]*", EXPORT, REPORT, PAGE, CURVES, STAGING, RUN, LOCK, ".*.partial")
+"""Those names. Checkpoints are known by what they hold, and so are TensorBoard's logs; nothing else is ever deleted."""
+LOGS = "runs"
 
 
 def check_output_dir(args: CacseTrainingArguments) -> str | None:
@@ -40,10 +48,10 @@ def check_output_dir(args: CacseTrainingArguments) -> str | None:
     resume = args.resume_from_checkpoint
     finished = (folder / REPORT).is_file()
     last = next(reversed(list_checkpoints(folder)), None)
-    if is_overwritten(args) and folder.is_dir():
-        foreign = [path for path in folder.iterdir() if not _is_of_a_run(path)]
-        if not finished and last is None and foreign:
-            raise UserError(f"output_dir {folder} holds files that are no run of this program; choose another folder")
+    if not (finished or last or resume or (folder / RUN).is_file()) and folder.is_dir():
+        _check_free(folder, whole=args.overwrite_output_dir)
+    if is_overwritten(args):
+        refuse_foreign(folder, foreign_in_run(folder))
     elif finished and not args.overwrite_output_dir:
         raise UserError(
             f"output_dir {folder} holds a finished run ({REPORT}); "
@@ -73,19 +81,30 @@ def check_output_dir(args: CacseTrainingArguments) -> str | None:
     return resume
 
 
+def _check_free(folder: Path, *, whole: bool) -> None:
+    """Refuse a folder that is no run's and holds what a run would replace; with ``whole`` one that holds anything."""
+    for path in sorted(folder.iterdir()):
+        passing = path.name == STAGING or path.name.startswith(".")  # of a run that ended early, of another process
+        if not passing and (whole or is_of_a_run(path) or step_of(path) is not None):
+            raise UserError(
+                f"output_dir {folder} holds files that are no run of this program ({path.name}); choose another folder"
+            )
+
+
 def is_overwritten(args: CacseTrainingArguments) -> bool:
     """Whether this run replaces an earlier one in its folder: a resumed run never does."""
     return args.overwrite_output_dir and args.resume_from_checkpoint is None
 
 
 def clear_output_dir(args: CacseTrainingArguments) -> None:
-    """Delete the earlier run that is overwritten; called when all else was checked, just before training."""
-    if is_overwritten(args):
-        folder = Path(str(args.output_dir))
-        if args.process_index == 0:
-            for path in [path for path in folder.iterdir() if _is_of_a_run(path) and path.name != LOCK]:
+    """Delete the earlier run that is overwritten, and mark the folder as this one's; just before training."""
+    folder = Path(str(args.output_dir))
+    if args.process_index == 0:
+        if is_overwritten(args):
+            for path in [path for path in folder.iterdir() if is_of_a_run(path) and path.name not in (RUN, LOCK)]:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        barrier()
+        write_json(folder / RUN, OF_A_RUN)
+    barrier()
 
 
 @contextlib.contextmanager
@@ -105,8 +124,24 @@ def occupied(args: CacseTrainingArguments) -> Iterator[None]:
             give_back(held)
 
 
-def _is_of_a_run(path: Path) -> bool:
-    return any(fnmatch(path.name, pattern) for pattern in WRITTEN_BY_A_RUN)
+def is_of_a_run(path: Path) -> bool:
+    """Whether something in an output folder is what a run leaves there."""
+    if path.name == LOGS:
+        return all("tfevents" in found.name for found in path.rglob("*") if not found.is_dir())
+    return is_checkpoint(path) or any(fnmatch(path.name, pattern) for pattern in OF_A_RUN)
+
+
+def foreign_in_run(folder: Path) -> list[Path]:
+    """What lies inside the checkpoints and exports of a run, and is none of theirs."""
+    return foreign_in_exports(folder / EXPORT) + [
+        path for checkpoint in list_checkpoints(folder) for path in foreign_in_checkpoint(checkpoint)
+    ]
+
+
+def foreign_in_exports(folder: Path) -> list[Path]:
+    """What lies in a folder of exported folders, and is none of theirs."""
+    exports = [path for path in sorted(folder.glob("*")) if not path.name.startswith(".")]
+    return [path for export in exports for path in foreign(export)]
 
 
 def check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:

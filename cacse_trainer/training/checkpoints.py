@@ -30,6 +30,17 @@ MANIFEST = "manifest.json"
 PENDING_LOG = "pending_log.json"
 """In a checkpoint between two log lines: what the next line has summed up so far."""
 
+OF_A_CHECKPOINT = (
+    TRAINER_STATE_NAME,
+    MANIFEST,
+    PENDING_LOG,
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+)
+"""Patterns of the names in a checkpoint beside those of the model."""
+
 _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 _WRITE_WORDS = ("PytorchStreamWriter", "file write failed", "unexpected pos", "No space left", "Disk quota", "os error")
 
@@ -90,8 +101,23 @@ def list_checkpoints(folder: str | Path) -> list[Path]:
         return []
     for aside in Path(folder).glob(f".{PREFIX_CHECKPOINT_DIR}-*.old"):
         put_back(aside.with_name(aside.stem.removeprefix(".")))
-    found = [(step, path) for path in Path(folder).iterdir() if (step := step_of(path)) is not None and path.is_dir()]
-    return [path for _, path in sorted(found)]
+    return sorted(filter(is_checkpoint, Path(folder).iterdir()), key=lambda path: step_of(path) or 0)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder is what a training leaves: by its name, and its state or its list of files."""
+    marks = (TRAINER_STATE_NAME, MANIFEST)
+    return step_of(path) is not None and any((path / name).is_file() for name in marks)
+
+
+def foreign_in_checkpoint(checkpoint: Path) -> list[Path]:
+    """The files that were not written with a checkpoint; none where it has no list, or a damaged one."""
+    try:
+        listed = {MANIFEST, *json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))}
+    except (OSError, ValueError, TypeError):
+        return []
+    files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file())
+    return [path for path in files if path.relative_to(checkpoint).as_posix() not in listed]
 
 
 def check_whole(checkpoint: str | Path) -> None:

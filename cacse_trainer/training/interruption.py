@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C in training: the step is finished, a checkpoint saved, and the run ends saying how to go on."""
+"""SIGTERM, SIGHUP and Ctrl-C in training: the step is finished, a checkpoint saved, and how to go on is said."""
 
 import contextlib
 import logging
@@ -15,7 +15,7 @@ from cacse_trainer.errors import Interrupted
 
 logger = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = tuple(number for number in signal.Signals if number.name in ("SIGTERM", "SIGINT", "SIGHUP"))
 
 
 class SignalWatch(TrainerCallback):
@@ -27,7 +27,7 @@ class SignalWatch(TrainerCallback):
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Inside, SIGTERM and SIGINT are noted; before and after they do what they did. Other threads watch nothing."""
+        """Inside, `SIGNALS` are noted; before and after they do what they did. Other threads watch nothing."""
         self.received = self.stops_after = None
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -18,7 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from cacse_trainer.compute.distributed import barrier, gather_rows
 from cacse_trainer.compute.memory import keep_freed_memory
 from cacse_trainer.errors import UserError
-from cacse_trainer.files import delete_folder, put_in_place
+from cacse_trainer.files import delete_folder, make_readable, put_in_place
 from cacse_trainer.training import checkpoints
 from cacse_trainer.training.interruption import SignalWatch
 
@@ -164,6 +164,12 @@ class ResumableTrainer(Trainer):
             self.control.should_save = True
         self._signals.ask(self.args, self.state, self.control)  # an evaluation may take long
         return is_new_best
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer`'s; others may read the weights where the umask lets them."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            make_readable(Path(output_dir or str(self.args.output_dir)).glob("*.safetensors"))
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)

@@ -13,6 +13,7 @@ from cacse_trainer.cli import encode, search
 from cacse_trainer.cli.common import run
 from cacse_trainer.encoding import corpus as encode_corpus
 from cacse_trainer.encoding.vectors.precision import directions
+from cacse_trainer.files import only_one
 from tests.conftest import write_sentences
 from tests.distributed.processes import run_processes
 from tests.tolerances import assert_near, noise
@@ -83,11 +84,11 @@ def test_a_broken_run_goes_on(model, corpus, tmp_path, monkeypatch, capsys):
     command = [*flags, "--input", str(path), "--output", str(output), "--shard_rows", "7"]
     original, written = encode_corpus._write_shard, []
 
-    def interrupted(folder, number, table):
+    def interrupted(folder, number, key, table):
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(number)
-        original(folder, number, table)
+        original(folder, number, key, table)
 
     monkeypatch.setattr(encode_corpus, "_write_shard", interrupted)
     assert run(encode.main, command) == 130
@@ -95,7 +96,7 @@ def test_a_broken_run_goes_on(model, corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         encode_corpus,
         "_write_shard",
-        lambda folder, number, table: (written.append(number), original(folder, number, table)),
+        lambda folder, number, key, table: (written.append(number), original(folder, number, key, table)),
     )
     assert run(encode.main, [*command, "--precision", "int8"]) == 2  # other settings
     assert "holds shards of other settings (precision)" in capsys.readouterr().err.splitlines()[-1]
@@ -134,6 +135,71 @@ def test_a_run_broken_off_before_its_facts_goes_on(model, corpus, tmp_path, monk
     assert_near(np.load(output), encoder.encode(lines, normalize=not overwrite))
     assert json.loads(about.read_text())["normalize"] is not overwrite
     assert not (tmp_path / "v.npy.partial").exists()
+
+
+def _broken_off(command, output, monkeypatch):
+    """All shards of a run that ends before it puts them together."""
+    with monkeypatch.context() as patch:
+        patch.setattr(encode_corpus, "_merge", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(encode.main, [*command, "--output", str(output)]) == 130
+    return sorted(output.with_name(f"{output.name}.partial").glob("shard_*.npy"))
+
+
+def test_no_shard_is_taken_for_another_one(model, corpus, tmp_path, monkeypatch, tiny_towers):
+    """Shards of another model, damaged ones, ones without a name of their own: all are made anew."""
+    encoder, flags = model
+    path, lines = corpus
+    command = [*flags, "--input", str(path), "--shard_rows", "7"]
+    other = [tiny_towers("bert")[1] if word == flags[1] else word for word in command]
+    foreign = _broken_off(other, tmp_path / "other.npy", monkeypatch)
+    output = tmp_path / "v.npy"
+    shards = _broken_off(command, output, monkeypatch)
+    for shard, theirs in zip(shards, foreign, strict=True):
+        (shard.parent / theirs.name).write_bytes(theirs.read_bytes())
+        (shard.parent / f"{shard.name.partition('.')[0]}.npy").write_bytes(theirs.read_bytes())  # an older version's
+    damaged = bytearray(shards[1].read_bytes())
+    damaged[-3] ^= 1
+    shards[1].write_bytes(damaged)
+    shards[2].write_bytes(shards[2].read_bytes()[:-10])
+    shards[3].unlink()
+    assert run(encode.main, [*command, "--output", str(output)]) == 0
+    assert_near(np.load(output), encoder.encode(lines))
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", None])
+def test_damaged_facts_are_one_line_and_overwrite_mends_them(model, corpus, tmp_path, monkeypatch, capsys, damage):
+    """Or they are gone: the shards themselves say what they are."""
+    encoder, flags = model
+    output = tmp_path / "v.npy"
+    command = [*flags, "--input", str(corpus[0]), "--shard_rows", "7"]
+    facts = _broken_off(command, output, monkeypatch)[0].with_name("facts.json")
+    facts.unlink() if damage is None else facts.write_text(damage)
+    command += ["--output", str(output)]
+    if damage is not None:
+        assert run(encode.main, command) == 2
+        assert "facts.json is damaged; repeat the command with --overwrite" in capsys.readouterr().err.splitlines()[-1]
+        command.append("--overwrite")
+    assert run(encode.main, command) == 0
+    assert_near(np.load(output), encoder.encode(corpus[1]))
+
+
+def test_encode_leaves_alone_what_is_not_its_own(model, corpus, tmp_path, capsys):
+    _, flags = model
+    output, command = tmp_path / "v.npy", [*flags, "--input", str(corpus[0]), "--output", str(tmp_path / "v.npy")]
+    notes = tmp_path / "v.npy.partial" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    assert run(encode.main, [*command, "--overwrite"]) == 2
+    assert "did not write notes.txt" in capsys.readouterr().err.splitlines()[-1]
+    notes.unlink()
+    notes.parent.rmdir()
+    (tmp_path / "v.npy.json").write_text("mine")
+    assert run(encode.main, command) == 2
+    assert "v.npy.json is there already" in capsys.readouterr().err.splitlines()[-1]
+    (tmp_path / "v.npy.json").unlink()
+    with only_one(output):
+        assert run(encode.main, command) == 2
+    assert "is being written by another process" in capsys.readouterr().err.splitlines()[-1]
 
 
 def _encode(rank, command):
@@ -200,9 +266,18 @@ def test_search_over_encoded_vectors(model, corpus, tmp_path, capsys):
     capsys.readouterr()
     assert run(search.main, [*flags, *command]) == 0
     assert [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()[1:3]] == ["the dog"] * 2
-    path.write_text(path.read_text() + "one more\n")
+    text = path.read_text()
+    for changed, words in (
+        (text + "one more\n", "33 of them, and the corpus has 34 rows"),
+        (text.replace("the dog", "the cat"), "were made of another text"),
+    ):
+        path.write_text(changed)
+        assert run(search.main, [*flags, *command]) == 2
+        assert words in capsys.readouterr().err
+    path.write_text(text)
+    np.save(vectors, np.load(vectors)[::-1])
     assert run(search.main, [*flags, *command]) == 2
-    assert "33 of them, and the corpus has 34 rows" in capsys.readouterr().err
+    assert "are not those that v.npy.json tells of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ import yaml
 from cacse_trainer.cli import pipeline
 from cacse_trainer.cli.common import run
 from cacse_trainer.errors import RunError, UserError
+from cacse_trainer.files import only_one
 from cacse_trainer.pipeline import runner
+from cacse_trainer.pipeline.report import stage_scores
 from cacse_trainer.pipeline.runner import command_line, plan, read_record, run_stages
 from cacse_trainer.pipeline.stages import Stage, parse_change, read_stages
 from cacse_trainer.settings.recipes import find_recipe, recipe_names
@@ -61,7 +63,7 @@ def fake_commands(monkeypatch):
         stage.folder.mkdir(parents=True, exist_ok=True)
         if stage.command == "export":
             (stage.folder / "student").mkdir(exist_ok=True)
-            (stage.folder / "student" / "README.md").write_text("card")
+            (stage.folder / "student" / "README.md").write_text("---\ntags:\n- cacse-trainer\n---\n")
         else:
             report = {"model": "X", "metric": None, "exported": {}}
             (stage.folder / "training_report.json").write_text(json.dumps(report))
@@ -110,6 +112,47 @@ def test_a_foreign_folder_is_left_alone(recipe, fake_commands, tmp_path):
     with pytest.raises(UserError, match="no stage of this pipeline made it"):
         run_stages(root, stages)
     assert (root / "tower_a" / "thesis.txt").is_file() and not fake_commands
+
+
+@pytest.mark.parametrize("name", ["tower_b/notes.txt", "export/student/notes.txt", "export/mine/notes.txt"])
+def test_a_stage_is_done_anew_only_where_all_is_its_own(recipe, fake_commands, text_file, name):
+    root, stages = read_stages(recipe, None, {})
+    run_stages(root, stages)
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_text("mine")
+    text_file.write_text(text_file.read_text() + "one more line\n")
+    root, stages = read_stages(recipe, None, {})
+    with pytest.raises(UserError, match=f"did not write {name.partition('/')[2]}"):
+        run_stages(root, stages)
+    assert len(fake_commands) == 5 and (root / name).read_text() == "mine"
+    (root / name).unlink()
+    run_stages(root, stages)
+    assert len(fake_commands) == 10
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"tower_a": 3}'])
+def test_a_damaged_record_is_one_line(recipe, fake_commands, text):
+    root, stages = read_stages(recipe, None, {})
+    root.mkdir(parents=True)
+    (root / "pipeline.json").write_text(text)
+    with pytest.raises(UserError, match=r"pipeline.json is (damaged|no record)"):
+        run_stages(root, stages)
+
+
+def test_a_damaged_report_of_a_stage_is_one_line(recipe, fake_commands):
+    root, stages = read_stages(recipe, None, {})
+    run_stages(root, stages)
+    (root / "joint" / "training_report.json").write_text("{")
+    with pytest.raises(UserError, match=r"training_report.json is damaged; delete"):
+        stage_scores(stages[2])
+
+
+def test_two_at_once_do_not_share_a_folder(recipe, fake_commands):
+    root, stages = read_stages(recipe, None, {})
+    root.mkdir(parents=True)
+    with only_one(root / "pipeline.json"), pytest.raises(UserError, match="another process"):
+        run_stages(root, stages)
+    assert not fake_commands
 
 
 def test_command_lines(recipe, tmp_path):
@@ -173,6 +216,9 @@ def test_records_of_earlier_versions_are_read(recipe, fake_commands):
         ({"stages": {"../../evil": {"command": "train"}}}, "stage '../../evil': its name is that of a folder"),
         ({"stages": {"/tmp/evil": {"command": "train"}}}, "its name is that of a folder"),
         ({"stages": {"..": {"command": "train"}}}, "its name is that of a folder"),
+        ({"stages": {".hidden": {"command": "train"}}}, "its name is that of a folder"),
+        ({"stages": {"pipeline.json": {"command": "train"}}}, "its name is that of a folder"),
+        ({"stages": {"c:": {"command": "train"}}}, "its name is that of a folder"),
         ({"stages": {"tower_a": {"model": "stage:joint"}}}, "refers to stage:joint, which is no earlier stage"),
         ({"stages": {"warm_up": {}}}, "stage warm_up needs command: one of distill"),
         ({"stages": {"tower_a": 3}}, "must be a mapping"),

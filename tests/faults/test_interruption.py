@@ -166,14 +166,18 @@ def test_rotation_counts_a_left_course_as_the_oldest(tmp_path):
     """Resumed from 2 with 4 and 6 still there: what was just saved must not be the first to go."""
     for step in (2, 3, 4, 6):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
+    (tmp_path / "checkpoint-1").mkdir()  # a person's
     rotate_checkpoints(str(tmp_path), 2, str(tmp_path / "checkpoint-2"), current=3)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-3"]
+    assert (tmp_path / "checkpoint-1").is_dir()
 
 
 def test_a_checkpoint_that_lies_aside_is_put_back(tmp_path):
     """A kill fell into its replacement, between the two renames; where the new one is there, the old one goes."""
     for name in (".checkpoint-2.old", ".checkpoint-4.old", "checkpoint-4", "checkpoint-6"):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").touch()
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
     clear_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]

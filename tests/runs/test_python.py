@@ -34,11 +34,12 @@ def common(text_file, dev_file):
 
 
 def same_files(first: Path, second: Path) -> bool:
-    """Whether both folders hold files of the same names, the weights of the same bytes."""
+    """Whether both folders hold files of the same names, the weights of the same bytes, for whom all else is."""
     names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (first, second)]
     weights = [name for name in names[0] if name.endswith("model.safetensors")]
     same = all((first / name).read_bytes() == (second / name).read_bytes() for name in weights)
-    return names[0] == names[1] and bool(weights) and same
+    modes = {path.stat().st_mode for path in first.rglob("*") if path.is_file()}
+    return names[0] == names[1] and bool(weights) and same and len(modes) == 1
 
 
 def told(capsys, arguments: list[str]) -> dict:

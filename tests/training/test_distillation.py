@@ -204,10 +204,15 @@ def test_cached_vectors_equal_the_online_teacher(make_trainer, tmp_path):
     embedder = Embedder(online.teacher.embed, online.teacher_tokenizer, 64, "cpu")
     vectors = cached_teacher_embeddings(tmp_path / "cache", online.teacher, embedder, rows)
     assert isinstance(vectors, np.memmap) and vectors.shape == (64, 32)
-    (kept,) = (tmp_path / "cache").iterdir()
+    (kept,) = (tmp_path / "cache").glob("*.npy")
     written = kept.stat().st_mtime_ns
     again = cached_teacher_embeddings(tmp_path / "cache", online.teacher, embedder, rows)
     assert kept.stat().st_mtime_ns == written and np.array_equal(vectors, again)
+    for damage in (b"", kept.read_bytes()[:-8], kept.read_bytes()[:-8] + bytes(8)):  # is found, and made good
+        kept.unlink()
+        kept.write_bytes(damage)
+        mended = cached_teacher_embeddings(tmp_path / "cache", online.teacher, embedder, rows)
+        assert np.array_equal(vectors, mended)
     cached = make_trainer("cached", run=run, teacher_vectors=vectors)
     cached.teacher.register_forward_pre_hook(lambda *_: pytest.fail("the teacher ran"))
     for trainer in (online, cached):
@@ -227,7 +232,7 @@ def test_cache_sees_every_change(make_trainer, tmp_path):
     def keep(teacher=teacher, rows=rows, length=64):
         embedder = Embedder(teacher.embed, tokenizer, length, "cpu")
         cached_teacher_embeddings(tmp_path / "cache", teacher, embedder, rows)
-        return len(list((tmp_path / "cache").iterdir()))
+        return len(list((tmp_path / "cache").glob("*.npy")))
 
     assert keep() == 1 and keep() == 1
     assert keep(rows=Dataset.from_dict({"text": ["a man", "the dog", "a man"]})) == 2

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from cacse_trainer.encoding.vectors.precision import directions
+from cacse_trainer.encoding.vectors.tables import write_table
 
 ROWS_AT_ONCE = 16_384
 QUERIES_AT_ONCE = 256
@@ -74,7 +75,7 @@ class ExactVectors:
 
     def save(self, folder: Path) -> None:
         """Write the rows into a folder."""
-        np.save(folder / FILE, self.table)
+        write_table(folder / FILE, [self.table], len(self))
 
     @classmethod
     def load(cls, folder: Path, precision: str, dim: int) -> "ExactVectors":

@@ -5,7 +5,7 @@ beside its place and moved there whole. What made the vectors is recorded, so th
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from cacse_trainer.data.corpus import Corpus
+from cacse_trainer.encoding.vectors import exact, faiss_vectors
 from cacse_trainer.encoding.vectors.exact import ExactVectors
 from cacse_trainer.encoding.vectors.faiss_vectors import FaissVectors
 from cacse_trainer.encoding.vectors.precision import directions, to_precision
+from cacse_trainer.encoding.vectors.tables import hash_of_rows
 from cacse_trainer.errors import UserError, one_line
-from cacse_trainer.files import put_back, write_json, writing_folder
+from cacse_trainer.files import crc32_of, put_back, sha256_of, write_json, writing_folder
 
 FACTS = "index.json"
 SENTENCES = "sentences.parquet"
+OLDER = (FACTS, SENTENCES, exact.FILE, faiss_vectors.FILE)
+"""What an index consists of; those of older versions keep no list of it."""
 EXACT = "exact"
 
 Hits = list[tuple[str, float]]
@@ -100,11 +105,8 @@ class SearchIndex:
         """Write the index; one that is there is replaced at the end, as a whole.
 
         Raises:
-            UserError: there is a folder that holds no index, or it cannot be written.
+            UserError: there is something that is no index, or it cannot be written.
         """
-        taken = folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder])
-        if taken and not (folder / FACTS).is_file():
-            raise UserError(f"index {folder}: is there and holds no index; choose another folder")
         facts = {
             "kind": self.kind,
             "precision": self.store.precision,
@@ -114,7 +116,7 @@ class SearchIndex:
             "made_by": self.made_by,
         }
         try:
-            with writing_folder(folder) as staged:
+            with writing_folder(folder, OLDER if (folder / SENTENCES).is_file() else ()) as staged:
                 pq.write_table(pa.table({"text": pa.array(self.sentences, pa.large_string())}), staged / SENTENCES)
                 self.store.save(staged)
                 write_json(staged / FACTS, facts)
@@ -170,16 +172,17 @@ def _damaged(folder: Path, reason: object) -> UserError:
     return UserError(f"index {folder}: is damaged ({' '.join(str(reason).split())}); build it anew")
 
 
-def open_vectors(path: Path, sentences: Iterable[str], made_by: dict[str, Any]) -> SearchIndex:
+def open_vectors(path: Path, corpus: Corpus, made_by: dict[str, Any]) -> SearchIndex:
     """The file of vectors that ``cacse-trainer encode`` wrote as an exact index: mapped from disk, nothing is copied.
 
     Args:
         path: a ``.npy`` file; ``PATH.json`` beside it.
-        sentences: all rows of the corpus, blank ones too.
+        corpus: the text that they were made of.
         made_by: of the encoder that will ask.
 
     Raises:
-        UserError: no such file, no facts beside it, another encoder, another number of rows, or no unit vectors.
+        UserError: no such file, no facts beside it or those of other vectors, another encoder, another corpus, or no
+            unit vectors.
     """
     beside = path.with_name(f"{path.name}.json")
     if path.suffix != ".npy" or not path.is_file() or not beside.is_file():
@@ -197,9 +200,20 @@ def open_vectors(path: Path, sentences: Iterable[str], made_by: dict[str, Any]) 
         )
     if not facts["normalize"]:
         raise UserError(f"vectors {path}: keep their lengths (--no_normalize); encode without that to search by cosine")
-    rows = list(sentences)
+    if facts.get("crc32", found := crc32_of(path)) != found:
+        raise UserError(
+            f"vectors {path}: are not those that {beside.name} tells of (the checksum differs); encode anew"
+        )
+    rows = list(corpus)
     if len(rows) != len(table):
         raise UserError(
             f"vectors {path}: {len(table)} of them, and the corpus has {len(rows)} rows; is it another one?"
         )
+    if "rows_sha256" in facts:
+        is_same = facts["rows_sha256"] == hash_of_rows(rows)[1]
+    else:  # the file was written by an older version, which knew the text's file only
+        file = Path(corpus.name)
+        is_same = not file.is_file() or facts.get("input_sha256") in (None, sha256_of(file))
+    if not is_same:
+        raise UserError(f"vectors {path}: were made of another text than {corpus.name}; encode it, or give that one")
     return SearchIndex(rows, ExactVectors(table, precision, dim), EXACT, made_by)
