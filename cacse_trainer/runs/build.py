@@ -1,4 +1,4 @@
-"""Settings to a model and its tokenizer, its collator, and the checks that the parts are sound and fit each other."""
+"""Settings to a model and its tokenizer, and the checks that the parts are sound and fit each other."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,7 +7,6 @@ import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from cacse_trainer.data import ContrastiveCollator, MaskingCollator
 from cacse_trainer.encoding.embedder import position_limit
 from cacse_trainer.encoding.members import load_ensemble, load_members
 from cacse_trainer.errors import UserError, user_errors
@@ -20,7 +19,7 @@ from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingMo
 from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
 from cacse_trainer.runs.methods import CACSE, DIFFCSE, SIMCSE, method_of, settings_of
-from cacse_trainer.settings.arguments import DataArguments, ModelArguments
+from cacse_trainer.settings.arguments import ModelArguments
 from cacse_trainer.settings.distillation import EncoderChoice
 from cacse_trainer.settings.resources import resolve_resource
 
@@ -127,17 +126,6 @@ def check_pooling_of(config: PretrainedConfig, settings: ModelArguments) -> None
             f"model {settings.model} is a decoder, whose first token sees nothing of the sentence; choose pooling "
             "last_token, mean or weighted_mean"
         )
-
-
-def build_collator(
-    model: SentenceModel, tokenizer: PreTrainedTokenizerBase, settings: DataArguments
-) -> ContrastiveCollator:
-    """The collator that this model's loss needs: with masked copies, or without."""
-    if model.needs_masked_copies:
-        return MaskingCollator(
-            tokenizer, settings.max_seq_length, mask_probability=settings.mask_probability, with_text_ids=True
-        )
-    return ContrastiveCollator(tokenizer, settings.max_seq_length, with_text_ids=True)
 
 
 def build_cacse(settings: ModelArguments) -> Built:
