@@ -54,6 +54,11 @@ def read_record(root: Path, kind: Kind = PIPELINE) -> Record:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def write_record(root: Path, record: Record, kind: Kind = PIPELINE) -> None:
+    """Record what became of the stages."""
+    write_json(root / f"{kind.name}.json", record)
+
+
 def plan(stages: Sequence[Stage], record: Record) -> list[tuple[Stage, str, str]]:
     """Each stage with its hash and what is to be done: ``skip``, ``resume``, ``redo`` or ``run``."""
     hashes: dict[str, str] = {}
@@ -103,7 +108,7 @@ def run_stages(
 
     def note(stage: Stage, **found: Any) -> None:
         record[stage.name] = {**record.get(stage.name, {}), **found}
-        write_json(root / f"{kind.name}.json", record)
+        write_record(root, record, kind)
 
     try:
         while waiting or running:
