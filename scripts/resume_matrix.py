@@ -143,8 +143,8 @@ def write_inputs(folder: Path) -> None:
     )
 
 
-def train_cell(cell: Cell, inputs: Path, output: Path, *, resume: bool) -> None:
-    """Six steps of a cell in a folder of its own, or what is left of them after the checkpoint there."""
+def train_cell(cell: Cell, inputs: Path, output: Path, *, resume: bool, **more: Any) -> None:
+    """Six steps of a cell in a folder of its own, or what is left of them; ``more`` are training arguments."""
     own = {name: str(inputs / value) if name in PARTS else value for name, value in FAMILIES[cell.family].items()}
     rows = ROWS[cell.accumulation]
     shared: dict[str, Any] = {
@@ -162,6 +162,7 @@ def train_cell(cell: Cell, inputs: Path, output: Path, *, resume: bool) -> None:
         "use_cpu": True,
         "disable_tqdm": True,
         "seed": 7,
+        **more,
     }
     if cell.family == "instruct":
         args = CommonTrainingArguments(str(output), **shared)
@@ -205,9 +206,9 @@ def outcome(output: Path) -> dict[str, Any]:
 
 
 @without_reports()
-def difference(cell: Cell, inputs: Path, folder: Path) -> str | None:
+def difference(cell: Cell, inputs: Path, folder: Path, **more: Any) -> str | None:
     """Where a resumed run of a cell differs from the one straight through; None: nowhere."""
-    train_cell(cell, inputs, folder / "whole", resume=False)
+    train_cell(cell, inputs, folder / "whole", resume=False, **more)
     expected = outcome(folder / "whole")
     for cut in CUTS:
         output, name = folder / f"cut{cut}", f"checkpoint-{cut}"
@@ -215,7 +216,7 @@ def difference(cell: Cell, inputs: Path, folder: Path) -> str | None:
         random.seed(cut)
         np.random.seed(cut)
         torch.manual_seed(cut)
-        train_cell(cell, inputs, output, resume=True)
+        train_cell(cell, inputs, output, resume=True, **more)
         found = outcome(output)
         differing = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
         if differing:

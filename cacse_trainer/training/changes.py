@@ -41,8 +41,8 @@ HARMLESS = frozenset(
         *("train_file", "senteval_data"),  # a moved text is the same one: its size and checksum are recorded
     ]
 )
-"""Settings that change what is said, saved, scored or how fast, and no weight. The length of a run is none of them, as
-the learning rate of each step hangs on it."""
+"""Settings that change what is said and saved, when it is scored, or how fast, and no weight. The length of a run is
+none of them, as the learning rate of each step hangs on it."""
 
 _OF_THE_CONFIG = frozenset(["transformers_version", "_name_or_path", "name_or_path", "dtype", "torch_dtype"])
 
@@ -98,7 +98,7 @@ def check_changes(checkpoint: str | Path, settings: dict[str, Any], *, allowed: 
     if before_processes != processes:
         logger.warning(
             "resume: %d processes, the checkpoint was trained on %d; the run goes on from its step, in batches of %d "
-            "rows and with other dropout masks",
+            "rows and with other random masks",
             processes,
             before_processes,
             processes * new["per_device_train_batch_size"],

@@ -7,15 +7,17 @@ continues exactly: data order, random state and best score as `Trainer` keeps th
 
 import json
 import os
+from collections.abc import Iterator, Sized
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import IterableDataset
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from cacse_trainer.compute.distributed import barrier, gather_rows, world_size
@@ -52,6 +54,28 @@ class BestAndLast(TrainerCallback):
             state.best_model_checkpoint = best
 
 
+class EpochOrder(Sampler[int]):
+    """A random sampler whose order hangs on a seed and the number of the epoch alone.
+
+    Torch's random state, from which an order by length is drawn, is another one after a resume; and accelerate does not
+    tell its own sampler the epoch that a run on several processes goes on in.
+    """
+
+    def __init__(self, sampler: RandomSampler | LengthGroupedSampler, seed: int) -> None:
+        self.sampler, self.seed, self.epoch = sampler, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the order of this epoch from now on."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.sampler.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
 class ResumableTrainer(Trainer):
     """A `Trainer` with whole checkpoints, an end by signal, exact resume, and the parts of the loss in its log.
 
@@ -71,9 +95,12 @@ class ResumableTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.settings: dict[str, Any] = {}
         self._recorded: dict[str, Any] = {}
-        self.is_stream = isinstance(self.train_dataset, IterableDataset)
-        if self.is_stream and "epoch" in (self.args.eval_strategy, self.args.save_strategy):
+        if isinstance(self.train_dataset, IterableDataset) and "epoch" in (
+            self.args.eval_strategy,
+            self.args.save_strategy,
+        ):
             raise UserError("a stream has no epochs: give eval_strategy and save_strategy steps, or no")
+        self._order: EpochOrder | BatchRebalanceSampler | None = None
         self._part_sums: dict[str, torch.Tensor] = {}
         self._part_count = 0
         self._saving = False
@@ -117,18 +144,26 @@ class ResumableTrainer(Trainer):
 
     def _all_settings(self) -> dict[str, Any]:
         rows: dict[str, Any] = {}
-        if not self.is_stream:
-            rows["training_rows"] = len(self.train_dataset)  # type: ignore[arg-type]  # it has a length
-        elif self.train_dataset.num_shards > 1:  # type: ignore[union-attr]
+        if isinstance(self.train_dataset, Sized):
+            rows["training_rows"] = len(self.train_dataset)
+        elif isinstance(self.train_dataset, IterableDataset) and self.train_dataset.num_shards > 1:
             rows["workers_of_the_stream"] = self.args.dataloader_num_workers  # each reads shards of its own
         return changes.settings_of(self.args, self.model.config, {**self.settings, **rows}, world_size())
 
     def get_train_dataloader(self) -> DataLoader:
         """As `Trainer`'s; a stream is read in passes without an end."""
-        if not self.is_stream:
+        if not isinstance(self.train_dataset, IterableDataset):
             return super().get_train_dataloader()
-        rows: Any = Passes(self.train_dataset, self._train_batch_size * world_size())  # type: ignore[arg-type]
+        rows: Any = Passes(self.train_dataset, self._train_batch_size * world_size())
         return self._get_dataloader(rows, "Training", self._train_batch_size, is_training=True)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """As `Trainer`'s, its order drawn from the seed and the epoch."""
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, (RandomSampler, LengthGroupedSampler)):
+            sampler = EpochOrder(sampler, self.args.seed if self.args.data_seed is None else self.args.data_seed)
+        self._order = sampler if isinstance(sampler, (EpochOrder, BatchRebalanceSampler)) else None
+        return sampler
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer`'s, which keeps a resumed run to the checkpoint's own steps of logging, scoring and saving."""
@@ -143,6 +178,8 @@ class ResumableTrainer(Trainer):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
+        if self._order is not None:
+            self._order.set_epoch(kwargs["epoch"])
         super()._run_epoch(*args, **kwargs)
 
     def _resume_log(self, path: Path) -> None:

@@ -42,6 +42,11 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(cell, inputs, tmp_path)
     assert matrix["difference"](cell, inputs, tmp_path) is None
 
 
+@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+def test_an_order_by_length_goes_on_too(strategy, inputs, tmp_path):
+    assert matrix["difference"](FIRST["instruct"], inputs, tmp_path, train_sampling_strategy=strategy) is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["simcse_mlm", "diffcse"])
 def test_masks_are_the_same_with_workers(family, inputs, tmp_path):
