@@ -95,10 +95,8 @@ class ResumableTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.settings: dict[str, Any] = {}
         self._recorded: dict[str, Any] = {}
-        if isinstance(self.train_dataset, IterableDataset) and "epoch" in (
-            self.args.eval_strategy,
-            self.args.save_strategy,
-        ):
+        by_epoch = "epoch" in (self.args.eval_strategy, self.args.save_strategy)
+        if by_epoch and isinstance(self.train_dataset, IterableDataset):
             raise UserError("a stream has no epochs: give eval_strategy and save_strategy steps, or no")
         self._order: EpochOrder | BatchRebalanceSampler | None = None
         self._part_sums: dict[str, torch.Tensor] = {}
