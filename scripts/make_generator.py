@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from transformers import AutoModelForMaskedLM, AutoTokenizer, set_seed
 
-from cacse_trainer.data import MaskingCollator, load_sentences
+from cacse_trainer.data import ContrastiveCollator, Masking, load_sentences
 from cacse_trainer.data.masking import IGNORED_LABEL
 from cacse_trainer.settings.precision import resolve_bf16
 from cacse_trainer.settings.resources import resolve_resource
 
 
 def endless(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
-    """The loader's batches, pass after pass, masked anew each time."""
+    """The loader's batches, pass after pass."""
     while True:
         yield from loader
 
@@ -54,11 +54,13 @@ def main() -> None:
         batch_size=settings.batch_size,
         shuffle=True,
         drop_last=True,
-        collate_fn=MaskingCollator(tokenizer, settings.max_seq_length, mask_probability=0.15),
+        collate_fn=ContrastiveCollator(tokenizer, settings.max_seq_length),
     )
+    masking = Masking(tokenizer, 0.15)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, settings.max_steps)
     for step, batch in enumerate(islice(endless(loader), settings.max_steps), start=1):
+        batch = masking(batch, settings.seed, step)
         # The collator gives each sentence twice; one view is enough here.
         ids, mask, labels = (batch[name][:, 0].to(device) for name in ("mlm_input_ids", "attention_mask", "mlm_labels"))
         original = batch["input_ids"][:, 0].to(device)

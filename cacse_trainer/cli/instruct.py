@@ -10,8 +10,8 @@ from cacse_trainer.cli.output import tell
 from cacse_trainer.evaluation.tables import text_table
 from cacse_trainer.instruct.arguments import InstructSettings
 from cacse_trainer.instruct.evaluation import HEADER, cells
-from cacse_trainer.instruct.stages import check_ahead, check_order, make_stages, run_stage
-from cacse_trainer.pipeline.runner import plan, read_record, run_stages
+from cacse_trainer.instruct.stages import check_ahead, check_order, going_on, make_stages, run_stage
+from cacse_trainer.pipeline.runner import plan, read_record, run_stages, write_record
 from cacse_trainer.settings.command_line import hand_over
 from cacse_trainer.settings.recipes import RecipeParser, parse_run
 
@@ -24,7 +24,8 @@ output folder:
   evaluate  base and merged model through lm-evaluation-harness: table.md and results.json
 
 A stage that is finished with the same settings and inputs is skipped, an interrupted one goes on from its last
-checkpoint, one whose settings or inputs have changed is done anew, and so are those after it."""
+checkpoint, one whose settings or inputs have changed is done anew, and so are those after it; with
+--resume_with_changes an interrupted training goes on all the same."""
 
 EPILOG = """examples:
   cacse-trainer instruct --config instruct/tiny
@@ -53,13 +54,18 @@ def main(arguments: Sequence[str]) -> None:
         run_stage(settings.stages.run_stage, root, settings)
         return
     stages = make_stages(parsed.command[2:], settings)
-    todo = {stage.name: what for stage, _, what in plan(stages, read_record(root))}
+    record = read_record(root)
+    if settings.training.resume_with_changes:
+        record = going_on(stages, record)
+    todo = {stage.name: what for stage, _, what in plan(stages, record)}
     if settings.stages.plan:
         planned = {name: what if name in chosen else "not chosen" for name, what in todo.items()}
         tell("\n".join(f"{name:<9} {what}" for name, what in planned.items()), {"plan": planned})
         return
     check_order(stages, root, chosen)
     check_ahead([name for name in chosen if todo[name] != "skip"], settings)
+    if settings.training.resume_with_changes:
+        write_record(root, record)
     run_stages(root, stages, chosen)
     found = {stage.name: stage.left() for stage in stages if stage.is_finished()}
     lines = [line for name, left in found.items() for line in (f"{name:<9} {root / name}", *TOLD[name](left))]

@@ -1,13 +1,13 @@
 """Raw text in, batches out: sources of training text, dev sets with gold scores, and the collator that tokenises."""
 
 from cacse_trainer.data.collator import ContrastiveCollator
-from cacse_trainer.data.masking import MaskingCollator, mask_tokens
+from cacse_trainer.data.masking import Masking, mask_tokens
 from cacse_trainer.data.pairs import has_labels, load_pairs
 from cacse_trainer.data.sentences import load_sentences, load_sentences_with_stats
 
 __all__ = [
     "ContrastiveCollator",
-    "MaskingCollator",
+    "Masking",
     "has_labels",
     "load_pairs",
     "load_sentences",

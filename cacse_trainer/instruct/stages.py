@@ -15,7 +15,7 @@ from cacse_trainer.files import CARD, MODEL_FILES, foreign, read_json
 from cacse_trainer.instruct import dataset, evaluation, merging, training
 from cacse_trainer.instruct.arguments import STAGES, InstructSettings
 from cacse_trainer.models.adapters import peft_library
-from cacse_trainer.pipeline.runner import plan, read_record
+from cacse_trainer.pipeline.runner import Record, plan, read_record
 from cacse_trainer.pipeline.stages import Stage
 from cacse_trainer.runs.folder import OF_A_RUN, REPORT
 from cacse_trainer.settings.resources import resolve_resource
@@ -92,6 +92,16 @@ def make_stages(words: Sequence[str], settings: InstructSettings) -> list[Instru
         )
         for name, (values, files) in read.items()
     ]
+
+
+def going_on(stages: Sequence[InstructStage], record: Record) -> Record:
+    """The record, by which a training that is not finished goes on although its settings or inputs have changed."""
+    fingerprints = {
+        stage.name: {**record[stage.name], "fingerprint": fingerprint}
+        for stage, fingerprint, todo in plan(stages, record)
+        if stage.name == "train" and todo == "redo" and not stage.is_finished()
+    }
+    return {**record, **fingerprints}
 
 
 def check_order(stages: Sequence[InstructStage], root: Path, chosen: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""LoRA fine-tuning of a causal language model on the data set, with transformers' own Trainer.
+"""LoRA fine-tuning of a causal language model on the data set, with the trainer whose runs go on exactly.
 
 loss = mean cross-entropy over the answers' tokens and their end-of-sequence tokens; the prompts are masked out.
 """
@@ -18,14 +18,13 @@ from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     set_seed,
 )
 
 from cacse_trainer.encoding.embedder import position_limit
 from cacse_trainer.errors import RunError, UserError, user_errors
 from cacse_trainer.evaluation.environment import environment, peak_memory_gb
-from cacse_trainer.files import plain, write_json, write_text
+from cacse_trainer.files import crc32_of, plain, write_json, write_text
 from cacse_trainer.instruct.arguments import InstructModelArguments
 from cacse_trainer.instruct.dataset import TRAIN, VALIDATION, read_records
 from cacse_trainer.instruct.prompts import tokenize_records
@@ -35,7 +34,8 @@ from cacse_trainer.report.curves import curve, plot_run
 from cacse_trainer.runs.folder import CURVES, PAGE, REPORT
 from cacse_trainer.settings.arguments import CommonTrainingArguments
 from cacse_trainer.settings.resources import resolve_resource
-from cacse_trainer.training.checkpoints import damage, list_checkpoints
+from cacse_trainer.training.checkpoints import newest_whole
+from cacse_trainer.training.resumable import ResumableTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +132,7 @@ def train_adapter(
 
     Raises:
         UserError: with what to mend.
+        Interrupted: the run was sent a signal; its checkpoint is saved.
         RunError: the loss is not finite.
     """
     started = time.time()
@@ -159,7 +160,7 @@ def train_adapter(
     model = add_adapter(base, model_args)
     model.config.use_cache = False
     model.enable_input_require_grads()  # else reentrant activation checkpointing would cut the gradient off
-    trainer = Trainer(
+    trainer = ResumableTrainer(
         model=model,
         args=args,
         train_dataset=train,
@@ -169,7 +170,8 @@ def train_adapter(
     )
     # told at every save with lm_head among the layers: its base weights go into the adapter's file, which is wanted
     warnings.filterwarnings("ignore", message=".*save_embedding_layers.*")
-    checkpoint = next((path for path in reversed(list_checkpoints(folder)) if damage(path) is None), None)
+    trainer.settings = {**vars(model_args), "records": crc32_of(data_folder / TRAIN)}
+    checkpoint = newest_whole(folder)
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -201,7 +203,7 @@ def train_adapter(
     return report
 
 
-def _losses(trainer: Trainer, points: list[dict[str, Any]]) -> dict[str, Any]:
+def _losses(trainer: ResumableTrainer, points: list[dict[str, Any]]) -> dict[str, Any]:
     """Validation loss before training, and of the adapter that is kept; warns when it is no lower."""
     state = trainer.state
     at_step = {point["step"]: point["value"] for point in points}

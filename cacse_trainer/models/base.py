@@ -152,7 +152,7 @@ class SentenceModel(PreTrainedModel):
         compute: see `ComputeSettings`; the trainer sets it by `use`. A model may leave it unread.
         export_name: folder of its export.
         stated_pooling: name of the pooling of `embed`.
-        needs_masked_copies: whether the loss reads ``mlm_input_ids``: the batches then come from `MaskingCollator`.
+        needs_masked_copies: whether the loss reads ``mlm_input_ids``: the trainer adds it (`Masking`).
         has_adapter: whether an adapter is trained, and saved, instead of its own weights (`AdapterModel`).
     """
 

@@ -104,7 +104,7 @@ class DiffcseModel(SentenceEmbeddingModel):
 
     @property
     def needs_masked_copies(self) -> bool:
-        """Whether the loss reads ``mlm_input_ids``: the batches must then come from `MaskingCollator`."""
+        """Whether the loss reads ``mlm_input_ids``: `data.Masking` adds it, in training the trainer."""
         return self.config.rtd_loss_weight > 0
 
     def freeze(self) -> None:
@@ -129,7 +129,7 @@ class DiffcseModel(SentenceEmbeddingModel):
         if self.config.rtd_loss_weight == 0 or ("mlm_input_ids" not in rows and not self.training):
             return None, {}
         if "mlm_input_ids" not in rows:
-            raise ValueError("DiffCSE edits masked copies, but the batch has no mlm_input_ids: use MaskingCollator")
+            raise ValueError("DiffCSE edits masked copies, but the batch has no mlm_input_ids: use data.Masking")
         mask = rows["attention_mask"] if "attention_mask" in rows else torch.ones_like(rows["input_ids"])
         filled, replaced = self._edit({**rows, "attention_mask": mask})
         condition = vectors if self.config.condition == "projected" else pooled

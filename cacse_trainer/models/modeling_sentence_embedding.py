@@ -194,7 +194,7 @@ class SentenceEmbeddingModel(AdapterModel):
 
     @property
     def needs_masked_copies(self) -> bool:
-        """Whether the loss reads ``mlm_input_ids``: the batches must then come from `MaskingCollator`."""
+        """Whether the loss reads ``mlm_input_ids``: `data.Masking` adds it, in training the trainer."""
         return self.config.mlm_weight > 0
 
     def effective_negatives(self, batch_size: int) -> int:
@@ -340,9 +340,7 @@ class SentenceEmbeddingModel(AdapterModel):
         if self.config.mlm_weight == 0 or ("mlm_input_ids" not in rows and not self.training):
             return None, {}
         if "mlm_input_ids" not in rows or "mlm_labels" not in rows:
-            raise ValueError(
-                "mlm_weight is set, but the batch has no mlm_input_ids and mlm_labels: use MaskingCollator"
-            )
+            raise ValueError("mlm_weight is set, but the batch has no mlm_input_ids and mlm_labels: use data.Masking")
         masked = {**rows, "input_ids": rows["mlm_input_ids"]}
 
         def score(mlm_labels: Tensor, **bucket: Tensor) -> Tensor:

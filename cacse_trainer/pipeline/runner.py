@@ -63,6 +63,11 @@ def read_record(root: Path, kind: Kind = PIPELINE) -> Record:
     return record
 
 
+def write_record(root: Path, record: Record, kind: Kind = PIPELINE) -> None:
+    """Record what became of the stages."""
+    write_json(root / f"{kind.name}.json", record)
+
+
 def plan(stages: Sequence[Stage], record: Record) -> list[tuple[Stage, str, str]]:
     """Each stage with its hash and what is to be done: ``skip``, ``resume``, ``redo`` or ``run``."""
     hashes: dict[str, str] = {}
@@ -125,7 +130,7 @@ def _run_stages(
 
     def note(stage: Stage, **found: Any) -> None:
         record[stage.name] = {**record.get(stage.name, {}), **found}
-        write_json(root / f"{kind.name}.json", record)
+        write_record(root, record, kind)
 
     try:
         while waiting or running:

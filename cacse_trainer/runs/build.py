@@ -1,4 +1,4 @@
-"""Settings to a model and its tokenizer, its collator, and the checks that the parts are sound and fit each other."""
+"""Settings to a model and its tokenizer, and the checks that the parts are sound and fit each other."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from cacse_trainer.data import ContrastiveCollator, MaskingCollator
 from cacse_trainer.encoding.embedder import position_limit
 from cacse_trainer.encoding.members import load_ensemble, load_members
 from cacse_trainer.errors import UserError, user_errors
@@ -20,7 +19,7 @@ from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
 from cacse_trainer.runs.baseline import is_decoder
 from cacse_trainer.runs.methods import CACSE, DIFFCSE, SIMCSE, method_of, settings_of
-from cacse_trainer.settings.arguments import DataArguments, ModelArguments
+from cacse_trainer.settings.arguments import ModelArguments
 from cacse_trainer.settings.distillation import EncoderChoice
 from cacse_trainer.settings.resources import resolve_resource
 
@@ -119,17 +118,6 @@ def base_dtype(settings: ModelArguments) -> torch.dtype:
     if settings.base_dtype != "float32" and settings.lora_r is None and settings.adapter is None:
         raise UserError("base_dtype bfloat16 is for frozen weights: give lora_r or adapter, or train with bf16 true")
     return dtypes[settings.base_dtype]
-
-
-def build_collator(
-    model: SentenceModel, tokenizer: PreTrainedTokenizerBase, settings: DataArguments
-) -> ContrastiveCollator:
-    """The collator that this model's loss needs: with masked copies, or without."""
-    if model.needs_masked_copies:
-        return MaskingCollator(
-            tokenizer, settings.max_seq_length, mask_probability=settings.mask_probability, with_text_ids=True
-        )
-    return ContrastiveCollator(tokenizer, settings.max_seq_length, with_text_ids=True)
 
 
 def build_cacse(settings: ModelArguments) -> Built:

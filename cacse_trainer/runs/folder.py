@@ -1,13 +1,10 @@
 """A run's output folder: what may lie in it, which checkpoint goes on, what is replaced, and who is at work in it."""
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-
-from transformers import PreTrainedModel
 
 from cacse_trainer.compute.distributed import barrier
 from cacse_trainer.errors import UserError, user_errors
@@ -42,10 +39,12 @@ def check_output_dir(args: CacseTrainingArguments) -> str | None:
 
     Raises:
         UserError: the folder is finished, holds checkpoints that were not asked for, or cannot be written; the
-            checkpoint asked for is damaged.
+            checkpoint asked for is damaged; changes are allowed, but nothing is resumed.
     """
     folder = Path(str(args.output_dir))
     resume = args.resume_from_checkpoint
+    if args.resume_with_changes and resume is None:
+        raise UserError("resume_with_changes is for a run that goes on: give --resume_from_checkpoint last, too")
     finished = (folder / REPORT).is_file()
     last = next(reversed(list_checkpoints(folder)), None)
     if not (finished or last or resume or (folder / RUN).is_file()) and folder.is_dir():
@@ -142,13 +141,3 @@ def foreign_in_exports(folder: Path) -> list[Path]:
     """What lies in a folder of exported folders, and is none of theirs."""
     exports = [path for path in sorted(folder.glob("*")) if not path.name.startswith(".")]
     return [path for export in exports for path in foreign(export)]
-
-
-def check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
-    """Refuse to resume from a checkpoint of a model with other settings."""
-    with user_errors(f"resume: {checkpoint} is damaged, go on from another checkpoint"):
-        before = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
-    for name, now in model.config.to_dict().items():
-        settled = isinstance(now, (int, float, str)) and name not in ("transformers_version", "_name_or_path", "dtype")
-        if settled and name in before and before[name] != now:
-            raise UserError(f"resume: {checkpoint} was trained with {name}={before[name]}, this run says {now}")

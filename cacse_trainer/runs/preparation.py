@@ -1,6 +1,7 @@
 """Before a training run: its text, its dev sets, and the metric that chooses."""
 
 import re
+import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,13 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from cacse_trainer.data import has_labels, load_pairs, load_sentences, load_sentences_with_stats
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, user_errors
+from cacse_trainer.files import crc32_of
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.resources import nearest, public_name, resolve_resource
 
+STREAM_HEAD = 1 << 24
+"""Bytes of a streamed text that its checksum covers."""
 STSB_ON_THE_HUB = "sentence-transformers/stsb"
 
 
@@ -44,6 +48,21 @@ def load_training_text(
         return stream.shuffle(seed, buffer_size=data_args.shuffle_buffer), {"source": public_name(source)}
     dataset, stats = load_sentences_with_stats(source, data_args.text_columns)
     return dataset, {"source": public_name(source), **stats}
+
+
+def text_facts(data_args: DataArguments) -> dict[str, Any]:
+    """What tells the training text from another one: size and checksum of its file, the name of a hub's data set.
+
+    Of a stream, which may be longer than anyone wants to read twice, only the beginning is summed.
+    """
+    if data_args.train_file is None:
+        return {}
+    source = Path(resolve_resource(data_args.train_file)).expanduser()
+    if not source.is_file():
+        return {"text": data_args.train_file}
+    with user_errors(f"train_file {source}"), source.open("rb") as file:
+        sums = crc32_of(source) if not data_args.streaming else zlib.crc32(file.read(STREAM_HEAD))
+    return {"text": f"{source.stat().st_size} bytes, checksum {sums:08x}"}
 
 
 def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, Dataset]:

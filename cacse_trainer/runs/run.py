@@ -36,7 +36,6 @@ from cacse_trainer.runs.folder import (
     CURVES,
     PAGE,
     REPORT,
-    check_checkpoint,
     check_output_dir,
     clear_output_dir,
     occupied,
@@ -96,6 +95,7 @@ class TrainingRun:
         self.model_args, self.data_args, self.args = _, data_args, args = parsed.groups
         self.hub = hub_target(args)
         self.checkpoint = check_output_dir(args)
+        self.text = preparation.text_facts(data_args)
         self.train_dataset, self.data_facts = preparation.load_training_text(data_args, args)
         uses = preparation.uses_dev_sets(data_args, args)
         self.dev_sets = preparation.load_dev_sets(preparation.dev_entries(data_args)) if uses else {}
@@ -136,8 +136,7 @@ class TrainingRun:
                     prepare_repo(self.hub)
                 except HubError as error:
                     logger.warning("%s; the training goes on, and the push is tried again at its end", error)
-            if self.checkpoint is not None:
-                check_checkpoint(self.checkpoint, trainer.model)
+            trainer.settings = {**vars(self.model_args), **vars(self.data_args), **self.text}
             try_a_batch(trainer)
             clear_output_dir(args)
             trainer.extra_scorers = self.scorers
@@ -234,8 +233,7 @@ def duplicates(history: list[dict[str, Any]]) -> float | None:
 
 def try_a_batch(trainer: CacseTrainer) -> None:
     """Make the first batch, so that rows that cannot be one are known before an earlier run is deleted."""
-    with torch.random.fork_rng(devices=[]):  # masks are drawn: the training's own draws stay what they are
-        trainer.data_collator(list(islice(iter(trainer.train_dataset), trainer.args.train_batch_size)))
+    trainer.data_collator(list(islice(iter(trainer.train_dataset), trainer.args.train_batch_size)))
 
 
 def summarise(trainer: CacseTrainer, dev_sets: dict[str, Dataset], start: Reading | None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from cacse_trainer.errors import user_errors
 from cacse_trainer.runs.baseline import take_stated_pooling
-from cacse_trainer.runs.build import build_collator, build_model, check_fit, check_weights
+from cacse_trainer.runs.build import build_model, check_fit, check_weights
 from cacse_trainer.runs.methods import check_hard_negatives, check_used
 from cacse_trainer.runs.run import RunResult, TrainingRun
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
@@ -46,12 +46,12 @@ def train(
         trainer = CacseTrainer(
             model=model,
             args=args,
-            data_collator=build_collator(model, tokenizer, data_args),
             train_dataset=training.train_dataset,
             eval_dataset=training.dev_sets or None,
             processing_class=tokenizer,
             max_seq_length=data_args.max_seq_length,
             eval_max_seq_length=data_args.eval_max_seq_length,
+            mask_probability=data_args.mask_probability,
         )
     starts = filter(None, (model_args.model, model_args.tower_a, model_args.tower_b))
     return training.execute(trainer, tokenizer, list(dict.fromkeys(starts)))

@@ -155,6 +155,11 @@ class CommonTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = setting(False, "Must stay false: the collator reads raw text columns.")
     disable_tqdm: bool = setting(False, "No progress bars.")
     eval_on_start: bool = setting(True, "Score the model before training: the baseline.")
+    resume_with_changes: bool = setting(
+        False,
+        "Go on from a checkpoint that was trained with other settings (rate, seed, batch, text, length, …), which are "
+        "named. Default: that is refused, as the run would equal none that was not interrupted.",
+    )
 
     def __post_init__(self) -> None:
         if self.fp16 and self.bf16 == "auto":  # the other half precision was chosen

@@ -17,8 +17,8 @@ SECRETS = ("token", "password", "api_key", "secret")
 """Ends of the names of settings that are secrets."""
 SETTING_FLAGS = ("set", "grid")
 """Flags whose values are settings themselves, ``FIELD=VALUE`` or ``STAGE.FIELD=VALUE``."""
-GOES_ON = "resume_from_checkpoint"
-"""The flag that goes on with an earlier run; without it the same run is made anew."""
+GOES_ON = ("resume_from_checkpoint", "resume_with_changes")
+"""The flags that go on with an earlier run; without them the same run is made anew."""
 
 
 def is_secret(name: str) -> bool:
@@ -97,7 +97,7 @@ class OneLineParser(ArgumentParser):
         words = self.prog.split()
         for name, own in self.given(arguments):
             kept = [word for word in own if name not in SETTING_FLAGS or not is_secret(word.partition("=")[0])]
-            if is_secret(name) or name == GOES_ON or len(kept) == 1 < len(own):
+            if is_secret(name) or name in GOES_ON or len(kept) == 1 < len(own):
                 continue
             apart = len(kept) != 2 or (kept[1] and not kept[1].startswith("-"))  # else no value, but a flag
             words += kept if apart else ["=".join(kept)]

@@ -155,7 +155,10 @@ def newest_whole(folder: str | Path) -> Path | None:
             logger.warning("going on from %s, the newest whole one", checkpoint)
         return checkpoint
     if reason is not None:
-        raise UserError(f"{reason}; no other checkpoint in {folder} is whole: start anew with --overwrite_output_dir")
+        raise UserError(
+            f"{reason}; no other checkpoint in {folder} is whole: remove them, or start anew with "
+            "--overwrite_output_dir"
+        )
     return None
 
 

@@ -1,25 +1,32 @@
 """`ResumableTrainer`: transformers' Trainer, of whose runs nothing is lost.
 
 Checkpoints are whole or not there (checkpoints.py), a signal ends a run with one (interruption.py), and a resumed run
-continues exactly: data order, random state and best score as `Trainer` keeps them, and also its log in mid-line.
+continues exactly: data order, random state and best score as `Trainer` keeps them, and also the position in a stream
+(passes.py) and its log in mid-line. Changed settings are refused by name (changes.py).
 """
 
 import json
 import os
+from collections.abc import Iterator, Sized
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import IterableDataset
 from torch import nn
+from torch.utils.data import DataLoader, RandomSampler, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from cacse_trainer.compute.distributed import barrier, gather_rows
+from cacse_trainer.compute.distributed import barrier, gather_rows, world_size
 from cacse_trainer.compute.memory import keep_freed_memory
+from cacse_trainer.data.passes import Passes
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import delete_folder, make_readable, put_in_place
-from cacse_trainer.training import checkpoints
+from cacse_trainer.settings.arguments import CommonTrainingArguments
+from cacse_trainer.training import changes, checkpoints
 from cacse_trainer.training.interruption import SignalWatch
 
 DUPLICATES = "duplicate_rows"
@@ -47,16 +54,51 @@ class BestAndLast(TrainerCallback):
             state.best_model_checkpoint = best
 
 
+class EpochOrder(Sampler[int]):
+    """A random sampler whose order hangs on a seed and the number of the epoch alone.
+
+    Torch's random state, from which an order by length is drawn, is another one after a resume; and accelerate does not
+    tell its own sampler the epoch that a run on several processes goes on in.
+    """
+
+    def __init__(self, sampler: RandomSampler | LengthGroupedSampler, seed: int) -> None:
+        self.sampler, self.seed, self.epoch = sampler, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the order of this epoch from now on."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.sampler.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
 class ResumableTrainer(Trainer):
     """A `Trainer` with whole checkpoints, an end by signal, exact resume, and the parts of the loss in its log.
 
     Takes what `Trainer` takes.
+
+    Attributes:
+        settings: what else the run is made of, by name (model, text, …): recorded in each checkpoint beside the
+            arguments, and compared when one is gone on from.
+
+    Raises:
+        UserError: an evaluation or a checkpoint a pass of a stream, whose length is not known.
     """
 
     model: Any  # the parent's types admit None, and modules without our methods
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.settings: dict[str, Any] = {}
+        self._recorded: dict[str, Any] = {}
+        by_epoch = "epoch" in (self.args.eval_strategy, self.args.save_strategy)
+        if by_epoch and isinstance(self.train_dataset, IterableDataset):
+            raise UserError("a stream has no epochs: give eval_strategy and save_strategy steps, or no")
+        self._order: EpochOrder | BatchRebalanceSampler | None = None
         self._part_sums: dict[str, torch.Tensor] = {}
         self._part_count = 0
         self._saving = False
@@ -73,7 +115,7 @@ class ResumableTrainer(Trainer):
             resume_from_checkpoint: a checkpoint's folder, or True: the newest whole one in the output folder.
 
         Raises:
-            UserError: there is nothing to resume from, or it is damaged.
+            UserError: there is nothing to resume from, it is damaged, or it was trained with other settings.
             Interrupted: the run was sent a signal; its checkpoint is saved.
             NonFiniteError: a loss or a gradient became NaN or infinite.
             RunError: a checkpoint could not be written.
@@ -86,6 +128,10 @@ class ResumableTrainer(Trainer):
             resume_from_checkpoint = str(newest)
         elif isinstance(resume_from_checkpoint, str):
             checkpoints.check_whole(resume_from_checkpoint)
+        self._recorded = self._all_settings()  # before the training, which touches the config
+        if resume_from_checkpoint:
+            allowed = isinstance(self.args, CommonTrainingArguments) and self.args.resume_with_changes
+            changes.check_changes(str(resume_from_checkpoint), self._recorded, allowed=allowed)
         barrier()  # all have read what is there before the first one clears up
         if self.args.should_save:
             checkpoints.clear_leftovers(folder)
@@ -94,6 +140,35 @@ class ResumableTrainer(Trainer):
         with self._signals.watching(), keep_freed_memory(self.args.device.type):
             return super().train(resume_from_checkpoint or None, *args, **kwargs)
 
+    def _all_settings(self) -> dict[str, Any]:
+        rows: dict[str, Any] = {}
+        if isinstance(self.train_dataset, Sized):
+            rows["training_rows"] = len(self.train_dataset)
+        elif isinstance(self.train_dataset, IterableDataset) and self.train_dataset.num_shards > 1:
+            rows["workers_of_the_stream"] = self.args.dataloader_num_workers  # each reads shards of its own
+        return changes.settings_of(self.args, self.model.config, {**self.settings, **rows}, world_size())
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As `Trainer`'s; a stream is read in passes without an end."""
+        if not isinstance(self.train_dataset, IterableDataset):
+            return super().get_train_dataloader()
+        rows: Any = Passes(self.train_dataset, self._train_batch_size * world_size())
+        return self._get_dataloader(rows, "Training", self._train_batch_size, is_training=True)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """As `Trainer`'s, its order drawn from the seed and the epoch."""
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, (RandomSampler, LengthGroupedSampler)):
+            sampler = EpochOrder(sampler, self.args.seed if self.args.data_seed is None else self.args.data_seed)
+        self._order = sampler if isinstance(sampler, (EpochOrder, BatchRebalanceSampler)) else None
+        return sampler
+
+    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer`'s, which keeps a resumed run to the checkpoint's own steps of logging, scoring and saving."""
+        position = super()._init_training_state(max_steps, *args, **kwargs)
+        self.state.compute_steps(self.args, max_steps)
+        return position
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As `Trainer`'s, but a run resumed at its end does no step more, and the log goes on in mid-line."""
         if kwargs.get("resume_from_checkpoint") is not None and kwargs["epoch"] == kwargs["epochs_trained"]:
@@ -101,6 +176,8 @@ class ResumableTrainer(Trainer):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
+        if self._order is not None:
+            self._order.set_epoch(kwargs["epoch"])
         super()._run_epoch(*args, **kwargs)
 
     def _resume_log(self, path: Path) -> None:
@@ -138,24 +215,6 @@ class ResumableTrainer(Trainer):
         super().log(logs, start_time)
 
     # ---- checkpoints ----
-
-    @property
-    def _reads_adapters(self) -> bool:
-        """Whether a checkpoint holds an adapter that the model itself reads; sharded ones are accelerate's."""
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return not sharded and self.model.has_adapter
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self._reads_adapters:
-            self.model.load_adapter_checkpoint(resume_from_checkpoint)
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        if self._reads_adapters:
-            self.model.load_adapter_checkpoint(self.state.best_model_checkpoint)
-        else:
-            super()._load_best_model()
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """As `Trainer`'s; a new best is saved at once, also between two save_steps."""
@@ -195,6 +254,7 @@ class ResumableTrainer(Trainer):
         if self.args.should_save:
             with checkpoints.writing_checkpoint(final_folder, step):
                 self.state.save_to_json(os.path.join(staged, TRAINER_STATE_NAME))
+                changes.write_record(Path(staged), self._recorded)
                 if pending is not None:
                     Path(staged, checkpoints.PENDING_LOG).write_text(json.dumps(pending), encoding="utf-8")
                 checkpoints.write_manifest(Path(staged))

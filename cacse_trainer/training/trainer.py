@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from cacse_trainer.compute.distributed import shared_rows, world_size
-from cacse_trainer.data import ContrastiveCollator
+from cacse_trainer.data import ContrastiveCollator, Masking
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.health import COLLAPSE_COSINE
@@ -47,6 +47,7 @@ class CacseTrainer(ResumableTrainer):
         processing_class: the tokenizer.
         max_seq_length: training sentences are cut to so many tokens.
         eval_max_seq_length: the same for dev sentences; default: the longest the model takes.
+        mask_probability: chance of a token to be masked, for a model that reads masked copies.
         callbacks, optimizers: as for `Trainer`.
 
     Attributes:
@@ -72,6 +73,7 @@ class CacseTrainer(ResumableTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         max_seq_length: int = 64,
         eval_max_seq_length: int | None = None,
+        mask_probability: float = 0.15,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ):
@@ -113,6 +115,7 @@ class CacseTrainer(ResumableTrainer):
         super().__init__(*given, callbacks=callbacks, optimizers=optimizers)
         self.extra_scorers: list[Callable[[Embedder], dict[str, float]]] = []
         self.eval_max_seq_length = eval_max_seq_length or length_limit(processing_class, model.config)
+        self.masking = Masking(processing_class, mask_probability) if model.needs_masked_copies else None
         self.mask_duplicates: bool = getattr(args, "mask_duplicates", False)
         self._batch: tuple[int, Tensor | None] = (0, None)  # rows of the last batch, and the numbers of their texts
         self._overflows = 0  # steps in a row whose fp16 gradients overflowed
@@ -180,6 +183,14 @@ class CacseTrainer(ResumableTrainer):
         if self.is_world_process_zero():
             self.log_description()
         return super().train(*args, **kwargs)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """As `Trainer`'s; masked copies, where the model reads them, are drawn for this very step."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.masking is not None:
+            step = self.args.seed, self.state.global_step, self.args.process_index
+            batches = [self.masking(batch, *step, part) for part, batch in enumerate(batches)]
+        return batches, items
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -268,6 +279,26 @@ class CacseTrainer(ResumableTrainer):
                     self._part_count,
                 )
         super().log(logs, start_time)
+
+    # ---- checkpoints ----
+
+    @property
+    def _reads_adapters(self) -> bool:
+        """Whether a checkpoint holds an adapter that the model itself reads; sharded ones are accelerate's."""
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return not sharded and self.model.has_adapter
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._reads_adapters:
+            self.model.load_adapter_checkpoint(resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self._reads_adapters:
+            self.model.load_adapter_checkpoint(self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
 
     # ---- evaluation ----
 

@@ -1,10 +1,10 @@
-"""Masking: the shares of BERT's recipe, what is never masked, and the collator's extra tensors."""
+"""Masking: the shares of BERT's recipe, what is never masked, and that nothing but the numbers of a step counts."""
 
 import pytest
 import torch
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
-from cacse_trainer.data import MaskingCollator, mask_tokens
+from cacse_trainer.data import ContrastiveCollator, Masking, mask_tokens
 from cacse_trainer.errors import UserError
 
 SENTENCES = [{"text": "the man is playing a guitar in the park"}, {"text": "a dog"}] * 40
@@ -36,9 +36,8 @@ def test_a_seed_gives_the_same_masks():
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
 
 
-def test_collator_masks_equal_views_independently(tiny_tokenizer: BertTokenizerFast):
-    torch.manual_seed(0)
-    batch = MaskingCollator(tiny_tokenizer, mask_probability=0.3)(SENTENCES)
+def test_equal_views_are_masked_independently(tiny_tokenizer: BertTokenizerFast):
+    batch = Masking(tiny_tokenizer, 0.3)(ContrastiveCollator(tiny_tokenizer)(SENTENCES), 0, 0)
     assert set(batch) == {"input_ids", "token_type_ids", "attention_mask", "mlm_input_ids", "mlm_labels"}
     assert len({tensor.shape for tensor in batch.values()}) == 1
     assert torch.equal(batch["input_ids"][:, 0], batch["input_ids"][:, 1])
@@ -48,9 +47,20 @@ def test_collator_masks_equal_views_independently(tiny_tokenizer: BertTokenizerF
     assert (batch["mlm_labels"] != -100)[~special].float().mean().item() == pytest.approx(0.3, abs=0.05)
 
 
+def test_masks_come_from_the_numbers_alone(tiny_tokenizer: BertTokenizerFast):
+    """Of torch's random state nothing is read, and nothing is drawn; other numbers are other masks."""
+    batch, masking = ContrastiveCollator(tiny_tokenizer)(SENTENCES), Masking(tiny_tokenizer)
+    first = masking(batch, 7, 3)["mlm_input_ids"]
+    state = torch.manual_seed(1).get_state()
+    assert torch.equal(masking(batch, 7, 3)["mlm_input_ids"], first)
+    assert torch.equal(torch.get_rng_state(), state)
+    for numbers in ((7, 4), (8, 3), (7, 3, 0)):
+        assert not torch.equal(masking(batch, *numbers)["mlm_input_ids"], first)
+
+
 def test_what_is_refused(tiny_tokenizer: BertTokenizerFast):
     with pytest.raises(UserError, match=r"mask_probability 1\.5 is out of range"):
-        MaskingCollator(tiny_tokenizer, mask_probability=1.5)
+        Masking(tiny_tokenizer, 1.5)
     without = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer, pad_token="[PAD]")
     with pytest.raises(UserError, match="has no mask token"):
-        MaskingCollator(without)
+        Masking(without)

@@ -135,7 +135,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(stopped, caplog, 
     assert run(train.main, [*arguments, "--resume_from_checkpoint", str(folder / "checkpoint-5")]) == 2
     assert "checkpoint-5 is damaged" in capsys.readouterr().err
     if name == "model.safetensors":
-        short = ["--max_steps", "6", "--export", "false"]
+        short = ["--max_steps", "6", "--resume_with_changes", "--export", "false"]
         assert run(train.main, [*arguments, "--resume_from_checkpoint", "last", *short]) == 0
         assert damage(folder / "checkpoint-6") is None
 
@@ -187,7 +187,7 @@ def test_what_a_kill_left_goes_at_the_next_start(stopped):
     arguments, folder = stopped
     (folder / "checkpoint.partial" / "checkpoint-6").mkdir(parents=True)
     (folder / ".checkpoint-1.partial").mkdir()
-    short = ["--max_steps", "6", "--export", "false"]
+    short = ["--max_steps", "6", "--resume_with_changes", "--export", "false"]
     assert run(train.main, [*arguments, "--resume_from_checkpoint", "last", *short]) == 0
     assert [path.name for path in folder.iterdir() if "partial" in path.name] == []
 
@@ -198,7 +198,7 @@ def test_two_runs_do_not_share_a_folder(stopped, capsys):
     assert run(train.main, [*arguments, "--resume_from_checkpoint", "last"]) == 2
     assert "in use by another run" in capsys.readouterr().err
     give_back(held)
-    short = ["--max_steps", "6", "--export", "false"]
+    short = ["--max_steps", "6", "--resume_with_changes", "--export", "false"]
     assert run(train.main, [*arguments, "--resume_from_checkpoint", "last", *short]) == 0
     assert not (folder / ".lock").exists()
 

@@ -1,12 +1,13 @@
 """Faults of runs on two processes: one dies, all are told to stop; nothing hangs, nothing is lost."""
 
 import os
+import shutil
 import signal
 
 import pytest
 
 from cacse_trainer.training.checkpoints import damage, list_checkpoints
-from tests.faults.runs import finish, kill, outcome, prepare, start_ranks, wait_for
+from tests.faults.runs import finish, kill, outcome, prepare, start, start_ranks, wait_for
 
 
 @pytest.fixture
@@ -51,6 +52,29 @@ def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path, logs):
     assert [finish(process) for process in resumed] == [0, 0], logs[0].read_text()[-2000:]
     assert outcome(tmp_path / "cut") == expected
     assert "2 process(es), 30 effective negatives, shared between the processes" in logs[0].read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["file", "stream"])
+def test_two_processes_go_on_in_a_later_pass(tmp_path, logs, kind):
+    """Step 6 is in the second pass of 4 steps; on one process the run goes on too, which is said."""
+    arguments = [*prepare(tmp_path / "parts"), "--max_steps", "8", "--save_total_limit", "9", "--eval_strategy", "no"]
+    arguments += ["--save_steps", "2", "--export", "false"]
+    arguments += ["--streaming", "true", "--shuffle_buffer", "30"] if kind == "stream" else []
+    whole = [*arguments, "--output_dir", str(tmp_path / "whole")]
+    assert [finish(process) for process in start_ranks(whole, logs)] == [0, 0], logs[0].read_text()[-2000:]
+    for name in ("cut", "alone"):
+        shutil.copytree(tmp_path / "whole" / "checkpoint-6", tmp_path / name / "checkpoint-6")
+    cut = [*arguments, "--output_dir", str(tmp_path / "cut"), "--resume_from_checkpoint", "last"]
+    assert [finish(process) for process in start_ranks(cut, logs)] == [0, 0], logs[0].read_text()[-2000:]
+    for name in ("model.safetensors", "optimizer.pt"):
+        found, expected = (tmp_path / folder / "checkpoint-8" / name for folder in ("cut", "whole"))
+        assert found.read_bytes() == expected.read_bytes()
+    alone = [*arguments, "--output_dir", str(tmp_path / "alone"), "--resume_from_checkpoint", "last"]
+    process = start([*alone, "--per_device_train_batch_size", "16"], tmp_path / "log")
+    assert finish(process) == 0, (tmp_path / "log").read_text()[-2000:]
+    assert "1 processes, the checkpoint was trained on 2" in (tmp_path / "log").read_text()
+    assert "per_device_train_batch_size was" not in (tmp_path / "log").read_text()
 
 
 @pytest.mark.slow

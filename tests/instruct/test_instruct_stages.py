@@ -107,6 +107,11 @@ def test_stages_alone(command, ran, tmp_path, capsys):
     (tmp_path / "out" / "train" / "training_report.json").unlink()
     assert run(instruct.main, [*command, "--plan", "true"]) == 0
     assert "train     resume" in capsys.readouterr().out
+    changed = [*command, "--lora_r", "3", "--stages", "data", "train"]
+    for more, what in (([], "redo"), (["--resume_with_changes"], "resume")):
+        assert run(instruct.main, [*changed, *more, "--plan", "true"]) == 0
+        assert f"train     {what}" in capsys.readouterr().out
+    assert run_again(changed, ran, "--resume_with_changes") == ["train"]
 
 
 @pytest.mark.parametrize(

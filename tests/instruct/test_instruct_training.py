@@ -131,6 +131,12 @@ def test_a_resumed_run_equals_the_whole_one(trained, data, model_args, tmp_path)
     expected = load_file(whole / "adapter_model.safetensors")
     for name, tensor in load_file(folder / "adapter_model.safetensors").items():
         assert torch.equal(tensor, expected[name]), name
+    (folder / "training_report.json").unlink()  # killed after its last checkpoint: no step is left
+    assert train_adapter(model_args, training_args(folder), data, folder)["steps"] == 8
+    for name, tensor in load_file(folder / "adapter_model.safetensors").items():
+        assert torch.equal(tensor, expected[name]), name
+    with pytest.raises(UserError, match=r"learning_rate was 0\.01, is 0\.02"):
+        train_adapter(model_args, training_args(folder, learning_rate=2e-2), data, folder)
 
 
 def test_merged_model_is_base_plus_adapter(trained, model_args, tmp_path, tiny_llama):
