@@ -21,6 +21,7 @@ from transformers.models.roberta.modeling_roberta import RobertaLayer
 from cacse_trainer.compute.distributed import shared_rows
 from cacse_trainer.compute.encoder_tools import freeze_pooler, loaded_or
 from cacse_trainer.compute.packing import first_token_states, sentence_vectors
+from cacse_trainer.compute.pooling import pool
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses import nt_xent
 from cacse_trainer.models.base import Export, Part, PlainEncoder, TowerSum, with_settings
@@ -209,7 +210,8 @@ class CacseModel(TowerSum):
             output = self._losses(inputs, text_ids)
         elif input_ids.dim() == 2:
             hidden = self.tower_a(**inputs).last_hidden_state + self.tower_b(**inputs).last_hidden_state  # (N, L, H)
-            output = CacseOutput(last_hidden_state=hidden, sentence_embedding=hidden[:, 0])
+            vectors = pool("cls", hidden, attention_mask=attention_mask)
+            output = CacseOutput(last_hidden_state=hidden, sentence_embedding=vectors)
         else:
             raise ValueError(f"input_ids must be (batch, 2, length) or (rows, length), got {tuple(input_ids.shape)}")
         return output if return_dict is not False else output.to_tuple()
@@ -256,7 +258,8 @@ class CacseModel(TowerSum):
 
         def encode(**bucket: Tensor) -> Tensor:
             hidden = tower(**bucket, output_hidden_states=True).hidden_states
-            return torch.stack([states[:, 0] for states in hidden[start:]], dim=1)
+            mask = bucket.get("attention_mask")
+            return torch.stack([pool("cls", states, attention_mask=mask) for states in hidden[start:]], dim=1)
 
         return self.compute.packed_or(tower, inputs, partial(first_token_states, tower, start), encode)
 

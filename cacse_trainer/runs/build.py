@@ -8,6 +8,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrain
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from cacse_trainer.data import ContrastiveCollator, MaskingCollator
+from cacse_trainer.data.tokens import check_limit
 from cacse_trainer.encoding.embedder import position_limit
 from cacse_trainer.encoding.members import load_ensemble, load_members
 from cacse_trainer.errors import UserError, user_errors
@@ -172,11 +173,10 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_se
         raise UserError(
             f"the tokenizer does not fit the model: it gives ids up to {largest}, the model has {vocabulary} embeddings"
         )
-    positions, special = position_limit(model.config), tokenizer.num_special_tokens_to_add()
+    positions = position_limit(model.config)
     if max_seq_length > positions:
         raise UserError(f"max_seq_length={max_seq_length} is beyond the model's {positions} positions")
-    if max_seq_length <= special:
-        raise UserError(f"max_seq_length={max_seq_length} leaves no room for text beside {special} special tokens")
+    check_limit(tokenizer, max_seq_length)
 
 
 def check_weights(model: PreTrainedModel) -> None:
