@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from cacse_trainer.data.tokens import check_limit, flaw, pad_rows, tokenise
+from cacse_trainer.data.tokens import check_limit, flaw, pad_rows, tell_of_unknown, tokenise
 from cacse_trainer.errors import UserError
 
 # The columns of a row, in the order of its views. One column is the same sentence seen twice.
@@ -65,6 +65,7 @@ class ContrastiveCollator:
         sentences = [row[column] for row in rows for column in columns]  # B·C, the views of a row side by side
         _check_strings(sentences, columns)
         found = tokenise(self.tokenizer, sentences, self.max_seq_length)
+        tell_of_unknown(self.tokenizer, found)
         padded = pad_rows(self.tokenizer, found, self.pad_to_multiple_of)
         batch = {}
         for name in self.tokenizer.model_input_names:

@@ -6,6 +6,7 @@ add none) is a row of padding.
 """
 
 import logging
+import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -27,8 +28,9 @@ LONG = 256
 """Characters for each token of the limit from which on only the beginning of a text is tokenised."""
 BEGINNING, LONGER = 16, 4
 """Characters for each token of the limit in the first beginning that is tried, and how much longer the next one is."""
-UNKNOWN_SHARE = 0.3
-"""Share of unknown tokens from which on it is told."""
+_WORD_END = re.compile(r"\S(?=\s)|\w[。，、；：！？](?=\w)")
+UNKNOWN_SHARE, JUDGED = 0.3, 10
+"""Share of unknown tokens from which on it is told, of a text of at least so many."""
 
 _told: weakref.WeakSet[Any] = weakref.WeakSet()  # tokenizers whose unknown tokens were told
 
@@ -100,8 +102,6 @@ def tokenise(tokenizer: Any, sentences: Sequence[str], max_seq_length: int) -> l
         encoded = tokenizer(block, truncation=True, max_length=max_seq_length)
         names = list(encoded.keys())
         rows.extend(dict(zip(names, values, strict=True)) for values in zip(*encoded.values(), strict=True))
-    if isinstance(tokenizer, PreTrainedTokenizerBase) and tokenizer not in _told:
-        _tell_of_unknown(tokenizer, rows)
     return rows
 
 
@@ -109,20 +109,25 @@ def shortened(tokenizer: Any, text: str, max_seq_length: int) -> str:
     """The part of a very long text that gives the whole text's tokens, so that the rest costs nothing.
 
     A beginning is enough if its tokens reach the limit and one that is four times as long has the same. How a tokenizer
-    cuts a word, a run of spaces or an unbroken string may depend on what follows, so that a beginning's last tokens are
-    not the whole text's; those that the longer one has too lie before that. Where the limit is never reached, the whole
-    text is taken. A tokenizer that keeps a text's end is given an end.
+    cuts a word, a run of spaces or an unbroken string may depend on all of it, so that both end where a word does;
+    where no word ends, or the limit is never reached, the whole text is taken. A tokenizer that keeps the end of a text
+    is given an end.
     """
     if len(text) <= LONG * max_seq_length:
         return text
     reached = max_seq_length * (1 if isinstance(tokenizer, PreTrainedTokenizerBase) else len(tokenizer.tokenizers))
+    keeps_end = tokenizer.truncation_side == "left"
     size, former = BEGINNING * max_seq_length, None
     while size < len(text):
-        part = text[-size:] if tokenizer.truncation_side == "left" else text[:size]
-        ids = tokenizer(part, truncation=True, max_length=max_seq_length)["input_ids"]
-        if len(ids) == reached and ids == former:
-            return part
-        size, former = size * LONGER, ids
+        window = (len(text) - size, len(text) - size // 2) if keeps_end else (size // 2, size)
+        ends = [end.end() for end in _WORD_END.finditer(text, *window)]
+        if ends:
+            part = text[ends[0] :] if keeps_end else text[: ends[-1]]
+            ids = tokenizer(part, truncation=True, max_length=max_seq_length)["input_ids"]
+            if len(ids) == reached and ids == former:
+                return part
+            former = ids
+        size *= LONGER
     return text
 
 
@@ -140,15 +145,20 @@ def pad_rows(tokenizer: Any, rows: Sequence[Row], pad_to_multiple_of: int | None
     return padded
 
 
-def _tell_of_unknown(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> None:
-    """Warn, once for a tokenizer, where it does not know much of the text; byte-level ones know everything."""
+def tell_of_unknown(tokenizer: Any, rows: Sequence[Row]) -> None:
+    """Warn, once for a tokenizer, where it does not know much of a user's text.
+
+    Byte-level tokenizers know everything; what they call unknown is another token. Of a bundle nothing is told.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase) or tokenizer in _told:
+        return
     unknown = tokenizer.unk_token_id
     if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         return
     count = sum(row["input_ids"].count(unknown) for row in rows)
     special = tokenizer.num_special_tokens_to_add()
     total = sum(max(0, len(row["input_ids"]) - special) for row in rows)
-    if count > UNKNOWN_SHARE * total:
+    if total >= JUDGED and count > UNKNOWN_SHARE * total:
         _told.add(tokenizer)
         logger.warning(
             "%.0f%% of the text's tokens are %s (%d of %d): the tokenizer does not know them, and sentences that "

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from cacse_trainer.compute.cores import over_cores
 from cacse_trainer.compute.distributed import gather_objects, rank, world_size
 from cacse_trainer.compute.memory import keep_freed_memory
-from cacse_trainer.data.tokens import Row, checked, pad_rows, tokenise
+from cacse_trainer.data.tokens import Row, checked, pad_rows, tell_of_unknown, tokenise
 from cacse_trainer.errors import UserError
 
 Embed = Callable[..., Tensor]
@@ -120,7 +120,8 @@ class Embedder:
         prepare: the text that the tokenizer sees, from a sentence; None where that is the sentence itself.
         cores: of a CPU, each with batches of its own; 1 for a function that has threads of its own. Default: torch's
             number of threads.
-        name: of the model, for the error where a vector is not finite; None lets such vectors pass.
+        name: of the model that a user encodes with, for the error where a vector is not finite and the warning where
+            the tokenizer does not know the text; None lets them pass.
     """
 
     embed: Embed
@@ -181,6 +182,8 @@ class Embedder:
             if number is not None and number < 1:
                 raise UserError(f"{what} is {number}; it must be at least 1")
         rows = tokenise(self.tokenizer, texts, self.max_seq_length if max_length is None else max_length)
+        if self.name is not None:
+            tell_of_unknown(self.tokenizer, rows)
 
         def run(advance: Advance) -> np.ndarray:
             table = self._run(rows, batch_size, advance)
