@@ -171,7 +171,7 @@ class BaseEncoder(ABC):
         """
         check_precision(precision)
         several = isinstance(sentences, Iterable) and not isinstance(sentences, (str, bytes))
-        rows: Iterable[str] = sentences if several else [sentences]  # type: ignore[list-item]
+        rows: Iterable[Any] = sentences if several else [sentences]
         settings = {"batch_size": batch_size, "max_length": max_length}
         table = self._table(rows, self._on(device), show_progress_bar, "Encoding", settings)
         scaled = normalize if normalize_to_unit is None else normalize_to_unit

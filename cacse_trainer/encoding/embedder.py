@@ -52,9 +52,8 @@ def position_limit(config: Any) -> int:
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 """What configurations call the number of positions: most, GPT-2's and GPT's kind, their older files, MPT."""
-_WITHOUT_POSITIONS = frozenset(
-    {"t5", "mt5", "umt5", "longt5", "switch_transformers"}
-)  # their n_positions binds nothing
+# Their older files state n_positions, which binds nothing.
+_WITHOUT_POSITIONS = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers"})
 _COUNT_FROM_PADDING = frozenset(
     {"roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "xmod", "ibert", "data2vec-text"}
     | {"mpnet", "longformer", "esm", "luke", "lilt", "layoutlmv3", "markuplm"}
