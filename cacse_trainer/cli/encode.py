@@ -13,6 +13,7 @@ from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.corpus import SHARD_ROWS, encode_corpus
 from cacse_trainer.encoding.vectors.precision import PRECISIONS
 from cacse_trainer.errors import UserError
+from cacse_trainer.settings.command_line import count
 from cacse_trainer.settings.resources import resolve_resource
 
 EPILOG = """examples:
@@ -39,7 +40,7 @@ def parser() -> OneLineParser:
     add("--text_column", help="of an input with several columns")
     add("--precision", default="float32", choices=PRECISIONS, help="int8: a byte a number; binary: a bit, packed")
     add("--no_normalize", action="store_true", help="keep the vectors' lengths; default: scaled to 1")
-    add("--batch_size", type=int, help="rows a batch; default: by a budget of tokens, which is faster")
+    add("--batch_size", type=count, help="rows a batch; default: by a budget of tokens, which is faster")
     add("--shard_rows", type=int, default=SHARD_ROWS, help=f"lost at most when a run breaks; default {SHARD_ROWS}")
     add("--device", nargs="+", help="cpu, cuda:1, …; several: a process each. Default: a GPU where there is one")
     add("--overwrite", action="store_true", help="replace an output that is there, or shards of other settings")

@@ -11,6 +11,7 @@ from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.encoding.loading import CHOICES
 from cacse_trainer.encoding.onnx import GRAPHS, OnnxEncoder
 from cacse_trainer.errors import UserError
+from cacse_trainer.settings.command_line import count
 from cacse_trainer.settings.precision import FLAG, HELP, resolve_bf16
 
 
@@ -22,8 +23,8 @@ def add_encoder_flags(parser: argparse.ArgumentParser) -> None:
     graphs = "onnx, onnx_int8: the folder's graphs, made by cacse-trainer export --format onnx"
     add("--backend", default="torch", choices=["torch", *GRAPHS], help=graphs)
     add_bf16_flag(add)
-    add("--max_seq_length", type=int, help="in tokens; default: what the model states")
-    add("--tokens_per_batch", type=int, help="padded tokens a batch; default: by kind of device")
+    add("--max_seq_length", type=count, help="in tokens; default: what the model states")
+    add("--tokens_per_batch", type=count, help="padded tokens a batch; default: by kind of device")
     add("--truncate_dim", type=int, help="keep so many of the first dimensions")
     add("--trust_remote_code", action="store_true", help="run the model code that comes with the checkpoint")
 

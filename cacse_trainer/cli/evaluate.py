@@ -15,6 +15,7 @@ from cacse_trainer.evaluation.results import ResultStore
 from cacse_trainer.evaluation.run import choose_tasks, evaluate_encoder
 from cacse_trainer.evaluation.senteval_suite import Scoring
 from cacse_trainer.evaluation.tables import terminal
+from cacse_trainer.settings.command_line import count
 from cacse_trainer.settings.resources import public_name
 
 EPILOG = """examples:
@@ -49,8 +50,8 @@ def parser() -> OneLineParser:
     add("--train_text", metavar="FILE", help="training text: count the evaluation sentences in it, score without them")
     add_bf16_flag(add)
     add("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
-    add("--max_seq_length", type=int, help="in tokens; default: what the model states")
-    add("--tokens_per_batch", type=int, help="padded tokens a batch; default: by kind of device")
+    add("--max_seq_length", type=count, help="in tokens; default: what the model states")
+    add("--tokens_per_batch", type=count, help="padded tokens a batch; default: by kind of device")
     add("--seed", type=int, default=1111, help="of SentEval's classifiers")
     add("--trust_remote_code", action="store_true", help="run the model code that comes with the checkpoint")
     add("--disable_tqdm", action="store_true", help="no progress bars")
@@ -67,8 +68,6 @@ def main(arguments: Sequence[str]) -> None:
     chosen = choose_tasks(
         settings.suite, settings.tasks, settings.mteb, data_dir=settings.data_dir, skip_missing=settings.skip_missing
     )
-    if settings.tokens_per_batch is not None and settings.tokens_per_batch < 1:
-        raise UserError(f"tokens_per_batch is {settings.tokens_per_batch}; it must be at least 1")
     join_processes([settings.device] if settings.device else None)
     started = time.perf_counter()
     encoder = open_encoders(

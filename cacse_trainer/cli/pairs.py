@@ -11,6 +11,7 @@ from cacse_trainer.cli.output import tell
 from cacse_trainer.data import load_sentences
 from cacse_trainer.data.round_trip import Translator, write_pairs
 from cacse_trainer.errors import UserError
+from cacse_trainer.settings.command_line import count
 from cacse_trainer.settings.resources import resolve_resource
 
 PAIRS = "pairs.csv"
@@ -34,9 +35,9 @@ def parser() -> OneLineParser:
     add("--there", required=True, help="translation model into the other language: folder or hub id")
     add("--back", required=True, help="translation model back")
     add("--output_dir", required=True, help=f"{PAIRS} is written there")
-    add("--batch_size", type=int, default=32)
-    add("--num_beams", type=int, default=1, help="of beam search; 1 is greedy")
-    add("--max_length", type=int, default=128, help="in tokens")
+    add("--batch_size", type=count, default=32)
+    add("--num_beams", type=count, default=1, help="of beam search; 1 is greedy")
+    add("--max_length", type=count, default=128, help="in tokens")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--overwrite", action="store_true", help="translate anew where the file is there already")
     add("--disable_tqdm", action="store_true", help="no progress bar")

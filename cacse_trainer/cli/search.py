@@ -17,6 +17,7 @@ from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.vectors.index import Hits, open_vectors, read_facts
 from cacse_trainer.encoding.vectors.precision import PRECISIONS
 from cacse_trainer.errors import UserError
+from cacse_trainer.settings.command_line import count
 from cacse_trainer.settings.resources import resolve_resource
 
 logger = logging.getLogger(__name__)
@@ -86,16 +87,16 @@ def parser() -> OneLineParser:
     add = made.add_argument_group("what is asked").add_argument
     add("--query", action="append", default=[], help="may be repeated; none and no --input: asks, or reads lines")
     add("--input", help="a file of queries, of the kinds that --corpus takes")
-    add("--top_k", type=int, default=5, help="at most so many a query; default 5")
+    add("--top_k", type=count, default=5, help="at most so many a query; default 5")
     add("--threshold", type=float, default=-1.0, help="cosine from which a sentence counts; default: any")
     add("--format", default="table", choices=["table", "jsonl"], help="jsonl: an object a query, a line each")
     add = made.add_argument_group("the index").add_argument
     add("--kind", default="exact", help="exact, or through faiss: flat, ivf, hnsw, a faiss factory string")
     add("--precision", default="float32", choices=PRECISIONS, help="of the exact index's vectors")
-    add("--search_effort", type=int, help="cells (ivf, default 32), candidates (hnsw, default 128) that a query sees")
+    add("--search_effort", type=count, help="cells (ivf, default 32), candidates (hnsw, default 128) that a query sees")
     add("--save_index", type=Path, metavar="FOLDER", help="keep the index there; without a query that is all")
     add("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
-    add("--batch_size", type=int, help="rows a batch; default: by a budget of tokens, which is faster")
+    add("--batch_size", type=count, help="rows a batch; default: by a budget of tokens, which is faster")
     add("--disable_tqdm", action="store_true", help="no progress bar")
     add_encoder_flags(made)
     return made

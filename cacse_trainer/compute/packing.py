@@ -197,11 +197,13 @@ def packed_states(encoder: Any, rows: PackedRows, first_only: bool) -> list[Tens
 
 
 def _embedded(encoder: Any, rows: PackedRows) -> Tensor:
-    offset = encoder.config.pad_token_id + 1 if KINDS[encoder.config.model_type] else 0
-    ids = rows.inputs["input_ids"]
+    ids, places = rows.inputs["input_ids"], rows.places
+    if KINDS[encoder.config.model_type]:  # the padding's id is not counted, even where a text holds it and it is read
+        counted = (ids != encoder.config.pad_token_id).long()
+        places = (counted.cumsum(dim=1) * counted + encoder.config.pad_token_id).flatten()[rows.tokens]
     given = {"input_ids": ids, "token_type_ids": rows.inputs.get("token_type_ids", torch.zeros_like(ids))}
     packed = {name: tensor.flatten()[rows.tokens][None] for name, tensor in given.items()}  # (1, T) each
-    return encoder.embeddings(**packed, position_ids=(rows.places + offset)[None])[0]
+    return encoder.embeddings(**packed, position_ids=places[None])[0]
 
 
 def _rows_and_places(lengths: Tensor) -> tuple[Tensor, Tensor]:

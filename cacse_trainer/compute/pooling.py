@@ -1,7 +1,7 @@
 """Token states to one vector a sentence: pure functions, shared by training, evaluation and the encoder.
 
 Every pooling takes states (N, L, H) and ``attention_mask`` (N, L), and returns (N, H). Tokens are found by the mask,
-so padding may stand on either side.
+so padding may stand on either side. A row without tokens gives 0 in each of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ def last_token(attention_mask: Tensor) -> Tensor:
 
 
 def pool_mean(states: Tensor, attention_mask: Tensor) -> Tensor:
-    """The mean over the tokens of each row; a row without tokens gives 0."""
+    """The mean over the tokens of each row."""
     weights = (attention_mask != 0).unsqueeze(-1).to(states.dtype)  # (N, L, 1)
     return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
@@ -107,4 +107,5 @@ def pool(
         if hidden_states is None:
             raise ValueError("this pooling averages two layers: run the encoder with output_hidden_states=True")
         last_hidden_state = (hidden_states[LAYER_POOLINGS[name]] + last_hidden_state) / 2
-    return POOLINGS[name](last_hidden_state, attention_mask)
+    empty = ~(attention_mask != 0).any(dim=1, keepdim=True)  # (N, 1)
+    return POOLINGS[name](last_hidden_state, attention_mask).masked_fill(empty, 0.0)

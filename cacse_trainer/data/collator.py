@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from cacse_trainer.data.tokens import check_limit, flaw, pad_rows, tell_of_unknown, tokenise
 from cacse_trainer.errors import UserError
 
 # The columns of a row, in the order of its views. One column is the same sentence seen twice.
@@ -39,7 +40,7 @@ class ContrastiveCollator:
         ``labels`` (B,), float32.
 
     Raises:
-        UserError: rows without a known set of columns, of several kinds, or with a value that is no string.
+        UserError: rows without a known set of columns, of several kinds, or with a value that is no sentence.
     """
 
     def __init__(
@@ -49,12 +50,7 @@ class ContrastiveCollator:
         pad_to_multiple_of: int | None = None,
         with_text_ids: bool = False,
     ) -> None:
-        special = tokenizer.num_special_tokens_to_add()
-        if max_seq_length <= special:
-            raise UserError(
-                f"max_seq_length {max_seq_length} leaves no room for text beside {special} special tokens; "
-                f"give at least {special + 1}"
-            )
+        check_limit(tokenizer, max_seq_length)
         if tokenizer.pad_token is None:
             raise UserError(
                 f"{type(tokenizer).__name__} has no padding token; set one: tokenizer.pad_token = tokenizer.eos_token"
@@ -68,17 +64,12 @@ class ContrastiveCollator:
         columns = _columns_of(rows)
         sentences = [row[column] for row in rows for column in columns]  # B·C, the views of a row side by side
         _check_strings(sentences, columns)
-        encoded = self.tokenizer(
-            sentences,
-            truncation=True,
-            max_length=self.max_seq_length,
-            padding="longest",
-            pad_to_multiple_of=self.pad_to_multiple_of,
-            return_tensors="pt",
-        )
+        found = tokenise(self.tokenizer, sentences, self.max_seq_length)
+        tell_of_unknown(self.tokenizer, found)
+        padded = pad_rows(self.tokenizer, found, self.pad_to_multiple_of)
         batch = {}
         for name in self.tokenizer.model_input_names:
-            tensor = encoded[name].view(len(rows), len(columns), -1)  # (B, C, L)
+            tensor = padded[name].view(len(rows), len(columns), -1)  # (B, C, L)
             batch[name] = tensor.repeat(1, 2, 1) if len(columns) == 1 else tensor  # (B, V, L)
         if columns in LABELLED_VIEWS:
             batch["labels"] = torch.tensor([_label(row) for row in rows], dtype=torch.float32)
@@ -125,8 +116,7 @@ def _label(row: Mapping[str, Any]) -> float:
 
 def _check_strings(sentences: list[Any], columns: tuple[str, ...]) -> None:
     for number, sentence in enumerate(sentences):
-        if not isinstance(sentence, str):
+        wrong = flaw(sentence)
+        if wrong is not None:
             row, column = divmod(number, len(columns))
-            raise UserError(
-                f"row {row} of a batch: {columns[column]} is {sentence!r}, not a string; drop the row or convert it"
-            )
+            raise UserError(f"row {row} of a batch: {columns[column]} {wrong}; drop the row or convert it")

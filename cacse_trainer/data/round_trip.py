@@ -42,12 +42,15 @@ class Translator:
         max_length: longer sentences are cut to so many tokens, and no more are generated.
 
     Raises:
-        UserError: the model or its tokenizer cannot be loaded.
+        UserError: the model or its tokenizer cannot be loaded, or a number is less than 1.
     """
 
     def __init__(
         self, path: str, device: str = "cpu", batch_size: int = 32, num_beams: int = 1, max_length: int = 128
     ) -> None:
+        for what, number in (("batch_size", batch_size), ("num_beams", num_beams), ("max_length", max_length)):
+            if number < 1:
+                raise UserError(f"{what} is {number}; it must be at least 1")
         try:
             with user_errors(f"translation model {path}"):
                 self.tokenizer = AutoTokenizer.from_pretrained(path)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cacse_trainer.data.corpus import Corpus
+from cacse_trainer.data.tokens import checked, shortest_limit
 from cacse_trainer.encoding.embedder import Advance, Embed, Embedder, each_once, progress_bar
 from cacse_trainer.encoding.loading import check_length
 from cacse_trainer.encoding.pool import EncoderPool, as_one_table, one_after_another
@@ -88,7 +89,7 @@ class BaseEncoder(ABC):
         The two halves may run on different threads.
         """
         if max_length is not None:
-            check_length(self.name, max_length, self._longest)
+            check_length(self.name, max_length, self._longest, shortest_limit(self.tokenizer, self._prepare))
         return self.embedder.begin(sentences, batch_size=batch_size, max_length=max_length)
 
     @abstractmethod
@@ -147,7 +148,8 @@ class BaseEncoder(ABC):
         """Encode sentences.
 
         Args:
-            sentences: one, or any number, also from a generator; ``""`` is fine.
+            sentences: one, or any number, also from a generator; ``""`` is fine. One without any token, special ones
+                included, gives zeros.
             batch_size: rows a batch; default: by a budget of tokens, which is faster.
             normalize: scale to length 1, so that the dot product is the cosine; a zero vector stays zero.
             show_progress_bar: a bar on standard error.
@@ -164,10 +166,12 @@ class BaseEncoder(ABC):
             (dim,) for one sentence, (n, dim) for several; see `to_precision` for the other precisions.
 
         Raises:
-            UserError: a vector is not finite, or a setting is out of its range.
+            UserError: a sentence is no string or holds half a character, a vector is not finite, or a setting is out
+                of its range.
         """
         check_precision(precision)
-        rows: Iterable[str] = [sentences] if isinstance(sentences, str) else sentences
+        several = isinstance(sentences, Iterable) and not isinstance(sentences, (str, bytes))
+        rows: Iterable[Any] = sentences if several else [sentences]
         settings = {"batch_size": batch_size, "max_length": max_length}
         table = self._table(rows, self._on(device), show_progress_bar, "Encoding", settings)
         scaled = normalize if normalize_to_unit is None else normalize_to_unit
@@ -200,6 +204,8 @@ class BaseEncoder(ABC):
             (block_size, dim), in order; the last one may be shorter.
         """
         check_precision(precision)
+        if block_size < 1:
+            raise UserError(f"block_size is {block_size}; it must be at least 1")
         settings = {"batch_size": batch_size, "max_length": max_length}
         for table in self._blocks(sentences, block_size, advance, self._on(device), settings):
             yield _finished(table, normalize, truncate_dim, precision)
@@ -291,7 +297,7 @@ class BaseEncoder(ABC):
             UserError: there is no index yet.
         """
         index = self._built("search")
-        wanted = self.encode([queries] if isinstance(queries, str) else list(queries), device=device)
+        wanted = self.encode(queries, device=device, keepdim=True)
         found = index.search(wanted, top_k=top_k, threshold=threshold, device=self.device)
         return found[0] if isinstance(queries, str) else found
 
@@ -367,7 +373,7 @@ class BaseEncoder(ABC):
         self, sentences: Iterable[str], size: int, advance: Advance, pool: EncoderPool | None, settings: Settings
     ) -> Iterator[np.ndarray]:
         """(≤ size, dim) float32 tables in order."""
-        source = iter(sentences)
+        source = checked(sentences)
         parts = iter(lambda: list(islice(source, size)), [])
         if pool is not None:
             tables = pool.vectors(parts, settings, advance)
@@ -379,7 +385,7 @@ class BaseEncoder(ABC):
     def _unit_rows(self, given: Compared) -> np.ndarray:
         if isinstance(given, (np.ndarray, Tensor)):
             return normalized(np.atleast_2d(np.asarray(given, dtype=np.float32)))
-        return self.encode([given] if isinstance(given, str) else list(given))
+        return self.encode(given, keepdim=True)
 
     def _built(self, what: str) -> SearchIndex:
         if self.index is None:

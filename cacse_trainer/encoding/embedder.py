@@ -20,19 +20,17 @@ from transformers import PreTrainedTokenizerBase
 from cacse_trainer.compute.cores import over_cores
 from cacse_trainer.compute.distributed import gather_objects, rank, world_size
 from cacse_trainer.compute.memory import keep_freed_memory
+from cacse_trainer.data.tokens import Row, checked, pad_rows, tell_of_unknown, tokenise
 from cacse_trainer.errors import UserError
 
 Embed = Callable[..., Tensor]
 """``embed(input_ids, attention_mask[, token_type_ids]) → (n, dim)``."""
 Advance = Callable[[int], object]
 """Told how many more sentences are done; a progress bar's ``update``."""
-Row = dict[str, list[int]]
-"""A tokenised sentence."""
 
 TOKENS_PER_BATCH = {"cpu": 1024}
 """Padded tokens a batch by kind of device. On a CPU a batch is one core's (benchmarks/encode.py --tokens_per_batch)."""
 TOKENS_PER_BATCH_ELSEWHERE = 16384
-TOKENISE_AT_ONCE = 16384  # sentences; bounds the memory of the tokenizer's own objects
 
 
 def length_limit(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
@@ -44,15 +42,22 @@ def position_limit(config: Any) -> int:
     """The longest input in tokens that the position tables of all the model's encoders allow."""
     limit = 1_000_000
     for fields in _encoder_fields(config):
-        positions = fields.get("max_position_embeddings")
-        if positions is not None and positions > 0:
-            # RoBERTa numbers its positions from padding_idx + 1, which costs that many of the table's rows.
-            offset = (fields.get("pad_token_id") or 0) + 1 if fields.get("model_type") in _COUNT_FROM_PADDING else 0
-            limit = min(limit, positions - offset)
+        kind = fields.get("model_type")
+        # RoBERTa numbers its positions from padding_idx + 1, which costs that many of the table's rows.
+        offset = (fields.get("pad_token_id") or 0) + 1 if kind in _COUNT_FROM_PADDING else 0
+        sizes = [fields.get(name) for name in _POSITIONS] if kind not in _WITHOUT_POSITIONS else []
+        limit = min([limit, *(size - offset for size in sizes if size is not None and size > 0)])
     return limit
 
 
-_COUNT_FROM_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "roformer", "data2vec-text"})
+_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+"""What configurations call the number of positions: most, GPT-2's and GPT's kind, their older files, MPT."""
+# Their older files state n_positions, which binds nothing.
+_WITHOUT_POSITIONS = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers"})
+_COUNT_FROM_PADDING = frozenset(
+    {"roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "xmod", "ibert", "data2vec-text"}
+    | {"mpnet", "longformer", "esm", "luke", "lilt", "layoutlmv3", "markuplm"}
+)
 
 
 def _encoder_fields(config: Any) -> list[dict[str, Any]]:
@@ -63,35 +68,6 @@ def _encoder_fields(config: Any) -> list[dict[str, Any]]:
     if "tower_a_config" in fields:
         return [fields["tower_a_config"], fields["tower_b_config"]]
     return [fields.get("encoder_config") or fields]
-
-
-def tokenise(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], max_seq_length: int) -> list[Row]:
-    """One dict of id lists a sentence, truncated and not padded."""
-    rows: list[Row] = []
-    for start in range(0, len(sentences), TOKENISE_AT_ONCE):
-        encoded = tokenizer(
-            list(sentences[start : start + TOKENISE_AT_ONCE]), truncation=True, max_length=max_seq_length
-        )
-        names = list(encoded.keys())
-        rows.extend(dict(zip(names, values, strict=True)) for values in zip(*encoded.values(), strict=True))
-    return rows
-
-
-def pad_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> dict[str, Tensor]:
-    """Id lists → (n, L) tensors padded to the longest row, on the tokenizer's own side."""
-    longest = max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
-    padded = {}
-    for name in rows[0]:
-        table = np.full((len(rows), longest), fill.get(name, 0), dtype=np.int64)
-        for i, row in enumerate(rows):
-            ids = row[name]
-            if tokenizer.padding_side == "left":
-                table[i, longest - len(ids) :] = ids
-            else:
-                table[i, : len(ids)] = ids
-        padded[name] = torch.from_numpy(table)
-    return padded
 
 
 def token_budget_batches(
@@ -110,8 +86,12 @@ def token_budget_batches(
 
 
 def each_once(sentences: Sequence[str], vectors: Callable[[list[str]], np.ndarray]) -> np.ndarray:
-    """The vectors of the sentences, in their order, from a function that is given each distinct one once."""
-    distinct = list(dict.fromkeys(sentences))
+    """The vectors of the sentences, in their order, from a function that is given each distinct one once.
+
+    Raises:
+        UserError: see `checked`.
+    """
+    distinct = list(dict.fromkeys(checked(sentences)))
     table = vectors(distinct)
     if len(distinct) == len(sentences):
         return table
@@ -139,7 +119,8 @@ class Embedder:
         prepare: the text that the tokenizer sees, from a sentence; None where that is the sentence itself.
         cores: of a CPU, each with batches of its own; 1 for a function that has threads of its own. Default: torch's
             number of threads.
-        name: of the model, for the error where a vector is not finite; None lets such vectors pass.
+        name: of the model that a user encodes with, for the error where a vector is not finite and the warning where
+            the tokenizer does not know the text; None lets them pass.
     """
 
     embed: Embed
@@ -165,7 +146,8 @@ class Embedder:
         """Encode sentences.
 
         Args:
-            sentences: any number, repeated ones are encoded once; ``""`` is fine.
+            sentences: any number, repeated ones are encoded once; ``""`` is fine. One without any token, special ones
+                included, gives zeros.
             batch_size: rows a batch, whatever their length; default: by the budget of tokens.
             max_length: truncation in tokens; default: ``max_seq_length``.
             show_progress_bar: a bar on standard error, on the first process.
@@ -175,7 +157,8 @@ class Embedder:
             (len(sentences), dim) float32, in the order of the sentences, the same on every process.
 
         Raises:
-            UserError: a vector of a named model is not finite; the first such sentence is quoted.
+            UserError: a sentence is no string, a batch or a limit is too small, or a vector of a named model is not
+                finite; the first such sentence is named.
         """
 
         def encode(distinct: list[str]) -> np.ndarray:
@@ -194,7 +177,12 @@ class Embedder:
         function that it tells, batch by batch, how many more sentences are done (on all processes together).
         """
         texts = [self.prepare(sentence) for sentence in sentences] if self.prepare else sentences
-        rows = tokenise(self.tokenizer, texts, max_length or self.max_seq_length)
+        for what, number in (("batch_size", batch_size), ("tokens_per_batch", self.tokens_per_batch)):
+            if number is not None and number < 1:
+                raise UserError(f"{what} is {number}; it must be at least 1")
+        rows = tokenise(self.tokenizer, texts, self.max_seq_length if max_length is None else max_length)
+        if self.name is not None:
+            tell_of_unknown(self.tokenizer, rows)
 
         def run(advance: Advance) -> np.ndarray:
             table = self._run(rows, batch_size, advance)
@@ -241,4 +229,5 @@ class Embedder:
         vectors = np.empty((len(rows), parts[0][1].shape[1] if parts else 0), dtype=np.float32)
         for indices, values in parts:
             vectors[indices] = values
+        vectors[[not row["input_ids"] for row in rows]] = 0
         return vectors

@@ -17,6 +17,7 @@ from transformers.utils import cached_file
 
 import cacse_trainer.models  # noqa: F401 - registers the model classes with AutoModel
 from cacse_trainer.compute.pooling import POOLINGS
+from cacse_trainer.data.tokens import no_room, shortest_limit
 from cacse_trainer.encoding.embedder import Embed, length_limit
 from cacse_trainer.encoding.sentence_transformers import Modules, find_file, read_json, read_modules
 from cacse_trainer.errors import UserError, one_line, user_errors
@@ -131,7 +132,7 @@ def load_encoder(
         embed = contract.embed_as(chosen if contract.stated_pooling is None else pooling)
     possible = length_limit(tokenizer, model.config)
     limit = max_seq_length if max_seq_length is not None else stated.length(possible)
-    check_length(name, limit, possible)
+    check_length(name, limit, possible, shortest_limit(tokenizer, stated.prepare))
     return Loaded(
         name,
         model,
@@ -270,12 +271,13 @@ def _check_hub(name: str, path: str) -> None:
             raise UserError(f"model {name}: {one_line(error)}") from error
 
 
-def check_length(name: str, asked: int, possible: int) -> None:
-    """Refuse a length limit beyond what the model takes.
+def check_length(name: str, asked: int, possible: int, shortest: int) -> None:
+    """Refuse a length limit beyond what the model takes, or below the `shortest_limit`.
 
     Raises:
         UserError: with both numbers.
     """
-    if not 0 < asked <= possible:
-        wrong = "less than one token" if asked < 1 else f"beyond the {possible} tokens that it takes"
-        raise UserError(f"model {name}: max_seq_length {asked} is {wrong}")
+    if asked < shortest:
+        raise UserError(f"model {name}: {no_room(asked, shortest)}")
+    if asked > possible:
+        raise UserError(f"model {name}: max_seq_length {asked} is beyond the {possible} tokens that it takes")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
+from cacse_trainer.data.tokens import shortest_limit
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.embedder import Embed, length_limit
 from cacse_trainer.encoding.loading import check_length
@@ -71,8 +72,8 @@ class OnnxEncoder(BaseEncoder):
         self.pooling, self.normalizes = str(stated.pooling), stated.normalizes
         self._prepare = stated.prepare
         self._longest = length_limit(self.tokenizer, AutoConfig.from_pretrained(folder))
-        self.max_seq_length = max_seq_length or stated.length(self._longest)
-        check_length(self.name, self.max_seq_length, self._longest)
+        self.max_seq_length = stated.length(self._longest) if max_seq_length is None else max_seq_length
+        check_length(self.name, self.max_seq_length, self._longest, shortest_limit(self.tokenizer, self._prepare))
 
     @property
     def device(self) -> torch.device:

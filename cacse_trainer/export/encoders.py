@@ -55,9 +55,11 @@ class ExportError(RunError):
 
 
 def clean_tokenizer(tokenizer: Any) -> Any:
-    """A copy without the truncation and padding that training calls leave in a fast tokenizer's saved file."""
+    """A copy without the truncation and padding that calls leave in a fast tokenizer's saved file; it pads as we do."""
     tokenizer = copy.deepcopy(tokenizer)
     for one in tokenizers_of(tokenizer):
+        if one.padding_side != "right":
+            one.padding_side = one.init_kwargs["padding_side"] = "right"
         if one.is_fast:
             one.backend_tokenizer.no_truncation()
             one.backend_tokenizer.no_padding()
@@ -98,9 +100,6 @@ def _export(
     encoder: Export, tokenizer: Any, output_dir: Path, facts: CardFacts, dev_sets: Mapping[str, Dataset]
 ) -> dict[str, float]:
     """One of `export`'s folders; its scores."""
-    if encoder.pooling == "weighted_mean" and tokenizer.padding_side != "right":
-        tokenizer = copy.deepcopy(tokenizer)
-        tokenizer.padding_side = "right"  # sentence-transformers counts positions from the row's first column
     limit = length_limit(tokenizer, encoder.model.config)
     remote = type(encoder.model).__module__.startswith("transformers_modules.")  # the class came with its checkpoint
     shards: Any = {"max_shard_size": ONE_FILE} if encoder.own_module else {}

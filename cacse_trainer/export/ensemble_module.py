@@ -37,7 +37,7 @@ class WeightedEncoders(nn.Module):
         else:
             self.tokenizers = [AutoTokenizer.from_pretrained(path)] * count
         self.tokenizer = self.tokenizers[0]
-        self.width: int = config["encoder_configs"][0]["hidden_size"]
+        self.width: int = config["hidden_size"]
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Tensor]:
         """Sentences → ``input_ids_0``, ``attention_mask_0``, ``input_ids_1``, …, (N, L_i) each."""
@@ -47,8 +47,10 @@ class WeightedEncoders(nn.Module):
             encoded = tokenizer(
                 sentences, truncation=True, max_length=self.max_seq_length, padding=True, return_tensors="pt"
             )
-            features[f"input_ids_{i}"] = encoded["input_ids"]
-            features[f"attention_mask_{i}"] = encoded["attention_mask"]
+            for name in ("input_ids", "attention_mask"):
+                ids = encoded[name]
+                blank = torch.zeros(len(sentences), 1, dtype=torch.long)  # a column of padding where nobody has a token
+                features[f"{name}_{i}"] = ids if ids.shape[1] > 0 else blank
         return features
 
     def tokenize(self, texts: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -61,7 +63,9 @@ class WeightedEncoders(nn.Module):
         for i, (encoder, weight, pooling) in enumerate(zip(self.encoders, self.weights, self.poolings, strict=True)):
             mask = features[f"attention_mask_{i}"]
             states = encoder(input_ids=features[f"input_ids_{i}"], attention_mask=mask).last_hidden_state
-            total = total + weight * pooled(pooling, states, mask)
+            total = total + weight * pooled(pooling, states, mask).masked_fill(
+                ~mask.bool().any(dim=1, keepdim=True), 0.0
+            )
         return {**features, "sentence_embedding": total}
 
     def get_sentence_embedding_dimension(self) -> int:
@@ -81,7 +85,7 @@ class WeightedEncoders(nn.Module):
 
 
 def pooled(name: str, states: Tensor, mask: Tensor) -> Tensor:
-    """(N, L, H), (N, L) → (N, H)."""
+    """(N, L, H), (N, L) → (N, H); of a row without tokens it is left open."""
     rows = torch.arange(len(states), device=states.device)
     if name == "cls":
         return states[rows, mask.argmax(dim=1)]

@@ -29,13 +29,14 @@ def select_tokens(input_ids: Tensor, chosen: Tensor, pad_token_id: int) -> dict[
         pad_token_id: fills the shorter rows.
 
     Returns:
-        ``input_ids`` and ``attention_mask``, (N, l), l being the largest number of chosen tokens in a row.
+        ``input_ids`` and ``attention_mask``, (N, l), l being the largest number of chosen tokens in a row, at
+        least 1.
 
     >>> select_tokens(torch.tensor([[7, 8, 9]]), torch.tensor([[False, True, True]]), 0)["input_ids"]
     tensor([[8, 9]])
     """
     lengths = chosen.sum(dim=1)  # (N,)
-    longest = int(lengths.max())
+    longest = max(1, int(lengths.max()))
     order = torch.argsort((~chosen).int(), dim=1, stable=True)[:, :longest]  # (N, l)
     mask = torch.arange(longest, device=chosen.device) < lengths[:, None]
     ids = input_ids.gather(1, order).masked_fill(~mask, pad_token_id)

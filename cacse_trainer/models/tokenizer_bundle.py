@@ -24,7 +24,6 @@ class TokenizerBundle:
         tokenizers: one an encoder, in the encoders' order.
     """
 
-    padding_side = "right"
     pad_token_id = 0  # each encoder's own padding is put in when its tokens are taken out of the row
     pad_token_type_id = 0
     is_fast = False
@@ -37,6 +36,15 @@ class TokenizerBundle:
     def model_max_length(self) -> int:
         """The shortest of the tokenizers' limits; each of them is cut to it."""
         return min(tokenizer.model_max_length for tokenizer in self.tokenizers)
+
+    @property
+    def truncation_side(self) -> str:
+        """Which end of a text is cut off."""
+        return self.tokenizers[0].truncation_side
+
+    def num_special_tokens_to_add(self) -> int:
+        """The most special tokens that one of them puts around a text."""
+        return max(tokenizer.num_special_tokens_to_add() for tokenizer in self.tokenizers)
 
     def __call__(
         self,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from cacse_trainer.data.tokens import check_limit
 from cacse_trainer.encoding.embedder import position_limit
 from cacse_trainer.encoding.members import load_ensemble, load_members
 from cacse_trainer.errors import UserError, user_errors
@@ -152,11 +153,10 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_se
         raise UserError(
             f"the tokenizer does not fit the model: it gives ids up to {largest}, the model has {vocabulary} embeddings"
         )
-    positions, special = position_limit(model.config), tokenizer.num_special_tokens_to_add()
+    positions = position_limit(model.config)
     if max_seq_length > positions:
         raise UserError(f"max_seq_length={max_seq_length} is beyond the model's {positions} positions")
-    if max_seq_length <= special:
-        raise UserError(f"max_seq_length={max_seq_length} leaves no room for text beside {special} special tokens")
+    check_limit(tokenizer, max_seq_length)
 
 
 def check_weights(model: PreTrainedModel) -> None:

@@ -5,7 +5,7 @@ neither, and is hidden wherever it would be written (`keep_secret`).
 """
 
 import os
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -42,6 +42,14 @@ def canonical(word: str) -> str:
     name, equals, value = word.partition("=")
     is_flag = name.startswith("--") and not any(letter.isspace() for letter in name)
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if is_flag else word
+
+
+def count(word: str) -> int:
+    """A flag's value that counts something: a whole number from 1."""
+    number = int(word)
+    if number < 1:
+        raise ArgumentTypeError(f"is {number}; it must be at least 1")
+    return number
 
 
 class OneLineParser(ArgumentParser):

@@ -38,7 +38,11 @@ HARMLESS = frozenset(
         *("dataloader_prefetch_factor", "dataloader_multiprocessing_context", "ddp_find_unused_parameters"),
         *("ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend", "ddp_timeout"),
         *("overwrite_output_dir", "check", "export", "trust_remote_code", "merged_dtype"),
-        *("train_file", "senteval_data"),  # a moved text is the same one: its size and checksum are recorded
+        *(
+            "train_file",
+            "test_file",
+            "senteval_data",
+        ),  # a moved text is the same one: its size and checksum are recorded
     ]
 )
 """Settings that change what is said and saved, when it is scored, or how fast, and no weight. The length of a run is

@@ -19,7 +19,8 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from cacse_trainer.compute.distributed import shared_rows
 from cacse_trainer.compute.fast_paths import use_fast_paths
 from cacse_trainer.data import ContrastiveCollator
-from cacse_trainer.encoding.embedder import Embedder, length_limit, pad_rows, tokenise
+from cacse_trainer.data.tokens import pad_rows, tokenise
+from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.sts import spearman_by_set
 from cacse_trainer.losses import distillation_parts

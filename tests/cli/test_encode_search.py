@@ -222,6 +222,9 @@ def test_two_processes_share_the_shards(model, corpus, tmp_path):
         (["--output", "v.bin"], "ends in .npy or .parquet"),
         (["--output", "v.npy", "--shard_rows", "0"], "at least 1"),
         (["--output", "v.npy", "--truncate_dim", "33"], "between 1 and"),
+        (["--output", "v.npy", "--batch_size", "-1"], "argument --batch_size: is -1; it must be at least 1"),
+        (["--output", "v.npy", "--tokens_per_batch", "0"], "argument --tokens_per_batch: is 0"),
+        (["--output", "v.npy", "--max_seq_length", "2"], "no room for text beside 2 special tokens; give at least 3"),
         (["--output", "v.npy", "--backend", "onnx"], "belongs to --backend torch"),
     ],
 )
@@ -286,6 +289,8 @@ def test_search_over_encoded_vectors(model, corpus, tmp_path, capsys):
         ([], "either --corpus FILE or --index"),
         (["--corpus", "nothing.txt"], "needs the encoder"),
         (["--index", "nowhere"], "no index.json"),
+        (["--index", "nowhere", "--top_k", "0"], "argument --top_k: is 0; it must be at least 1"),
+        (["--index", "nowhere", "--batch_size", "x"], "argument --batch_size: invalid count value: 'x'"),
     ],
 )
 def test_search_refuses_in_one_line(tmp_path, monkeypatch, capsys, flags, words):

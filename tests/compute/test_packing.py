@@ -66,6 +66,19 @@ def test_every_pooling_equals_the_padded_encoder(kind, pooling):
         assert torch.allclose(value, plain[name], atol=1e-10), name
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta", "camembert"])
+def test_text_that_holds_the_padding_token(kind):
+    """RoBERTa's kind gives it the padding's position and counts on behind it as if it were not there."""
+    model, batch = without_dropout(build(kind)), inputs(pad=1)
+    batch["input_ids"][1, 2:4] = batch["input_ids"][4, 0] = model.config.pad_token_id
+    assert can_pack(model, batch)
+    hidden = model(**batch, output_hidden_states=True).hidden_states
+    expected = pool("mean", hidden[-1], attention_mask=batch["attention_mask"])
+    assert torch.allclose(pool_packed(model, "mean", **batch), expected, atol=1e-12)
+    firsts = torch.stack([states[:, 0] for states in hidden], dim=1)
+    assert torch.allclose(layer_vectors(model, 0, "cls", **batch), firsts, atol=1e-12)
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
 @pytest.mark.parametrize("start", [0, 1, 2])
 def test_vectors_of_the_upper_layers(start, pooling):

@@ -30,6 +30,13 @@ def test_padding_on_either_side(name, states, mask):
 
 
 @pytest.mark.parametrize("name", POOLINGS)
+def test_a_row_without_tokens_is_zero(name):
+    states = torch.randn(2, 4, 3)
+    found = pool(name, states, (states, states, states), torch.tensor([[0, 0, 0, 0], [1, 1, 0, 0]]))
+    assert found.any(dim=1).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("name", POOLINGS)
 def test_no_mask_is_no_padding(name):
     states = torch.randn(3, 5, 4)
     layers = (torch.randn(3, 5, 4), torch.randn(3, 5, 4), states)

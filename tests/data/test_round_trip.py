@@ -67,6 +67,9 @@ def test_translator_keeps_the_order_and_ignores_the_batch(marian):
     assert batched == single and len(set(single)) > 1
     with pytest.raises(UserError, match="translation model nowhere/there"):
         Translator("nowhere/there")
+    for number in ("batch_size", "num_beams", "max_length"):
+        with pytest.raises(UserError, match=f"{number} is 0; it must be at least 1"):
+            Translator(marian, **{number: 0})
 
 
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ MAKES_INPUTS = {"tokenise", "pad_rows", "batch_encode_plus", "encode_batch"}
 MAKES_INPUTS_WITH = {"truncation", "padding", "return_tensors"}
 WHAT_ELSE_TOKENISES = {
     "data/collator.py": "training batches",
+    "data/tokens.py": "what makes them, here and everywhere else",
     "training/distillation.py": "training batches, of the teacher's inputs",
     "data/round_trip.py": "a translation model, which writes text",
     "instruct/merging.py": "a language model's next words",

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from cacse_trainer.data import load_pairs
-from cacse_trainer.encoding.embedder import Embedder, length_limit, pad_rows, token_budget_batches
+from cacse_trainer.encoding.embedder import Embedder, length_limit, token_budget_batches
 from cacse_trainer.evaluation.health import alignment, average_cosine, dead_dimensions, uniformity
 from cacse_trainer.evaluation.sts import SpearmanMetric, score_pairs
 
@@ -43,16 +43,6 @@ def test_each_distinct_sentence_once_and_in_order(tiny_tokenizer):
         ids = tiny_tokenizer(sentence, truncation=True, max_length=6)["input_ids"]
         assert vector.tolist() == [sum(ids), len(ids)]
     assert vectors.dtype == np.float32
-
-
-def test_padding_side(tiny_tokenizer):
-    rows = [{"input_ids": [2, 7, 3], "attention_mask": [1, 1, 1]}, {"input_ids": [2, 3], "attention_mask": [1, 1]}]
-    assert pad_rows(tiny_tokenizer, rows)["input_ids"].tolist() == [[2, 7, 3], [2, 3, 0]]
-    tiny_tokenizer.padding_side = "left"
-    try:
-        assert pad_rows(tiny_tokenizer, rows)["attention_mask"].tolist() == [[1, 1, 1], [0, 1, 1]]
-    finally:
-        tiny_tokenizer.padding_side = "right"
 
 
 def test_token_budget():

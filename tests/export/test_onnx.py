@@ -3,13 +3,16 @@
 import json
 
 import pytest
+from transformers import LlamaConfig, LlamaModel
 
 from cacse_trainer.cli import export
 from cacse_trainer.cli.common import run
 from cacse_trainer.encoding.model_card import CardFacts
+from cacse_trainer.encoding.onnx import OnnxEncoder
 from cacse_trainer.export.encoders import export as export_folders
 from cacse_trainer.export.onnx import export_onnx
 from cacse_trainer.models import SentenceEmbeddingModel
+from tests.data.test_tokens import byte_level
 from tests.tolerances import noise
 
 pytestmark = pytest.mark.slow  # tracing takes some ten seconds a graph
@@ -35,6 +38,19 @@ def test_the_graph_gives_the_vectors(tiny_towers, tiny_tokenizer, tmp_path, kind
     assert report["largest_difference"]["float32"] <= noise(32**0.5)  # the largest entry after a LayerNorm
     assert report["largest_difference"]["int8"] > report["largest_difference"]["float32"]
     assert {path.name for path in (folder / "onnx").iterdir()} == {"model.onnx", "model_int8.onnx", "report.json"}
+
+
+def test_a_decoder_whose_tokenizer_gives_nothing_for_nothing(tmp_path):
+    tokenizer = byte_level()
+    config = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    plain = LlamaModel(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=400, pad_token_id=0, **config))
+    plain.save_pretrained(tmp_path / "llama")
+    model = SentenceEmbeddingModel.from_encoder(str(tmp_path / "llama"), pooling="last_token")
+    export_folders(model, tokenizer, tmp_path, CardFacts(title="tiny", what=""))
+    report = export_onnx(tmp_path / "encoder")
+    assert report["largest_difference"]["float32"] <= noise(32**0.5)
+    encoder = OnnxEncoder(tmp_path / "encoder")
+    assert encoder.encode(["", "the dog"]).any(axis=1).tolist() == [False, True] and not encoder.encode("").any()
 
 
 def test_command_reports_the_cost(tiny_towers, tiny_tokenizer, tmp_path, dev_file, capsys):
