@@ -21,6 +21,7 @@ from cacse_trainer.compute.cores import over_cores
 from cacse_trainer.compute.distributed import gather_objects, rank, world_size
 from cacse_trainer.compute.memory import keep_freed_memory
 from cacse_trainer.errors import UserError
+from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
 
 Embed = Callable[..., Tensor]
 """``embed(input_ids, attention_mask[, token_type_ids]) → (n, dim)``."""
@@ -37,6 +38,8 @@ TOKENISE_AT_ONCE = 16384  # sentences; bounds the memory of the tokenizer's own 
 
 def length_limit(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
     """The longest input in tokens that the tokenizer and the position tables of all the model's encoders allow."""
+    if isinstance(tokenizer, TokenizerBundle):  # each encoder's text is cut by its own tokenizer
+        return tokenizer.model_max_length
     return int(min(tokenizer.model_max_length, position_limit(config)))
 
 

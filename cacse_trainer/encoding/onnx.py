@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer
 
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.embedder import Embed, length_limit
@@ -14,6 +13,7 @@ from cacse_trainer.encoding.loading import check_length
 from cacse_trainer.encoding.sentence_transformers import read_modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import sha256_of
+from cacse_trainer.models.pretrained import load_config, load_tokenizer
 from cacse_trainer.settings.resources import resolve_resource
 
 FOLDER = "onnx"
@@ -67,10 +67,10 @@ class OnnxEncoder(BaseEncoder):
         session = onnxruntime.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
         self._embed, self._cores = session_function(session), 1  # the session has threads of its own
         stated = read_modules(str(folder))
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = load_tokenizer(folder)
         self.pooling, self.normalizes = str(stated.pooling), stated.normalizes
         self._prepare = stated.prepare
-        self._longest = length_limit(self.tokenizer, AutoConfig.from_pretrained(folder))
+        self._longest = length_limit(self.tokenizer, load_config(folder))
         self.max_seq_length = max_seq_length or stated.length(self._longest)
         check_length(self.name, self.max_seq_length, self._longest)
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig
 
 from cacse_trainer.models.modeling_cacse import CacseModel, cacse_class
+from cacse_trainer.models.pretrained import load_config
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def convert_reference_checkpoint(
     path: str | Path, tower_a: str, tower_b: str, constraint: str, **settings: Any
 ) -> tuple[CacseModel, ReferenceReport]:
     """As `load_reference_checkpoint`, with the report of skipped, left-over and missing keys; raises for neither."""
-    model_class = cacse_class(AutoConfig.from_pretrained(tower_a))
+    model_class = cacse_class(load_config(tower_a))
     renamed, report = rename_reference_keys(read_state_dict(path))
     model = model_class(model_class.configure((tower_a, tower_b, constraint), **settings))
     expected = model.state_dict()

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.base import SentenceModel
+from cacse_trainer.models.pretrained import load_config, load_encoder_model, runs_its_own_code
 
 NAME = "default"
 CONFIG_FILE = "adapter_config.json"
@@ -231,7 +232,12 @@ def in_full_precision(encoder: PreTrainedModel) -> PreTrainedModel:
     adapter = encoder.peft_config[NAME]  # type: ignore[index]
     config = copy.deepcopy(encoder.config)
     del config.quantization_config
-    base = AutoModel.from_pretrained(str(adapter.base_model_name_or_path), config=config, dtype=torch.float32)
+    base, _ = load_encoder_model(
+        str(adapter.base_model_name_or_path),
+        config=config,
+        dtype=torch.float32,
+        trust_remote_code=runs_its_own_code(encoder),
+    )
     _inject(base, copy.copy(adapter))
     state = adapter_state(encoder)
     with torch.no_grad():
@@ -273,10 +279,9 @@ class AdapterModel(SentenceModel):
         names = ("attn_implementation", "trust_remote_code", "device_map")
         loading = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
         if type(config.encoder_config) is PretrainedConfig:  # its code comes with the base model
-            trusted = {"trust_remote_code": kwargs.get("trust_remote_code")}
-            config.encoder_config = AutoConfig.from_pretrained(base, **trusted)
+            config.encoder_config = load_config(base, trust_remote_code=kwargs.get("trust_remote_code", False))
         try:  # in the dtype of the training, which rounds the weights, then in the one asked for
-            encoder = AutoModel.from_pretrained(base, config=config.encoder_config, dtype=config.dtype, **loading)
+            encoder, _ = load_encoder_model(base, config=config.encoder_config, dtype=config.dtype, **loading)
             encoder = encoder.to(kwargs.get("dtype") or config.dtype)
         except OSError as error:
             raise OSError(f"{path} is an adapter of {base}, which cannot be read: {error}") from error

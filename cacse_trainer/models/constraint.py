@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from cacse_trainer.models.pretrained import load_weights
+
 
 class _LastLayers(PreTrainedModel):
     """Only the encoder layers that the cascade uses; every other tensor of the checkpoint stays on disk."""
@@ -34,10 +36,5 @@ def load_constraint_layers(
         return nn.ModuleList()
     first = config.num_hidden_layers - count
     renamed = {rf"^(.*\.)?encoder\.layer\.{first + i}\.": f"layers.{i}." for i in range(count)}
-    loaded: Any = _LastLayers.from_pretrained(
-        path, layer_class, count, config=config, dtype=dtype, key_mapping=renamed, output_loading_info=True
-    )
-    model, info = loaded
-    if info["missing_keys"]:
-        raise ValueError(f"the constraint checkpoint {path} lacks weights: {sorted(info['missing_keys'])}")
+    model, _ = load_weights(_LastLayers, path, layer_class, count, config=config, dtype=dtype, key_mapping=renamed)
     return model.layers

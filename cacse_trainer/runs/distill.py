@@ -12,7 +12,8 @@ from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_student import StudentModel
-from cacse_trainer.runs.build import check_fit, check_weights, load_encoders, load_tokenizer
+from cacse_trainer.models.pretrained import load_config
+from cacse_trainer.runs.build import check_fit, check_pooling_of, check_weights, load_encoders, load_tokenizer
 from cacse_trainer.runs.methods import settle
 from cacse_trainer.runs.run import RunResult, TrainingRun
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
@@ -132,6 +133,7 @@ def build_student(settings: DistillationArguments, encoder: str, teacher: Ensemb
     path = resolve_resource(encoder)
     common: Any = {name: getattr(settings, name) for name in ("pooling", "dropout", "attn_implementation")}
     with user_errors(f"student {encoder}"):
+        check_pooling_of(encoder, load_config(path), settings.pooling)
         student = StudentModel.from_encoder(path, **common)
         if settings.project_to_teacher and student.config.hidden_size != teacher.config.hidden_size:
             student = StudentModel.from_encoder(path, teacher_size=teacher.config.hidden_size, **common)
