@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, one_line
 from cacse_trainer.models.base import SentenceModel
 from cacse_trainer.models.pretrained import load_config, load_encoder_model, runs_its_own_code
 
@@ -122,13 +122,20 @@ def _inject(encoder: PreTrainedModel, config: Any) -> None:
 
 
 def base_model_of(path: str) -> str | None:
-    """The base model that an adapter's folder or hub id names; None where there is no adapter, or no name in it."""
+    """The base model that an adapter's folder or hub id names; None where there is no adapter, or no name in it.
+
+    A relative folder is that of the run which made the adapter: it is looked for here, then in the folders above it.
+    """
     if Path(path).is_dir() and not (Path(path) / CONFIG_FILE).is_file():
         return None
     try:
-        return peft_library().PeftConfig.from_pretrained(path).base_model_name_or_path
+        base = peft_library().PeftConfig.from_pretrained(path).base_model_name_or_path
     except (ValueError, OSError):
         return None
+    if base is None or Path(base).exists() or not Path(path).is_dir():
+        return base
+    above = (parent / base for parent in Path(path).resolve().parents)
+    return next((str(folder) for folder in above if folder.is_dir()), base)
 
 
 def load_adapter(encoder: PreTrainedModel, path: str, trainable: bool = True, base_model: str | None = None) -> None:
@@ -284,7 +291,10 @@ class AdapterModel(SentenceModel):
             encoder, _ = load_encoder_model(base, config=config.encoder_config, dtype=config.dtype, **loading)
             encoder = encoder.to(kwargs.get("dtype") or config.dtype)
         except OSError as error:
-            raise OSError(f"{path} is an adapter of {base}, which cannot be read: {error}") from error
+            raise OSError(
+                f"{path} is an adapter of {base}, which cannot be read; put the base there, or state where it is as "
+                f"base_model_name_or_path in its {CONFIG_FILE} ({one_line(error)})"
+            ) from error
         model = cls(config, encoder)
         load_adapter(model.encoder, path, base_model=base)
         model.eval()

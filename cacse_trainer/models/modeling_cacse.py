@@ -27,7 +27,6 @@ from cacse_trainer.models.base import Export, Part, PlainEncoder, TowerSum, with
 from cacse_trainer.models.cascade import Cascade
 from cacse_trainer.models.configuration_cacse import CacseConfig
 from cacse_trainer.models.configuration_sentence_embedding import set_encoder_dropout
-from cacse_trainer.models.constraint import load_constraint_layers
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.outputs import CacseOutput
 from cacse_trainer.models.pretrained import build_encoder, load_config, load_encoder_model
@@ -111,7 +110,7 @@ class CacseModel(TowerSum):
 
         Args:
             tower_a, tower_b: folder or hub id of two encoders of this class's kind, equal in depth, width, vocabulary.
-            constraint: folder or hub id of the model that gives the constraint layers; only those are read. Default:
+            constraint: folder or hub id of the model that gives the constraint layers, its last ones. Default:
                 tower A.
             tower_dropout: dropout of tower A and tower B; None keeps what their configs say (paper: BERT
                 ``[0.15, 0.15]``, RoBERTa ``[0.10, 0.15]``).
@@ -131,9 +130,10 @@ class CacseModel(TowerSum):
             load_tower(path, tower_config, dtype, attn_implementation)
             for path, tower_config in zip(paths, (config.tower_a_config, config.tower_b_config), strict=False)
         ]
-        layers = load_constraint_layers(
-            constraint, config.constraint_config, config.constraint_layers, LAYER_CLASSES[cls.tower_kind], dtype
-        )
+        layers = nn.ModuleList()
+        if config.constraint_layers > 0:
+            whole: Any = load_tower(constraint, config.constraint_config, dtype, attn_implementation)
+            layers = nn.ModuleList(whole.encoder.layer[-config.constraint_layers :])
         config._attn_implementation = towers[0].config._attn_implementation
         return cls(config, tower_a=towers[0], tower_b=towers[1], constraint_layers=layers)
 

@@ -109,7 +109,7 @@ def load_weights(
     loading |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # they are named below
     with _damage_named(place, loading):
         model, info = kind.from_pretrained(place, *arguments, **loading)
-        prefix = _prefix(_required(info, optional) or info["missing_keys"], info["unexpected_keys"])
+        prefix = _prefix(info["missing_keys"], _required(info, optional), info["unexpected_keys"])
         if prefix is not None:
             logger.warning("model %s: every weight's name begins with %r there; it is taken off", path, prefix)
             loading["key_mapping"] = {f"^{re.escape(prefix)}": ""}
@@ -203,11 +203,15 @@ def _required(info: dict[str, Any], optional: str) -> list[str]:
     return sorted(name for name in info["missing_keys"] if not re.search(optional, name))
 
 
-def _prefix(missing: Collection[str], others: Collection[str]) -> str | None:
+def _prefix(missing: Collection[str], required: Collection[str], others: Collection[str]) -> str | None:
     """What has to be taken off the other names, so that they are the missing ones; None: nothing, or not one thing."""
-    first = next(iter(missing), None)
-    found = {name.removesuffix(first) for name in others if first is not None and name.endswith(f".{first}")}
-    fitting = [prefix for prefix in found if all(prefix + name in others for name in missing)]
+    found = {other.removesuffix(name) for name in missing for other in others if other.endswith(f".{name}")}
+    fitting = [
+        prefix
+        for prefix in found
+        if all(other.startswith(prefix) for other in others)
+        or (required and all(prefix + name in others for name in required))
+    ]
     return fitting[0] if len(fitting) == 1 else None
 
 
