@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cacse_trainer.compute.pooling import POOLINGS
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import write_json
-from cacse_trainer.models.pretrained import find_file, read_json
+from cacse_trainer.models import pretrained
+from cacse_trainer.models.pretrained import damage_named, find_file, read_json
 
 MODULES = "modules.json"
 LENGTH = "sentence_bert_config.json"
@@ -91,9 +92,8 @@ def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
     Raises:
         UserError: a module of a kind that is not supported, with its name.
     """
-    listed = read_json(name, MODULES)
-    found = Modules()
-    if listed is None:
+    found, listed = Modules(), pretrained.read_modules(name)
+    if not listed:
         return found
     found.prompt = _read_prompt(name)
     for place, module in enumerate(listed):
@@ -185,10 +185,12 @@ def _read_dense(name: str, path: str) -> nn.Module:
             f"model {name}: the Dense module {path} (activation {activation}) is not supported here; "
             "load it with sentence-transformers"
         )
-    loaded = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    weights = {key.removeprefix("linear."): tensor for key, tensor in loaded.items()}
-    layer = nn.Linear(settings["in_features"], settings["out_features"], bias="bias" in weights)
-    layer.load_state_dict(weights)
+    what = f"model {name}: the Dense module {path}"
+    with user_errors(what, KeyError), damage_named(name, {"subfolder": path}):
+        loaded = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        weights = {key.removeprefix("linear."): tensor for key, tensor in loaded.items()}
+        layer = nn.Linear(settings["in_features"], settings["out_features"], bias="bias" in weights)
+        layer.load_state_dict(weights)
     return nn.Sequential(layer, ACTIVATIONS[activation]()).requires_grad_(False)
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cacse_trainer.models.modeling_cacse import CacseModel, cacse_class
-from cacse_trainer.models.pretrained import load_config
+from cacse_trainer.models.pretrained import damage, load_config
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         first_line = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"{path} is no readable checkpoint ({type(error).__name__}: {first_line})") from error
+        wrong = damage(path) or f"{path} is no readable checkpoint ({type(error).__name__}: {first_line})"
+        raise ValueError(wrong) from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(f"{path} is no state dict of tensors")
     return state

@@ -17,7 +17,7 @@ from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
 from cacse_trainer.errors import UserError, one_line
 from cacse_trainer.models.base import SentenceModel
-from cacse_trainer.models.pretrained import load_config, load_encoder_model, runs_its_own_code
+from cacse_trainer.models.pretrained import damage_named, load_config, load_encoder_model, runs_its_own_code
 
 NAME = "default"
 CONFIG_FILE = "adapter_config.json"
@@ -172,7 +172,8 @@ def load_adapter_weights(encoder: PreTrainedModel, path: str) -> None:
     Raises:
         ValueError: weights are missing, left over, or of other shapes.
     """
-    found = peft_library().utils.load_peft_weights(str(path), device="cpu")
+    with damage_named(str(path), {"file": CONFIG_FILE}):
+        found = peft_library().utils.load_peft_weights(str(path), device="cpu")
     whole_model = f"{encoder.base_model_prefix}."  # what a model with a head calls the encoder
     parts = {f"{name}." for name, _ in encoder.named_children()}
     state = {}

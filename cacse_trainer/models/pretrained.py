@@ -56,14 +56,14 @@ def load_config(path: str | Path, *, trust_remote_code: bool = False, **where: A
         OSError: there is none.
     """
     path, where = _transformer_of(path, where)
-    with _damage_named(path, where):
+    with damage_named(path, where):
         return AutoConfig.from_pretrained(path, trust_remote_code=bool(trust_remote_code), **where)
 
 
 def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False, **where: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id; arguments and errors as for `load_config`."""
     path, where = _transformer_of(path, where)
-    with _damage_named(path, where):
+    with damage_named(path, where):
         return AutoTokenizer.from_pretrained(path, trust_remote_code=bool(trust_remote_code), **where)
 
 
@@ -107,7 +107,7 @@ def load_weights(
     place, loading = _transformer_of(path, loading)
     loading |= {"trust_remote_code": bool(trust_remote_code)}
     loading |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # they are named below
-    with _damage_named(place, loading):
+    with damage_named(place, loading):
         model, info = kind.from_pretrained(place, *arguments, **loading)
         prefix = _prefix(info["missing_keys"], _required(info, optional), info["unexpected_keys"])
         if prefix is not None:
@@ -185,13 +185,28 @@ def read_json(path: str | Path, file: str) -> Any:
     try:
         return json.loads(found.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"model {path}: {_damage(found) or f'{file} is no JSON ({error})'}") from error
+        raise UserError(f"model {path}: {damage(found) or f'{file} is no JSON ({error})'}") from error
+
+
+def read_modules(path: str | Path) -> list[dict[str, str]]:
+    """The modules, by ``type`` and ``path``, that ``modules.json`` of a sentence-transformers folder lists.
+
+    Raises:
+        UserError: it is no such list.
+    """
+    listed = read_json(path, "modules.json")
+    rows = [] if listed is None else listed
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and isinstance(row.get("type"), str) and isinstance(row.get("path"), str) for row in rows
+    ):
+        raise UserError(f"model {path}: modules.json is no list of modules with a type and a path; download it anew")
+    return rows
 
 
 def _transformer_of(path: str | Path, where: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Where the transformer of a sentence-transformers folder is; the folder itself where nothing else is said."""
-    first: dict[str, Any] = next(iter(read_json(path, "modules.json") or []), {})
-    subfolder = first.get("path") if str(first.get("type")).endswith(".Transformer") else None
+    first = next(iter(read_modules(path)), {"type": "", "path": ""})
+    subfolder = first["path"] if first["type"].endswith(".Transformer") else None
     if not subfolder or "subfolder" in where:
         return str(path), dict(where)
     if Path(path).is_dir():
@@ -216,17 +231,21 @@ def _prefix(missing: Collection[str], required: Collection[str], others: Collect
 
 
 @contextmanager
-def _damage_named(path: str, where: dict[str, Any]) -> Iterator[None]:
-    """What a library raises on a damaged file, as one line that names the file and the mend."""
+def damage_named(path: str, where: dict[str, Any]) -> Iterator[None]:
+    """What a library raises on a damaged file, as one line that names the file and the mend.
+
+    Args:
+        path: folder or hub id.
+        where: ``subfolder``, and a ``file`` that is there, default config.json; all beside it are looked at.
+    """
     try:
         yield
     except (UserError, ImportError):
         raise
     except Exception as error:  # of tokenizers' files it is no more than an Exception
-        known = find_file(path, f"{where.get('subfolder', '')}/config.json".lstrip("/"))
+        known = find_file(path, f"{where.get('subfolder', '')}/{where.get('file', 'config.json')}".lstrip("/"))
         files = sorted(known.parent.iterdir()) if known is not None else []
-        for file in files:
-            wrong = _damage(file) if file.suffix in READ else None
+        for wrong in (damage(file) for file in files if file.suffix in READ):
             if wrong is not None:
                 raise UserError(f"model {path}: {wrong}") from error
         if type(error) in (Exception, RuntimeError, EOFError):
@@ -234,7 +253,7 @@ def _damage_named(path: str, where: dict[str, Any]) -> Iterator[None]:
         raise
 
 
-def _damage(file: Path) -> str | None:
+def damage(file: Path) -> str | None:
     """What is wrong with a file, and the mend; None where nothing is seen."""
     with file.open("rb") as opened:
         head = opened.read(len(LFS_POINTER))

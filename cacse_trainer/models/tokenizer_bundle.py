@@ -4,6 +4,7 @@
 passes through everything that handles rows of tokens (sorting by length, padding, batches by token budget).
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,9 @@ def clean_state(tokenizer: PreTrainedTokenizerBase) -> str:
     return unbound(tokenizer.backend_tokenizer).to_str()
 
 
-def same_tokens(tokenizers: Sequence[PreTrainedTokenizerBase]) -> bool:
-    """Whether all of them turn any sentence into the same tokens, and cut it at the same length."""
-    return len({(clean_state(tokenizer), tokenizer.model_max_length) for tokenizer in tokenizers}) == 1
+def same_tokens(tokenizers: Sequence[PreTrainedTokenizerBase], max_length: float = math.inf) -> bool:
+    """Whether all of them turn any sentence into the same tokens; cut at their own limits, or at ``max_length``."""
+    return len({(clean_state(own), min(own.model_max_length, max_length)) for own in tokenizers}) == 1
 
 
 def bundle(tokenizers: Sequence[PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase | TokenizerBundle:

@@ -115,10 +115,11 @@ def cached_vectors(
         return None
     teacher.eval().to(args.device)
     dtype = torch.bfloat16 if bf16 else None
+    limit = min(training.data_args.max_seq_length, tokenizer.model_max_length)
     return cached_teacher_embeddings(
         settings.teacher_cache,
         teacher,
-        Embedder(teacher.embed, tokenizer, training.data_args.max_seq_length, args.device, dtype),
+        Embedder(teacher.embed, tokenizer, limit, args.device, dtype),
         training.train_dataset,  # type: ignore[arg-type]  # no stream: see check_cache
         show_progress_bar=not args.disable_tqdm,
     )

@@ -30,6 +30,7 @@ from cacse_trainer.cli.main import main
 from cacse_trainer.encoding.members import load_ensemble, load_members
 from cacse_trainer.encoding.weighted import WeightedEncoders
 from cacse_trainer.errors import UserError
+from cacse_trainer.models import LoraSettings
 from cacse_trainer.models.pretrained import is_decoder, load_encoder_model
 from tests.conftest import tiny_config
 from tests.tolerances import assert_near
@@ -154,6 +155,10 @@ DAMAGES = {
     ),
     "a tokenizer's pointer": (lambda f: (f / "tokenizer.json").write_text(POINTER), "tokenizer.json is a pointer"),
     "half a tokenizer": (lambda f: cut(f / "tokenizer.json"), "folder"),
+    "modules of no kind": (
+        lambda f: (f / "modules.json").write_text('{"0": "Transformer"}'),
+        "modules.json is no list of modules",
+    ),
     "a config's pointer": (lambda f: (f / "config.json").write_text(POINTER), "config.json is a pointer"),
 }
 
@@ -168,6 +173,23 @@ def test_damaged_files_are_named(spoil, said, folder):
     with pytest.raises(UserError, match=said) as told:
         SentenceEncoder(folder, "mean")
     assert "\n" not in str(told.value)
+
+
+def test_a_damaged_layer_and_a_damaged_adapter_are_named(library, tiny_towers, tmp_path):
+    base = tiny_towers("bert")[0]
+    folder = written(library, base, tmp_path / "a", library.base.modules.Dense(32, 8))
+    cut(folder / "2_Dense" / "model.safetensors")
+    with pytest.raises(UserError, match=r"2_Dense/model.safetensors is damaged .*; download it anew"):
+        SentenceEncoder(folder)
+    change_json(folder / "2_Dense" / "config.json", in_features=16)
+    save_file({"linear.weight": torch.ones(8, 32)}, folder / "2_Dense" / "model.safetensors")
+    with pytest.raises(UserError, match=r"Dense module 2_Dense|size mismatch"):
+        SentenceEncoder(folder)
+    lora = LoraSettings(r=2, target_modules=["query"])
+    SentenceEmbeddingModel.from_encoder(base, pooling="mean", lora=lora).save_pretrained(tmp_path / "b")
+    (tmp_path / "b" / "adapter_model.safetensors").write_text(POINTER)
+    with pytest.raises(UserError, match=r"adapter_model.safetensors is a pointer of"):
+        SentenceEncoder(base, "mean", adapter=str(tmp_path / "b"))
 
 
 def test_pickled_tensors_are_read(folder, tiny_towers):
@@ -373,12 +395,10 @@ def test_other_encoder_decoders_are_refused(tiny_tokenizer, tmp_path):
 
 def test_a_relative_base_of_an_adapter_is_found(tiny_tokenizer, tmp_path, monkeypatch):
     """From elsewhere, too, as long as both lie where they lay to each other; else it is said how to give it."""
-    from cacse_trainer import models
-
     BertModel(tiny_config("bert", layers=1)).save_pretrained(tmp_path / "bases" / "mine")
     tiny_tokenizer.save_pretrained(tmp_path / "bases" / "mine")
     monkeypatch.chdir(tmp_path)
-    lora = models.LoraSettings(r=2, target_modules=["query"])
+    lora = LoraSettings(r=2, target_modules=["query"])
     model = SentenceEmbeddingModel.from_encoder("bases/mine", pooling="mean", lora=lora)
     run = tmp_path / "runs" / "one"
     model.save_pretrained(run)
