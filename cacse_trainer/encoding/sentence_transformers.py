@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from cacse_trainer.compute.pooling import POOLINGS
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import write_json
-from cacse_trainer.models import pretrained
-from cacse_trainer.models.pretrained import damage_named, find_file, read_json
+from cacse_trainer.models.pretrained import damage_named, find_file, list_of_modules, read_json
 
 MODULES = "modules.json"
 LENGTH = "sentence_bert_config.json"
@@ -50,7 +49,6 @@ class Modules:
     """What the files state.
 
     Args:
-        subfolder: of the transformer, ``""`` for the folder itself.
         pooling: its name, None where no file states one.
         above: the layers above the pooling, in order; none for most models.
         max_seq_length: None where the tokenizer decides.
@@ -59,7 +57,6 @@ class Modules:
         normalizes: sentence-transformers scales this model's vectors to length 1, as the last step.
     """
 
-    subfolder: str = ""
     pooling: str | None = None
     above: list[nn.Module] = field(default_factory=list)
     max_seq_length: int | None = None
@@ -92,7 +89,7 @@ def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
     Raises:
         UserError: a module of a kind that is not supported, with its name.
     """
-    found, listed = Modules(), pretrained.read_modules(name)
+    found, listed = Modules(), list_of_modules(name)
     if not listed:
         return found
     found.prompt = _read_prompt(name)
@@ -144,7 +141,7 @@ def _read_transformer(name: str, path: str, found: Modules) -> None:
     """The length limit and what else the transformer's file says; what would be left out is refused."""
     files = (read_json(name, f"{path}/sentence_{kind}_config.json".lstrip("/")) for kind in KINDS)
     settings: dict[str, Any] = next(filter(None, files), {})
-    found.subfolder, found.max_seq_length = path, settings.get("max_seq_length")
+    found.max_seq_length = settings.get("max_seq_length")
     found.lower_case = bool(settings.get("do_lower_case"))
     groups = ("config_args", "config_kwargs", "tokenizer_args", "processor_kwargs", "processing_kwargs")
     asked = [f"{group} {key}" for group in groups for key in settings.get(group) or {} if key not in WITHOUT_EFFECT]

@@ -76,13 +76,20 @@ def load_causal_lm(
         "trust_remote_code": args.trust_remote_code,
     }
     with user_errors(f"model {path}", KeyError, ImportError):
-        model, _ = pretrained.load_weights(AutoModelForCausalLM, path, dtype=dtype, **loading)
+        model, drawn = pretrained.load_weights(
+            AutoModelForCausalLM, path, optional=pretrained.ANY, dtype=dtype, **loading
+        )
     with torch.no_grad():
         model.eval().to(device)  # type: ignore[arg-type]  # nn.Module's, wrapped
         probes = torch.tensor([[5, 6, 7], [5, 8, 9]], device=device)
         first, second = model(input_ids=probes).logits[:, 0].float()
     if not torch.allclose(first, second, rtol=1e-2, atol=1e-2):
         raise UserError(f"model {path} is no causal language model: its predictions depend on later tokens")
+    if drawn:
+        raise UserError(
+            f"model {path} lacks {len(drawn)} weights of a causal language model, {min(drawn)} among them; choose one "
+            "that was saved with its head, or download it anew"
+        )
     return model
 
 

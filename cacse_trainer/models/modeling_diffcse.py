@@ -27,8 +27,8 @@ from cacse_trainer.models.conditioning import condition_on
 from cacse_trainer.models.configuration_diffcse import DiffcseConfig
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig, set_encoder_dropout
 from cacse_trainer.models.heads import FreshLinear
-from cacse_trainer.models.modeling_sentence_embedding import LM_HEAD, SentenceEmbeddingModel
-from cacse_trainer.models.pretrained import build_encoder, load_config, load_encoder_model, load_weights
+from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
+from cacse_trainer.models.pretrained import ANY, build_encoder, load_config, load_encoder_model, load_weights
 
 
 class DiffcseModel(SentenceEmbeddingModel):
@@ -94,7 +94,7 @@ class DiffcseModel(SentenceEmbeddingModel):
         loading: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
         towers = [load_encoder_model(encoder, config=encoder_config, **loading)[0] for _ in range(2)]
         masked_lm, drawn = load_weights(
-            AutoModelForMaskedLM, generator, optional=LM_HEAD, config=generator_config, **loading
+            AutoModelForMaskedLM, generator, optional=ANY, config=generator_config, **loading
         )
         if drawn:
             raise ValueError(

@@ -40,13 +40,11 @@ from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbedd
 from cacse_trainer.models.heads import PROJECTIONS, MaskedLmHead, empty_masked_lm_head
 from cacse_trainer.models.objectives import OBJECTIVES, check_format, compute, needs_binary_labels
 from cacse_trainer.models.outputs import EmbeddingOutput
-from cacse_trainer.models.pretrained import build_encoder, load_config, load_encoder_model, load_weights
+from cacse_trainer.models.pretrained import ANY, build_encoder, load_config, load_encoder_model, load_weights
 
 logger = logging.getLogger(__name__)
 
 IGNORED_LABEL = -100
-LM_HEAD = r""
-"""Weights that `load_weights` leaves to the caller of a masked language model: any, the encoder's were asked for."""
 
 
 class SentenceEmbeddingModel(AdapterModel):
@@ -132,7 +130,7 @@ class SentenceEmbeddingModel(AdapterModel):
         encoder, _ = load_encoder_model(path, config=encoder_config, **loading)
         lm_head = None
         if config.mlm_weight > 0:
-            masked_lm, drawn = load_weights(AutoModelForMaskedLM, path, optional=LM_HEAD, **loading)
+            masked_lm, drawn = load_weights(AutoModelForMaskedLM, path, optional=ANY, **loading)
             if drawn:
                 logger.warning("model %s has no masked language model head: a fresh one is trained", path)
             lm_head = MaskedLmHead(masked_lm)

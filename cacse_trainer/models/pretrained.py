@@ -5,6 +5,7 @@ at random. Code that comes with a checkpoint runs only where the user asks for i
 question on standard input. Of a sentence-transformers folder the transformer is read, wherever ``modules.json`` has it.
 """
 
+import functools
 import json
 import logging
 import re
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 POOLER = r"(^|\.)pooler\."
 """Weights that a checkpoint may lack: most poolings do not read them, and those that do ask for them."""
+ANY = r""
+"""Every weight: the caller is told what was drawn, and judges it."""
 ENCODER_HALVES = frozenset({"t5", "mt5", "umt5"})
 """Encoder-decoders whose encoder is a model of its own."""
 SEES_BOTH_SIDES = frozenset({"xlnet", "bert-generation"})
@@ -79,20 +82,19 @@ def load_encoder_model(path: str | Path, **loading: Any) -> tuple[Any, set[str]]
 def load_weights(
     kind: Any,
     path: str | Path,
-    *arguments: Any,
+    *,
     optional: str = POOLER,
     trust_remote_code: bool = False,
     **loading: Any,
 ) -> tuple[Any, set[str]]:
     """A model with the weights of a folder or hub id, all of them.
 
-    Where all keys of the file carry one prefix more than the model's (``module.``, ``_orig_mod.``, ``model.``, …, left
-    by a wrapper that was saved with the model), it is taken off, with a warning.
+    Where the file's names carry one prefix more than the model's (``module.``, ``_orig_mod.``, ``model.``, …, left by a
+    wrapper that was saved with the model), it is taken off, with a warning.
 
     Args:
         kind: a class with ``from_pretrained``.
         path: folder or hub id.
-        arguments: of the class's constructor.
         optional: pattern of the weights that may be missing.
         trust_remote_code: run the code that comes with it.
         loading: as for ``from_pretrained``.
@@ -108,12 +110,12 @@ def load_weights(
     loading |= {"trust_remote_code": bool(trust_remote_code)}
     loading |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # they are named below
     with damage_named(place, loading):
-        model, info = kind.from_pretrained(place, *arguments, **loading)
+        model, info = kind.from_pretrained(place, **loading)
         prefix = _prefix(info["missing_keys"], _required(info, optional), info["unexpected_keys"])
         if prefix is not None:
-            logger.warning("model %s: every weight's name begins with %r there; it is taken off", path, prefix)
+            logger.warning("model %s: the names of its weights begin with %r; it is taken off", path, prefix)
             loading["key_mapping"] = {f"^{re.escape(prefix)}": ""}
-            model, info = kind.from_pretrained(place, *arguments, **loading)
+            model, info = kind.from_pretrained(place, **loading)
     missing = _required(info, optional)
     if missing:
         others = sorted(info["unexpected_keys"])
@@ -188,7 +190,7 @@ def read_json(path: str | Path, file: str) -> Any:
         raise UserError(f"model {path}: {damage(found) or f'{file} is no JSON ({error})'}") from error
 
 
-def read_modules(path: str | Path) -> list[dict[str, str]]:
+def list_of_modules(path: str | Path) -> list[dict[str, str]]:
     """The modules, by ``type`` and ``path``, that ``modules.json`` of a sentence-transformers folder lists.
 
     Raises:
@@ -205,13 +207,21 @@ def read_modules(path: str | Path) -> list[dict[str, str]]:
 
 def _transformer_of(path: str | Path, where: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Where the transformer of a sentence-transformers folder is; the folder itself where nothing else is said."""
-    first = next(iter(read_modules(path)), {"type": "", "path": ""})
-    subfolder = first["path"] if first["type"].endswith(".Transformer") else None
-    if not subfolder or "subfolder" in where:
+    if "subfolder" in where:
         return str(path), dict(where)
     if Path(path).is_dir():
-        return str(Path(path) / subfolder), dict(where)
-    return str(path), {**where, "subfolder": subfolder}
+        return str(Path(path) / _subfolder(path)), dict(where)
+    subfolder = _hub_subfolder(str(path))
+    return str(path), {**where, "subfolder": subfolder} if subfolder else dict(where)
+
+
+def _subfolder(path: str | Path) -> str:
+    first = next(iter(list_of_modules(path)), {"type": "", "path": ""})
+    return first["path"] if first["type"].endswith(".Transformer") else ""
+
+
+_hub_subfolder = functools.cache(_subfolder)
+"""The same of a hub id, which is asked for once."""
 
 
 def _required(info: dict[str, Any], optional: str) -> list[str]:
@@ -247,7 +257,7 @@ def damage_named(path: str, where: dict[str, Any]) -> Iterator[None]:
         files = sorted(known.parent.iterdir()) if known is not None else []
         for wrong in (damage(file) for file in files if file.suffix in READ):
             if wrong is not None:
-                raise UserError(f"model {path}: {wrong}") from error
+                raise UserError(wrong) from error
         if type(error) in (Exception, RuntimeError, EOFError):
             raise UserError(f"model {path}: {one_line(error)}") from error
         raise
