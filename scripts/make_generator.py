@@ -42,8 +42,8 @@ def main() -> None:
 
     set_seed(settings.seed)
     folder = resolve_resource(settings.model)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).train()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).train()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
     (head,) = (

@@ -9,8 +9,9 @@ import torch
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.output import tell
 from cacse_trainer.data import load_sentences
-from cacse_trainer.data.round_trip import Translator, write_pairs
+from cacse_trainer.data.round_trip import write_pairs
 from cacse_trainer.errors import UserError
+from cacse_trainer.models.translation import Translator
 from cacse_trainer.settings.command_line import count
 from cacse_trainer.settings.resources import resolve_resource
 

@@ -22,6 +22,7 @@ from cacse_trainer.compute.distributed import gather_objects, rank, world_size
 from cacse_trainer.compute.memory import keep_freed_memory
 from cacse_trainer.data.tokens import Row, checked, pad_rows, tell_of_unknown, tokenise
 from cacse_trainer.errors import UserError
+from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
 
 Embed = Callable[..., Tensor]
 """``embed(input_ids, attention_mask[, token_type_ids]) → (n, dim)``."""
@@ -35,6 +36,8 @@ TOKENS_PER_BATCH_ELSEWHERE = 16384
 
 def length_limit(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
     """The longest input in tokens that the tokenizer and the position tables of all the model's encoders allow."""
+    if isinstance(tokenizer, TokenizerBundle):  # each encoder's text is cut by its own tokenizer
+        return tokenizer.model_max_length
     return int(min(tokenizer.model_max_length, position_limit(config)))
 
 

@@ -76,7 +76,7 @@ class SentenceEncoder(BaseEncoder):
             bidirectional_start_layer=bidirectional_start_layer,
         )
         self.name, self.pooling, self.pooling_guessed = loaded.name, loaded.pooling, loaded.guessed
-        self.model, self.tokenizer, self.normalizes = loaded.model, loaded.tokenizer, loaded.normalizes
+        self.model, self.tokenizer, self.normalizes = loaded.model, loaded.tokenizer, loaded.stated.normalizes
         self.max_seq_length, self._longest = loaded.max_seq_length, loaded.longest
         self.tokens_per_batch, self.truncate_dim = tokens_per_batch, truncate_dim
         self.dtype, self.adapter = dtype, adapter
@@ -86,7 +86,7 @@ class SentenceEncoder(BaseEncoder):
             for module in self.model.modules():
                 if isinstance(module, nn.Linear):
                     module.to(self.dtype)
-        self._embed, self._prepare, self._layers_above = loaded.embed, loaded.prepare, loaded.above
+        self._embed, self._prepare, self._layers_above = loaded.embed, loaded.stated.prepare, loaded.stated.above
 
     @property
     def device(self) -> torch.device:

@@ -5,26 +5,26 @@ The pooling is the one that the user states, else the one that the folder states
 
 import hashlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 import cacse_trainer.models  # noqa: F401 - registers the model classes with AutoModel
 from cacse_trainer.compute.pooling import POOLINGS
 from cacse_trainer.data.tokens import no_room, shortest_limit
 from cacse_trainer.encoding.embedder import Embed, length_limit
-from cacse_trainer.encoding.sentence_transformers import Modules, find_file, read_json, read_modules
+from cacse_trainer.encoding.sentence_transformers import Modules, read_modules
 from cacse_trainer.errors import UserError, one_line, user_errors
 from cacse_trainer.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from cacse_trainer.models.adapters import base_model_of, load_adapter, merge_adapter
 from cacse_trainer.models.base import CLS_WITH_MLP, contract_of, pools_by_itself
 from cacse_trainer.models.bidirectional import make_bidirectional
+from cacse_trainer.models.pretrained import find_file, is_decoder, load_config, load_encoder_model, read_json
 from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of, tokenizers_of
 from cacse_trainer.settings.precision import accelerator
@@ -50,9 +50,7 @@ class Loaded:
         pooling: what was stated or guessed.
         max_seq_length: in tokens.
         longest: that the model takes, in tokens.
-        normalizes: sentence-transformers would scale the vectors to length 1.
-        prepare: the text that the tokenizer sees, from a sentence; None where that is the sentence itself.
-        above: layers that ``embed`` runs above the model; they move with it.
+        stated: what the folder says to sentence-transformers; ``embed`` runs its layers above the model.
         guessed: nobody stated the pooling.
     """
 
@@ -63,9 +61,7 @@ class Loaded:
     pooling: str
     max_seq_length: int
     longest: int
-    normalizes: bool = False
-    prepare: Callable[[str], str] | None = None
-    above: list[nn.Module] = field(default_factory=list)
+    stated: Modules
     guessed: bool = False
 
 
@@ -103,18 +99,20 @@ def load_encoder(
     name = name or str(adapter or path)
     _check_folder(name, path)
     stated = Modules()
-    if not _pools_by_itself(path):
+    if not is_sentence_model(path):
         stated = read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
-    where = {"subfolder": stated.subfolder, "trust_remote_code": trust_remote_code}
+    trusted = {"trust_remote_code": trust_remote_code}
     device = _existing(device) if device is not None else default_device()
     with user_errors(f"model {name}", KeyError, ImportError):
-        config = AutoConfig.from_pretrained(path, **where)
+        config = load_config(path, **trusted)
         more = {"base_model": ours} if ours is not None else {}
-        model, report = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **where, **more)
-        tokenizer = load_tokenizer_of(path, model.config, **where)
+        model, drawn = load_encoder_model(path, config=config, dtype=torch.float32, **trusted, **more)
+        tokenizer = load_tokenizer_of(path, model.config, **trusted)
     readers = [model] if len(tokenizers_of(tokenizer)) == 1 else [part.encoder for part in contract_of(model).parts()]
     for one, reader in zip(tokenizers_of(tokenizer), readers, strict=True):
         _check_tokenizer(name, one, reader)
+        if reader is not model:  # a bundle cuts each encoder's text by its own tokenizer
+            one.model_max_length = length_limit(one, reader.config)
     with user_errors(f"model {name}", RuntimeError):
         if adapter is not None:
             load_adapter(model, adapter, trainable=False)
@@ -122,10 +120,8 @@ def load_encoder(
         if bidirectional_start_layer is not None:
             make_bidirectional(model, bidirectional_start_layer)
         tokenizer = prepare_tokenizer(tokenizer, prompt_template, append_eos)
-    if config.is_encoder_decoder:
-        model = model.get_encoder()
     model = model.eval().to(device)
-    contract = contract_of(model, stated.dense, report["missing_keys"])
+    contract = contract_of(model, stated.above, drawn)
     known = pooling or stated.pooling or contract.stated_pooling
     chosen = known or _guess_pooling(name, config)
     with user_errors(f"model {name}"):
@@ -138,20 +134,17 @@ def load_encoder(
         model,
         tokenizer,
         embed,
-        _described(chosen, stated.dense),
+        _described(chosen, stated.above),
         limit,
         possible,
-        normalizes=stated.normalizes,
-        prepare=stated.prepare,
-        above=stated.dense,
+        stated,
         guessed=not known,
     )
 
 
 def _guess_pooling(name: str, config: Any) -> str:
-    """Nothing is stated: the last token of a decoder, else the mean, as sentence-transformers does. Logged."""
-    decoder = any(str(kind).endswith("ForCausalLM") for kind in config.architectures or [])
-    guess = "last_token" if decoder else "mean"
+    """Nothing is stated: the last token of a decoder, else the mean. Logged."""
+    guess = "last_token" if is_decoder(config) else "mean"
     logger.warning(
         "model %s states no pooling: GUESSED %s (state another with pooling, --pooling: %s)",
         name,
@@ -161,9 +154,9 @@ def _guess_pooling(name: str, config: Any) -> str:
     return guess
 
 
-def _described(pooling: str, dense: list[nn.Module]) -> str:
+def _described(pooling: str, above: list[nn.Module]) -> str:
     """The pooling's name, with what the folder puts above it."""
-    if not dense or pooling == CLS_WITH_MLP:
+    if not above or pooling == CLS_WITH_MLP:
         return pooling
     return CLS_WITH_MLP if pooling == "cls" else f"{pooling} + dense"
 
@@ -216,7 +209,7 @@ def _find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | Non
     adapter = resolve_resource(adapter)
     if Path(adapter).exists() and not (Path(adapter) / ADAPTER_CONFIG).is_file():
         raise UserError(f"adapter {adapter}: no {ADAPTER_CONFIG} in it")
-    if _pools_by_itself(adapter):
+    if is_sentence_model(adapter):
         return adapter, None, path
     if path is None:
         with user_errors(f"adapter {adapter}"):
@@ -226,7 +219,7 @@ def _find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | Non
     return path, adapter, None
 
 
-def _pools_by_itself(path: str) -> bool:
+def is_sentence_model(path: str) -> bool:
     """Whether a sentence model is there; what its files say to sentence-transformers is then not needed."""
     return pools_by_itself((read_json(path, "config.json") or {}).get("model_type"))
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer
 
 from cacse_trainer.data.tokens import shortest_limit
 from cacse_trainer.encoding.base import BaseEncoder
@@ -15,6 +14,7 @@ from cacse_trainer.encoding.loading import check_length
 from cacse_trainer.encoding.sentence_transformers import read_modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import sha256_of
+from cacse_trainer.models.pretrained import load_config, load_tokenizer
 from cacse_trainer.settings.resources import resolve_resource
 
 FOLDER = "onnx"
@@ -68,10 +68,10 @@ class OnnxEncoder(BaseEncoder):
         session = onnxruntime.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
         self._embed, self._cores = session_function(session), 1  # the session has threads of its own
         stated = read_modules(str(folder))
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = load_tokenizer(folder)
         self.pooling, self.normalizes = str(stated.pooling), stated.normalizes
         self._prepare = stated.prepare
-        self._longest = length_limit(self.tokenizer, AutoConfig.from_pretrained(folder))
+        self._longest = length_limit(self.tokenizer, load_config(folder))
         self.max_seq_length = stated.length(self._longest) if max_seq_length is None else max_seq_length
         check_length(self.name, self.max_seq_length, self._longest, shortest_limit(self.tokenizer, self._prepare))
 

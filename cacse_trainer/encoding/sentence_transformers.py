@@ -4,23 +4,25 @@ A folder without them loads in sentence-transformers with MEAN pooling, whatever
 that are written are the older ones, which old and new versions of the library know.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers.utils import cached_file
+from torch import Tensor, nn
 
 from cacse_trainer.compute.pooling import POOLINGS
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import write_json
+from cacse_trainer.models.pretrained import damage_named, find_file, list_of_modules, read_json
 
 MODULES = "modules.json"
 LENGTH = "sentence_bert_config.json"
+KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+"""In the names of the length file, by the kind of transformer that older versions saved; in the library's order."""
 PROMPTS = "config_sentence_transformers.json"
 DENSE = "2_Dense"
 TANH = "torch.nn.modules.activation.Tanh"
@@ -38,6 +40,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     kind.__name__: kind for kind in (nn.Tanh, nn.Identity, nn.ReLU, nn.GELU, nn.SiLU)
 }
 """Of the Dense module, by the last part of the class's name."""
+WITHOUT_EFFECT = frozenset({"trust_remote_code", "use_fast", "model_max_length", "padding_side", "cache_dir"})
+"""Arguments of config and tokenizer that change no vector here, or that no folder may ask for."""
 
 
 @dataclass
@@ -45,18 +49,16 @@ class Modules:
     """What the files state.
 
     Args:
-        subfolder: of the transformer, ``""`` for the folder itself.
         pooling: its name, None where no file states one.
-        dense: the layers above the pooling, in order; none for most models.
+        above: the layers above the pooling, in order; none for most models.
         max_seq_length: None where the tokenizer decides.
         lower_case: sentences are lower-cased before the tokenizer.
         prompt: put before every sentence.
-        normalizes: sentence-transformers scales this model's vectors to length 1.
+        normalizes: sentence-transformers scales this model's vectors to length 1, as the last step.
     """
 
-    subfolder: str = ""
     pooling: str | None = None
-    dense: list[nn.Module] = field(default_factory=list)
+    above: list[nn.Module] = field(default_factory=list)
     max_seq_length: int | None = None
     lower_case: bool = False
     prompt: str = ""
@@ -67,34 +69,11 @@ class Modules:
         """The text that the tokenizer sees, from a sentence; None where that is the sentence itself."""
         if not self.prompt and not self.lower_case:
             return None
-        return lambda sentence: self.prompt + (sentence.lower() if self.lower_case else sentence)
+        return lambda text: (self.prompt + text).lower() if self.lower_case else self.prompt + text
 
     def length(self, longest: int) -> int:
         """The limit in tokens, of a model that takes ``longest``."""
         return min(self.max_seq_length or longest, longest)
-
-
-def find_file(name: str, file: str) -> Path | None:
-    """A file of a folder or of a hub model (downloaded, or found in the cache); None when there is none."""
-    found = cached_file(
-        name, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-    )
-    return Path(found) if found else None
-
-
-def read_json(name: str, file: str) -> Any:
-    """A JSON file of a folder or hub model; None when there is none.
-
-    Raises:
-        UserError: the file is no JSON.
-    """
-    path = find_file(name, file)
-    if path is None:
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"model {name}: {file} is no JSON ({error})") from error
 
 
 def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
@@ -110,36 +89,72 @@ def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
     Raises:
         UserError: a module of a kind that is not supported, with its name.
     """
-    listed = read_json(name, MODULES)
-    found = Modules()
-    if listed is None:
+    found, listed = Modules(), list_of_modules(name)
+    if not listed:
         return found
-    for module in listed:
+    found.prompt = _read_prompt(name)
+    for place, module in enumerate(listed):
         kind, path = module["type"].rpartition(".")[2], module["path"]
-        if kind == "Transformer":
-            settings = read_json(name, f"{path}/{LENGTH}".lstrip("/")) or {}
-            found.subfolder, found.max_seq_length = path, settings.get("max_seq_length")
-            found.lower_case = bool(settings.get("do_lower_case"))
+        if kind == "Transformer" and place == 0:
+            _read_transformer(name, path, found)
         elif pooled_otherwise:
             continue
-        elif kind == "Pooling":
-            found.pooling = _read_pooling(name, path)
-        elif kind == "Dense":
-            found.dense.append(_read_dense(name, path))
-        elif kind == "Normalize":
-            found.normalizes = True
+        elif kind == "Pooling" and not found.pooling and not found.above:
+            found.pooling = _read_pooling(name, path, found.prompt)
+        elif kind == "Dense" and found.pooling:
+            found.above.append(_read_dense(name, path))
+        elif kind == "Normalize" and found.pooling:
+            _read_names(name, path, kind, read_json(name, f"{path}/config.json") or {})
+            found.above.append(Normalize())
         elif kind != "Dropout":  # which does nothing at inference
             raise UserError(
-                f"model {name}: modules.json has a {kind} module, which is not supported here (Transformer, Pooling, "
-                "Dense, Normalize); load it with sentence-transformers"
+                f"model {name}: modules.json has a {kind} module in place {place}, which is not supported here "
+                "(Transformer, Pooling, then Dense and Normalize); load it with sentence-transformers"
             )
-    prompts = read_json(name, PROMPTS) or {}
-    if prompts.get("default_prompt_name"):
-        found.prompt = prompts["prompts"][prompts["default_prompt_name"]]
+    while found.above and isinstance(found.above[-1], Normalize):
+        found.normalizes = True
+        found.above.pop()
     return found
 
 
-def _read_pooling(name: str, path: str) -> str:
+class Normalize(nn.Module):
+    """Rows scaled to length 1: (N, H) → (N, H)."""
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=-1)
+
+
+def _read_prompt(name: str) -> str:
+    """What is put before every sentence; nothing where no prompt is the default one."""
+    settings = read_json(name, PROMPTS) or {}
+    chosen = settings.get("default_prompt_name")
+    prompts = {"query": None, "document": None, **(settings.get("prompts") or {})}  # the library knows these two
+    if chosen and chosen not in prompts:
+        raise UserError(
+            f"model {name}: {PROMPTS} names the default prompt {chosen!r}, and has no such prompt; add it to prompts "
+            "there, or take default_prompt_name out"
+        )
+    return (prompts[chosen] if chosen else None) or ""
+
+
+def _read_transformer(name: str, path: str, found: Modules) -> None:
+    """The length limit and what else the transformer's file says; what would be left out is refused."""
+    files = (read_json(name, f"{path}/sentence_{kind}_config.json".lstrip("/")) for kind in KINDS)
+    settings: dict[str, Any] = next(filter(None, files), {})
+    found.max_seq_length = settings.get("max_seq_length")
+    found.lower_case = bool(settings.get("do_lower_case"))
+    groups = ("config_args", "config_kwargs", "tokenizer_args", "processor_kwargs", "processing_kwargs")
+    asked = [f"{group} {key}" for group in groups for key in settings.get(group) or {} if key not in WITHOUT_EFFECT]
+    if settings.get("transformer_task", "feature-extraction") != "feature-extraction":
+        asked.append(f"transformer_task {settings['transformer_task']}")
+    if asked:
+        raise UserError(
+            f"model {name}: its {LENGTH} asks for {', '.join(asked)}, which is not supported here; load it with "
+            "sentence-transformers"
+        )
+
+
+def _read_pooling(name: str, path: str, prompt: str) -> str:
     settings = read_json(name, f"{path}/config.json".lstrip("/")) or {}
     modes = settings.get("pooling_mode") or []
     flags = [flag for flag, value in settings.items() if flag.startswith("pooling_mode_") and value is True]
@@ -150,7 +165,7 @@ def _read_pooling(name: str, path: str) -> str:
             f"model {name}: its pooling is {' + '.join(chosen) or 'not stated'} in {path}/config.json, which is not "
             f"supported here; state another with pooling: {', '.join(POOLINGS)}"
         )
-    if settings.get("include_prompt") is False:
+    if prompt and settings.get("include_prompt") is False:
         raise UserError(f"model {name}: its pooling leaves the prompt's tokens out, which is not supported here")
     return chosen[0]
 
@@ -161,17 +176,30 @@ def _read_dense(name: str, path: str) -> nn.Module:
     if settings is None or file is None:
         raise UserError(f"model {name}: modules.json names the Dense module {path}, but its files are missing")
     activation = settings.get("activation_function", TANH).rpartition(".")[2]
-    inputs, outputs = (settings.get(key, "sentence_embedding") for key in ("module_input_name", "module_output_name"))
-    if activation not in ACTIVATIONS or settings.get("use_residual") or {inputs, outputs} != {"sentence_embedding"}:
+    _read_names(name, path, "Dense", settings)
+    if activation not in ACTIVATIONS or settings.get("use_residual"):
         raise UserError(
             f"model {name}: the Dense module {path} (activation {activation}) is not supported here; "
             "load it with sentence-transformers"
         )
-    loaded = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    weights = {key.removeprefix("linear."): tensor for key, tensor in loaded.items()}
-    layer = nn.Linear(settings["in_features"], settings["out_features"], bias="bias" in weights)
-    layer.load_state_dict(weights)
+    what = f"model {name}: the Dense module {path}"
+    with user_errors(what, KeyError), damage_named(name, {"subfolder": path}):
+        loaded = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        weights = {key.removeprefix("linear."): tensor for key, tensor in loaded.items()}
+        layer = nn.Linear(settings["in_features"], settings["out_features"], bias="bias" in weights)
+        layer.load_state_dict(weights)
     return nn.Sequential(layer, ACTIVATIONS[activation]()).requires_grad_(False)
+
+
+def _read_names(name: str, path: str, kind: str, settings: dict[str, Any]) -> None:
+    """Refuse a layer that reads or writes something else than the sentence's vector."""
+    keys = ("module_input_name", "module_output_name")
+    names = {settings.get(key) or "sentence_embedding" for key in keys}
+    if names != {"sentence_embedding"}:
+        raise UserError(
+            f"model {name}: the {kind} module {path} works on {', '.join(sorted(names))}, which is not supported here; "
+            "load it with sentence-transformers"
+        )
 
 
 def write_modules(

@@ -10,11 +10,14 @@ import torch
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.embedder import Advance
 from cacse_trainer.encoding.encoder import SentenceEncoder
+from cacse_trainer.encoding.vectors.precision import normalized
 from cacse_trainer.errors import UserError
 
 
 class WeightedEncoders(BaseEncoder):
     """``Σ_i w_i · v_i``, the weighted sum of several encoders' vectors; each has its own tokenizer.
+
+    The vectors are those that each encoder's folder states: of length 1 where it scales them.
 
     Args:
         encoders: of one width.
@@ -60,8 +63,9 @@ class WeightedEncoders(BaseEncoder):
 
         def embed(advance: Advance) -> np.ndarray:
             total: Any = 0
-            for weight, part in zip(self.weights, parts, strict=True):
-                total = total + np.float32(weight) * part(lambda count: None)
+            for encoder, weight, part in zip(self.encoders, self.weights, parts, strict=True):
+                vectors = part(lambda count: None)
+                total = total + np.float32(weight) * (normalized(vectors) if encoder.normalizes else vectors)
             advance(len(sentences))
             return total
 

@@ -31,6 +31,7 @@ from cacse_trainer.evaluation.sts import spearman_by_set
 from cacse_trainer.export import ensemble_module
 from cacse_trainer.files import writing_folder
 from cacse_trainer.models.base import Export, contract_of
+from cacse_trainer.models.pretrained import runs_its_own_code
 from cacse_trainer.models.prompting import prompt_of
 from cacse_trainer.models.tokenizer_bundle import tokenizers_of
 
@@ -101,7 +102,7 @@ def _export(
 ) -> dict[str, float]:
     """One of `export`'s folders; its scores."""
     limit = length_limit(tokenizer, encoder.model.config)
-    remote = type(encoder.model).__module__.startswith("transformers_modules.")  # the class came with its checkpoint
+    remote = runs_its_own_code(encoder.model)
     shards: Any = {"max_shard_size": ONE_FILE} if encoder.own_module else {}
     with writing_folder(output_dir / encoder.name) as staged:
         encoder.model.save_pretrained(staged, **shards)

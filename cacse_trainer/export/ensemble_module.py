@@ -25,6 +25,7 @@ class WeightedEncoders(nn.Module):
         limits = json.loads((path / "sentence_bert_config.json").read_text(encoding="utf-8"))
         self.folder = folder
         self.weights, self.poolings = config["weights"], config["poolings"]
+        self.normalized = config.get("normalized") or [False] * len(self.weights)
         self.max_seq_length: int = limits["max_seq_length"]
         self.encoders = nn.ModuleList()
         for fields in config["encoder_configs"]:
@@ -45,7 +46,11 @@ class WeightedEncoders(nn.Module):
         features = {}
         for i, tokenizer in enumerate(self.tokenizers):
             encoded = tokenizer(
-                sentences, truncation=True, max_length=self.max_seq_length, padding=True, return_tensors="pt"
+                sentences,
+                truncation=True,
+                max_length=min(self.max_seq_length, tokenizer.model_max_length),
+                padding=True,
+                return_tensors="pt",
             )
             for name in ("input_ids", "attention_mask"):
                 ids = encoded[name]
@@ -60,12 +65,12 @@ class WeightedEncoders(nn.Module):
     def forward(self, features: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
         """Adds ``sentence_embedding`` (N, H)."""
         total: Any = 0
-        for i, (encoder, weight, pooling) in enumerate(zip(self.encoders, self.weights, self.poolings, strict=True)):
+        parts = zip(self.encoders, self.weights, self.poolings, self.normalized, strict=True)
+        for i, (encoder, weight, pooling, scaled) in enumerate(parts):
             mask = features[f"attention_mask_{i}"]
             states = encoder(input_ids=features[f"input_ids_{i}"], attention_mask=mask).last_hidden_state
-            total = total + weight * pooled(pooling, states, mask).masked_fill(
-                ~mask.bool().any(dim=1, keepdim=True), 0.0
-            )
+            vectors = pooled(pooling, states, mask).masked_fill(~mask.bool().any(dim=1, keepdim=True), 0.0)
+            total = total + weight * (torch.nn.functional.normalize(vectors, dim=-1) if scaled else vectors)
         return {**features, "sentence_embedding": total}
 
     def get_sentence_embedding_dimension(self) -> int:

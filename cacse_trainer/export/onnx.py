@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
 
 from cacse_trainer.compute.encoder_tools import known_inputs
 from cacse_trainer.compute.pooling import LAYER_POOLINGS, pool
-from cacse_trainer.encoding.embedder import Embedder, length_limit
+from cacse_trainer.encoding.embedder import Embedder
+from cacse_trainer.encoding.loading import load_encoder
 from cacse_trainer.encoding.onnx import FOLDER, OUTPUT, session_function
 from cacse_trainer.encoding.sentence_transformers import read_modules
 from cacse_trainer.errors import UserError
@@ -36,15 +36,15 @@ TOLERANCE = 1e-4
 class Pooled(nn.Module):
     """An encoder, its pooling and the layers above as one module of tensors: (N, L) inputs → (N, H)."""
 
-    def __init__(self, encoder: nn.Module, pooling: str, dense: list[nn.Module]):
+    def __init__(self, encoder: nn.Module, pooling: str, above: list[nn.Module]):
         super().__init__()
         self.encoder, self.pooling = encoder, pooling
-        self.dense = nn.Sequential(*dense)
+        self.above = nn.Sequential(*above)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         states = self.encoder(**known_inputs(self.encoder, given)).last_hidden_state
-        return self.dense(pool(self.pooling, states, attention_mask=attention_mask))
+        return self.above(pool(self.pooling, states, attention_mask=attention_mask))
 
 
 def export_onnx(folder: Path, dev_sets: Mapping[str, Dataset] | None = None) -> dict[str, Any]:
@@ -73,17 +73,16 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Dataset] | None = None) -> 
     stated = read_modules(str(folder))
     if stated.pooling is None or stated.pooling in LAYER_POOLINGS:
         raise UserError(f"{folder}: is no exported encoder folder (its pooling is {stated.pooling})")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    model = Pooled(encoder, stated.pooling, stated.dense).eval()
-    limit = stated.length(length_limit(tokenizer, encoder.config))
+    loaded = load_encoder(str(folder), device="cpu")
+    loaded.model.set_attn_implementation("eager")
+    model = Pooled(loaded.model, stated.pooling, stated.above).eval()
     with writing_folder(folder / FOLDER) as staged:
         path, small = staged / "model.onnx", staged / "model_int8.onnx"
         with _without_hints():
-            _write_graph(model, tokenizer, path)
+            _write_graph(model, loaded.tokenizer, path)
             quantize_dynamic(path, small, weight_type=QuantType.QInt8)
 
-        own = Embedder(model, tokenizer, limit, "cpu")
+        own = Embedder(model, loaded.tokenizer, loaded.max_seq_length, "cpu", prepare=stated.prepare)
         files = {"float32": path, "int8": small}
         graphs = {
             name: replace(

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig
 
 from cacse_trainer.models.modeling_cacse import CacseModel, cacse_class
+from cacse_trainer.models.pretrained import damage, load_config
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         first_line = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"{path} is no readable checkpoint ({type(error).__name__}: {first_line})") from error
+        wrong = damage(path) or f"{path} is no readable checkpoint ({type(error).__name__}: {first_line})"
+        raise ValueError(wrong) from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(f"{path} is no state dict of tensors")
     return state
@@ -102,7 +103,7 @@ def convert_reference_checkpoint(
     path: str | Path, tower_a: str, tower_b: str, constraint: str, **settings: Any
 ) -> tuple[CacseModel, ReferenceReport]:
     """As `load_reference_checkpoint`, with the report of skipped, left-over and missing keys; raises for neither."""
-    model_class = cacse_class(AutoConfig.from_pretrained(tower_a))
+    model_class = cacse_class(load_config(tower_a))
     renamed, report = rename_reference_keys(read_state_dict(path))
     model = model_class(model_class.configure((tower_a, tower_b, constraint), **settings))
     expected = model.state_dict()

@@ -11,11 +11,11 @@ import re
 from pathlib import Path
 
 from torch import Tensor
-from transformers import AutoConfig, AutoModel
 
 from cacse_trainer.importers.reference import ReferenceReport, read_state_dict
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
+from cacse_trainer.models.pretrained import build_encoder, load_config
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def load_simcse_checkpoint(path: str | Path, *, use_head: bool) -> SentenceEmbed
         ValueError: weights are missing or left over (listed), or there is no head to use.
         FileNotFoundError: there is no such file.
     """
-    encoder_config = AutoConfig.from_pretrained(path)
+    encoder_config = load_config(path)
     # What checkpoints call the encoder: one of two names, or its model type.
     prefixes = ("bert", "roberta", encoder_config.model_type.replace("-", "_"))
     renamed, report = rename_simcse_keys(read_state_dict(path), prefixes)
@@ -98,10 +98,10 @@ def load_simcse_checkpoint(path: str | Path, *, use_head: bool) -> SentenceEmbed
         raise ValueError(f"{path} holds no head (mlp.* or pooler.*): load it with use_head=False, as a raw CLS encoder")
     if not use_head:
         renamed = {name: tensor for name, tensor in renamed.items() if name not in head}
-    encoder = AutoModel.from_config(encoder_config)
+    encoder = build_encoder(encoder_config)
     has_pooler = any(name == "pooler" for name, _ in encoder.named_children())
     if has_pooler and not any(name.startswith("encoder.pooler.") for name in renamed):
-        encoder = AutoModel.from_config(encoder_config, add_pooling_layer=False)
+        encoder = build_encoder(encoder_config, add_pooling_layer=False)
     config = SentenceEmbeddingConfig(
         encoder_config,
         pooling="cls" if use_head else "cls_before_pooler",

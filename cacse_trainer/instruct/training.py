@@ -14,7 +14,6 @@ import torch
 from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,6 +27,7 @@ from cacse_trainer.files import crc32_of, plain, write_json, write_text
 from cacse_trainer.instruct.arguments import InstructModelArguments
 from cacse_trainer.instruct.dataset import TRAIN, VALIDATION, read_records
 from cacse_trainer.instruct.prompts import tokenize_records
+from cacse_trainer.models import pretrained
 from cacse_trainer.models.adapters import peft_library
 from cacse_trainer.report import loss_page
 from cacse_trainer.report.curves import curve, plot_run
@@ -54,7 +54,7 @@ def base_path(args: InstructModelArguments) -> str:
 def load_tokenizer(args: InstructModelArguments) -> PreTrainedTokenizerBase:
     """The base model's tokenizer, as it stands."""
     with user_errors(f"model {args.model}", KeyError, ImportError):
-        return AutoTokenizer.from_pretrained(base_path(args), trust_remote_code=args.trust_remote_code)
+        return pretrained.load_tokenizer(base_path(args), trust_remote_code=args.trust_remote_code)
 
 
 def load_causal_lm(
@@ -71,15 +71,25 @@ def load_causal_lm(
     Raises:
         UserError: it cannot be loaded, or its predictions depend on later tokens (an encoder such as BERT).
     """
-    loading = {"attn_implementation": args.attn_implementation, "trust_remote_code": args.trust_remote_code}
+    loading: dict[str, Any] = {
+        "attn_implementation": args.attn_implementation,
+        "trust_remote_code": args.trust_remote_code,
+    }
     with user_errors(f"model {path}", KeyError, ImportError):
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **loading).eval()
+        model, drawn = pretrained.load_weights(
+            AutoModelForCausalLM, path, optional=pretrained.ANY, dtype=dtype, **loading
+        )
     with torch.no_grad():
-        model.to(device)  # type: ignore[arg-type]  # nn.Module's, wrapped
+        model.eval().to(device)  # type: ignore[arg-type]  # nn.Module's, wrapped
         probes = torch.tensor([[5, 6, 7], [5, 8, 9]], device=device)
         first, second = model(input_ids=probes).logits[:, 0].float()
     if not torch.allclose(first, second, rtol=1e-2, atol=1e-2):
         raise UserError(f"model {path} is no causal language model: its predictions depend on later tokens")
+    if drawn:
+        raise UserError(
+            f"model {path} lacks {len(drawn)} weights of a causal language model, {min(drawn)} among them; choose one "
+            "that was saved with its head, or download it anew"
+        )
     return model
 
 

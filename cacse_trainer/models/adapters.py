@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, one_line
 from cacse_trainer.models.base import SentenceModel
+from cacse_trainer.models.pretrained import damage_named, load_config, load_encoder_model, runs_its_own_code
 
 NAME = "default"
 CONFIG_FILE = "adapter_config.json"
@@ -121,13 +122,20 @@ def _inject(encoder: PreTrainedModel, config: Any) -> None:
 
 
 def base_model_of(path: str) -> str | None:
-    """The base model that an adapter's folder or hub id names; None where there is no adapter, or no name in it."""
+    """The base model that an adapter's folder or hub id names; None where there is no adapter, or no name in it.
+
+    A relative folder is that of the run which made the adapter: it is looked for here, then in the folders above it.
+    """
     if Path(path).is_dir() and not (Path(path) / CONFIG_FILE).is_file():
         return None
     try:
-        return peft_library().PeftConfig.from_pretrained(path).base_model_name_or_path
+        base = peft_library().PeftConfig.from_pretrained(path).base_model_name_or_path
     except (ValueError, OSError):
         return None
+    if base is None or Path(base).exists() or not Path(path).is_dir():
+        return base
+    above = (parent / base for parent in Path(path).resolve().parents)
+    return next((str(folder) for folder in above if folder.is_dir()), base)
 
 
 def load_adapter(encoder: PreTrainedModel, path: str, trainable: bool = True, base_model: str | None = None) -> None:
@@ -164,7 +172,8 @@ def load_adapter_weights(encoder: PreTrainedModel, path: str) -> None:
     Raises:
         ValueError: weights are missing, left over, or of other shapes.
     """
-    found = peft_library().utils.load_peft_weights(str(path), device="cpu")
+    with damage_named(str(path), {"file": CONFIG_FILE}):
+        found = peft_library().utils.load_peft_weights(str(path), device="cpu")
     whole_model = f"{encoder.base_model_prefix}."  # what a model with a head calls the encoder
     parts = {f"{name}." for name, _ in encoder.named_children()}
     state = {}
@@ -231,7 +240,12 @@ def in_full_precision(encoder: PreTrainedModel) -> PreTrainedModel:
     adapter = encoder.peft_config[NAME]  # type: ignore[index]
     config = copy.deepcopy(encoder.config)
     del config.quantization_config
-    base = AutoModel.from_pretrained(str(adapter.base_model_name_or_path), config=config, dtype=torch.float32)
+    base, _ = load_encoder_model(
+        str(adapter.base_model_name_or_path),
+        config=config,
+        dtype=torch.float32,
+        trust_remote_code=runs_its_own_code(encoder),
+    )
     _inject(base, copy.copy(adapter))
     state = adapter_state(encoder)
     with torch.no_grad():
@@ -273,13 +287,15 @@ class AdapterModel(SentenceModel):
         names = ("attn_implementation", "trust_remote_code", "device_map")
         loading = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
         if type(config.encoder_config) is PretrainedConfig:  # its code comes with the base model
-            trusted = {"trust_remote_code": kwargs.get("trust_remote_code")}
-            config.encoder_config = AutoConfig.from_pretrained(base, **trusted)
+            config.encoder_config = load_config(base, trust_remote_code=kwargs.get("trust_remote_code", False))
         try:  # in the dtype of the training, which rounds the weights, then in the one asked for
-            encoder = AutoModel.from_pretrained(base, config=config.encoder_config, dtype=config.dtype, **loading)
+            encoder, _ = load_encoder_model(base, config=config.encoder_config, dtype=config.dtype, **loading)
             encoder = encoder.to(kwargs.get("dtype") or config.dtype)
         except OSError as error:
-            raise OSError(f"{path} is an adapter of {base}, which cannot be read: {error}") from error
+            raise OSError(
+                f"{path} is an adapter of {base}, which cannot be read; put the base there, or state where it is as "
+                f"base_model_name_or_path in its {CONFIG_FILE} ({one_line(error)})"
+            ) from error
         model = cls(config, encoder)
         load_adapter(model.encoder, path, base_model=base)
         model.eval()

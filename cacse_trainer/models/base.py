@@ -61,11 +61,12 @@ class ComputeSettings:
 
 
 class Part(NamedTuple):
-    """A plain encoder of a sum, its pooling and its factor."""
+    """A plain encoder of a sum, its pooling and its factor; whether its vector is scaled to length 1 before."""
 
     encoder: Any
     pooling: str
     weight: float = 1.0
+    normalized: bool = False
 
 
 @dataclass

@@ -28,6 +28,7 @@ class EnsembleConfig(SentenceConfig):
         weights: one number an encoder; default: 1 each, the plain sum.
         poolings: one name an encoder, of `POOLING_NAMES`; default: cls each.
         own_tokenizers: each encoder reads the tokens of a tokenizer of its own (see `TokenizerBundle`).
+        normalized: whether an encoder's vector is scaled to length 1 before it is summed; default: none is.
 
     Raises:
         ValueError: the numbers of weights, poolings and encoders differ, the widths do, or a pooling is unknown.
@@ -41,6 +42,7 @@ class EnsembleConfig(SentenceConfig):
         weights: list[float] | None = None,
         poolings: list[str] | None = None,
         own_tokenizers: bool = False,
+        normalized: list[bool] | None = None,
         **kwargs: Any,
     ):
         configs = [as_config(config) for config in ([None] if encoder_configs is None else encoder_configs)]
@@ -48,7 +50,9 @@ class EnsembleConfig(SentenceConfig):
         self.weights = list(weights) if weights is not None else [1.0] * len(configs)
         names = list(poolings) if poolings is not None else ["cls"] * len(configs)
         self.own_tokenizers = own_tokenizers
-        for what, values in (("weight", self.weights), ("pooling", names)):
+        if normalized is not None and any(normalized):  # stated only where it says something, as folders have it
+            self.normalized = list(normalized)
+        for what, values in (("weight", self.weights), ("pooling", names), ("normalized", self.scaled)):
             if not configs or len(values) != len(configs):
                 raise ValueError(
                     f"an ensemble takes one {what} an encoder, got {len(configs)} encoders and {len(values)}"
@@ -64,12 +68,20 @@ class EnsembleConfig(SentenceConfig):
             raise ValueError(f"the encoders of an ensemble must be of one width, got {widths}")
         self.hidden_size = widths[0]
         self.vocab_size = min(config.vocab_size for config in configs)
-        self.max_position_embeddings = min(config.max_position_embeddings for config in configs)
+        named = "max_position_embeddings"
+        tables = [config for config in configs if named in config.to_dict() or named in config.attribute_map]
+        self.max_position_embeddings = min((config.max_position_embeddings for config in tables), default=None)
         for derived in ("hidden_size", "vocab_size", "max_position_embeddings"):
             kwargs.pop(derived, None)
         super().__init__(**kwargs)
 
     @property
+    def scaled(self) -> list[bool]:
+        """Of each encoder whether its vector is scaled to length 1."""
+        return vars(self).get("normalized") or [False] * len(self.weights)
+
+    @property
     def sums_tokens(self) -> bool:
         """Whether the ensemble is a weighted sum at each token, pooled once: what standard modules can express."""
-        return not self.own_tokenizers and len(set(self.poolings)) == 1 and self.poolings[0] in LINEAR_POOLINGS
+        linear = len(set(self.poolings)) == 1 and self.poolings[0] in LINEAR_POOLINGS and not any(self.scaled)
+        return linear and not self.own_tokenizers

@@ -10,6 +10,8 @@ from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 
+from cacse_trainer.models.pretrained import build_encoder
+
 
 class TanhProjection(nn.Module):
     """``tanh(W h + b)``: SimCSE's MLP, of the form of BERT's pooler. (…, H) → (…, H)."""
@@ -114,5 +116,5 @@ def empty_masked_lm_head(config: PretrainedConfig) -> MaskedLmHead:
     """A head of the right shape for an encoder's config, its weights still to be drawn or loaded."""
     device: Any = torch.get_default_device()  # the meta device while from_pretrained builds the model
     with torch.device("meta"):
-        head = MaskedLmHead(AutoModelForMaskedLM.from_config(config))
+        head = MaskedLmHead(build_encoder(config, AutoModelForMaskedLM))
     return head.to_empty(device=device)

@@ -28,25 +28,16 @@ from cacse_trainer.models.base import Export, Part, PlainEncoder, TowerSum, with
 from cacse_trainer.models.cascade import Cascade
 from cacse_trainer.models.configuration_cacse import CacseConfig
 from cacse_trainer.models.configuration_sentence_embedding import set_encoder_dropout
-from cacse_trainer.models.constraint import load_constraint_layers
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.outputs import CacseOutput
+from cacse_trainer.models.pretrained import build_encoder, load_config, load_encoder_model
 
 LAYER_CLASSES = {"bert": BertLayer, "roberta": RobertaLayer}
 
 
 def load_tower(path: str, config: Any, dtype: torch.dtype, attn_implementation: str | None) -> PreTrainedModel:
-    """A pretrained encoder with all its weights but the pooler's, which never runs.
-
-    Raises:
-        ValueError: weights are missing, which would otherwise be drawn at random.
-    """
-    tower, info = AutoModel.from_pretrained(
-        path, config=config, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
-    )
-    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
-    if missing:
-        raise ValueError(f"{path} lacks {len(missing)} weights of its own config, {missing[0]} among them")
+    """A pretrained encoder, without the name of this machine's folder; raises as `load_encoder_model` does."""
+    tower, _ = load_encoder_model(path, config=config, dtype=dtype, attn_implementation=attn_implementation)
     if Path(path).exists():
         tower.config.name_or_path = ""
     return tower
@@ -82,8 +73,8 @@ class CacseModel(TowerSum):
         # The towers resolve their own; bare layers read their config's.
         config.constraint_config._attn_implementation = config._attn_implementation
         dtype = torch.get_default_dtype()  # a sub-config may name another, which from_config would obey
-        self.tower_a = loaded_or(tower_a, lambda: AutoModel.from_config(config.tower_a_config, dtype=dtype))
-        self.tower_b = loaded_or(tower_b, lambda: AutoModel.from_config(config.tower_b_config, dtype=dtype))
+        self.tower_a = loaded_or(tower_a, lambda: build_encoder(config.tower_a_config, dtype=dtype))
+        self.tower_b = loaded_or(tower_b, lambda: build_encoder(config.tower_b_config, dtype=dtype))
         layers = range(config.constraint_layers)
         constraint_layers = loaded_or(
             constraint_layers,
@@ -119,7 +110,7 @@ class CacseModel(TowerSum):
 
         Args:
             tower_a, tower_b: folder or hub id of two encoders of this class's kind, equal in depth, width, vocabulary.
-            constraint: folder or hub id of the model that gives the constraint layers; only those are read. Default:
+            constraint: folder or hub id of the model that gives the constraint layers, its last ones. Default:
                 tower A.
             tower_dropout: dropout of tower A and tower B; None keeps what their configs say (paper: BERT
                 ``[0.15, 0.15]``, RoBERTa ``[0.10, 0.15]``).
@@ -139,9 +130,10 @@ class CacseModel(TowerSum):
             load_tower(path, tower_config, dtype, attn_implementation)
             for path, tower_config in zip(paths, (config.tower_a_config, config.tower_b_config), strict=False)
         ]
-        layers = load_constraint_layers(
-            constraint, config.constraint_config, config.constraint_layers, LAYER_CLASSES[cls.tower_kind], dtype
-        )
+        layers = nn.ModuleList()
+        if config.constraint_layers > 0:
+            whole: Any = load_tower(constraint, config.constraint_config, dtype, attn_implementation)
+            layers = nn.ModuleList(whole.encoder.layer[-config.constraint_layers :])
         config._attn_implementation = towers[0].config._attn_implementation
         return cls(config, tower_a=towers[0], tower_b=towers[1], constraint_layers=layers)
 
@@ -161,7 +153,7 @@ class CacseModel(TowerSum):
         CacseConfig.check_names(settings)
         if tower_dropout is not None and len(tower_dropout) != 2:
             raise ValueError(f"tower_dropout takes two numbers, for tower A and tower B, got {tower_dropout}")
-        configs = [AutoConfig.from_pretrained(path) for path in paths]
+        configs = [load_config(path) for path in paths]
         dropouts = (*(tower_dropout or (None, None)), constraint_dropout)
         had = []
         for path, config, dropout in zip(paths, configs, dropouts, strict=True):

@@ -28,6 +28,7 @@ from cacse_trainer.models.configuration_diffcse import DiffcseConfig
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig, set_encoder_dropout
 from cacse_trainer.models.heads import FreshLinear
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
+from cacse_trainer.models.pretrained import ANY, build_encoder, load_config, load_encoder_model, load_weights
 
 
 class DiffcseModel(SentenceEmbeddingModel):
@@ -49,8 +50,8 @@ class DiffcseModel(SentenceEmbeddingModel):
         generator: PreTrainedModel | None = None,
     ):
         super().__init__(config, encoder)
-        self.discriminator = loaded_or(discriminator, lambda: AutoModel.from_config(config.encoder_config))
-        self.generator = loaded_or(generator, lambda: AutoModelForMaskedLM.from_config(config.generator_config))
+        self.discriminator = loaded_or(discriminator, lambda: build_encoder(config.encoder_config))
+        self.generator = loaded_or(generator, lambda: build_encoder(config.generator_config, AutoModelForMaskedLM))
         self.rtd_head = FreshLinear(config.hidden_size, 2)  # kept or replaced: the release's ``electra_head``
         self.post_init()
         self.freeze()
@@ -83,21 +84,21 @@ class DiffcseModel(SentenceEmbeddingModel):
             OSError: a folder or hub id cannot be read.
         """
         DiffcseConfig.check_names(settings)
-        encoder_config = AutoConfig.from_pretrained(encoder)
+        encoder_config = load_config(encoder)
         original_dropout = set_encoder_dropout(encoder_config, dropout)
-        generator_config = AutoConfig.from_pretrained(generator)
+        generator_config = load_config(generator)
         set_encoder_dropout(generator_config, 0.0)  # never in train mode; so that nothing else is reported
         config = DiffcseConfig(
             encoder_config, generator_config, original_dropout=original_dropout, dtype=dtype, **settings
         )
         loading: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
-        towers = [AutoModel.from_pretrained(encoder, config=encoder_config, **loading) for _ in range(2)]
-        masked_lm, info = AutoModelForMaskedLM.from_pretrained(
-            generator, config=generator_config, **loading, output_loading_info=True
+        towers = [load_encoder_model(encoder, config=encoder_config, **loading)[0] for _ in range(2)]
+        masked_lm, drawn = load_weights(
+            AutoModelForMaskedLM, generator, optional=ANY, config=generator_config, **loading
         )
-        if info["missing_keys"]:
+        if drawn:
             raise ValueError(
-                f"generator {generator} lacks weights of a masked language model: {sorted(info['missing_keys'])}; "
+                f"generator {generator} lacks weights of a masked language model: {sorted(drawn)}; "
                 "choose one that was trained to fill masks, such as distilbert-base-uncased"
             )
         return cls(config, towers[0], towers[1], masked_lm)

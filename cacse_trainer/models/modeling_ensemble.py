@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
@@ -18,6 +19,7 @@ from cacse_trainer.compute.pooling import pool
 from cacse_trainer.models.base import Export, Part, TowerSum, as_config
 from cacse_trainer.models.configuration_ensemble import EnsembleConfig
 from cacse_trainer.models.outputs import EmbeddingOutput
+from cacse_trainer.models.pretrained import build_encoder
 
 
 def select_tokens(input_ids: Tensor, chosen: Tensor, pad_token_id: int) -> dict[str, Tensor]:
@@ -43,8 +45,13 @@ def select_tokens(input_ids: Tensor, chosen: Tensor, pad_token_id: int) -> dict[
     return {"input_ids": ids, "attention_mask": mask.long()}
 
 
+def weighed(part: Part, vectors: Tensor) -> Tensor:
+    """A part's pooled states, (N, H), as they are summed."""
+    return part.weight * (F.normalize(vectors, dim=-1) if part.normalized else vectors)
+
+
 class EnsembleModel(TowerSum):
-    """``embedding = Σ_i w_i · pool_i(h_i)`` over the encoders i.
+    """``embedding = Σ_i w_i · pool_i(h_i)`` over the encoders i, pooled states scaled to length 1 where so configured.
 
     Encoders with one tokenizer read the same tokens. With tokenizers of their own, a row holds the tokens of all of
     them side by side, and ``encoder_ids`` says whose each token is; `TokenizerBundle` makes such rows.
@@ -63,7 +70,7 @@ class EnsembleModel(TowerSum):
         for encoder_config in configs:
             encoder_config._attn_implementation = config._attn_implementation
         given: Sequence[Any] = [None] * len(configs) if encoders is None else encoders
-        built = [partial(AutoModel.from_config, encoder_config) for encoder_config in configs]
+        built = [partial(build_encoder, encoder_config) for encoder_config in configs]
         self.encoders = nn.ModuleList(loaded_or(*pair) for pair in zip(given, built, strict=True))
         self.post_init()
 
@@ -74,11 +81,11 @@ class EnsembleModel(TowerSum):
         weights: list[float] | None = None,
         poolings: list[str] | None = None,
         own_tokenizers: bool = False,
+        normalized: list[bool] | None = None,
     ) -> "EnsembleModel":
         """An ensemble of models in memory; default weights 1 and pooling cls. See `EnsembleConfig`."""
-        config = EnsembleConfig(
-            [encoder.config for encoder in encoders], weights, poolings, own_tokenizers, dtype=encoders[0].dtype
-        )
+        configs: list[Any] = [encoder.config for encoder in encoders]
+        config = EnsembleConfig(configs, weights, poolings, own_tokenizers, normalized, dtype=encoders[0].dtype)
         return cls(config, encoders)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -107,11 +114,11 @@ class EnsembleModel(TowerSum):
         """
         vectors: Any = 0
         hidden: Any = 0
-        for encoder, inputs, weight, pooling in self._each(input_ids, attention_mask, token_type_ids, encoder_ids):
-            states = encoder(**known_inputs(encoder, inputs)).last_hidden_state  # (N, l, H)
-            vectors = vectors + weight * pool(pooling, states, attention_mask=inputs["attention_mask"])  # (N, H)
+        for part, inputs in self._each(input_ids, attention_mask, token_type_ids, encoder_ids):
+            states = part.encoder(**known_inputs(part.encoder, inputs)).last_hidden_state  # (N, l, H)
+            vectors = vectors + weighed(part, pool(part.pooling, states, attention_mask=inputs["attention_mask"]))
             if self.config.sums_tokens:
-                hidden = hidden + weight * states
+                hidden = hidden + part.weight * states
         output = EmbeddingOutput(
             last_hidden_state=hidden if self.config.sums_tokens else None, sentence_embedding=vectors
         )
@@ -126,8 +133,8 @@ class EnsembleModel(TowerSum):
     ) -> Tensor:
         """(N, L) → (N, H)."""
         vectors: Any = 0
-        for encoder, inputs, weight, pooling in self._each(input_ids, attention_mask, token_type_ids, encoder_ids):
-            vectors = vectors + weight * sentence_vectors(encoder, pooling, inputs)
+        for part, inputs in self._each(input_ids, attention_mask, token_type_ids, encoder_ids):
+            vectors = vectors + weighed(part, sentence_vectors(part.encoder, part.pooling, inputs))
         return vectors
 
     @property
@@ -137,12 +144,15 @@ class EnsembleModel(TowerSum):
 
     def parts(self) -> list[Part]:
         """Its encoders."""
-        return [Part(*part) for part in zip(self.encoders, self.config.poolings, self.config.weights, strict=True)]
+        config = self.config
+        rows = zip(self.encoders, config.poolings, config.weights, config.scaled, strict=True)
+        return [Part(*row) for row in rows]
 
     def exports(self, title: str) -> list[Export]:
         """Itself; a sum at each token is what sentence-transformers' own modules can express."""
         config = self.config
-        terms = " + ".join(f"{weight:g}·{pooling}(encoder {i})" for i, (_, pooling, weight) in enumerate(self.parts()))
+        names = [f"unit {part.pooling}" if part.normalized else part.pooling for part in self.parts()]
+        terms = " + ".join(f"{config.weights[i]:g}·{name}(encoder {i})" for i, name in enumerate(names))
         pooling = config.poolings[0] if config.sums_tokens else ", ".join(config.poolings)
         what, own_module = f"An ensemble: the vector is {terms}.", not config.sums_tokens
         return [
@@ -155,8 +165,8 @@ class EnsembleModel(TowerSum):
         attention_mask: Tensor | None,
         token_type_ids: Tensor | None,
         encoder_ids: Tensor | None,
-    ) -> Iterator[tuple[Any, dict[str, Tensor | None], float, str]]:
-        """Each encoder with its inputs, its weight and its pooling; raises as `forward` does."""
+    ) -> Iterator[tuple[Part, dict[str, Tensor | None]]]:
+        """Each part with its inputs; raises as `forward` does."""
         if self.config.own_tokenizers != (encoder_ids is not None):
             raise ValueError(
                 "encoder_ids are needed: the encoders have tokenizers of their own, tokenise with TokenizerBundle"
@@ -165,10 +175,10 @@ class EnsembleModel(TowerSum):
             )
         tokens = attention_mask.bool() if attention_mask is not None else torch.ones_like(input_ids, dtype=torch.bool)
         inputs: Any = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        for i, (encoder, pooling, weight) in enumerate(self.parts()):
+        for i, part in enumerate(self.parts()):
             if encoder_ids is not None:
-                inputs = select_tokens(input_ids, tokens & (encoder_ids == i), encoder.config.pad_token_id or 0)
-            yield encoder, inputs, weight, pooling
+                inputs = select_tokens(input_ids, tokens & (encoder_ids == i), part.encoder.config.pad_token_id or 0)
+            yield part, inputs
 
 
 AutoConfig.register("cacse_ensemble", EnsembleConfig)

@@ -8,6 +8,7 @@ Source: Gao et al. 2021 (arXiv 2104.08821), and the SimCSE release.
 """
 
 import copy
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -39,6 +40,9 @@ from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbedd
 from cacse_trainer.models.heads import PROJECTIONS, MaskedLmHead, empty_masked_lm_head
 from cacse_trainer.models.objectives import OBJECTIVES, check_format, compute, needs_binary_labels
 from cacse_trainer.models.outputs import EmbeddingOutput
+from cacse_trainer.models.pretrained import ANY, build_encoder, load_config, load_encoder_model, load_weights
+
+logger = logging.getLogger(__name__)
 
 IGNORED_LABEL = -100
 
@@ -64,7 +68,7 @@ class SentenceEmbeddingModel(AdapterModel):
         if encoder is not None:  # the base class writes the attention's choice into the encoder's config
             config._attn_implementation = encoder.config._attn_implementation
         super().__init__(config)
-        self.encoder = loaded_or(encoder, lambda: AutoModel.from_config(config.encoder_config))
+        self.encoder = loaded_or(encoder, lambda: build_encoder(config.encoder_config))
         if config.bidirectional_start_layer is not None:
             make_bidirectional(self.encoder, config.bidirectional_start_layer)
         if config.has_projection:
@@ -114,7 +118,7 @@ class SentenceEmbeddingModel(AdapterModel):
         quantized = quantization(load_in_4bit, load_in_8bit)
         if quantized is not None and lora is None and adapter is None:
             raise ValueError("quantised weights cannot be trained themselves: give lora_r or adapter, too")
-        encoder_config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        encoder_config = load_config(path, trust_remote_code=trust_remote_code)
         original_dropout = set_encoder_dropout(encoder_config, dropout)
         config = cls.config_class(encoder_config, original_dropout=original_dropout, dtype=dtype, **settings)
         loading: dict[str, Any] = {
@@ -123,10 +127,13 @@ class SentenceEmbeddingModel(AdapterModel):
             "trust_remote_code": trust_remote_code,
             **({"quantization_config": quantized} if quantized is not None else {}),
         }
-        encoder = AutoModel.from_pretrained(path, config=encoder_config, **loading)
+        encoder, _ = load_encoder_model(path, config=encoder_config, **loading)
         lm_head = None
         if config.mlm_weight > 0:
-            lm_head = MaskedLmHead(AutoModelForMaskedLM.from_pretrained(path, **loading))
+            masked_lm, drawn = load_weights(AutoModelForMaskedLM, path, optional=ANY, **loading)
+            if drawn:
+                logger.warning("model %s has no masked language model head: a fresh one is trained", path)
+            lm_head = MaskedLmHead(masked_lm)
         model = cls(config, encoder, lm_head)
         if lora is not None or adapter is not None:
             if config.has_projection or config.mlm_weight > 0:

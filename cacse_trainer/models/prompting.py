@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 from tokenizers.normalizers import Prepend, Sequence
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from cacse_trainer.models.pretrained import load_tokenizer
 from cacse_trainer.models.tokenizer_bundle import unbound
 
 logger = logging.getLogger(__name__)
@@ -182,10 +183,10 @@ def _with_template(parts: _Parts, before: list[int], after: list[int]) -> Tokeni
 
 
 def _comes_back(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> bool:
-    """Whether `AutoTokenizer` gives the same tokens for a folder of a model of this kind."""
+    """Whether transformers gives the same tokens for a folder of a model of this kind."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        again = AutoTokenizer.from_pretrained(folder, config=config)
+        again = load_tokenizer(folder, config=config)
     return all(again(probe)["input_ids"] == tokenizer(probe)["input_ids"] for probe in _PROBES)
 
 

@@ -4,15 +4,17 @@
 passes through everything that handles rows of tokens (sorting by length, padding, batches by token budget).
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from cacse_trainer.models.configuration_ensemble import EnsembleConfig
+from cacse_trainer.models.pretrained import load_tokenizer
 
 FOLDER = "tokenizer_{}"
 
@@ -34,8 +36,8 @@ class TokenizerBundle:
 
     @property
     def model_max_length(self) -> int:
-        """The shortest of the tokenizers' limits; each of them is cut to it."""
-        return min(tokenizer.model_max_length for tokenizer in self.tokenizers)
+        """The longest of the tokenizers' limits; each of them is cut to its own."""
+        return max(tokenizer.model_max_length for tokenizer in self.tokenizers)
 
     @property
     def truncation_side(self) -> str:
@@ -58,7 +60,7 @@ class TokenizerBundle:
 
         Args:
             text: sentences, or one (which gives one row).
-            truncation, max_length: cut each tokenizer's tokens to ``max_length``.
+            truncation, max_length: cut each tokenizer's tokens to ``max_length``, or to its own limit.
             padding: true or ``longest`` pads the rows to the longest; needed for tensors.
             return_tensors: ``pt`` or None.
         """
@@ -66,7 +68,8 @@ class TokenizerBundle:
         rows: list[list[int]] = [[] for _ in sentences]
         owners: list[list[int]] = [[] for _ in sentences]
         for i, tokenizer in enumerate(self.tokenizers):
-            found = tokenizer(sentences, truncation=truncation, max_length=max_length)["input_ids"]
+            limit = min(max_length or tokenizer.model_max_length, tokenizer.model_max_length)
+            found = tokenizer(sentences, truncation=truncation, max_length=limit)["input_ids"]
             for row, owner, ids in zip(rows, owners, found, strict=True):
                 row.extend(ids)
                 owner.extend([i] * len(ids))
@@ -90,9 +93,7 @@ class TokenizerBundle:
     @classmethod
     def from_pretrained(cls, path: str | Path, count: int, revision: str | None = None) -> "TokenizerBundle":
         """The ``count`` tokenizers of a folder or hub id."""
-        return cls(
-            [AutoTokenizer.from_pretrained(path, subfolder=FOLDER.format(i), revision=revision) for i in range(count)]
-        )
+        return cls([load_tokenizer(path, subfolder=FOLDER.format(i), revision=revision) for i in range(count)])
 
 
 def tokenizers_of(tokenizer: Any) -> list[PreTrainedTokenizerBase]:
@@ -106,11 +107,11 @@ def load_tokenizer_of(path: str | Path, config: Any, **where: Any) -> Any:
     Args:
         path: folder or hub id.
         config: the model's config.
-        where: ``subfolder``, ``revision``, … as for `AutoTokenizer.from_pretrained`.
+        where: ``subfolder``, ``revision``, … as for `load_tokenizer`.
     """
     if config.model_type == EnsembleConfig.model_type and config.own_tokenizers:
         return TokenizerBundle.from_pretrained(path, len(config.encoder_configs), where.get("revision"))
-    return AutoTokenizer.from_pretrained(path, **where)
+    return load_tokenizer(path, **where)
 
 
 def unbound(backend: Tokenizer) -> Tokenizer:
@@ -128,9 +129,9 @@ def clean_state(tokenizer: PreTrainedTokenizerBase) -> str:
     return unbound(tokenizer.backend_tokenizer).to_str()
 
 
-def same_tokens(tokenizers: Sequence[PreTrainedTokenizerBase]) -> bool:
-    """Whether all of them turn any sentence into the same tokens."""
-    return len({clean_state(tokenizer) for tokenizer in tokenizers}) == 1
+def same_tokens(tokenizers: Sequence[PreTrainedTokenizerBase], max_length: float = math.inf) -> bool:
+    """Whether all of them turn any sentence into the same tokens; cut at their own limits, or at ``max_length``."""
+    return len({(clean_state(own), min(own.model_max_length, max_length)) for own in tokenizers}) == 1
 
 
 def bundle(tokenizers: Sequence[PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase | TokenizerBundle:

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, PretrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.loading import load_encoder
@@ -22,6 +20,7 @@ from cacse_trainer.encoding.sentence_transformers import read_modules
 from cacse_trainer.errors import user_errors
 from cacse_trainer.evaluation.compare import Difference, difference_of
 from cacse_trainer.evaluation.sts import pair_cosines, spearman_of
+from cacse_trainer.models.pretrained import is_decoder, load_config
 from cacse_trainer.settings.arguments import ModelArguments
 from cacse_trainer.settings.resources import public_name, resolve_resource
 from cacse_trainer.training.trainer import CacseTrainer
@@ -63,29 +62,26 @@ def take_stated_pooling(settings: ModelArguments) -> None:
     if settings.pooling is not None:
         return
     starts = [name for name in (settings.model, settings.tower_a, settings.tower_b) if name is not None]
-    stated = {stated_pooling(name, settings.trust_remote_code) for name in starts}
+    stated = {stated_pooling(name) for name in starts}
     settings.pooling = stated.pop() if len(stated) == 1 else None
     if settings.pooling == "cls" and settings.model is not None and settings.mlp_only_train is None:
         settings.mlp_only_train = True  # the folder states the raw first token: a head may help to train, and goes
     if settings.pooling is None:
-        settings.pooling = "last_token" if settings.model is not None and is_decoder(settings) else "cls"
+        settings.pooling = own_pooling(settings.model, settings.trust_remote_code) if settings.model else "cls"
 
 
-def stated_pooling(name: str, trust_remote_code: bool = False) -> str | None:
+def stated_pooling(name: str) -> str | None:
     """The pooling that an encoder's folder states; None: it states none, or one with layers above it."""
     with user_errors(f"model {name}", KeyError, RuntimeError):
         stated = read_modules(resolve_resource(name))
-    return None if stated.dense else stated.pooling
+    return None if stated.above else stated.pooling
 
 
-def is_decoder(settings: ModelArguments) -> bool:
-    """Whether the model is a decoder, whose first token has seen nothing of the sentence."""
-    with user_errors(f"model {settings.model}", KeyError, RuntimeError):
-        path = resolve_resource(str(settings.model))
-        config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
-    kind = config.model_type
-    named = any(str(name).endswith("ForCausalLM") for name in config.architectures or [])
-    return named or (kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+def own_pooling(name: str, trust_remote_code: bool = False) -> str:
+    """The methods' own pooling of a plain checkpoint: the first token, of a decoder the last."""
+    with user_errors(f"model {name}", KeyError, RuntimeError):
+        config = load_config(resolve_resource(name), trust_remote_code=trust_remote_code)
+    return "last_token" if is_decoder(config) else "cls"
 
 
 def read_start(
@@ -118,7 +114,7 @@ def read_start(
             loaded.max_seq_length,
             trainer.args.device,
             dtype,
-            prepare=loaded.prepare,
+            prepare=loaded.stated.prepare,
         )
         readings.append(read(public_name(name), loaded.pooling, embedder, sets))
     trained_by = trainer.model.stated_pooling

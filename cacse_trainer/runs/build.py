@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cacse_trainer.data.tokens import check_limit
 from cacse_trainer.encoding.embedder import position_limit
@@ -16,9 +16,9 @@ from cacse_trainer.models.modeling_cacse import cacse_class
 from cacse_trainer.models.modeling_diffcse import DiffcseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
+from cacse_trainer.models.pretrained import is_decoder, load_config
 from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
-from cacse_trainer.runs.baseline import is_decoder
 from cacse_trainer.runs.methods import CACSE, DIFFCSE, SIMCSE, method_of, settings_of
 from cacse_trainer.settings.arguments import ModelArguments
 from cacse_trainer.settings.distillation import EncoderChoice
@@ -33,9 +33,9 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    more = {"trust_remote_code": True} if trust_remote_code else {}
     with user_errors(f"tokenizer of {path}"):
-        tokenizer = load_tokenizer_of(path, AutoConfig.from_pretrained(path, **more), **more)
+        config = load_config(path, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer_of(path, config, trust_remote_code=trust_remote_code)
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):  # transformers makes one up
         raise UserError(f"model {path} has no tokenizer; save one beside it (tokenizer.save_pretrained)")
     return tokenizer
@@ -68,14 +68,10 @@ def build_model(settings: ModelArguments) -> Built:
 def build_simcse(settings: ModelArguments) -> Built:
     """One encoder and an objective over the views of a batch."""
     encoder = str(settings.model)
-    if str(settings.pooling).startswith("cls") and is_decoder(settings):
-        raise UserError(
-            f"model {settings.model} is a decoder, whose first token sees nothing of the sentence; choose pooling "
-            "last_token, mean or weighted_mean"
-        )
     path = resolve_resource(encoder)
     with user_errors(f"model {encoder}", KeyError, RuntimeError):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+        config = load_config(path, trust_remote_code=settings.trust_remote_code)
+        check_pooling_of(encoder, config, str(settings.pooling))
         tokenizer = load_tokenizer(path, settings.trust_remote_code)
         tokenizer = prepare_tokenizer(tokenizer, settings.prompt_template, settings.append_eos, config)
         own = {**stated(settings_of(SIMCSE, settings)), "dtype": base_dtype(settings)}
@@ -121,6 +117,15 @@ def base_dtype(settings: ModelArguments) -> torch.dtype:
     return dtypes[settings.base_dtype]
 
 
+def check_pooling_of(name: str, config: PretrainedConfig, pooling: str) -> None:
+    """Refuse to read a decoder at its first token, which has seen nothing of the sentence."""
+    if is_decoder(config) and pooling.startswith("cls"):
+        raise UserError(
+            f"model {name} is a decoder, whose first token sees nothing of the sentence; choose pooling last_token, "
+            "mean or weighted_mean"
+        )
+
+
 def build_cacse(settings: ModelArguments) -> Built:
     """Two towers and a fresh cascade."""
     tower_a, tower_b = settings.tower_a, settings.tower_b
@@ -133,7 +138,7 @@ def build_cacse(settings: ModelArguments) -> Built:
     if settings.constraint is not None:
         own["constraint"] = resolve_resource(settings.constraint)
     with user_errors(f"towers {tower_a}, {tower_b}"):
-        model = cacse_class(AutoConfig.from_pretrained(path_a)).from_towers(path_a, path_b, **own)
+        model = cacse_class(load_config(path_a)).from_towers(path_a, path_b, **own)
     tokenizer = load_tokenizer(path_a)
     other = load_tokenizer(path_b)
     if tokenizer.get_vocab() != other.get_vocab():

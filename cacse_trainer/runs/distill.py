@@ -12,8 +12,9 @@ from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_student import StudentModel
-from cacse_trainer.runs.baseline import stated_pooling
-from cacse_trainer.runs.build import check_fit, check_weights, load_encoders, load_tokenizer
+from cacse_trainer.models.pretrained import load_config
+from cacse_trainer.runs.baseline import own_pooling, stated_pooling
+from cacse_trainer.runs.build import check_fit, check_pooling_of, check_weights, load_encoders, load_tokenizer
 from cacse_trainer.runs.methods import settle
 from cacse_trainer.runs.run import RunResult, TrainingRun
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
@@ -42,7 +43,7 @@ def distill(
     choices = teacher_choices(settings)
     if settings.student is None:
         raise UserError("no student: give an encoder to train, in a recipe or as --student FOLDER")
-    settings.pooling = settings.pooling or stated_pooling(settings.student) or "cls"
+    settings.pooling = settings.pooling or stated_pooling(settings.student) or own_pooling(settings.student)
     bf16 = resolve_bf16(settings.teacher_bf16, "teacher_bf16", use_cpu=args.use_cpu)
     check_cache(settings, data_args, args)
     training = TrainingRun(parsed)
@@ -116,10 +117,11 @@ def cached_vectors(
         return None
     teacher.eval().to(args.device)
     dtype = torch.bfloat16 if bf16 else None
+    limit = min(training.data_args.max_seq_length, tokenizer.model_max_length)
     return cached_teacher_embeddings(
         settings.teacher_cache,
         teacher,
-        Embedder(teacher.embed, tokenizer, training.data_args.max_seq_length, args.device, dtype),
+        Embedder(teacher.embed, tokenizer, limit, args.device, dtype),
         training.train_dataset,  # type: ignore[arg-type]  # no stream: see check_cache
         show_progress_bar=not args.disable_tqdm,
     )
@@ -134,6 +136,7 @@ def build_student(settings: DistillationArguments, encoder: str, teacher: Ensemb
     path = resolve_resource(encoder)
     common: Any = {name: getattr(settings, name) for name in ("pooling", "dropout", "attn_implementation")}
     with user_errors(f"student {encoder}"):
+        check_pooling_of(encoder, load_config(path), str(settings.pooling))
         student = StudentModel.from_encoder(path, **common)
         if settings.project_to_teacher and student.config.hidden_size != teacher.config.hidden_size:
             student = StudentModel.from_encoder(path, teacher_size=teacher.config.hidden_size, **common)

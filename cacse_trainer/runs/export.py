@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.export.encoders import export
+from cacse_trainer.models.pretrained import load_encoder_model
 from cacse_trainer.runs.build import load_encoders, load_tokenizer
 from cacse_trainer.runs.folder import REPORT
 from cacse_trainer.runs.preparation import load_dev_sets
@@ -47,8 +48,7 @@ def export_checkpoint(
     if not (checkpoint / "config.json").is_file():
         raise UserError(f"checkpoint {checkpoint}: no such folder, or no config.json in it")
     with user_errors(f"checkpoint {checkpoint}"):
-        trusted = {"trust_remote_code": True} if trust_remote_code else {}
-        model = AutoModel.from_pretrained(checkpoint, dtype=torch.float32, **trusted)
+        model, _ = load_encoder_model(checkpoint, dtype=torch.float32, trust_remote_code=trust_remote_code)
         tokenizer = load_tokenizer(str(checkpoint), trust_remote_code)
     card = _recorded(checkpoint).get("card", {})
     recorded = {name: card[name] for name in RECORDED if name in card}

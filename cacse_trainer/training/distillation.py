@@ -37,7 +37,7 @@ class DistillationCollator(ContrastiveCollator):
 
     Args:
         tokenizer: the student's.
-        max_seq_length: longer sentences are cut to so many tokens, for both.
+        max_seq_length: longer sentences are cut to so many tokens, for both; the teacher's also at its own limit.
         teacher_tokenizer: the teacher's where it is not the student's; its tensors are named ``teacher_…``.
         teacher_vectors: (rows, H), the teacher's vectors by ``teacher_row``; then it has no inputs.
 
@@ -70,7 +70,8 @@ class DistillationCollator(ContrastiveCollator):
         if self.teacher_vectors is not None:
             batch[VECTORS] = torch.from_numpy(np.asarray(self.teacher_vectors[[row[ROW] for row in rows]]))
         elif self.teacher_tokenizer is not None:
-            tokens = tokenise(self.teacher_tokenizer, [row["text"] for row in rows], self.max_seq_length)
+            limit = min(self.max_seq_length, self.teacher_tokenizer.model_max_length)
+            tokens = tokenise(self.teacher_tokenizer, [row["text"] for row in rows], limit)
             padded = pad_rows(self.teacher_tokenizer, tokens)
             batch.update({f"{TEACHER}{name}": tensor for name, tensor in padded.items()})
         return batch
@@ -122,7 +123,7 @@ class DistillationTrainer(CacseTrainer):
         self.teacher_tokenizer: Any = processing_class if teacher_tokenizer is None else teacher_tokenizer
         if data_collator is None and processing_class is not None:
             own = tokenizers_of(self.teacher_tokenizer)
-            is_shared = len(own) == 1 and same_tokens([processing_class, *own])
+            is_shared = len(own) == 1 and same_tokens([processing_class, *own], max_seq_length)
             apart = None if is_shared else self.teacher_tokenizer
             data_collator = DistillationCollator(processing_class, max_seq_length, apart, teacher_vectors)
         given = (model, args, data_collator, train_dataset, eval_dataset, processing_class, max_seq_length)

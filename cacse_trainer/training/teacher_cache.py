@@ -37,11 +37,13 @@ def _chunks(dataset: Dataset) -> Iterator[list[str]]:
         yield dataset[start : start + ROWS_AT_ONCE][COLUMN]
 
 
-def content_key(dataset: Dataset, teacher: Any, tokenizer: Tokenizer, settings: Any) -> str:
+def content_key(dataset: Dataset, teacher: Any, tokenizer: Tokenizer, settings: dict[str, Any]) -> str:
     """Hash of everything that the vectors depend on, as 24 hexadecimal digits."""
     digest = hashlib.sha256(repr(settings).encode())
     for tokens in tokenizers_of(tokenizer):
         digest.update(clean_state(tokens).encode())
+        if tokens.model_max_length < settings["max_seq_length"]:
+            digest.update(str(tokens.model_max_length).encode())
     fields = teacher.config.to_dict()
     for volatile in ("transformers_version", "_name_or_path", "dtype"):
         fields.pop(volatile, None)

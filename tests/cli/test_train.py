@@ -356,7 +356,7 @@ def test_damaged_weights_are_one_line(command, tmp_path, capsys):
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tower / name).write_text((tmp_path / "run" / "export" / "tower_a" / name).read_text())
     (tower / "model.safetensors").write_bytes(b"\x00" * 100)
-    assert "towers" in failed(capsys, [*command, "--tower_a", str(tower), "--overwrite_output_dir"])
+    assert "is damaged" in failed(capsys, [*command, "--tower_a", str(tower), "--overwrite_output_dir"])
 
 
 @pytest.mark.parametrize(

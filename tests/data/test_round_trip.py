@@ -12,8 +12,9 @@ from cacse_trainer import load_sentences
 from cacse_trainer.cli import pairs
 from cacse_trainer.cli.common import run
 from cacse_trainer.data import round_trip
-from cacse_trainer.data.round_trip import Translator, write_pairs
+from cacse_trainer.data.round_trip import write_pairs
 from cacse_trainer.errors import UserError
+from cacse_trainer.models.translation import Translator
 from tests.conftest import WORDS
 
 

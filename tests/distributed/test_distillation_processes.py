@@ -18,7 +18,7 @@ def step(folders: list[str], output: str, share: slice) -> dict[str, torch.Tenso
     """One step's loss parts and gradients on a share of 8 rows, in double precision."""
     a, b, c = folders
     torch.manual_seed(0)
-    teacher, tokenizer = load_ensemble([*load_members(a), *load_members(b)])
+    teacher, tokenizer = load_ensemble([*load_members(a, "cls"), *load_members(b, "cls")])
     trainer = DistillationTrainer(
         model=StudentModel.from_encoder(c, teacher_size=None).double().train(),
         teacher=teacher.double(),

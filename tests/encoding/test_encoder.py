@@ -364,9 +364,7 @@ def test_wrong_models_are_told_in_one_line(tiny_towers, tmp_path):
 def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
     """Each file that is asked for waits for the network anew."""
     asked = []
-    monkeypatch.setattr(
-        "cacse_trainer.encoding.sentence_transformers.cached_file", lambda *given, **more: asked.append(given)
-    )
+    monkeypatch.setattr("cacse_trainer.models.pretrained.cached_file", lambda *given, **more: asked.append(given))
     with pytest.raises(UserError, match="model owner/no-such-model"):
         SentenceEncoder("owner/no-such-model")
     assert not asked

@@ -68,9 +68,13 @@ def test_different_tokenizers(tiny_towers, other, tmp_path):
     """0.25·(A + B) + 0.75·UC: the sum of what each encoder gives alone, also saved, loaded, and listed as a member."""
     a, b, _ = tiny_towers("bert")
     expected = 0.25 * (alone(a, "cls") + alone(b, "cls")) + 0.75 * alone(other, "mean")
-    members = [*load_members(a, None, 0.25), *load_members(b, None, 0.25), *load_members(other, "mean", 0.75)]
+    members = [*load_members(a, "cls", 0.25), *load_members(b, "cls", 0.25), *load_members(other, "mean", 0.75)]
     model, tokenizer = load_ensemble(members)
-    assert isinstance(tokenizer, TokenizerBundle) and tokenizer.model_max_length == 50
+    assert isinstance(tokenizer, TokenizerBundle) and [own.model_max_length for own in tokenizer.tokenizers] == [
+        64,
+        64,
+        50,
+    ]
     assert_near(through(model, tokenizer), expected)
     model.save_pretrained(tmp_path / "saved")
     tokenizer.save_pretrained(tmp_path / "saved")
@@ -86,7 +90,11 @@ def test_export_with_different_tokenizers(tiny_towers, other, tmp_path, dev_file
     """The same vectors through SentenceEncoder, AutoModel and sentence-transformers; the card says how."""
     library = pytest.importorskip("sentence_transformers")
     a, b, _ = tiny_towers("bert")
-    choices = [f"path={a},weight=0.25", f"path={b},weight=0.25", f"path={other},pooling=mean,weight=0.75"]
+    choices = [
+        f"path={a},pooling=cls,weight=0.25",
+        f"path={b},pooling=cls,weight=0.25",
+        f"path={other},pooling=mean,weight=0.75",
+    ]
     flags = ["--encoders", *choices, "--output_dir", str(tmp_path), "--dev_file", f"stsb={dev_file}"]
     assert run(export.main, flags) == 0
     folder = tmp_path / "ensemble"

@@ -324,7 +324,7 @@ CASES: list[Case] = [
     flag("a model that is not there", "no/such-model", tower_b="no/such-model"),
     Case("a folder without a model", lambda place: place.cacse(tower_b=str(place.root)), "towers"),
     Case("a model without a tokenizer", _spoiled(_no_tokenizer, "tower_a"), "has no tokenizer"),
-    Case("weights that break off", _spoiled(_cut_weights), "towers"),
+    Case("weights that break off", _spoiled(_cut_weights), "model.safetensors is damaged"),
     Case("weights with NaN", _spoiled(_nan_weights), "is not finite"),
     Case("weights that are another program's pickle", _spoiled(_pickled_weights), "a pickle of more than tensors"),
     Case(
@@ -459,7 +459,7 @@ CASES: list[Case] = [
             *("export", "--checkpoint", (_cut_weights(folder := p.copy()), str(folder))[1]),
             *("--output_dir", str(p.here / "out")),
         ],
-        "checkpoint",
+        "model.safetensors is damaged",
     ),
     Case(
         "vectors of no model",

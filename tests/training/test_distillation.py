@@ -105,7 +105,7 @@ def make_trainer(tmp_path, tiny_towers, tiny_tokenizer):
     def make(output="run", teacher=None, student=None, rows=None, run=None, **settings):
         a, b, c = tiny_towers("bert", hidden_dropout_prob=0.2)
         torch.manual_seed(0)
-        ensemble, tokenizer = load_ensemble([*load_members(a), *load_members(b)])
+        ensemble, tokenizer = load_ensemble([*load_members(a, "cls"), *load_members(b, "cls")])
         return DistillationTrainer(
             model=student or StudentModel.from_encoder(c, dropout=0.1),
             teacher=teacher or ensemble,
@@ -284,7 +284,7 @@ def test_kinds_of_teachers(tiny_towers, tiny_tokenizer, tmp_path):
         AutoModel.from_pretrained(folder).save_pretrained(tmp_path / "two" / name)
         tiny_tokenizer.save_pretrained(tmp_path / "two" / name)
     for path in ("cacse", "two"):
-        assert_near(vectors(load_members(str(tmp_path / path))), both)
+        assert_near(vectors(load_members(str(tmp_path / path), "cls")), both)
     mean = (states[2] * mask).sum(1) / mask.sum(1)
     mixed = vectors(load_members(str(tmp_path / "cacse"), None, 0.25), load_members(c, "mean", 0.75))
     assert_near(mixed, 0.25 * both + 0.75 * mean)
