@@ -18,7 +18,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from stat import S_IMODE
+from types import UnionType
 from typing import TYPE_CHECKING, Any
+
+from cacse_trainer.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -135,6 +138,30 @@ def without_secrets(text: str) -> str:
     for secret in _secrets:
         text = text.replace(secret, "***")
     return text
+
+
+def read_object(path: Path, mend: str, **kinds: type | UnionType) -> dict[str, Any]:
+    """A JSON file that holds one object.
+
+    Args:
+        path: the file.
+        mend: what to do where it is damaged.
+        kinds: the entries that it must have, and their types.
+
+    Raises:
+        UserError: it cannot be read, is no JSON, no object, or lacks an entry of the right type.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)[:200]}); {mend}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: holds no JSON object but {str(found)[:40]!r}; {mend}")
+    for name, kind in kinds.items():
+        if not isinstance(found.get(name), kind):
+            what = f"{name!r} is {str(found[name])[:40]!r}" if name in found else f"has no {name!r}"
+            raise UserError(f"{path}: is damaged ({what}); {mend}")
+    return found
 
 
 def plain(value: Any) -> Any:

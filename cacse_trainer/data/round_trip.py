@@ -9,7 +9,6 @@ Source of the recipe: TNCSE (AAAI 2025), whose towers are trained on such pairs.
 import csv
 import hashlib
 import io
-import json
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from cacse_trainer.errors import UserError, one_line, user_errors
-from cacse_trainer.files import put_in_place, write_json
+from cacse_trainer.files import put_in_place, read_object, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -152,5 +151,5 @@ def _key(sentences: Sequence[str], settings: dict[str, Any]) -> str:
 def _read_state(progress: Path, partial: Path, key: str) -> dict[str, Any] | None:
     if not progress.is_file() or not partial.is_file():
         return None
-    state = json.loads(progress.read_text(encoding="utf-8"))
+    state = read_object(progress, "delete it to begin anew", key=str, done=int, bytes=int, rows=int)
     return state if state["key"] == key and partial.stat().st_size >= state["bytes"] else None

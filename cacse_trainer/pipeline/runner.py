@@ -5,7 +5,6 @@ record (``pipeline.json``, ``sweep.json``) holds each stage's hash and time; a s
 output is there is skipped, an interrupted one is resumed, one whose hash has changed is done anew.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -20,7 +19,7 @@ from typing import Any
 from transformers.trainer_utils import get_last_checkpoint
 
 from cacse_trainer.errors import RunError, UserError
-from cacse_trainer.files import write_json
+from cacse_trainer.files import read_object, write_json
 from cacse_trainer.pipeline.stages import TRAINING, Stage
 
 logger = logging.getLogger(__name__)
@@ -51,7 +50,14 @@ PIPELINE, SWEEP = Kind("pipeline", "stage", independent=False), Kind("sweep", "r
 def read_record(root: Path, kind: Kind = PIPELINE) -> Record:
     """What is recorded of the stages, by name."""
     path = root / f"{kind.name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    mend = f"delete it, and the folders of the {kind.part}s that are to be made anew"
+    record = read_object(path, mend)
+    for name, entry in record.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("seconds"), (int, float)):
+            raise UserError(f"{path}: is damaged ({kind.part} {name}); {mend}")
+    return record
 
 
 def plan(stages: Sequence[Stage], record: Record) -> list[tuple[Stage, str, str]]:
@@ -63,7 +69,7 @@ def plan(stages: Sequence[Stage], record: Record) -> list[tuple[Stage, str, str]
         before = record.get(stage.name)
         if before is None:
             todo = "run"
-        elif before["fingerprint"] != fingerprint:
+        elif before.get("fingerprint") != fingerprint:
             todo = "redo"
         else:
             todo = "skip" if stage.is_finished() else "resume"

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import sha256_of
 from cacse_trainer.settings.command_line import hand_over
 from cacse_trainer.settings.distillation import EncoderChoice
@@ -121,11 +121,14 @@ def read_stages(recipe: Path, output_dir: str | None, changes: Mapping[str, Any]
     if unknown or not isinstance(fields.get("stages"), dict):
         what = f"unknown key {sorted(unknown)[0]!r}" if unknown else "no stages"
         raise UserError(f"pipeline {recipe}: {what}; a pipeline has output_dir, common and stages")
-    groups: dict[str, dict[str, Any]] = {"common": dict(fields.get("common") or {})}
-    for name, settings in fields["stages"].items():
+    groups: dict[str, dict[str, Any]] = {}
+    for name, settings in {"common": fields.get("common"), **fields["stages"]}.items():
         if settings is not None and not isinstance(settings, dict):
-            raise UserError(f"pipeline {recipe}: stage {name} must be a mapping of settings, got {settings!r}")
-        groups[str(name)] = dict(settings or {})
+            what = "common" if name == "common" else f"stage {name}"
+            raise UserError(f"pipeline {recipe}: {what} must be a mapping of settings, got {settings!r}")
+        groups[str(name)] = {str(field): value for field, value in (settings or {}).items()}
+    if not isinstance(fields.get("output_dir"), str | None):
+        raise UserError(f"pipeline {recipe}: output_dir must be a folder's name, got {fields['output_dir']!r}")
     for target, value in changes.items():
         group, separator, setting = target.partition(".")
         if not separator or group not in groups:
@@ -142,7 +145,9 @@ def read_stages(recipe: Path, output_dir: str | None, changes: Mapping[str, Any]
             raise UserError(
                 f"pipeline {recipe}: stage {name} needs command: one of {', '.join(sorted(set(COMMANDS.values())))}"
             )
-        processes = int(own.pop("processes", 1))
+        processes = own.pop("processes", 1)
+        if not isinstance(processes, int) or processes < 1:
+            raise UserError(f"pipeline {recipe}: stage {name}: processes must be a number from 1, got {processes!r}")
         settings = {**common, **own} if command in TRAINING else own
         needs = _references(settings)
         for needed in needs:
@@ -162,7 +167,8 @@ def parse_change(text: str) -> tuple[str, Any]:
     if not separator:
         raise UserError(f"--set {text}: give STAGE.FIELD=VALUE")
     group, dot, setting = target.rpartition(".")
-    return f"{group}{dot}{setting.replace('-', '_')}", yaml.safe_load(value)
+    with user_errors(f"--set {target}: the value is no YAML", yaml.YAMLError, RecursionError):
+        return f"{group}{dot}{setting.replace('-', '_')}", yaml.safe_load(value)
 
 
 def _texts(value: Any) -> list[str]:

@@ -1,7 +1,6 @@
 """A run's output folder: what may lie in it, which checkpoint goes on, what is replaced, and who is at work in it."""
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -11,7 +10,7 @@ from transformers import PreTrainedModel
 
 from cacse_trainer.compute.distributed import barrier
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.files import LOCK, give_back, take
+from cacse_trainer.files import LOCK, give_back, read_object, take
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training.checkpoints import STAGING, check_whole, list_checkpoints, newest_whole
 
@@ -111,8 +110,7 @@ def _is_of_a_run(path: Path) -> bool:
 
 def check_checkpoint(checkpoint: str, model: PreTrainedModel) -> None:
     """Refuse to resume from a checkpoint of a model with other settings."""
-    with user_errors(f"resume: {checkpoint} is damaged, go on from another checkpoint"):
-        before = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
+    before = read_object(Path(checkpoint) / "config.json", "go on from another checkpoint")
     for name, now in model.config.to_dict().items():
         settled = isinstance(now, (int, float, str)) and name not in ("transformers_version", "_name_or_path", "dtype")
         if settled and name in before and before[name] != now:

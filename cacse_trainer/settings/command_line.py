@@ -5,7 +5,7 @@ neither, and is hidden wherever it would be written (`keep_secret`).
 """
 
 import os
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -17,6 +17,8 @@ SECRETS = ("token", "password", "api_key", "secret")
 """Ends of the names of settings that are secrets."""
 SETTING_FLAGS = ("set", "grid")
 """Flags whose values are settings themselves, ``FIELD=VALUE`` or ``STAGE.FIELD=VALUE``."""
+SEEDS = range(2**32)
+"""What NumPy's generators take."""
 GOES_ON = "resume_from_checkpoint"
 """The flag that goes on with an earlier run; without it the same run is made anew."""
 
@@ -35,6 +37,17 @@ def hand_over(settings: dict[str, Any]) -> None:
         token = str(settings.pop(name))
         keep_secret(token)
         os.environ["HF_TOKEN"] = token
+
+
+def seed(text: str) -> int:
+    """A flag's seed.
+
+    Raises:
+        ArgumentTypeError: it is none that all generators take.
+    """
+    if not (text.isdecimal() and int(text) in SEEDS):
+        raise ArgumentTypeError(f"a seed is a number from 0 to {SEEDS[-1]}, got {text!r}")
+    return int(text)
 
 
 def canonical(word: str) -> str:

@@ -97,7 +97,9 @@ class _UniqueKeys(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is no plain word", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value} is there twice", key.start_mark
@@ -112,7 +114,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is no YAML mapping.
     """
-    with user_errors(f"recipe {path}", yaml.YAMLError):
+    with user_errors(f"recipe {path}", yaml.YAMLError, RecursionError):
         found = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     if found is None:
         return {}
