@@ -155,13 +155,18 @@ def read_object(path: Path, mend: str, **kinds: type | UnionType) -> dict[str, A
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({one_line(error)[:200]}); {mend}") from error
+    check_entries(found, str(path), mend, **kinds)
+    return found
+
+
+def check_entries(found: Any, where: str, mend: str, **kinds: type | UnionType) -> None:
+    """Refuse what was read from JSON unless it is an object with entries of these types; see `read_object`."""
     if not isinstance(found, dict):
-        raise UserError(f"{path}: holds no JSON object but {str(found)[:40]!r}; {mend}")
+        raise UserError(f"{where}: holds no JSON object but {str(found)[:40]!r}; {mend}")
     for name, kind in kinds.items():
         if not isinstance(found.get(name), kind):
             what = f"{name!r} is {str(found[name])[:40]!r}" if name in found else f"has no {name!r}"
-            raise UserError(f"{path}: is damaged ({what}); {mend}")
-    return found
+            raise UserError(f"{where}: is damaged ({what}); {mend}")
 
 
 def plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from cacse_trainer.cli.output import tell_error
-from cacse_trainer.errors import Interrupted, RunError, UserError, one_line
+from cacse_trainer.errors import Interrupted, RunError, UserError, is_ours, one_line
 from cacse_trainer.files import without_secrets
 
 TRACEBACK = "CACSE_TRACEBACK"
@@ -52,23 +52,19 @@ def guarded(work: Callable[[], int | None], explain: Callable[[BaseException], s
         tell_error(str(error))
         return 1
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
+        if isinstance(error, BrokenPipeError) and is_ours(error):  # of a print: its reader is gone, as of | head -1
+            _say_no_more()
             return 141
         known = explain(error)
         tell_error(known if known is not None else _fault(error))
         return 1
 
 
-def _nobody_reads() -> bool:
-    """Whether standard output's reader is gone, as that of ``| head -1``; what is left to say then goes nowhere."""
-    gone = False
+def _say_no_more() -> None:
+    """Let go nowhere what is still to be written to a closed pipe, at the interpreter's end too."""
     for stream in filter(None, (sys.stdout, sys.__stdout__)):  # with --json the former is standard error
-        try:
-            stream.flush()
-        except BrokenPipeError:
+        with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            gone = True
-    return gone
 
 
 def _fault(error: Exception) -> str:

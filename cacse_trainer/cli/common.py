@@ -18,7 +18,7 @@ import transformers
 from cacse_trainer.cli.boundary import guarded, write_any_text
 from cacse_trainer.cli.output import output_mode
 from cacse_trainer.compute.distributed import is_distributed
-from cacse_trainer.errors import one_line
+from cacse_trainer.errors import is_out_of_memory, one_line
 from cacse_trainer.settings.command_line import OneLineParser
 from cacse_trainer.training.checkpoints import is_write_failure
 
@@ -77,8 +77,6 @@ def _unwinding_on_sigterm() -> Iterator[None]:
 
 PEER_LOST = ("closed by peer", "reset by peer", "Broken pipe", "Timed out", "timed out", "remote process exited")
 """Words of what gloo and NCCL raise when another process is gone."""
-NO_MEMORY = ("out of memory", "can't allocate memory", "Unable to allocate")
-"""Words of what torch raises where there is no memory left; Python's, NumPy's and Arrow's are `MemoryError`."""
 
 
 def _explained(error: BaseException) -> str | None:
@@ -89,8 +87,7 @@ def _explained(error: BaseException) -> str | None:
         chain.append(current)
         current = current.__cause__ or current.__context__
     for one in chain:
-        no_memory = isinstance(one, RuntimeError) and any(word in str(one) for word in NO_MEMORY)
-        if isinstance(one, MemoryError) or no_memory:
+        if is_out_of_memory(one):
             return (
                 f"out of memory ({one_line(one)[:200]}); in training lower per_device_train_batch_size, or set "
                 "mini_batch_size, which keeps the batch's negatives, or lower max_seq_length; elsewhere lower "

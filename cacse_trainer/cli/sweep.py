@@ -59,6 +59,8 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"parallel {parallel}: at least 1")
     find_recipe(settings.config)
     changes = dict(parse_change(text) for text in settings.set)
+    if stray := next((name for name in changes if "." in name), None):
+        raise UserError(f"--set {stray}: a sweep has no stages; give FIELD=VALUE")
     hand_over(changes)
     runs = sweep_runs(
         settings.config,

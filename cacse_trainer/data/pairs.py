@@ -154,6 +154,10 @@ def _pair_columns(name: str, found: list[str], wanted: tuple[str, str, str] | No
 def _sentence(where: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip() or value.strip() in ("NaN", "nan"):
         raise UserError(f"{where}: the sentence is {value!r}; give both sentences of a pair, or drop the row")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: the sentence is no valid text ({error.reason}); mend the row") from error
     return value
 
 

@@ -16,11 +16,12 @@ from torch import nn
 from transformers.utils import cached_file
 
 from cacse_trainer.compute.pooling import POOLINGS
-from cacse_trainer.errors import UserError
-from cacse_trainer.files import write_json
+from cacse_trainer.errors import UserError, user_errors
+from cacse_trainer.files import check_entries, write_json
 
 MODULES = "modules.json"
 LENGTH = "sentence_bert_config.json"
+MEND = "download the model anew"
 PROMPTS = "config_sentence_transformers.json"
 DENSE = "2_Dense"
 TANH = "torch.nn.modules.activation.Tanh"
@@ -114,10 +115,12 @@ def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
     found = Modules()
     if listed is None:
         return found
-    for module in listed:
+    for module in listed if isinstance(listed, list) else [listed]:
+        check_entries(module, f"model {name}: {MODULES}", MEND, type=str, path=str)
         kind, path = module["type"].rpartition(".")[2], module["path"]
         if kind == "Transformer":
             settings = read_json(name, f"{path}/{LENGTH}".lstrip("/")) or {}
+            check_entries(settings, f"model {name}: {LENGTH}", MEND, max_seq_length=int | None)
             found.subfolder, found.max_seq_length = path, settings.get("max_seq_length")
             found.lower_case = bool(settings.get("do_lower_case"))
         elif pooled_otherwise:
@@ -134,6 +137,7 @@ def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
                 "Dense, Normalize); load it with sentence-transformers"
             )
     prompts = read_json(name, PROMPTS) or {}
+    check_entries(prompts, f"model {name}: {PROMPTS}", MEND, prompts=dict | None, default_prompt_name=str | None)
     if prompts.get("default_prompt_name"):
         found.prompt = prompts["prompts"][prompts["default_prompt_name"]]
     return found
@@ -141,6 +145,7 @@ def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
 
 def _read_pooling(name: str, path: str) -> str:
     settings = read_json(name, f"{path}/config.json".lstrip("/")) or {}
+    check_entries(settings, f"model {name}: {path}/config.json", MEND, pooling_mode=str | list | None)
     modes = settings.get("pooling_mode") or []
     flags = [flag for flag, value in settings.items() if flag.startswith("pooling_mode_") and value is True]
     known = {**NEWER_NAMES, **{flag: pooling for pooling, flag in POOLING_FLAGS.items()}}
@@ -160,17 +165,20 @@ def _read_dense(name: str, path: str) -> nn.Module:
     file = find_file(name, f"{path}/model.safetensors") or find_file(name, f"{path}/pytorch_model.bin")
     if settings is None or file is None:
         raise UserError(f"model {name}: modules.json names the Dense module {path}, but its files are missing")
-    activation = settings.get("activation_function", TANH).rpartition(".")[2]
+    sizes = {"in_features": int, "out_features": int}
+    check_entries(settings, f"model {name}: {path}/config.json", MEND, activation_function=str | None, **sizes)
+    activation = (settings.get("activation_function") or TANH).rpartition(".")[2]
     inputs, outputs = (settings.get(key, "sentence_embedding") for key in ("module_input_name", "module_output_name"))
     if activation not in ACTIVATIONS or settings.get("use_residual") or {inputs, outputs} != {"sentence_embedding"}:
         raise UserError(
             f"model {name}: the Dense module {path} (activation {activation}) is not supported here; "
             "load it with sentence-transformers"
         )
-    loaded = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    weights = {key.removeprefix("linear."): tensor for key, tensor in loaded.items()}
-    layer = nn.Linear(settings["in_features"], settings["out_features"], bias="bias" in weights)
-    layer.load_state_dict(weights)
+    with user_errors(f"model {name}: {file}"):
+        loaded = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        weights = {key.removeprefix("linear."): tensor for key, tensor in loaded.items()}
+        layer = nn.Linear(settings["in_features"], settings["out_features"], bias="bias" in weights)
+        layer.load_state_dict(weights)
     return nn.Sequential(layer, ACTIVATIONS[activation]()).requires_grad_(False)
 
 

@@ -21,8 +21,8 @@ from typing import Any
 import yaml
 
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.files import sha256_of
-from cacse_trainer.settings.command_line import hand_over
+from cacse_trainer.files import keep_secret, sha256_of
+from cacse_trainer.settings.command_line import hand_over, is_secret
 from cacse_trainer.settings.distillation import EncoderChoice
 from cacse_trainer.settings.recipes import find_recipe, read_recipe
 from cacse_trainer.settings.resources import nearest, resolve_resource
@@ -161,12 +161,14 @@ def parse_change(text: str) -> tuple[str, Any]:
     """``stage.field=value`` → the target and the value as YAML reads it.
 
     Raises:
-        UserError: there is no value.
+        UserError: there is no field or no value.
     """
     target, separator, value = text.partition("=")
-    if not separator:
-        raise UserError(f"--set {text}: give STAGE.FIELD=VALUE")
+    if not separator or not re.fullmatch(r"([^.]+\.)?[\w-]+", target):
+        raise UserError(f"--set {text if not separator else target}: give STAGE.FIELD=VALUE (of a sweep: FIELD=VALUE)")
     group, dot, setting = target.rpartition(".")
+    if is_secret(target):
+        keep_secret(value)
     with user_errors(f"--set {target}: the value is no YAML", yaml.YAMLError, RecursionError):
         return f"{group}{dot}{setting.replace('-', '_')}", yaml.safe_load(value)
 

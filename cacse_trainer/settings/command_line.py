@@ -68,6 +68,11 @@ class OneLineParser(ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As the parent's; ``--quiet`` also switches progress bars off."""
+        for word in args:
+            try:
+                word.encode()
+            except UnicodeEncodeError as error:  # a name of bytes, which no report could hold at the end
+                raise UserError(f"command line: {word!r} is no UTF-8 text; rename that file or folder") from error
         for name, words in self.given(args):
             if is_secret(name):
                 for word in words[1:]:

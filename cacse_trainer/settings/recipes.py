@@ -180,9 +180,10 @@ def parse_run(parser: RecipeParser, arguments: Sequence[str]) -> Parsed:
         for name, value in read_recipe(path).items():
             if name not in actions:
                 raise UserError(f"recipe {path}: unknown key {name!r}{nearest(name, list(actions))}")
+            if is_secret(name):
+                for text in value if isinstance(value, list) else [value]:
+                    keep_secret(str(text))
             values[name] = _converted(value, actions[name], f"recipe {path}: {name}", hints[name])
-            if is_secret(name) and value is not None:
-                keep_secret(str(value))
     from_recipe = list(values)
     values.update({name: getattr(told, name) for name in flags})
     if told.quiet:

@@ -67,6 +67,11 @@ def damage(folder: Path) -> str | None:
                         return f"{weights.name} is damaged in {part}"
         except (SafetensorError, OSError, BadZipFile) as error:
             return f"{weights.name} cannot be read ({one_line(error)})"
+        try:
+            if (folder / PENDING_LOG).is_file():
+                read_object(folder / PENDING_LOG, "delete it", loss=float, since_step=int, count=int, parts=dict)
+        except UserError as error:
+            return str(error)
         return None
     try:
         listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

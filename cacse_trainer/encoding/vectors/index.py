@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from cacse_trainer.encoding.vectors.exact import ExactVectors
+from cacse_trainer.encoding.vectors.exact import ExactVectors, open_table
 from cacse_trainer.encoding.vectors.faiss_vectors import FaissVectors
 from cacse_trainer.encoding.vectors.precision import directions, to_precision
-from cacse_trainer.errors import UserError, one_line
+from cacse_trainer.errors import UserError
 from cacse_trainer.files import put_back, read_object, write_json, writing_folder
 
 FACTS = "index.json"
@@ -133,8 +133,7 @@ class SearchIndex:
             sentences = pq.read_table(folder / SENTENCES).column("text").to_pylist()
             store: ExactVectors | FaissVectors
             if kind == EXACT:
-                store = ExactVectors.load(folder, precision, dim)
-                intact = store.table.shape[1] == (-(-dim // 8) if precision == "binary" else dim)
+                store, intact = ExactVectors.load(folder, precision, dim), True
             else:
                 store = FaissVectors.load(folder, kind, search_effort or facts["search_effort"])
                 intact = store.dim == dim
@@ -182,10 +181,7 @@ def open_vectors(path: Path, sentences: Iterable[str], made_by: dict[str, Any]) 
         raise UserError(f"vectors {path}: give a .npy file of cacse-trainer encode, with its {beside.name} beside it")
     facts = read_object(beside, "encode anew", precision=str, dim=int, normalize=bool)
     precision, dim = facts["precision"], facts["dim"]
-    try:
-        table = np.load(path, mmap_mode="c")
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"vectors {path}: is damaged ({one_line(error)}); encode anew") from error
+    table = open_table(path, precision, dim)
     differing = [name for name, value in made_by.items() if name != "model" and facts.get(name) != value]
     if differing:
         raise UserError(
