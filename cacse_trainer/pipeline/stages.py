@@ -24,7 +24,7 @@ from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import keep_secret, sha256_of
 from cacse_trainer.settings.command_line import hand_over, is_secret
 from cacse_trainer.settings.distillation import EncoderChoice
-from cacse_trainer.settings.recipes import find_recipe, read_recipe
+from cacse_trainer.settings.recipes import find_recipe, read_recipe, texts_in
 from cacse_trainer.settings.resources import nearest, resolve_resource
 
 STAGE = "stage:"
@@ -94,7 +94,7 @@ class Stage:
         digest = hashlib.sha256(repr((self.command, sorted(settings.items(), key=lambda item: item[0]))).encode())
         for name in self.needs:
             digest.update(earlier[name].encode())
-        for text in _texts(settings):
+        for text in texts_in(settings):
             digest.update(_content(text).encode())
         return digest.hexdigest()[:24]
 
@@ -173,17 +173,10 @@ def parse_change(text: str) -> tuple[str, Any]:
         return f"{group}{dot}{setting.replace('-', '_')}", yaml.safe_load(value)
 
 
-def _texts(value: Any) -> list[str]:
-    """Every text in a value, however deep."""
-    if isinstance(value, (dict, list)):
-        return [text for item in (value.values() if isinstance(value, dict) else value) for text in _texts(item)]
-    return [value] if isinstance(value, str) else []
-
-
 def _references(settings: dict[str, Any]) -> list[str]:
     """The stages that texts such as ``stage:tower_a/export``, ``dev=stage:…`` and ``path=stage:…`` refer to."""
     found = []
-    for text in _texts(settings):
+    for text in texts_in(settings):
         for part in text.split(","):
             place = part.rpartition("=")[2]
             if place.startswith(STAGE):

@@ -123,6 +123,13 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return {str(name): value for name, value in found.items()}
 
 
+def texts_in(value: Any) -> list[str]:
+    """Every text in a value of a recipe, however deep."""
+    if isinstance(value, (dict, list)):
+        return [text for item in (value.values() if isinstance(value, dict) else value) for text in texts_in(item)]
+    return [value] if isinstance(value, str) else []
+
+
 def _converted(value: Any, action: Action, where: str, hint: Any) -> Any:
     """A YAML value, converted as the flag would be; null and mappings where the field's type has them."""
     if value is None:
@@ -181,8 +188,8 @@ def parse_run(parser: RecipeParser, arguments: Sequence[str]) -> Parsed:
             if name not in actions:
                 raise UserError(f"recipe {path}: unknown key {name!r}{nearest(name, list(actions))}")
             if is_secret(name):
-                for text in value if isinstance(value, list) else [value]:
-                    keep_secret(str(text))
+                for text in texts_in(value):
+                    keep_secret(text)
             values[name] = _converted(value, actions[name], f"recipe {path}: {name}", hints[name])
     from_recipe = list(values)
     values.update({name: getattr(told, name) for name in flags})

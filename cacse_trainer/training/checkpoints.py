@@ -55,7 +55,7 @@ def damage(folder: Path) -> str | None:
         state = read_object(folder / TRAINER_STATE_NAME, "start anew", global_step=int)
         TrainerState(**state)
     except (UserError, TypeError) as error:
-        return one_line(error)
+        return f"{TRAINER_STATE_NAME} cannot be read ({one_line(error)})"
     if not (folder / MANIFEST).is_file():
         try:
             for weights in folder.glob("*.safetensors"):
