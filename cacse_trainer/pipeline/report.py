@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from cacse_trainer.evaluation.environment import environment
 from cacse_trainer.evaluation.tables import markdown_table
-from cacse_trainer.files import read_object, write_text
+from cacse_trainer.files import check_entries, read_object, write_text
 from cacse_trainer.pipeline.stages import PROOF, TRAINING, Stage
 from cacse_trainer.report import Section, Series, line_chart, page
 from cacse_trainer.report.curves import points_of
@@ -42,7 +42,10 @@ def _proof(stage: Stage) -> dict[str, Any]:
     if not proof.is_file() or proof.suffix != ".json":
         return {}
     mend = f"run the stage {stage.name} anew: delete its folder"
-    return read_object(proof, mend, **(TRAINED if stage.command in TRAINING else EVALUATED))
+    found = read_object(proof, mend)
+    if found:
+        check_entries(found, str(proof), mend, **(TRAINED if stage.command in TRAINING else EVALUATED))
+    return found
 
 
 def _training_scores(name: str, report: dict[str, Any]) -> Rows:

@@ -1,7 +1,6 @@
 """No pickle is run, no token is written, archives stay in their folder, temporary files are private."""
 
 import ast
-import json
 import os
 import re
 from pathlib import Path
@@ -114,8 +113,7 @@ def test_pipelines_hand_a_token_on_by_the_environment(flag, tmp_path, no_leak, m
     def leave_a_report(stage, root, *, resume):
         assert os.environ["HF_TOKEN"] == TOKEN and not any(TOKEN in word for word in stage.flags(root))
         stage.folder.mkdir(parents=True)
-        report = {"model": "m", "exported": {}, "log_history": [], "settings": {}}
-        (stage.folder / "training_report.json").write_text(json.dumps(report))
+        (stage.folder / "training_report.json").write_text("{}")
         return ["true"]
 
     monkeypatch.setattr(runner, "command_line", leave_a_report)
