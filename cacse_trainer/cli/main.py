@@ -62,8 +62,8 @@ Raw sentences go in at one end, a plain Hugging Face sentence encoder comes out 
 """
 TAIL = """
 cacse-trainer COMMAND --help tells a command's options. All commands take --quiet (no progress) and --json (the result
-as one JSON object on standard output). Exit codes: 0 done, 2 the input is wrong (one line says what), 130 and 143
-ended by Ctrl-C and SIGTERM, 1 anything else.
+as one JSON object on standard output). Exit codes: 0 done, 2 the input is wrong (one line says what), 130, 141 and
+143 ended by Ctrl-C, by a reader that went away and by SIGTERM, 1 anything else.
 """
 
 

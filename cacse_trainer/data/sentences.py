@@ -65,7 +65,8 @@ def load_sentences(
             file, text files also as .gz, .bz2, .zst or .lz4; a file of unknown ending is read as txt. Otherwise a
             Hugging Face data set, ``owner/name[:config][@split]``.
         text_columns: the source columns to use, in the order anchor, positive, hard negative. Default: the first of
-            `KNOWN_COLUMNS` that the source has, else its only column.
+            `KNOWN_COLUMNS` that the source has, else its only column; of csv and tsv one whose first line is a word,
+            since a sentence there means that the file has no header, or another delimiter.
         streaming: read lazily, anew on each pass. The same rows; errors in the text come when they are reached.
         split: the split of a Hugging Face data set.
         max_rows: stop after so many kept rows.
