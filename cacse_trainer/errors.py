@@ -1,7 +1,9 @@
 """Exceptions whose message says all: wrong input, and runs that failed or were stopped for a known reason."""
 
 import contextlib
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from pickle import UnpicklingError
 
 
@@ -33,7 +35,12 @@ def one_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def user_errors(what: str, *more: type[Exception]) -> Iterator[None]:
-    """Turn what a library raises on wrong settings or missing or damaged files into one line."""
+    """Turn what a library raises on wrong settings or missing or damaged files into one line.
+
+    Args:
+        what: the line's beginning.
+        more: what our own code raises on them, besides `ValueError` and `OSError`; of a library it may be anything.
+    """
     from safetensors import SafetensorError  # only where something is read
 
     expected: tuple[type[Exception], ...] = (ValueError, OSError, SafetensorError, *more)
@@ -46,5 +53,21 @@ def user_errors(what: str, *more: type[Exception]) -> Iterator[None]:
             f"{what}: the weights are a pickle of more than tensors, which is not read since it could run any code; "
             "convert them to safetensors"
         ) from error
-    except expected as error:
+    except Exception as error:
+        if is_out_of_memory(error) or (is_ours(error) and not isinstance(error, expected)):
+            raise
         raise UserError(f"{what}: {one_line(error)}") from error
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether an exception was raised by this package's own code, not by a library that it called."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return not frames or Path(frames[-1].f_code.co_filename).is_relative_to(Path(__file__).parent)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was no memory left; torch says so in a `RuntimeError`."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )

@@ -21,7 +21,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from stat import S_IMODE
+from types import UnionType
 from typing import TYPE_CHECKING, Any
+
+from cacse_trainer.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -118,7 +121,7 @@ def refuse_foreign(place: Path, found: Sequence[Path]) -> None:
     """Raise a `UserError` where a place that is to be replaced holds foreign files."""
     if found:
         what = "it" if found[0] == place else str(found[0].relative_to(place))
-        raise _user_error(
+        raise UserError(
             f"{place} cannot be replaced: this program did not write {what}; move it away, or choose another place"
         )
 
@@ -131,12 +134,6 @@ def _listed(record: Path) -> list[str]:
 
 def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
     return any(fnmatch(name, pattern) for name in names for pattern in patterns)
-
-
-def _user_error(text: str) -> Exception:
-    from cacse_trainer.errors import UserError  # the package is not loaded for every --help
-
-    return UserError(text)
 
 
 def put_in_place(staged: Path, final: Path) -> None:
@@ -235,19 +232,33 @@ def without_secrets(text: str) -> str:
     return text
 
 
-def read_json(path: Path, mend: str) -> dict[str, Any]:
-    """An object that `write_json` wrote.
+def read_object(path: Path, mend: str, **kinds: type | UnionType) -> dict[str, Any]:
+    """A JSON file that holds one object.
+
+    Args:
+        path: the file.
+        mend: what to do where it is damaged.
+        kinds: the entries that it must have, and their types.
 
     Raises:
-        UserError: the file is damaged; ``mend`` says what to do.
+        UserError: it cannot be read, is no JSON, no object, or lacks an entry of the right type.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise _user_error(f"{path} is damaged; {mend}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)[:200]}); {mend}") from error
+    check_entries(found, str(path), mend, **kinds)
     return found
+
+
+def check_entries(found: Any, where: str, mend: str, **kinds: type | UnionType) -> None:
+    """Refuse what was read from JSON unless it is an object with entries of these types; see `read_object`."""
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: holds no JSON object but {str(found)[:40]!r}; {mend}")
+    for name, kind in kinds.items():
+        if not isinstance(found.get(name), kind):
+            what = f"{name!r} is {str(found[name])[:40]!r}" if name in found else f"has no {name!r}"
+            raise UserError(f"{where}: is damaged ({what}); {mend}")
 
 
 def plain(value: Any) -> Any:
@@ -332,7 +343,7 @@ def only_one(path: Path, *, wait: bool = False) -> Iterator[None]:
     """
     lock = take(path.with_name(f".{path.name}{LOCK}"), patience=-1 if wait else PATIENCE)
     if lock is None:
-        raise _user_error(f"{path} is being written by another process; wait for its end, or choose another place")
+        raise UserError(f"{path} is being written by another process; wait for its end, or choose another place")
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What the commands share: their parser, exit codes, one-line errors, quiet logs."""
+"""What the commands share: their parser, what is said of failures from outside, quiet logs."""
 
 import atexit
 import contextlib
@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -16,9 +15,10 @@ from typing import NoReturn
 import torch.distributed as dist
 import transformers
 
-from cacse_trainer.cli.output import output_mode, tell_error
-from cacse_trainer.compute.distributed import is_distributed, rank
-from cacse_trainer.errors import Interrupted, RunError, UserError, one_line
+from cacse_trainer.cli.boundary import guarded, write_any_text
+from cacse_trainer.cli.output import output_mode
+from cacse_trainer.compute.distributed import is_distributed
+from cacse_trainer.errors import is_out_of_memory, one_line
 from cacse_trainer.settings.command_line import OneLineParser
 from cacse_trainer.training.checkpoints import is_write_failure
 from cacse_trainer.training.interruption import SIGNALS
@@ -30,46 +30,20 @@ def command_parser(name: str, what: str, epilog: str) -> OneLineParser:
 
 
 def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 done, 2 the user's input is wrong (one line), 143, 129 and 130 stopped by a signal, 1 else.
+    """Run a command; returns its exit code, see `guarded`.
 
     One of several processes does not return, but leaves here: see `leave`.
     """
+    write_any_text()
     set_up_logging()
     with _unwinding_on_signals():
         given = list(sys.argv[1:] if arguments is None else arguments)
         speech = dict(OneLineParser(add_help=False).given(given))  # known before the command's own parser may fail
         with output_mode(quiet="quiet" in speech, as_json="json" in speech):
-            code = _run(command, given)
+            code = guarded(lambda: command(given), _explained)
     if is_distributed():
         leave(code)
     return code
-
-
-def _run(command: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
-    try:
-        command(arguments)
-    except UserError as error:
-        tell_error(str(error))
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except SystemExit as error:  # argparse's --help, SIGTERM
-        return int(error.code or 0)
-    except Interrupted as error:
-        if rank() == 0:  # the processes have agreed: said once
-            print(error, file=sys.stderr)
-        return error.exit_code
-    except RunError as error:
-        tell_error(str(error))
-        return 1
-    except Exception as error:
-        known = _explained(error)
-        if known is None:
-            traceback.print_exc()
-        tell_error(str(known or error))
-        return 1
-    return 0
 
 
 def leave(code: int) -> NoReturn:
@@ -120,6 +94,12 @@ def _explained(error: BaseException) -> str | None:
         chain.append(current)
         current = current.__cause__ or current.__context__
     for one in chain:
+        if is_out_of_memory(one):
+            return (
+                f"out of memory ({one_line(one)[:200]}); in training lower per_device_train_batch_size, or set "
+                "mini_batch_size, which keeps the batch's negatives, or lower max_seq_length; elsewhere lower "
+                "batch_size or tokens_per_batch, or max_seq_length"
+            )
         if is_write_failure(one):
             return (
                 f"a file could not be written ({one_line(one)}); make room and run the same command again, with "

@@ -15,6 +15,7 @@ from cacse_trainer.evaluation.compare import compare, comparison_rows
 from cacse_trainer.evaluation.results import read_results
 from cacse_trainer.evaluation.tables import text_table
 from cacse_trainer.files import write_json
+from cacse_trainer.settings.command_line import seed
 
 EPILOG = """The interval on STS is a paired bootstrap: the pairs are drawn anew, the same ones for both models.
 "clear" means that it lies on one side of 0: then the difference does not hang on which pairs happen to
@@ -29,7 +30,7 @@ def parser() -> OneLineParser:
     made.add_argument("second", type=Path, help="results.json of the other")
     made.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
     made.add_argument("--confidence", type=float, default=0.95, help="of the interval")
-    made.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    made.add_argument("--seed", type=seed, default=0, help="of the bootstrap")
     made.add_argument("--output", type=Path, help="write the differences as JSON, too")
     return made
 

@@ -15,7 +15,7 @@ from cacse_trainer.evaluation.results import ResultStore
 from cacse_trainer.evaluation.run import choose_tasks, evaluate_encoder
 from cacse_trainer.evaluation.senteval_suite import Scoring
 from cacse_trainer.evaluation.tables import terminal
-from cacse_trainer.settings.command_line import count
+from cacse_trainer.settings.command_line import count, seed
 from cacse_trainer.settings.resources import public_name
 
 EPILOG = """examples:
@@ -52,7 +52,7 @@ def parser() -> OneLineParser:
     add("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
     add("--max_seq_length", type=count, help="in tokens; default: what the model states")
     add("--tokens_per_batch", type=count, help="padded tokens a batch; default: by kind of device")
-    add("--seed", type=int, default=1111, help="of SentEval's classifiers")
+    add("--seed", type=seed, default=1111, help="of SentEval's classifiers")
     add("--trust_remote_code", action="store_true", help="run the model code that comes with the checkpoint")
     add("--disable_tqdm", action="store_true", help="no progress bars")
     return made

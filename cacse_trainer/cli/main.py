@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from cacse_trainer.cli.boundary import guarded, leaving_on_ctrl_c, write_any_text
 from cacse_trainer.settings.resources import nearest
 from cacse_trainer.version import __version__
 
@@ -61,8 +62,8 @@ Raw sentences go in at one end, a plain Hugging Face sentence encoder comes out 
 """
 TAIL = """
 cacse-trainer COMMAND --help tells a command's options. All commands take --quiet (no progress) and --json (the result
-as one JSON object on standard output). Exit codes: 0 done, 2 the input is wrong (one line says what), 130, 143 and
-129 ended by Ctrl-C, SIGTERM and SIGHUP, 1 anything else.
+as one JSON object on standard output). Exit codes: 0 done, 2 the input is wrong (one line says what), 129, 130, 141
+and 143 ended by SIGHUP, by Ctrl-C, by a reader that went away and by SIGTERM, 1 anything else.
 """
 
 
@@ -79,7 +80,12 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; returns the exit code."""
+    """Run a subcommand; returns the exit code, see `guarded`."""
+    write_any_text()
+    return guarded(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(), end="")
@@ -91,9 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: no command {name!r}{nearest(name, list(COMMANDS))} (cacse-trainer --help)", file=sys.stderr)
         return 2
-    from cacse_trainer.cli.common import run
+    with leaving_on_ctrl_c():
+        from cacse_trainer.cli.common import run
 
-    module = importlib.import_module(f"cacse_trainer.cli.{MODULES.get(name, name)}")
+        module = importlib.import_module(f"cacse_trainer.cli.{MODULES.get(name, name)}")
     return run(module.main, arguments[1:])
 
 

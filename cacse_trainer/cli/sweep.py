@@ -15,7 +15,7 @@ from cacse_trainer.pipeline.runner import SWEEP, plan, read_record, run_stages
 from cacse_trainer.pipeline.stages import parse_change
 from cacse_trainer.pipeline.sweep import parse_grid, slots, sweep_runs
 from cacse_trainer.pipeline.sweep_report import write_sweep_report
-from cacse_trainer.settings.command_line import hand_over
+from cacse_trainer.settings.command_line import hand_over, seed
 from cacse_trainer.settings.recipes import find_recipe
 
 EPILOG = """examples:
@@ -40,7 +40,7 @@ def parser() -> OneLineParser:
     add = made.add_argument
     add("--config", required=True, help="recipe: a YAML file or a name such as cacse/minilm")
     add("--output_dir", required=True, type=Path, help="each run has a folder in it")
-    add("--seeds", nargs="+", type=int, default=[42], help="default: 42")
+    add("--seeds", nargs="+", type=seed, default=[42], help="default: 42")
     add("--grid", action="append", default=[], metavar="FIELD=V,V", help="values of a field; every combination is run")
     add("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of all runs, instead of the recipe's")
     add("--command", default="train", choices=["train", "distill"], help="what the recipe is for")
@@ -59,6 +59,8 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"parallel {parallel}: at least 1")
     find_recipe(settings.config)
     changes = dict(parse_change(text) for text in settings.set)
+    if stray := next((name for name in changes if "." in name), None):
+        raise UserError(f"--set {stray}: a sweep has no stages; give FIELD=VALUE")
     hand_over(changes)
     runs = sweep_runs(
         settings.config,

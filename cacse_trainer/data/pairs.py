@@ -64,6 +64,12 @@ def load_pairs(
             f"{source.name}: all {count} scores are {table['score'][0]:g}; the correlation is not defined, "
             "give pairs with different scores"
         )
+    pairs = {frozenset(map(str.strip, pair)) for pair in zip(table["sentence1"], table["sentence2"], strict=True)}
+    if len(pairs) == 1 or all(len(pair) == 1 for pair in pairs):
+        raise UserError(
+            f"{source.name}: all {count} pairs are of the same two sentences, or of a sentence and itself, and have "
+            "one cosine; the correlation is not defined, give different pairs"
+        )
     kinds = {"sentence1": "string", "sentence2": "string", "score": "float64"}
     features = datasets.Features({name: datasets.Value(kind) for name, kind in kinds.items()})
     return datasets.Dataset.from_dict(table, features=features)
@@ -133,6 +139,11 @@ def _pair_columns(name: str, found: list[str], wanted: tuple[str, str, str] | No
     sentences = next((pair for pair in SENTENCE_COLUMNS if set(pair) <= set(found)), None)
     score = next((column for column in SCORE_COLUMNS if column in found), None)
     if sentences is None or score is None:
+        if used := readers.other_delimiter(found):
+            raise UserError(
+                f"{name}: its first line {found[0][:60]!r} is one column: the delimiter seems to be {used!r}, and "
+                f"pairs are separated by tabs or commas; {readers.mend_of(used)}"
+            )
         raise UserError(
             f"{name}: no columns sentence1, sentence2 and score (or {', '.join(SCORE_COLUMNS[1:])}); "
             f"found {', '.join(column[:40] for column in found) or 'none'}; rename them"
@@ -143,6 +154,10 @@ def _pair_columns(name: str, found: list[str], wanted: tuple[str, str, str] | No
 def _sentence(where: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip() or value.strip() in ("NaN", "nan"):
         raise UserError(f"{where}: the sentence is {value!r}; give both sentences of a pair, or drop the row")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: the sentence is no valid text ({error.reason}); mend the row") from error
     return value
 
 
@@ -156,7 +171,10 @@ def _is_number(text: str) -> bool:
 def _score(where: str, value: Any, score_range: tuple[float, float]) -> float:
     low, high = score_range
     if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not _is_number(str(value)):
-        raise UserError(f"{where}: the score is {value!r}; give a number from {low:g} to {high:g}, or drop the row")
+        point = ", with a decimal point," if isinstance(value, str) and _is_number(value.replace(",", ".")) else ""
+        raise UserError(
+            f"{where}: the score is {value!r}; give a number{point} from {low:g} to {high:g}, or drop the row"
+        )
     score = float(value)
     if not low <= score <= high:
         raise UserError(f"{where}: the score {score:g} is out of range; rescale the scores to {low:g} to {high:g}")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, one_line
 
 BLOCK_BYTES = 4 << 20
 BATCH_ROWS = 10_000
@@ -83,9 +83,10 @@ def _decode(path: str, first_line: int, block: bytes) -> str:
         return block.decode("utf-8")
     except UnicodeDecodeError as error:
         line = first_line + block.count(b"\n", 0, error.start)
+        encoding = "UTF-16" if block.startswith((b"\xff\xfe", b"\xfe\xff")) else "LATIN1"
         raise UserError(
             f"{path}, line {line}: byte 0x{block[error.start]:02x} is not UTF-8 ({error.reason}); "
-            "convert the file, e.g. iconv -f LATIN1 -t UTF-8"
+            f"convert the file, e.g. iconv -f {encoding} -t UTF-8"
         ) from error
 
 
@@ -115,13 +116,31 @@ def delimited_rows(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[in
             yield start, fields
             start = reader.line_num + 1
     except csv.Error as error:
-        mend = 'write a field that holds quotes or commas "like ""this"", in quotes"' if quoted else "mend the row"
+        mend = (
+            'fields are separated by commas, and one that holds quotes or commas is written "like ""this"", in quotes"'
+            if quoted
+            else "mend the row"
+        )
         raise UserError(f"{path}, line {start}: {error}; {mend}") from error
 
 
 def delimited_header(path: str, delimiter: str, quoted: bool) -> list[str]:
     """Column names: the fields of the first line that is not blank (none: an empty list)."""
     return next((fields for _, fields in delimited_rows(path, delimiter, quoted) if fields), [])
+
+
+def other_delimiter(header: list[str]) -> str:
+    """The mark by which a header of one field seems to be separated after all; "" where there is none."""
+    if len(header) != 1:
+        return ""
+    marks = [mark for mark in "\t;|," if len(parts := header[0].split(mark)) > 1 and all(map(str.strip, parts))]
+    return marks[0] if marks else ""
+
+
+def mend_of(delimiter: str) -> str:
+    """How a file with this delimiter becomes one that is read."""
+    names = {",": "name the file .csv", "\t": "name the file .tsv"}
+    return names.get(delimiter, f"convert it, e.g. pandas.read_csv(FILE, sep={delimiter!r}).to_csv(NEW, index=False)")
 
 
 def delimited_batches(path: str, columns: list[str], delimiter: str, quoted: bool) -> Iterator[Batch]:
@@ -183,18 +202,26 @@ def open_parquet(path: str) -> pq.ParquetFile:
     """A parquet file, its data not yet read."""
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from error
+    except (pa.ArrowException, OSError) as error:
+        raise _no_parquet(path, error) from error
+
+
+def _no_parquet(path: str, error: Exception) -> UserError:
+    return UserError(f"{path}: not a readable parquet file ({one_line(error)[:200]}); write it anew")
 
 
 def parquet_batches(path: str, columns: list[str]) -> Iterator[Batch]:
     """The named columns of a parquet file, a group of rows at a time."""
     first = 1
     with open_parquet(path) as file:
-        for part in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-            values = {column: part.column(column) for column in columns}
-            yield Batch(path, values, range(first, first + part.num_rows), unit="row")
-            first += part.num_rows
+        try:
+            for part in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+                part.validate(full=True)  # that text is UTF-8 is not seen to at reading
+                values = {column: part.column(column) for column in columns}
+                yield Batch(path, values, range(first, first + part.num_rows), unit="row")
+                first += part.num_rows
+        except (pa.ArrowException, OSError) as error:  # a damaged block of rows
+            raise _no_parquet(path, error) from error
 
 
 def kind_of(path: str) -> str | None:

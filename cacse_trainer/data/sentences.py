@@ -8,17 +8,20 @@ when the process ends; nothing is written beside the user's file.
 import difflib
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
 
+from cacse_trainer.data import readers
 from cacse_trainer.data.cleaning import OUTPUT_COLUMNS, CleanText
-from cacse_trainer.data.sources import Source, open_source
+from cacse_trainer.data.sources import FileSource, Source, open_source
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import private_folder
 
@@ -39,6 +42,9 @@ KNOWN_COLUMNS = (
     ("sentence",),
 )
 _DUPLICATE_SAMPLE = 100_000
+DELIMITERS = {"csv": "commas", "tsv": "tabs"}
+_COLUMN_NAME = re.compile(r"\w[\w.:/-]{0,39}")
+_ROWS_LOOKED_AT = 100
 
 
 def load_sentences(
@@ -59,7 +65,8 @@ def load_sentences(
             file, text files also as .gz, .bz2, .zst or .lz4; a file of unknown ending is read as txt. Otherwise a
             Hugging Face data set, ``owner/name[:config][@split]``.
         text_columns: the source columns to use, in the order anchor, positive, hard negative. Default: the first of
-            `KNOWN_COLUMNS` that the source has, else its only column.
+            `KNOWN_COLUMNS` that the source has, else its only column; of csv and tsv one whose first line is a word,
+            since a sentence there means that the file has no header, or another delimiter.
         streaming: read lazily, anew on each pass. The same rows; errors in the text come when they are reached.
         split: the split of a Hugging Face data set.
         max_rows: stop after so many kept rows.
@@ -113,12 +120,13 @@ def choose_columns(source: Source, wanted: Columns) -> tuple[str, ...]:
     found = source.columns()
     if not found:
         raise UserError(f"{source.name}: is empty; give at least two different sentences")
-    columns = _known_columns(source.name, found) if wanted is None else (wanted,) if isinstance(wanted, str) else wanted
+    columns = _known_columns(source, found) if wanted is None else (wanted,) if isinstance(wanted, str) else wanted
     listed = ", ".join(found)
     if len(columns) not in OUTPUT_COLUMNS or len(set(columns)) < len(columns):
         raise UserError(f"text_columns {list(columns)}: name one, two or three different columns of {listed}")
     for column in columns:
         if column not in found:
+            _check_header(source, found)
             near = difflib.get_close_matches(column, found, n=1)
             mend = f"did you mean {near[0]!r}?" if near else "name one of these with text_columns"
             raise UserError(f"{source.name}: no column {column!r}, it has {listed}; {mend}")
@@ -129,15 +137,54 @@ def choose_columns(source: Source, wanted: Columns) -> tuple[str, ...]:
     return tuple(columns)
 
 
-def _known_columns(name: str, found: list[str]) -> Sequence[str]:
+def _known_columns(source: Source, found: list[str]) -> Sequence[str]:
     for known in KNOWN_COLUMNS:
         if set(known) <= set(found):
             return known
     if len(found) > 1:
-        raise UserError(f"{name}: which of its columns ({', '.join(found)})? name one to three with text_columns")
-    if "\t" in found[0]:
-        raise UserError(f"{name}: its first line {found[0][:60]!r} holds tabs; name the file .tsv")
+        raise UserError(
+            f"{source.name}: which of its columns ({', '.join(found)})? name one to three with text_columns"
+        )
+    _check_header(source, found)
     return found
+
+
+def _check_header(source: Source, found: list[str]) -> None:
+    """Refuse the one column of a csv or tsv file whose first line is no column's name.
+
+    Either the file has another delimiter than its ending says, or no header: its first sentence would be lost.
+    """
+    if not isinstance(source, FileSource) or source.kind not in DELIMITERS or len(found) > 1:
+        return
+    if _are_names(found):
+        return
+    shown, expected = found[0][:60], DELIMITERS[source.kind]
+    used = readers.other_delimiter(found)
+    if used == "\t":
+        raise UserError(f"{source.name}: its first line {shown!r} holds tabs; name the file .tsv")
+    if used and (_are_names([name.strip(' "') for name in found[0].split(used)]) or _is_split_by(source, used)):
+        raise UserError(
+            f"{source.name}: its first line {shown!r} is one column: the delimiter seems to be {used!r}, and a "
+            f".{source.kind} file has {expected}; {readers.mend_of(used)}"
+        )
+    raise UserError(
+        f"{source.name}: its first line {shown!r} is no column's name; write a header above the sentences (a line that "
+        "says: text), or name the file .txt if it has one sentence a line; if it is the name, give it as text_columns "
+        "(encode, search: text_column)"
+    )
+
+
+def _are_names(fields: Sequence[str]) -> bool:
+    return all(_COLUMN_NAME.fullmatch(field) for field in fields)
+
+
+def _is_split_by(source: FileSource, delimiter: str) -> bool:
+    """Whether the first rows have as many fields as the first line, where this is the delimiter."""
+    try:
+        rows = [row for _, row in islice(readers.delimited_rows(source.name, delimiter, True), _ROWS_LOOKED_AT) if row]
+    except UserError:  # of the quotes
+        return False
+    return len({len(row) for row in rows}) == 1
 
 
 def _stream_rows(source: Source, columns: tuple[str, ...], max_rows: int | None) -> Iterator[dict[str, str]]:

@@ -31,7 +31,7 @@ from cacse_trainer.files import (
     foreign,
     only_one,
     put_in_place,
-    read_json,
+    read_object,
     refuse_foreign,
     sha256_of,
     write_json,
@@ -149,7 +149,7 @@ def _begin(
     }
     path = folder / FACTS
     if path.is_file() and not overwrite:
-        former = read_json(path, "repeat the command with --overwrite to begin anew")
+        former = read_object(path, "repeat the command with --overwrite to begin anew")
         differing = [name for name in facts if former.get(name) != facts[name]]
         if differing:
             raise UserError(

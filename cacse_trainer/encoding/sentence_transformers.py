@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from cacse_trainer.compute.pooling import POOLINGS
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.files import write_json
+from cacse_trainer.files import check_entries, write_json
 from cacse_trainer.models.pretrained import damage_named, find_file, list_of_modules, read_json
 
 MODULES = "modules.json"
 LENGTH = "sentence_bert_config.json"
+MEND = "download the model anew"
 KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 """In the names of the length file, by the kind of transformer that older versions saved; in the library's order."""
 PROMPTS = "config_sentence_transformers.json"
@@ -127,6 +128,7 @@ class Normalize(nn.Module):
 def _read_prompt(name: str) -> str:
     """What is put before every sentence; nothing where no prompt is the default one."""
     settings = read_json(name, PROMPTS) or {}
+    check_entries(settings, f"model {name}: {PROMPTS}", MEND, prompts=dict | None, default_prompt_name=str | None)
     chosen = settings.get("default_prompt_name")
     prompts = {"query": None, "document": None, **(settings.get("prompts") or {})}  # the library knows these two
     if chosen and chosen not in prompts:
@@ -141,6 +143,7 @@ def _read_transformer(name: str, path: str, found: Modules) -> None:
     """The length limit and what else the transformer's file says; what would be left out is refused."""
     files = (read_json(name, f"{path}/sentence_{kind}_config.json".lstrip("/")) for kind in KINDS)
     settings: dict[str, Any] = next(filter(None, files), {})
+    check_entries(settings, f"model {name}: {LENGTH}", MEND, max_seq_length=int | None)
     found.max_seq_length = settings.get("max_seq_length")
     found.lower_case = bool(settings.get("do_lower_case"))
     groups = ("config_args", "config_kwargs", "tokenizer_args", "processor_kwargs", "processing_kwargs")
@@ -156,6 +159,7 @@ def _read_transformer(name: str, path: str, found: Modules) -> None:
 
 def _read_pooling(name: str, path: str, prompt: str) -> str:
     settings = read_json(name, f"{path}/config.json".lstrip("/")) or {}
+    check_entries(settings, f"model {name}: {path}/config.json", MEND, pooling_mode=str | list | None)
     modes = settings.get("pooling_mode") or []
     flags = [flag for flag, value in settings.items() if flag.startswith("pooling_mode_") and value is True]
     known = {**NEWER_NAMES, **{flag: pooling for pooling, flag in POOLING_FLAGS.items()}}
@@ -175,7 +179,9 @@ def _read_dense(name: str, path: str) -> nn.Module:
     file = find_file(name, f"{path}/model.safetensors") or find_file(name, f"{path}/pytorch_model.bin")
     if settings is None or file is None:
         raise UserError(f"model {name}: modules.json names the Dense module {path}, but its files are missing")
-    activation = settings.get("activation_function", TANH).rpartition(".")[2]
+    sizes = {"in_features": int, "out_features": int}
+    check_entries(settings, f"model {name}: {path}/config.json", MEND, activation_function=str | None, **sizes)
+    activation = (settings.get("activation_function") or TANH).rpartition(".")[2]
     _read_names(name, path, "Dense", settings)
     if activation not in ACTIVATIONS or settings.get("use_residual"):
         raise UserError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.environment import environment
-from cacse_trainer.files import write_json, writing
+from cacse_trainer.files import read_object, write_json, writing
 
 RESULTS = "results.json"
 PAIRS = "pairs"
@@ -31,11 +31,13 @@ PROBING = (
 )
 SUITES: dict[str, tuple[str, ...]] = {"sts": STS, "transfer": TRANSFER, "probing": PROBING}
 """The columns of the papers' tables; an average is over exactly these."""
+SCORES = ("main_score", "spearman", "acc")
+"""Names of the score that a task is told by; the first that it has."""
 
 
 def score_of(entry: dict[str, Any]) -> float:
     """The score that a task's column shows: MTEB's main score, Spearman or accuracy; NaN where it is undefined."""
-    value = next(entry[name] for name in ("main_score", "spearman", "acc") if name in entry)
+    value = next(entry[name] for name in SCORES if name in entry)
     return float("nan") if value is None else float(value)
 
 
@@ -166,10 +168,12 @@ def read_results(path: Path) -> dict[str, Any]:
         path = path / RESULTS
     if not path.is_file():
         raise UserError(f"{path}: no such file; cacse-trainer evaluate --output_dir writes it")
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error})") from error
-    if not isinstance(contents, dict) or not isinstance(contents.get("tasks"), dict):
-        raise UserError(f"{path} is no results.json: it has no tasks")
+    mend = "give a results.json of cacse-trainer evaluate, or evaluate anew with --overwrite"
+    parts = dict.fromkeys(("mteb", "settings", "averages"), dict | None)
+    contents = read_object(path, mend, model=str, pooling=str, tasks=dict, **parts)
+    contents.update((name, contents.get(name) or {}) for name in parts)
+    for name, entry in {**contents["tasks"], **contents["mteb"]}.items():
+        scores = [entry[key] for key in SCORES if key in entry] if isinstance(entry, dict) else []
+        if not scores or not isinstance(scores[0], (int, float, type(None))):
+            raise UserError(f"{path}: is damaged (task {name} has no score but {str(entry)[:40]!r}); {mend}")
     return contents

@@ -6,7 +6,6 @@ exponential of an answer's mean negative log-likelihood, all its tokens together
 """
 
 import gc
-import json
 import logging
 import math
 import os
@@ -19,7 +18,7 @@ import yaml
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.evaluation.environment import environment
 from cacse_trainer.evaluation.tables import markdown_table
-from cacse_trainer.files import write_json, write_text
+from cacse_trainer.files import read_object, write_json, write_text
 from cacse_trainer.instruct.arguments import InstructEvaluationArguments, InstructModelArguments
 from cacse_trainer.instruct.dataset import VALIDATION, read_records, write_records
 from cacse_trainer.instruct.prompts import render
@@ -151,7 +150,7 @@ def evaluate_models(
         if not file.is_file():
             logger.info("evaluating the %s model", name)
             write_json(file, run_harness(path, dtype, model_args.trust_remote_code, tasks, args))
-        measured[name] = json.loads(file.read_text(encoding="utf-8"))
+        measured[name] = read_object(file, "delete it, and it is measured again", results=dict)
     rows = compare(measured["base"], measured["tuned"])
     report: dict[str, Any] = {"base": model_args.model, "tuned": str(merged), "rows": rows}
     report |= {"settings": vars(args), "environment": environment()}

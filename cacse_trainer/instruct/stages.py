@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.files import CARD, MODEL_FILES, foreign, read_json
+from cacse_trainer.files import CARD, MODEL_FILES, foreign, read_object
 from cacse_trainer.instruct import dataset, evaluation, merging, training
 from cacse_trainer.instruct.arguments import STAGES, InstructSettings
 from cacse_trainer.models.adapters import peft_library
@@ -53,7 +53,7 @@ class InstructStage(Stage):
 
     def left(self) -> dict[str, Any]:
         """The report that the finished stage has left."""
-        return read_json(self.folder / PROOF[self.name], f"delete {self.folder} and run the stage {self.name} again")
+        return read_object(self.folder / PROOF[self.name], f"run the stage {self.name} anew: delete its folder")
 
 
 def make_stages(words: Sequence[str], settings: InstructSettings) -> list[InstructStage]:

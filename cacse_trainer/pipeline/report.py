@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from cacse_trainer.evaluation.environment import environment
 from cacse_trainer.evaluation.tables import markdown_table
-from cacse_trainer.files import read_json, write_text
+from cacse_trainer.files import check_entries, read_object, write_text
 from cacse_trainer.pipeline.stages import PROOF, TRAINING, Stage
 from cacse_trainer.report import Section, Series, line_chart, page
 from cacse_trainer.report.curves import points_of
@@ -18,6 +18,10 @@ from cacse_trainer.report.training import dev_charts, duration, facts, loss_char
 MARKDOWN, HTML = "pipeline_report.md", "report.html"
 SCORE_HEAD = ("stage", "model", "set", "score")
 Rows = list[tuple[str, ...]]
+TRAINED = {"model": str, "exported": dict, "log_history": list, "settings": dict}
+"""What the report of a training has."""
+EVALUATED = {"model": str, "averages": dict, "tasks": dict}
+"""What the results of an evaluation have."""
 
 
 def stage_scores(stage: Stage) -> Rows:
@@ -37,7 +41,11 @@ def _proof(stage: Stage) -> dict[str, Any]:
     proof = stage.folder / PROOF.get(stage.command, "none")
     if not proof.is_file() or proof.suffix != ".json":
         return {}
-    return read_json(proof, f"delete {stage.folder} and go on: the stage is run again")
+    mend = f"run the stage {stage.name} anew: delete its folder"
+    found = read_object(proof, mend)
+    if found:
+        check_entries(found, str(proof), mend, **(TRAINED if stage.command in TRAINING else EVALUATED))
+    return found
 
 
 def _training_scores(name: str, report: dict[str, Any]) -> Rows:

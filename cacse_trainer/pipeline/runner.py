@@ -20,7 +20,7 @@ from typing import Any
 from transformers.trainer_utils import get_last_checkpoint
 
 from cacse_trainer.errors import RunError, UserError
-from cacse_trainer.files import delete_folder, only_one, read_json, refuse_foreign, write_json
+from cacse_trainer.files import delete_folder, only_one, read_object, refuse_foreign, write_json
 from cacse_trainer.pipeline.stages import TRAINING, Stage
 
 logger = logging.getLogger(__name__)
@@ -57,9 +57,12 @@ def read_record(root: Path, kind: Kind = PIPELINE) -> Record:
     path = root / f"{kind.name}.json"
     if not path.is_file():
         return {}
-    record = read_json(path, f"it says which {kind.part}s are done: choose another --output_dir, or delete them all")
-    if not all(isinstance(entry, dict) and {"fingerprint", "seconds"} <= entry.keys() for entry in record.values()):
-        raise UserError(f"{path} is no record of a {kind.name}; choose another --output_dir")
+    mend = f"delete it, and the folders of the {kind.part}s that are to be made anew"
+    record = read_object(path, mend)
+    for name, entry in record.items():
+        known = isinstance(entry, dict) and "fingerprint" in entry and isinstance(entry.get("seconds"), (int, float))
+        if not known:
+            raise UserError(f"{path}: is damaged ({kind.part} {name}); {mend}")
     return record
 
 
@@ -77,7 +80,7 @@ def plan(stages: Sequence[Stage], record: Record) -> list[tuple[Stage, str, str]
         before = record.get(stage.name)
         if before is None:
             todo = "run"
-        elif before["fingerprint"] != fingerprint:
+        elif before.get("fingerprint") != fingerprint:
             todo = "redo"
         else:
             todo = "skip" if stage.is_finished() else "resume"

@@ -20,12 +20,12 @@ from typing import Any
 
 import yaml
 
-from cacse_trainer.errors import UserError
-from cacse_trainer.files import foreign, sha256_of
+from cacse_trainer.errors import UserError, user_errors
+from cacse_trainer.files import foreign, keep_secret, sha256_of
 from cacse_trainer.runs.folder import foreign_in_exports, foreign_in_run, is_of_a_run
-from cacse_trainer.settings.command_line import hand_over
+from cacse_trainer.settings.command_line import hand_over, is_secret
 from cacse_trainer.settings.distillation import EncoderChoice
-from cacse_trainer.settings.recipes import find_recipe, read_recipe
+from cacse_trainer.settings.recipes import find_recipe, read_recipe, texts_in
 from cacse_trainer.settings.resources import nearest, resolve_resource
 
 STAGE = "stage:"
@@ -104,7 +104,7 @@ class Stage:
         digest = hashlib.sha256(repr((self.command, sorted(settings.items(), key=lambda item: item[0]))).encode())
         for name in self.needs:
             digest.update(earlier[name].encode())
-        for text in _texts(settings):
+        for text in texts_in(settings):
             digest.update(_content(text).encode())
         return digest.hexdigest()[:24]
 
@@ -140,11 +140,14 @@ def read_stages(recipe: Path, output_dir: str | None, changes: Mapping[str, Any]
     if unknown or not isinstance(fields.get("stages"), dict):
         what = f"unknown key {sorted(unknown)[0]!r}" if unknown else "no stages"
         raise UserError(f"pipeline {recipe}: {what}; a pipeline has output_dir, common and stages")
-    groups: dict[str, dict[str, Any]] = {"common": dict(fields.get("common") or {})}
-    for name, settings in fields["stages"].items():
+    groups: dict[str, dict[str, Any]] = {}
+    for name, settings in {"common": fields.get("common"), **fields["stages"]}.items():
         if settings is not None and not isinstance(settings, dict):
-            raise UserError(f"pipeline {recipe}: stage {name} must be a mapping of settings, got {settings!r}")
-        groups[str(name)] = dict(settings or {})
+            what = "common" if name == "common" else f"stage {name}"
+            raise UserError(f"pipeline {recipe}: {what} must be a mapping of settings, got {settings!r}")
+        groups[str(name)] = {str(field): value for field, value in (settings or {}).items()}
+    if not isinstance(fields.get("output_dir"), str | None):
+        raise UserError(f"pipeline {recipe}: output_dir must be a folder's name, got {fields['output_dir']!r}")
     for target, value in changes.items():
         group, separator, setting = target.partition(".")
         if not separator or group not in groups:
@@ -161,7 +164,9 @@ def read_stages(recipe: Path, output_dir: str | None, changes: Mapping[str, Any]
             raise UserError(
                 f"pipeline {recipe}: stage {name} needs command: one of {', '.join(sorted(set(COMMANDS.values())))}"
             )
-        processes = int(own.pop("processes", 1))
+        processes = own.pop("processes", 1)
+        if not isinstance(processes, int) or processes < 1:
+            raise UserError(f"pipeline {recipe}: stage {name}: processes must be a number from 1, got {processes!r}")
         settings = {**common, **own} if command in TRAINING else own
         needs = _references(settings)
         for needed in needs:
@@ -175,26 +180,22 @@ def parse_change(text: str) -> tuple[str, Any]:
     """``stage.field=value`` → the target and the value as YAML reads it.
 
     Raises:
-        UserError: there is no value.
+        UserError: there is no field or no value.
     """
     target, separator, value = text.partition("=")
-    if not separator:
-        raise UserError(f"--set {text}: give STAGE.FIELD=VALUE")
+    if not separator or not re.fullmatch(r"([^.]+\.)?[\w-]+", target):
+        raise UserError(f"--set {text if not separator else target}: give STAGE.FIELD=VALUE (of a sweep: FIELD=VALUE)")
     group, dot, setting = target.rpartition(".")
-    return f"{group}{dot}{setting.replace('-', '_')}", yaml.safe_load(value)
-
-
-def _texts(value: Any) -> list[str]:
-    """Every text in a value, however deep."""
-    if isinstance(value, (dict, list)):
-        return [text for item in (value.values() if isinstance(value, dict) else value) for text in _texts(item)]
-    return [value] if isinstance(value, str) else []
+    if is_secret(target):
+        keep_secret(value)
+    with user_errors(f"--set {target}: the value is no YAML", yaml.YAMLError, RecursionError):
+        return f"{group}{dot}{setting.replace('-', '_')}", yaml.safe_load(value)
 
 
 def _references(settings: dict[str, Any]) -> list[str]:
     """The stages that texts such as ``stage:tower_a/export``, ``dev=stage:…`` and ``path=stage:…`` refer to."""
     found = []
-    for text in _texts(settings):
+    for text in texts_in(settings):
         for part in text.split(","):
             place = part.rpartition("=")[2]
             if place.startswith(STAGE):

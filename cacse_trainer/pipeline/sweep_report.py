@@ -10,7 +10,7 @@ from typing import Any
 from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.environment import environment
 from cacse_trainer.evaluation.tables import markdown_table
-from cacse_trainer.files import read_json, write_json, write_text
+from cacse_trainer.files import read_object, write_json, write_text
 from cacse_trainer.pipeline.stages import PROOF
 from cacse_trainer.pipeline.sweep import SweepRun
 from cacse_trainer.report.training import score_text
@@ -35,7 +35,7 @@ def collect(runs: Sequence[SweepRun]) -> dict[str, Any]:
         path = run.stage.folder / PROOF["train"]
         if not path.is_file():
             continue
-        report = read_json(path, f"delete {run.stage.folder} and go on: it is run again")
+        report = read_object(path, "run it anew: delete its folder", exported=dict, settings=dict)
         metric = report.get("metric") or metric
         larger = report["settings"].get("greater_is_better") is not False
         measures = {"best on dev": report.get("best"), "before training": report.get("baseline")}

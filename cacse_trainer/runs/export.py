@@ -1,6 +1,5 @@
 """A training checkpoint, or encoders to be summed → exported folders; their cards say what the run's report says."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from transformers import PreTrainedModel
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.export.encoders import export
+from cacse_trainer.files import read_object
 from cacse_trainer.models.pretrained import load_encoder_model
 from cacse_trainer.runs.build import load_encoders, load_tokenizer
 from cacse_trainer.runs.folder import REPORT
@@ -50,7 +50,7 @@ def export_checkpoint(
     with user_errors(f"checkpoint {checkpoint}"):
         model, _ = load_encoder_model(checkpoint, dtype=torch.float32, trust_remote_code=trust_remote_code)
         tokenizer = load_tokenizer(str(checkpoint), trust_remote_code)
-    card = _recorded(checkpoint).get("card", {})
+    card = _recorded(checkpoint).get("card") or {}
     recorded = {name: card[name] for name in RECORDED if name in card}
     facts = CardFacts(title=checkpoint.resolve().name, what="", license=license, **recorded)
     return _export(model, tokenizer, output_dir, facts, dev_sets)
@@ -80,7 +80,7 @@ def recorded_dev_sets(checkpoint: Path) -> dict[str, Dataset]:
     Raises:
         UserError: the run's report cannot be read.
     """
-    dev_files = _recorded(checkpoint).get("settings", {}).get("dev_file")
+    dev_files = (_recorded(checkpoint).get("settings") or {}).get("dev_file")
     try:
         return load_dev_sets(dev_files) if dev_files else {}
     except UserError as error:
@@ -93,6 +93,6 @@ def _recorded(checkpoint: Path) -> dict[str, Any]:
     for folder in (checkpoint, checkpoint.resolve().parent):
         path = folder / REPORT
         if path.is_file():
-            with user_errors(f"report {path}"):
-                return json.loads(path.read_text(encoding="utf-8"))
+            mend = "move it away to export without what it says of the run"
+            return read_object(path, mend, card=dict | None, settings=dict | None)
     return {}

@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from cacse_trainer.settings import setting
+from cacse_trainer.settings.command_line import SEEDS
 from cacse_trainer.settings.decoder import DecoderArguments
 from cacse_trainer.settings.precision import FLAG, HELP, accelerator, resolve_bf16
 
@@ -200,7 +201,14 @@ class CommonTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
-        for name in ("weight_decay", "max_grad_norm"):
+        for name in ("seed", "data_seed"):
+            value = getattr(self, name)
+            if value is not None and value not in SEEDS:
+                raise ValueError(f"{name} must be a number from 0 to {SEEDS[-1]}, got {value}")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        for name in ("weight_decay", "max_grad_norm", "adam_epsilon", "warmup_steps", "dataloader_num_workers"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 

@@ -17,6 +17,8 @@ SECRETS = ("token", "password", "api_key", "secret")
 """Ends of the names of settings that are secrets."""
 SETTING_FLAGS = ("set", "grid")
 """Flags whose values are settings themselves, ``FIELD=VALUE`` or ``STAGE.FIELD=VALUE``."""
+SEEDS = range(2**32)
+"""What NumPy's generators take."""
 GOES_ON = ("resume_from_checkpoint", "resume_with_changes")
 """The flags that go on with an earlier run; without them the same run is made anew."""
 
@@ -35,6 +37,17 @@ def hand_over(settings: dict[str, Any]) -> None:
         token = str(settings.pop(name))
         keep_secret(token)
         os.environ["HF_TOKEN"] = token
+
+
+def seed(text: str) -> int:
+    """A flag's seed.
+
+    Raises:
+        ArgumentTypeError: it is none that all generators take.
+    """
+    if not (text.isdecimal() and int(text) in SEEDS):
+        raise ArgumentTypeError(f"a seed is a number from 0 to {SEEDS[-1]}, got {text!r}")
+    return int(text)
 
 
 def canonical(word: str) -> str:
@@ -63,6 +76,11 @@ class OneLineParser(ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As the parent's; ``--quiet`` also switches progress bars off."""
+        for word in args:
+            try:
+                word.encode()
+            except UnicodeEncodeError as error:  # a name of bytes, which no report could hold at the end
+                raise UserError(f"command line: {word!r} is no UTF-8 text; rename that file or folder") from error
         for name, words in self.given(args):
             if is_secret(name):
                 for word in words[1:]:

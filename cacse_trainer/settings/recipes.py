@@ -97,7 +97,9 @@ class _UniqueKeys(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is no plain word", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value} is there twice", key.start_mark
@@ -112,13 +114,20 @@ def read_recipe(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is no YAML mapping.
     """
-    with user_errors(f"recipe {path}", yaml.YAMLError):
+    with user_errors(f"recipe {path}", yaml.YAMLError, RecursionError):
         found = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     if found is None:
         return {}
     if not isinstance(found, dict):
         raise UserError(f"recipe {path}: must be a mapping of field: value, got {type(found).__name__}")
     return {str(name): value for name, value in found.items()}
+
+
+def texts_in(value: Any) -> list[str]:
+    """Every text in a value of a recipe, however deep."""
+    if isinstance(value, (dict, list)):
+        return [text for item in (value.values() if isinstance(value, dict) else value) for text in texts_in(item)]
+    return [value] if isinstance(value, str) else []
 
 
 def _converted(value: Any, action: Action, where: str, hint: Any) -> Any:
@@ -178,9 +187,10 @@ def parse_run(parser: RecipeParser, arguments: Sequence[str]) -> Parsed:
         for name, value in read_recipe(path).items():
             if name not in actions:
                 raise UserError(f"recipe {path}: unknown key {name!r}{nearest(name, list(actions))}")
+            if is_secret(name):
+                for text in texts_in(value):
+                    keep_secret(text)
             values[name] = _converted(value, actions[name], f"recipe {path}: {name}", hints[name])
-            if is_secret(name) and value is not None:
-                keep_secret(str(value))
     from_recipe = list(values)
     values.update({name: getattr(told, name) for name in flags})
     if told.quiet:

@@ -13,13 +13,15 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 from safetensors import SafetensorError, safe_open
+from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from cacse_trainer.errors import RunError, UserError, one_line
-from cacse_trainer.files import crc32_of, delete_folder, put_back
+from cacse_trainer.files import crc32_of, delete_folder, put_back, read_object
 
 logger = logging.getLogger(__name__)
 
@@ -58,21 +60,29 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, for a person; None: it is whole.
 
     Every file is read and compared with the list. A checkpoint without one (another program's) must hold a readable
-    state, and weights whose header fits their size.
+    state, weights whose header fits their size, and archives of tensors whose checksums hold.
     """
     try:
-        state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        state = read_object(folder / TRAINER_STATE_NAME, "start anew", global_step=int)
+        TrainerState(**state)
+    except (UserError, TypeError) as error:
         return f"{TRAINER_STATE_NAME} cannot be read ({one_line(error)})"
-    if not isinstance(state, dict) or not isinstance(state.get("global_step"), int):
-        return f"{TRAINER_STATE_NAME} holds no global_step"
     if not (folder / MANIFEST).is_file():
         try:
             for weights in folder.glob("*.safetensors"):
                 with safe_open(weights, "pt"):
                     pass
-        except (SafetensorError, OSError) as error:
+            for weights in [*folder.glob("*.pt"), *folder.glob("*.pth")]:  # optimizer, schedule, random states
+                with ZipFile(weights) as archive:
+                    if (part := archive.testzip()) is not None:
+                        return f"{weights.name} is damaged in {part}"
+        except (SafetensorError, OSError, BadZipFile) as error:
             return f"{weights.name} cannot be read ({one_line(error)})"
+        try:
+            if (folder / PENDING_LOG).is_file():
+                read_object(folder / PENDING_LOG, "delete it", loss=float, since_step=int, count=int, parts=dict)
+        except UserError as error:
+            return str(error)
         return None
     try:
         listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

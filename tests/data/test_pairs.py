@@ -104,6 +104,11 @@ ERRORS = [
     ("sts.csv", sts("1.0\ta\tb", "x\tc\td"), ["line 2", "score is 'x'"]),
     ("sts.csv", sts("1.0\ta\tb", "2\t\td"), ["line 2", "sentence is ''"]),
     ("a.parquet", "x", ["not a readable parquet file"]),
+    ("a.csv", "sentence1;sentence2;score\na;b;1\nc;d;2,5\n", ["seems to be ';'", "convert it"]),
+    ("a.tsv", "sentence1\tsentence2\tscore\na\tb\t1\nc\td\t2,5\n", ["line 3", "'2,5'", "a decimal point"]),
+    ("a.csv", HEADER + "a,a,1\nb,b,2\n", ["all 2 pairs", "not defined"]),
+    ("a.csv", HEADER + "a,b,1\nb, a,2\n", ["all 2 pairs", "not defined"]),
+    ("a.jsonl", json.dumps(ROWS[0]) + '\n{"sentence1": "\\ud800", "sentence2": "b", "score": 1}\n', ["no valid text"]),
 ]
 
 

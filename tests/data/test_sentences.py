@@ -15,6 +15,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from cacse_trainer.data import load_sentences, load_sentences_with_stats
+from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.errors import UserError
 from tests.conftest import SHARED
 
@@ -255,7 +256,48 @@ ERRORS = [
     ("a.json", '[{"text": "one"}, {"text": 2}]', ["item 2", "not a string"]),
     ("a.json", '[{"text": "one"}', ["not JSON"]),
     ("a.parquet", "one\ntwo\n", ["not a readable parquet file"]),
+    ("a.csv", "text;n\none;1\ntwo;2\n", ["seems to be ';'", "a .csv file has commas", "sep=';'"]),
+    ("a.csv", "text|n\r\none|1\r\ntwo|2\r\n", ["seems to be '|'"]),
+    ("a.csv", b'\xef\xbb\xbfthe text;n\n"one\nmore";1\ntwo;2,5\n', ["seems to be ';'"]),
+    ("a.tsv", "anchor,positive\na,b\nc,d\n", ["seems to be ','", "has tabs", "name the file .csv"]),
+    ("a.csv", '"text";"n"\n"one";"1"\n', ["line 1", "separated by commas"]),
+    ("a.tsv", '"text"\n"one"\n"two"\n', ["no column's name", "text_column"]),
+    ("a.csv", "A man plays; it rains.\nA dog.\nA cat; a mouse; rain.\n", ["no column's name", "write a header"]),
+    ("a.csv", "a man plays the flute\na dog runs\n", ["no column's name"]),
+    ("a.txt", "他来了\n我走了\n".encode("utf-16"), ["UTF-8"]),
+    ("a.txt", "他来了，我走了".encode("utf-16"), ["UTF-16"]),
 ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "text\na; b\nc; d\n"),
+        ("a.csv", "review\na; b\nc; d\n"),
+        ("a.csv", "0\na; b\nc; d\n"),
+        ("a.tsv", "text\na; b\nc; d\n"),
+        ("a.txt", "a; b\nc; d\n"),
+    ],
+)
+def test_other_delimiters_in_sentences_are_text(write, name, content):
+    assert rows_of(write(name, content)) == [{"text": "a; b"}, {"text": "c; d"}]
+
+
+def test_an_odd_name_is_a_column_when_it_is_given(write):
+    path = write("a.csv", "What; they wrote\na; b\nc; d\n")
+    assert rows_of(path, "What; they wrote") == [{"text": "a; b"}, {"text": "c; d"}]
+    assert list(Corpus(path, "What; they wrote")) == ["a; b", "c; d"]
+    with pytest.raises(UserError, match="its first line 'What; they wrote'"):  # its first sentence would be lost
+        Corpus(path)
+
+
+def test_a_damaged_block_of_a_parquet_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [f"sentence {i}" for i in range(2000)]}), path, compression="none")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4] = 0xFF  # no UTF-8
+    path.write_bytes(content)
+    assert "not a readable parquet file" in message_of(str(path))
 
 
 @pytest.mark.parametrize(("name", "content", "words"), ERRORS, ids=range(len(ERRORS)))

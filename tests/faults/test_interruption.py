@@ -140,6 +140,21 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(stopped, caplog, 
         assert damage(folder / "checkpoint-6") is None
 
 
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_damaged_checkpoint_without_a_list_of_its_files(stopped, name):
+    """Another program's, or one whose list was lost: the archives of tensors have checksums of their own."""
+    checkpoint = stopped[1] / "checkpoint-5"
+    (checkpoint / MANIFEST).unlink()
+    assert damage(checkpoint) is None
+    content = (checkpoint / name).read_bytes()
+    if name.endswith(".json"):
+        (checkpoint / name).write_text('{"global_step": 5, "unheard_of": 1}')
+    else:  # a bit of a tensor
+        place = content.index(b"PK\x03\x04", 200) - 40
+        (checkpoint / name).write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    assert name in str(damage(checkpoint))
+
+
 def test_when_all_are_damaged_nothing_is_touched(stopped, capsys):
     arguments, folder = stopped
     for checkpoint in list_checkpoints(folder):

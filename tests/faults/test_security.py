@@ -90,6 +90,19 @@ def test_a_recipe_with_a_token_is_the_only_file_that_holds_it(tmp_path, no_leak)
     )
 
 
+@pytest.mark.parametrize("value", [f"[{TOKEN}]", f"{{a: {TOKEN}}}"])
+def test_a_token_of_the_wrong_shape_is_not_told(value, tmp_path, no_leak):
+    recipe = tmp_path.parent / f"{tmp_path.name}.yaml"
+    recipe.write_text(f"hub_token: {value}\n")
+    no_leak(train.main, "--config", str(recipe), "--output_dir", f"{tmp_path}/r", code=2)
+    no_leak(pipeline.main, "--config", "pipeline/small", "--plan", "--set", f"joint.hub_token=[{TOKEN}", code=2)
+
+
+def test_a_token_of_the_environment_is_written_nowhere(tmp_path, no_leak, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    no_leak(train.main, *prepare(tmp_path), "--max_steps", "1", "--output_dir", f"{tmp_path}/r")
+
+
 @pytest.mark.parametrize("flag", [f"common.hub_token={TOKEN}", f"tower_a.hub-token={TOKEN}"])
 def test_pipelines_hand_a_token_on_by_the_environment(flag, tmp_path, no_leak, monkeypatch):
     recipe = tmp_path / "recipe.yaml"

@@ -33,6 +33,16 @@ def test_a_chosen_metric_stays():
     assert (args.metric_for_best_model, args.greater_is_better) == ("mine_spearman", True)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"seed": -1}, {"seed": 2**32}, {"data_seed": -1}, {"adam_beta1": 1.0}, {"adam_beta2": -0.1}, {"adam_epsilon": -1}],
+    ids=str,
+)
+def test_what_training_would_refuse_is_refused_before_it(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        made(**wrong)
+
+
 def test_bf16_has_one_spelling():
     assert resolve_bf16("true") and resolve_bf16(True) and not resolve_bf16(False)
     for value in ("maybe", "1", "yes"):

@@ -36,11 +36,11 @@ def small_parser() -> OneLineParser:
 
 
 def test_hyphens_and_equals_signs_are_one_spelling():
-    found = parsed("--config", "quickstart", "--learning-rate=2e-5", "--max_steps", "3", "--no-export", "--seed=-1")
+    found = parsed("--config", "quickstart", "--learning-rate=2e-5", "--max_steps", "3", "--no-export", "--run_name=-1")
     assert found.groups[2].learning_rate == 2e-5 and found.groups[2].export is False
-    assert found.flags == ["learning_rate", "max_steps", "export", "seed"]
+    assert found.flags == ["learning_rate", "max_steps", "export", "run_name"]
     assert {"tower_a", "cascade_start_layer"} <= set(found.from_recipe) and "adam_beta1" not in found.given()
-    words = "cacse-trainer train --config quickstart --learning_rate 2e-5 --max_steps 3 --no_export --seed=-1"
+    words = "cacse-trainer train --config quickstart --learning_rate 2e-5 --max_steps 3 --no_export --run_name=-1"
     assert found.command == words.split()
     settings = small_parser().parse_args(["here", "--top-k=5"])
     assert (settings.folder, settings.top_k) == ("here", 5)

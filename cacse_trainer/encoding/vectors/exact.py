@@ -8,10 +8,13 @@ from torch.nn import functional
 
 from cacse_trainer.encoding.vectors.precision import directions
 from cacse_trainer.encoding.vectors.tables import write_table
+from cacse_trainer.errors import user_errors
 
 ROWS_AT_ONCE = 16_384
 QUERIES_AT_ONCE = 256
 FILE = "vectors.npy"
+STORED = {"float32": np.float32, "int8": np.int8, "binary": np.uint8}
+"""The numbers that a precision's rows are kept in."""
 
 
 class ExactVectors:
@@ -80,7 +83,21 @@ class ExactVectors:
     @classmethod
     def load(cls, folder: Path, precision: str, dim: int) -> "ExactVectors":
         """The rows of a folder, mapped and not read: they may be larger than memory."""
-        return cls(np.load(folder / FILE, mmap_mode="c"), precision, dim)
+        return cls(open_table(folder / FILE, precision, dim), precision, dim)
+
+
+def open_table(path: Path, precision: str, dim: int) -> np.ndarray:
+    """The rows of a file, mapped and not read.
+
+    Raises:
+        UserError: it holds no rows of this precision and so many dimensions.
+    """
+    with user_errors(f"{path} is damaged"):
+        table = np.load(path, mmap_mode="c")
+        wanted = STORED.get(precision), -(-dim // 8) if precision == "binary" else dim
+        if table.ndim != 2 or (table.dtype, table.shape[1]) != wanted:
+            raise ValueError(f"it has {table.dtype} of the shape {table.shape}, not {precision} of {dim} dimensions")
+        return table
 
 
 def _best(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

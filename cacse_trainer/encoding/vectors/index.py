@@ -4,7 +4,6 @@ A saved index is a folder of ``index.json``, ``sentences.parquet`` and ``vectors
 beside its place and moved there whole. What made the vectors is recorded, so that another model's queries are refused.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ import torch
 
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.vectors import exact, faiss_vectors
-from cacse_trainer.encoding.vectors.exact import ExactVectors
+from cacse_trainer.encoding.vectors.exact import ExactVectors, open_table
 from cacse_trainer.encoding.vectors.faiss_vectors import FaissVectors
 from cacse_trainer.encoding.vectors.precision import directions, to_precision
 from cacse_trainer.encoding.vectors.tables import hash_of_rows
-from cacse_trainer.errors import UserError, one_line
-from cacse_trainer.files import crc32_of, put_back, sha256_of, write_json, writing_folder
+from cacse_trainer.errors import UserError
+from cacse_trainer.files import crc32_of, put_back, read_object, sha256_of, write_json, writing_folder
 
 FACTS = "index.json"
 SENTENCES = "sentences.parquet"
@@ -132,12 +131,11 @@ class SearchIndex:
         """
         facts = read_facts(folder)
         try:
-            kind, precision, dim = str(facts["kind"]), str(facts["precision"]), int(facts["dim"])
+            kind, precision, dim = facts["kind"], facts["precision"], facts["dim"]
             sentences = pq.read_table(folder / SENTENCES).column("text").to_pylist()
             store: ExactVectors | FaissVectors
             if kind == EXACT:
-                store = ExactVectors.load(folder, precision, dim)
-                intact = store.table.shape[1] == (-(-dim // 8) if precision == "binary" else dim)
+                store, intact = ExactVectors.load(folder, precision, dim), True
             else:
                 store = FaissVectors.load(folder, kind, search_effort or facts["search_effort"])
                 intact = store.dim == dim
@@ -160,10 +158,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"index {folder}: no {FACTS} in it; make one with save_index (cacse-trainer search --save_index)"
         )
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise _damaged(folder, error) from error
+    return read_object(path, "build the index anew", kind=str, precision=str, dim=int, rows=int, made_by=dict)
 
 
 def _damaged(folder: Path, reason: object) -> UserError:
@@ -187,12 +182,9 @@ def open_vectors(path: Path, corpus: Corpus, made_by: dict[str, Any]) -> SearchI
     beside = path.with_name(f"{path.name}.json")
     if path.suffix != ".npy" or not path.is_file() or not beside.is_file():
         raise UserError(f"vectors {path}: give a .npy file of cacse-trainer encode, with its {beside.name} beside it")
-    try:
-        facts = json.loads(beside.read_text(encoding="utf-8"))
-        precision, dim = str(facts["precision"]), int(facts["dim"])
-        table = np.load(path, mmap_mode="c")
-    except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"vectors {path}: is damaged ({one_line(error)}); encode anew") from error
+    facts = read_object(beside, "encode anew", precision=str, dim=int, normalize=bool)
+    precision, dim = facts["precision"], facts["dim"]
+    table = open_table(path, precision, dim)
     differing = [name for name, value in made_by.items() if name != "model" and facts.get(name) != value]
     if differing:
         raise UserError(
