@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_model
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+
+ENCODER_HALVES = ("t5", "mt5", "umt5")
+"""Encoder-decoders whose encoder is a model of its own."""
 
 
 class WeightedEncoders(nn.Module):
@@ -27,18 +30,20 @@ class WeightedEncoders(nn.Module):
         self.weights, self.poolings = config["weights"], config["poolings"]
         self.normalized = config.get("normalized") or [False] * len(self.weights)
         self.max_seq_length: int = limits["max_seq_length"]
-        self.encoders = nn.ModuleList()
+        encoders: list[Any] = []
         for fields in config["encoder_configs"]:
             kind = fields.pop("model_type")
-            self.encoders.append(AutoModel.from_config(AutoConfig.for_model(kind, **fields), dtype=torch.float32))
-        self.load_state_dict(load_file(path / "model.safetensors"))
+            auto = AutoModelForTextEncoding if kind in ENCODER_HALVES else AutoModel
+            encoders.append(auto.from_config(AutoConfig.for_model(kind, **fields), dtype=torch.float32))
+        self.encoders = nn.ModuleList(encoders)
+        load_model(self, path / "model.safetensors")  # a tied weight stands there once
         count = len(self.encoders)
         if config["own_tokenizers"]:
             self.tokenizers = [AutoTokenizer.from_pretrained(path / f"tokenizer_{i}") for i in range(count)]
         else:
             self.tokenizers = [AutoTokenizer.from_pretrained(path)] * count
         self.tokenizer = self.tokenizers[0]
-        self.width: int = config["hidden_size"]
+        self.width: int = encoders[0].config.hidden_size
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Tensor]:
         """Sentences → ``input_ids_0``, ``attention_mask_0``, ``input_ids_1``, …, (N, L_i) each."""

@@ -73,6 +73,9 @@ class EnsembleModel(TowerSum):
         built = [partial(build_encoder, encoder_config) for encoder_config in configs]
         self.encoders = nn.ModuleList(loaded_or(*pair) for pair in zip(given, built, strict=True))
         self.post_init()
+        for i, encoder in enumerate(self.encoders):  # post_init looks for tied weights among the direct children
+            tied: Any = encoder.all_tied_weights_keys
+            self.all_tied_weights_keys |= {f"encoders.{i}.{one}": f"encoders.{i}.{it}" for one, it in tied.items()}
 
     @classmethod
     def from_encoders(

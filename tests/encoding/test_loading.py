@@ -27,7 +27,7 @@ from transformers import (
 
 from cacse_trainer import CacseBertModel, DiffcseModel, SentenceEmbeddingModel, SentenceEncoder
 from cacse_trainer.cli.main import main
-from cacse_trainer.encoding.members import load_ensemble, load_members
+from cacse_trainer.encoding.members import load_members
 from cacse_trainer.encoding.weighted import WeightedEncoders
 from cacse_trainer.errors import UserError
 from cacse_trainer.models import LoraSettings
@@ -370,9 +370,12 @@ def test_t5_is_read_by_its_encoder(kind, library, tiny_tokenizer, tmp_path, text
     tiny_tokenizer.save_pretrained(tmp_path / "t5")
     expected = library.SentenceTransformer(str(tmp_path / "t5"), device="cpu").encode(SENTENCES)
     assert cosine(SentenceEncoder(tmp_path / "t5", device="cpu").vectors(SENTENCES), expected) > 0.9999
-    ensemble, tokenizer = load_ensemble(load_members(str(tmp_path / "t5")))
-    inputs = tokenizer(SENTENCES, padding=True, return_tensors="pt", truncation=True, max_length=64)
-    assert cosine(ensemble.embed(**inputs).detach().numpy(), expected) > 0.9999
+    twice = [f"path={tmp_path / 't5'},pooling={pooling}" for pooling in ("mean", "max")]  # its tied weights, too
+    assert main(["export", "--encoders", *twice, "--output_dir", str(tmp_path / "sum")]) == 0
+    summed = expected + SentenceEncoder(tmp_path / "t5", "max", device="cpu").vectors(SENTENCES)
+    theirs = library.SentenceTransformer(str(tmp_path / "sum" / "ensemble"), device="cpu", trust_remote_code=True)
+    for encoded in (theirs.encode(SENTENCES), SentenceEncoder(tmp_path / "sum" / "ensemble").vectors(SENTENCES)):
+        assert cosine(encoded, summed) > 0.9999
     run = tmp_path / "run"
     flags = ["--train_file", str(text_file), "--evaluation", "none", "--max_steps", "1", "--use_cpu", "true"]
     flags += ["--bf16", "false", "--max_seq_length", "16", "--output_dir", str(run), "--pooling", "mean"]
