@@ -77,7 +77,8 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Dataset] | None = None) -> 
     encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     model = Pooled(encoder, stated.pooling, stated.dense).eval()
     limit = stated.length(length_limit(tokenizer, encoder.config))
-    with writing_folder(folder / FOLDER) as staged:
+    older = ("model*.onnx*", "report.json") if (folder / FOLDER / "report.json").is_file() else ()
+    with writing_folder(folder / FOLDER, older) as staged:
         path, small = staged / "model.onnx", staged / "model_int8.onnx"
         with _without_hints():
             _write_graph(model, tokenizer, path)

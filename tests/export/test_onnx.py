@@ -9,6 +9,7 @@ from cacse_trainer.cli.common import run
 from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.export.encoders import export as export_folders
 from cacse_trainer.export.onnx import export_onnx
+from cacse_trainer.files import RECORD, foreign
 from cacse_trainer.models import SentenceEmbeddingModel
 from tests.tolerances import noise
 
@@ -34,7 +35,8 @@ def test_the_graph_gives_the_vectors(tiny_towers, tiny_tokenizer, tmp_path, kind
     report = export_onnx(folder)
     assert report["largest_difference"]["float32"] <= noise(32**0.5)  # the largest entry after a LayerNorm
     assert report["largest_difference"]["int8"] > report["largest_difference"]["float32"]
-    assert {path.name for path in (folder / "onnx").iterdir()} == {"model.onnx", "model_int8.onnx", "report.json"}
+    left = {path.name for path in (folder / "onnx").iterdir()}
+    assert left == {"model.onnx", "model_int8.onnx", "report.json", RECORD} and foreign(folder) == []
 
 
 def test_command_reports_the_cost(tiny_towers, tiny_tokenizer, tmp_path, dev_file, capsys):
