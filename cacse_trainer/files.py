@@ -73,9 +73,7 @@ def writing(path: Path) -> Iterator[Path]:
 def writing_folder(final: Path, older: Sequence[str] = ()) -> Iterator[Path]:
     """Inside, an empty temporary folder to fill; at the end it becomes ``final``, after an exception it is deleted.
 
-    Args:
-        final: its place; a folder that is there is replaced, if all in it is ours.
-        older: see `foreign`.
+    A folder that is there is replaced, if all in it is ours; ``older``: see `foreign`.
 
     Raises:
         UserError: another process writes it, or there is something that this program did not write.

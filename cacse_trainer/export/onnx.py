@@ -76,7 +76,8 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Dataset] | None = None) -> 
     loaded = load_encoder(str(folder), device="cpu")
     loaded.model.set_attn_implementation("eager")
     model = Pooled(loaded.model, stated.pooling, stated.above).eval()
-    with writing_folder(folder / FOLDER) as staged:
+    older = ("model*.onnx*", "report.json") if (folder / FOLDER / "report.json").is_file() else ()
+    with writing_folder(folder / FOLDER, older) as staged:
         path, small = staged / "model.onnx", staged / "model_int8.onnx"
         with _without_hints():
             _write_graph(model, loaded.tokenizer, path)

@@ -228,7 +228,7 @@ class ResumableTrainer(Trainer):
         """As `Trainer`'s; others may read the weights where the umask lets them."""
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
-            make_readable(Path(output_dir or str(self.args.output_dir)).glob("*.safetensors"))
+            make_readable(Path(output_dir or str(self.args.output_dir)).glob("*model*.safetensors"))
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)

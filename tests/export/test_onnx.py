@@ -11,6 +11,7 @@ from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.encoding.onnx import OnnxEncoder
 from cacse_trainer.export.encoders import export as export_folders
 from cacse_trainer.export.onnx import export_onnx
+from cacse_trainer.files import RECORD, foreign
 from cacse_trainer.models import SentenceEmbeddingModel
 from tests.data.test_tokens import byte_level
 from tests.tolerances import noise
@@ -37,7 +38,8 @@ def test_the_graph_gives_the_vectors(tiny_towers, tiny_tokenizer, tmp_path, kind
     report = export_onnx(folder)
     assert report["largest_difference"]["float32"] <= noise(32**0.5)  # the largest entry after a LayerNorm
     assert report["largest_difference"]["int8"] > report["largest_difference"]["float32"]
-    assert {path.name for path in (folder / "onnx").iterdir()} == {"model.onnx", "model_int8.onnx", "report.json"}
+    left = {path.name for path in (folder / "onnx").iterdir()}
+    assert left == {"model.onnx", "model_int8.onnx", "report.json", RECORD} and foreign(folder) == []
 
 
 def test_a_decoder_whose_tokenizer_gives_nothing_for_nothing(tmp_path):

@@ -495,6 +495,7 @@ def fill_with_a_run(folder: Path) -> None:
         (folder / name / "config.json").write_text("{}")
         (folder / name / "model.safetensors").write_bytes(b"weights")
     (folder / "checkpoint-2" / "trainer_state.json").write_text('{"global_step": 2}')
+    (folder / "export" / "tower_a" / "README.md").write_text("by cacse-trainer")
     (folder / "training_report.json").write_text("{}")
     (folder / "notes.md").write_text("mine")
 
