@@ -37,7 +37,12 @@ TOKENISE_AT_ONCE = 16384  # sentences; bounds the memory of the tokenizer's own 
 
 def length_limit(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
     """The longest input in tokens that the tokenizer and the position tables of all the model's encoders allow."""
-    return int(min(tokenizer.model_max_length, position_limit(config)))
+    stated = tokenizer.model_max_length
+    if not isinstance(stated, (int, float)):
+        raise UserError(
+            f"the tokenizer's model_max_length is {stated!r}; write a number into its tokenizer_config.json"
+        )
+    return int(min(stated, position_limit(config)))
 
 
 def position_limit(config: Any) -> int:
