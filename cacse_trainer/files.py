@@ -24,8 +24,6 @@ from stat import S_IMODE
 from types import UnionType
 from typing import TYPE_CHECKING, Any
 
-from cacse_trainer.errors import UserError, one_line
-
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
@@ -241,6 +239,8 @@ def read_object(path: Path, mend: str, **kinds: type | UnionType) -> dict[str, A
     Raises:
         UserError: it cannot be read, is no JSON, no object, or lacks an entry of the right type.
     """
+    from cacse_trainer.errors import UserError, one_line  # this module stands alone otherwise
+
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -251,6 +251,8 @@ def read_object(path: Path, mend: str, **kinds: type | UnionType) -> dict[str, A
 
 def check_entries(found: Any, where: str, mend: str, **kinds: type | UnionType) -> None:
     """Refuse what was read from JSON unless it is an object with entries of these types; see `read_object`."""
+    from cacse_trainer.errors import UserError
+
     if not isinstance(found, dict):
         raise UserError(f"{where}: holds no JSON object but {str(found)[:40]!r}; {mend}")
     for name, kind in kinds.items():

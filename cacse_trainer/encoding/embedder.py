@@ -36,9 +36,14 @@ TOKENS_PER_BATCH_ELSEWHERE = 16384
 
 def length_limit(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
     """The longest input in tokens that the tokenizer and the position tables of all the model's encoders allow."""
+    stated = tokenizer.model_max_length
     if isinstance(tokenizer, TokenizerBundle):  # each encoder's text is cut by its own tokenizer
-        return tokenizer.model_max_length
-    return int(min(tokenizer.model_max_length, position_limit(config)))
+        return stated
+    if not isinstance(stated, (int, float)):
+        raise UserError(
+            f"the tokenizer's model_max_length is {stated!r}; write a number into its tokenizer_config.json"
+        )
+    return int(min(stated, position_limit(config)))
 
 
 def position_limit(config: Any) -> int:
