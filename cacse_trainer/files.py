@@ -116,6 +116,8 @@ def foreign(folder: Path, older: Sequence[str] = ()) -> list[Path]:
 def refuse_foreign(place: Path, found: Sequence[Path]) -> None:
     """Raise a `UserError` where a place that is to be replaced holds foreign files."""
     if found:
+        from cacse_trainer.errors import UserError
+
         what = "it" if found[0] == place else str(found[0].relative_to(place))
         raise UserError(
             f"{place} cannot be replaced: this program did not write {what}; move it away, or choose another place"
@@ -343,6 +345,8 @@ def only_one(path: Path, *, wait: bool = False) -> Iterator[None]:
     """
     lock = take(path.with_name(f".{path.name}{LOCK}"), patience=-1 if wait else PATIENCE)
     if lock is None:
+        from cacse_trainer.errors import UserError
+
         raise UserError(f"{path} is being written by another process; wait for its end, or choose another place")
     try:
         yield

@@ -16,11 +16,9 @@ from transformers.utils import CONFIG_NAME
 
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import plain, write_json
+from cacse_trainer.training.checkpoints import SETTINGS
 
 logger = logging.getLogger(__name__)
-
-RECORD = "settings.json"
-"""In a checkpoint: the settings that it was trained with."""
 
 HARMLESS = frozenset(
     [
@@ -75,7 +73,7 @@ def values_of(config: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 
 def write_record(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings into a checkpoint."""
-    write_json(folder / RECORD, settings)
+    write_json(folder / SETTINGS, settings)
 
 
 def check_changes(checkpoint: str | Path, settings: dict[str, Any], *, allowed: bool) -> None:
@@ -91,9 +89,9 @@ def check_changes(checkpoint: str | Path, settings: dict[str, Any], *, allowed: 
     """
     folder = Path(checkpoint)
     with user_errors(f"resume: {checkpoint} is damaged, go on from another checkpoint"):
-        paths = [folder / name for name in (RECORD, CONFIG_NAME) if (folder / name).is_file()]
+        paths = [folder / name for name in (SETTINGS, CONFIG_NAME) if (folder / name).is_file()]
         recorded = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
-    before = dict(recorded.get(RECORD, {}))
+    before = dict(recorded.get(SETTINGS, {}))
     old, new = before.pop("config", None), dict(settings)
     if old is None:
         old = values_of(recorded.get(CONFIG_NAME, {}))

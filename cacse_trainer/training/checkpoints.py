@@ -31,11 +31,14 @@ MANIFEST = "manifest.json"
 """In a checkpoint: ``{file: {"bytes": …, "crc32": …}}`` of all its other files."""
 PENDING_LOG = "pending_log.json"
 """In a checkpoint between two log lines: what the next line has summed up so far."""
+SETTINGS = "settings.json"
+"""In a checkpoint: the settings that it was trained with, see `changes`."""
 
 OF_A_CHECKPOINT = (
     TRAINER_STATE_NAME,
     MANIFEST,
     PENDING_LOG,
+    SETTINGS,
     "optimizer.pt",
     "scheduler.pt",
     "scaler.pt",

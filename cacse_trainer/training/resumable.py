@@ -23,7 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from cacse_trainer.compute.distributed import barrier, gather_rows, world_size
 from cacse_trainer.compute.memory import keep_freed_memory
 from cacse_trainer.data.passes import Passes
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import delete_folder, make_readable, put_in_place
 from cacse_trainer.settings.arguments import CommonTrainingArguments
 from cacse_trainer.training import changes, checkpoints
@@ -215,6 +215,29 @@ class ResumableTrainer(Trainer):
         super().log(logs, start_time)
 
     # ---- checkpoints ----
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """As `Trainer`'s; weights of another shape are told in one line."""
+        with user_errors(f"resume: the weights of {resume_from_checkpoint} do not fit this model", RuntimeError):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Refuse a checkpoint that lacks weights of this model, which would stay those of its start.
+
+        Raises:
+            UserError: with the first of them.
+        """
+        state = self.model.state_dict()
+        missing = set(load_result.missing_keys)
+        loaded = {
+            tensor.data_ptr() for name, tensor in state.items() if name not in missing
+        }  # tied ones are saved once
+        lacking = [name for name in load_result.missing_keys if state[name].data_ptr() not in loaded]
+        if lacking:
+            raise UserError(
+                f"resume: the checkpoint lacks {len(lacking)} weights of this model, such as {lacking[0]}: it is of "
+                "another one; give the settings of its run"
+            )
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """As `Trainer`'s; a new best is saved at once, also between two save_steps."""

@@ -330,8 +330,9 @@ def test_a_failed_export_keeps_the_weights(command, tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (["--cascade_start_layer", "3"], "trained with cascade_start_layer=2, this run says 3"),
-        (["--cascade_loss_weight", "0"], "cascade_loss_weight=1.0, this run says 0.0"),
+        (["--cascade_start_layer", "1", "--resume_with_changes"], "the checkpoint lacks"),
+        (["--cascade_start_layer", "3"], "cascade_start_layer was 2, is 3"),
+        (["--cascade_loss_weight", "0"], "cascade_loss_weight was 1.0, is 0.0"),
     ],
 )
 def test_resuming_another_model_is_refused(command, tmp_path, capsys, change, words):

@@ -119,7 +119,7 @@ def main(device: str, folder: Path) -> None:
             half = [*arguments[:-2], "--max_steps", "2", "--lr_scheduler_type", "constant"]
             command([word for word in half if word not in ("--resume_from_checkpoint", "last")] + arguments[-2:])
             (folder / "simcse_half" / "training_report.json").unlink(missing_ok=True)
-            arguments = [*arguments, "--lr_scheduler_type", "constant"]
+            arguments = [*arguments, "--lr_scheduler_type", "constant", "--resume_with_changes"]  # of the length
         code = command(arguments)
         target = {"resume": "simcse_half"}.get(name, name)
         print(json.dumps({"road": name, "code": code, **numbers(target, folder)}), flush=True)
