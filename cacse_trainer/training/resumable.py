@@ -229,9 +229,8 @@ class ResumableTrainer(Trainer):
         """
         state = self.model.state_dict()
         missing = set(load_result.missing_keys)
-        loaded = {
-            tensor.data_ptr() for name, tensor in state.items() if name not in missing
-        }  # tied ones are saved once
+        # of tied weights one is saved
+        loaded = {tensor.data_ptr() for name, tensor in state.items() if name not in missing}
         lacking = [name for name in load_result.missing_keys if state[name].data_ptr() not in loaded]
         if lacking:
             raise UserError(
