@@ -22,7 +22,7 @@ from cacse_trainer.files import (
     make_readable,
     put_back,
     put_in_place,
-    read_json,
+    read_object,
     take,
     write_text,
     writing,
@@ -340,5 +340,5 @@ def test_weights_become_readable_as_the_umask_says(tmp_path):
 @pytest.mark.parametrize("text", ["{", "", "[1]", "\x00"])
 def test_a_damaged_record_is_one_line(tmp_path, text):
     (tmp_path / "facts.json").write_text(text)
-    with pytest.raises(UserError, match=r"facts.json is damaged; begin anew"):
-        read_json(tmp_path / "facts.json", "begin anew")
+    with pytest.raises(UserError, match=r"facts.json: .*; begin anew"):
+        read_object(tmp_path / "facts.json", "begin anew")

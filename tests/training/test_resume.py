@@ -16,7 +16,8 @@ from cacse_trainer.cli.train import main as train
 from cacse_trainer.data.passes import Passes
 from cacse_trainer.errors import UserError
 from cacse_trainer.settings.arguments import CacseTrainingArguments
-from cacse_trainer.training.changes import RECORD, check_changes
+from cacse_trainer.training.changes import check_changes
+from cacse_trainer.training.checkpoints import SETTINGS
 from tests.conftest import ROOT, StopAt, write_sentences
 
 matrix = runpy.run_path(str(ROOT / "scripts" / "resume_matrix.py"))
@@ -120,7 +121,7 @@ def settings(**changes) -> dict:
 )
 def test_changes_are_named(changes, told, tmp_path, caplog):
     """Another number of processes is only said, also with the same batch spread over them."""
-    (tmp_path / RECORD).write_text(json.dumps(settings()))
+    (tmp_path / SETTINGS).write_text(json.dumps(settings()))
     if told is None:
         check_changes(tmp_path, settings(**changes), allowed=False)
     else:
