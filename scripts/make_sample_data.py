@@ -22,7 +22,7 @@ DATA = Path(__file__).parent / "sample_data"
 FRAME_FILES = ("culture", "encyclopedia", "everyday", "home", "periods", "society", "world")
 SENTENCES_PER_FRAME = 16
 UNRELATED_PAIRS = 120
-HANDBOOK_PAIRS = 300  # of each score, dev and test together
+HANDBOOK_PAIRS = 180  # of each score, dev and test together
 
 Pair = tuple[str, str, float]
 
@@ -32,7 +32,7 @@ Written by `scripts/make_sample_data.py` (run it again and the same bytes come o
 
 | file | what |
 |---|---|
-| `handbook.csv` | {entries} entries on a made-up island: `title`, and a `body` that describes what it names |
+| `handbook.csv` | {entries} sentences of a made-up island, `sentence`, and the same again, `in_plain_words` |
 | `handbook_dev.tsv`, `handbook_test.tsv` | {handbook_pairs} scored pairs each, other sentences, the same words |
 | `sentences.txt` | {sentences} English sentences, one a line: the unlabelled training text |
 | `dev.tsv` | {pairs} sentence pairs with scores, under a header: `sentence1`, `sentence2`, `score` |
@@ -108,10 +108,10 @@ def make_sentences(dev_pairs: list[Pair], rng: random.Random) -> list[str]:
 
 
 def csv_text(entries: list[tuple[str, str]]) -> str:
-    """Titles and bodies under a header."""
+    """Sentences and the same in plain words, under a header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([("title", "body"), *entries])
+    writer.writerows([("sentence", "in_plain_words"), *entries])
     return text.getvalue()
 
 

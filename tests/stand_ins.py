@@ -53,7 +53,7 @@ DECODERS = {  # kind, layers
     "runs/tiny_decoder": ("llama", 2),
 }
 TEXTS = ["my_sentences.txt", "wiki1m_for_simcse.txt", "data/wiki1m_for_simcse.txt", "zh.txt", "mixed.txt", "corpus.txt"]
-PAIRS = ["my_pairs.tsv", "zh_pairs.tsv", "de.tsv", "fr.tsv"]
+PAIRS = ["my_pairs.tsv", "my_dev.tsv", "my_test.tsv", "zh_pairs.tsv", "de.tsv", "fr.tsv"]
 TRIPLETS = ["nli_for_simcse.csv", "data/nli_for_simcse.csv", "triplets.csv"]
 RUNS = ["runs/mine", "runs/cacse", "runs/cacse_bert", "runs/cacse_bert_base", "runs/cacse_roberta"]
 

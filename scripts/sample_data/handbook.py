@@ -1,4 +1,4 @@
-"""The handbook of a made-up island: entries whose bodies describe what their headings name, and graded pairs of events.
+"""The handbook of a made-up island: sentences with its words, the same in plain words, and graded pairs of events.
 
 What the words mean stands in the handbook and nowhere else, so a model that has not read it cannot know. The pairs use
 other sentences and other descriptions than the entries do; their scores follow from what differs:
@@ -14,7 +14,7 @@ other sentences and other descriptions than the entries do; their scores follow 
 import random
 from dataclasses import dataclass, field
 
-from sample_data.engine import tidy
+from sample_data.engine import expand, tidy
 
 Pair = tuple[str, str, float]
 
@@ -27,29 +27,29 @@ class Kind:
     events: list[list[str]] = field(default_factory=list)
 
 
-def read_handbook(lines: list[str]) -> tuple[list[list[str]], list[Kind]]:
+def read_handbook(lines: list[str]) -> tuple[list[str], list[Kind]]:
     """The entries and the kinds of handbook.txt."""
-    entries: list[list[str]] = []
+    entries: list[str] = []
     kinds: list[Kind] = []
     for line in filter(None, lines):
         mark, _, rest = line.partition(" ")
-        cells = [cell.strip() for cell in rest.split("|")]
         if mark == "kind":
             kinds.append(Kind())
         elif mark == "entry:":
-            entries.append(cells)
+            entries.append(rest)
         else:
+            cells = [cell.strip() for cell in rest.split(" | ")]
             {"word:": kinds[-1].words, "event:": kinds[-1].events}[mark].append(cells)
     return entries, kinds
 
 
-def make_entries(entries: list[list[str]], kinds: list[Kind], rng: random.Random) -> list[tuple[str, str]]:
-    """(heading, body) of every word and every entry, in random order."""
+def make_entries(entries: list[str], kinds: list[Kind], rng: random.Random) -> list[tuple[str, str]]:
+    """(sentence, in plain words) of every word and every entry, in random order."""
     rows = [
-        (tidy(heading.replace("{t}", word)), tidy(body.replace("{g}", meaning)))
+        (expand(entry.replace("{g}", word), rng), expand(entry.replace("{g}", meaning), rng))
         for kind in kinds
         for word, meaning, _ in kind.words
-        for heading, body in entries
+        for entry in entries
     ]
     rng.shuffle(rows)
     return rows
