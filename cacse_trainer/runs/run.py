@@ -271,7 +271,8 @@ def summarise(trainer: CacseTrainer, dev_sets: dict[str, Dataset], start: Readin
 def tell_verdict(trainer: CacseTrainer, verdict: dict[str, Any]) -> None:
     """Say loudly when training did not help."""
     if verdict["outcome"] != "helped" and trainer.is_world_process_zero():
-        logger.warning("%s", verdict_line(verdict))
+        said, rest = verdict_line(verdict).split(":", 1)
+        logger.warning("%s:%s", said.upper(), rest)
 
 
 def repeating_command(command: Sequence[str], processes: int) -> str:

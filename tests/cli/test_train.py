@@ -226,7 +226,7 @@ def test_streaming_and_csv_pairs(command, tmp_path):
         (["--learning_rat", "1"], "did you mean --learning_rate?"),
         (["--config", "quickstrat"], "did you mean quickstart?"),
         (["--train_file", "missing.txt"], "missing.txt"),
-        (["--dev_file", "dev.tsv"], "name=path"),
+        (["--dev_file", "dev.tsv"], "dev.tsv: no such file"),
         (["--dev_file", "stsb=missing.tsv"], "missing.tsv"),
         (["--tower_b", "no/such-model"], "no/such-model"),
         (["--cascade_start_layer", "9"], "cascade_start_layer=9 is out of range"),

@@ -19,7 +19,7 @@ WHAT_ELSE_TOKENISES = {
     "data/collator.py": "training batches",
     "data/tokens.py": "what makes them, here and everywhere else",
     "training/distillation.py": "training batches, of the teacher's inputs",
-    "data/round_trip.py": "a translation model, which writes text",
+    "models/translation.py": "a translation model, which writes text",
     "instruct/merging.py": "a language model's next words",
     "models/tokenizer_bundle.py": "a tokenizer made of several",
     "export/onnx.py": "two sentences that a graph is traced with",

@@ -12,5 +12,5 @@ def test_files_of_a_person_are_not_written_over(tmp_path, name, overwrite):
     (tmp_path / name).write_text("mine")
     with pytest.raises(UserError, match=f"holds {name} of no evaluation"):
         ResultStore(tmp_path, model="m", pooling="cls", settings={}, overwrite=overwrite)
-    (tmp_path / "results.json").write_text('{"tasks": {}, "settings": {}}')
+    (tmp_path / "results.json").write_text('{"model": "m", "pooling": "cls", "tasks": {}, "settings": {}}')
     ResultStore(tmp_path, model="m", pooling="cls", settings={}, overwrite=overwrite)

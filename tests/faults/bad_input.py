@@ -307,7 +307,7 @@ CASES: list[Case] = [
     dev("a dev row with a field too many", "d.tsv", HEAD + "a\tb\t1\tc\n", "4 fields, but the header has 3"),
     dev("a dev file that is not UTF-8", "d.tsv", (HEAD + "caf\xe9\tb\t1\n").encode("latin-1"), "is not UTF-8"),
     flag("a dev file that is not there", "no such file", dev_file="stsb=missing.tsv"),
-    flag("a dev file without a name", "give name=path", dev_file="dev.tsv"),
+    flag("a dev file without a name that is not there", "dev.tsv: no such file", dev_file="dev.tsv"),
     flag("a dev set with a bad name", "the name of letters and digits", dev_file="my-set=dev.tsv"),
     Case(
         "two dev sets of one name",
@@ -363,7 +363,7 @@ CASES: list[Case] = [
         "mask_probability 1.5 is out of range",
     ),
     # ---- settings of another method, which would be ignored ----
-    flag("SimCSE's pooling with CACSE", "pooling has no effect with CACSE", pooling="mean"),
+    flag("SimCSE's pooling with CACSE", "pooling='avg_top2' is not one that CACSE's towers have", pooling="avg_top2"),
     flag("SimCSE's dropout with CACSE", "dropout has no effect with CACSE", dropout="0.1"),
     flag("the detection loss with CACSE", "rtd_loss_weight has no effect with CACSE", rtd_loss_weight="1"),
     flag("masking with CACSE", "mask_probability has no effect", mask_probability="0.3"),
@@ -375,9 +375,9 @@ CASES: list[Case] = [
     Case(
         "a recipe with another method's setting",
         lambda p: p.cacse(
-            *p.recipe(f"tower_a: {p.tower}\ntower_b: {p.tower}\npooling: mean\n"), tower_a=None, tower_b=None
+            *p.recipe(f"tower_a: {p.tower}\ntower_b: {p.tower}\ndropout: 0.1\n"), tower_a=None, tower_b=None
         ),
-        "pooling has no effect with CACSE",
+        "dropout has no effect with CACSE",
     ),
     # ---- recipes ----
     recipe("a recipe with an unknown key", "learning_rat: 1.0e-5\n", "did you mean learning_rate?"),

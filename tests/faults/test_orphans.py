@@ -46,6 +46,17 @@ def run_a_pool(root: str) -> None:
         pass
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Tests that run under nohup would have SIGHUP ignored."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def is_running(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

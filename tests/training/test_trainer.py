@@ -143,6 +143,7 @@ def test_resumed_run_equals_an_uninterrupted_one(make_trainer, tmp_path):
 def test_rotation_keeps_best_and_newest(tmp_path):
     for step in (2, 4, 6, 8):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
     rotate_checkpoints(str(tmp_path), 1, str(tmp_path / "checkpoint-4"))
     assert sorted(os.listdir(tmp_path)) == ["checkpoint-4", "checkpoint-8"]
 
