@@ -1,14 +1,8 @@
-"""The handbook of a made-up island: sentences with its words, the same in plain words, and graded pairs of events.
+"""The handbook of a made-up island: sentences with its words, the same in plain words, and graded pairs.
 
-What the words mean stands in the handbook and nowhere else, so a model that has not read it cannot know. The pairs use
-other sentences and other descriptions than the entries do; their scores follow from what differs:
-
-| thing | event | score |
-|---|---|---|
-| the same | the same | 5 |
-| another of its kind | the same | 3 |
-| another of its kind | another | 1 |
-| another of another kind | another | 0 |
+What the words mean stands in the handbook and nowhere else, so a model that has not read it cannot know. The two sides
+of a pair tell the same event in different words, the first with a word of the island, the second with a description
+that the handbook does not use: 5 of the same thing, 2 of another of its kind, 0 of a thing of another kind.
 """
 
 import random
@@ -56,22 +50,16 @@ def make_entries(entries: list[str], kinds: list[Kind], rng: random.Random) -> l
 
 
 def make_pairs(kinds: list[Kind], per_score: int, rng: random.Random) -> list[Pair]:
-    """``per_score`` pairs of each score, of an event that names a thing and one that describes a thing, shuffled."""
+    """``per_score`` pairs of each score, in random order."""
     pairs: dict[tuple[str, str], float] = {}
-    for same_kind, same_word, same_event, score in (
-        (True, True, True, 5.0),
-        (True, False, True, 3.0),
-        (True, False, False, 1.0),
-        (False, False, False, 0.0),
-    ):
+    for score in (5.0, 2.0, 0.0):
         wanted = len(pairs) + per_score
         while len(pairs) < wanted:
             kind = rng.choice(kinds)
             word, event = rng.choice(kind.words), rng.choice(kind.events)
-            other = kind if same_kind else rng.choice([one for one in kinds if one is not kind])
-            other_word = word if same_word else rng.choice([one for one in other.words if one is not word])
-            other_event = event if same_event else rng.choice([one for one in other.events if one is not event])
-            pair = tidy(event[0].replace("{x}", word[0])), tidy(other_event[1].replace("{x}", other_word[2]))
+            others = kind.words if score else rng.choice([one for one in kinds if one is not kind]).words
+            described = word if score == 5 else rng.choice([one for one in others if one is not word])
+            pair = tidy(event[0].replace("{x}", word[0])), tidy(event[1].replace("{x}", described[2]))
             pairs.setdefault(pair, score)
     chosen = [(first, second, score) for (first, second), score in pairs.items()]
     rng.shuffle(chosen)
