@@ -31,21 +31,24 @@ LOCK = ".lock"
 PATIENCE = 0.2  # seconds: the owner of a lock may be about to delete it
 RECORD = ".written.json"
 """In a folder that is replaced as a whole: the names of the files that were written into it."""
+WEIGHTS = (
+    *("model.safetensors", "model-?????-of-?????.safetensors", "model.safetensors.index.json"),
+    *("adapter_config.json", "adapter_model.safetensors"),
+)
 MODEL_FILES = (
-    *("config.json", "generation_config.json", "model.safetensors", "model-?????-of-?????.safetensors"),
-    *("model.safetensors.index.json", "adapter_config.json", "adapter_model.safetensors", "training_args.bin"),
+    *(*WEIGHTS, "config.json", "generation_config.json", "training_args.bin"),
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "chat_template.jinja"),
 )
 """Patterns of the names under which models and tokenizers are saved."""
 PASSING = ("__pycache__", ".*.partial", ".*.old", f".*{LOCK}")
 """Patterns of what comes and goes."""
-CARD, MARK = "README.md", "cacse-trainer"
+CARD, MARKS = "README.md", {"library_name: sentence-transformers", "- cacse-trainer"}
 OLDER_FOLDER = (
     *(*MODEL_FILES, CARD, "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
     *("ensemble_module.py", "*.onnx", "*.onnx.data", "report.json", "merge_report.json"),
 )
-"""The same of an exported folder, of the folders in it too, whose card bears our mark: older versions kept no list."""
+"""The same of an exported folder, of the folders in it too, whose card is ours: older versions kept no list."""
 
 
 # ---- files and folders ----
@@ -103,14 +106,19 @@ def foreign(folder: Path, older: Sequence[str] = ()) -> list[Path]:
     """
     if (folder / RECORD).is_file():
         older = ()
-    elif (folder / CARD).is_file() and MARK in (folder / CARD).read_text(encoding="utf-8", errors="replace"):
+    elif (folder / CARD).is_file() and is_our_card((folder / CARD).read_text(encoding="utf-8", errors="replace")):
         older = older or OLDER_FOLDER
     elif not older:
         return [folder] if folder.is_file() else [path for path in sorted(folder.rglob("*")) if not path.is_dir()]
-    ours = {path.parent / name for path in folder.rglob(RECORD) for name in (RECORD, *_listed(path))}
+    ours = {path.parent / name for path in folder.rglob(RECORD) for name in (RECORD, *listed(path))}
     files = [path for path in sorted(folder.rglob("*")) if path not in ours and (path.is_symlink() or path.is_file())]
-    kept = [path for path in files if not _fits(path.relative_to(folder).parts, PASSING)]
-    return [path for path in kept if not _fits([path.name], older)]
+    kept = [path for path in files if not fits(path.relative_to(folder).parts, PASSING)]
+    return [path for path in kept if not fits([path.name], older)]
+
+
+def is_our_card(text: str) -> bool:
+    """Whether a README.md is one that this program wrote, by the tag and the library in its front matter."""
+    return text.startswith("---\n") and set(text.split("\n---\n")[0].split("\n")) >= MARKS
 
 
 def refuse_foreign(place: Path, found: Sequence[Path]) -> None:
@@ -124,13 +132,15 @@ def refuse_foreign(place: Path, found: Sequence[Path]) -> None:
         )
 
 
-def _listed(record: Path) -> list[str]:
+def listed(record: Path) -> list[str]:
+    """The names in a list of files; none where it is damaged or not there."""
     with contextlib.suppress(OSError, ValueError, TypeError):  # damaged: nothing is known to be ours
         return [str(name) for name in json.loads(record.read_text(encoding="utf-8"))]
     return []
 
 
-def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
+def fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether one of the names fits one of the patterns."""
     return any(fnmatch(name, pattern) for name in names for pattern in patterns)
 
 
@@ -341,12 +351,13 @@ def only_one(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Inside, no other process writes ``path``; with ``wait`` one that does is waited for.
 
     Raises:
-        UserError: another one does.
+        UserError: another one does, or nothing can be written there.
     """
-    lock = take(path.with_name(f".{path.name}{LOCK}"), patience=-1 if wait else PATIENCE)
-    if lock is None:
-        from cacse_trainer.errors import UserError
+    from cacse_trainer.errors import UserError, user_errors  # this module stands alone otherwise
 
+    with user_errors(f"{path} cannot be written"):
+        lock = take(path.with_name(f".{path.name}{LOCK}"), patience=-1 if wait else PATIENCE)
+    if lock is None:
         raise UserError(f"{path} is being written by another process; wait for its end, or choose another place")
     try:
         yield
@@ -360,9 +371,13 @@ def take(path: Path, patience: float = PATIENCE) -> "BaseFileLock | None":
     The system takes the lock back when the process ends, however it ends; a forked child, such as a data loader's
     worker, has no part in it. Where the file system has no locks, everybody gets one, whose ``is_locked`` is false:
     filelock's own way out, a file that is there or not, can mistake the owner that was killed for one that lives.
+
+    Raises:
+        OSError: no file can be made there.
     """
     from filelock import FileLock, Timeout  # not for every --help
 
+    path.touch()  # filelock waits where it cannot make the file, as if another one held it
     lock = FileLock(path, timeout=patience, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire()

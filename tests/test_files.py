@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from cacse_trainer import files
+from cacse_trainer.encoding.model_card import CardFacts, render_card
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import (
     RECORD,
@@ -20,6 +21,7 @@ from cacse_trainer.files import (
     foreign,
     give_back,
     make_readable,
+    only_one,
     put_back,
     put_in_place,
     read_object,
@@ -275,6 +277,14 @@ def test_a_private_folder_is_not_deleted_where_there_are_no_locks(tmp_path, monk
     assert set(tmp_path.iterdir()) == {first, second}
 
 
+def test_a_place_where_no_file_can_be_is_not_taken_for_a_locked_one(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"nowhere/x cannot be written: .*No such"),
+        only_one(tmp_path / "nowhere/x"),
+    ):
+        pass
+
+
 def test_importing_it_costs_nothing():
     """Every command's --help does; neither torch nor filelock is loaded for that."""
     code = "import runpy, sys; runpy.run_path(sys.argv[1]); print({'torch', 'filelock'} & {*sys.modules})"
@@ -307,13 +317,19 @@ def test_only_what_was_written_is_replaced(tmp_path):
             pass
 
 
+CARD_OF_OURS = render_card(CardFacts(title="tower_a", what=""))
+
+
 def test_a_folder_of_an_older_version_is_known_by_its_card(tmp_path):
     folder = tmp_path / "tower_a"
     (folder / "1_Pooling").mkdir(parents=True)
     for name in ("config.json", "model.safetensors", "1_Pooling/config.json", "README.md"):
         (folder / name).write_text("{}")
     assert len(foreign(folder)) == 4  # another program's
-    (folder / "README.md").write_text("---\ntags:\n- cacse-trainer\n---\n")
+    for text in ("made with cacse-trainer, my notes", "---\ntags:\n- cacse-trainer\n---\n", f"mine\n{CARD_OF_OURS}"):
+        (folder / "README.md").write_text(text)
+        assert len(foreign(folder)) == 4  # a person's
+    (folder / "README.md").write_text(CARD_OF_OURS)
     assert foreign(folder) == []
     (folder / "thesis.txt").write_text("mine")
     assert foreign(folder) == [folder / "thesis.txt"]

@@ -8,6 +8,7 @@ ones too.
 """
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -44,6 +45,8 @@ SHARD_ROWS = 16_384
 FACTS = "facts.json"
 SHARDS = "shard_*.npy"
 FORMATS = (".npy", ".parquet")
+OF_VECTORS = {"input", "rows", "column", "dim", "normalize", "precision"}
+"""In every ``OUTPUT.json``."""
 
 
 def encode_corpus(
@@ -78,7 +81,7 @@ def encode_corpus(
 
     Raises:
         UserError: wrong endings, an empty corpus, an output that is there, shards of other settings, files of others in
-            their place, or another process that writes the output.
+            the place of those or of ``OUTPUT.json``, or another process that writes the output.
     """
     if output.suffix not in FORMATS:
         raise UserError(f"output {output}: give a name that ends in {' or '.join(FORMATS)}")
@@ -121,14 +124,14 @@ def _begin(
     held: ExitStack, output: Path, corpus: Corpus, facts: dict[str, Any], how: dict[str, Any], overwrite: bool
 ) -> tuple[dict[str, Any], list[int]]:
     """What is encoded, and the shards that are not there yet; ``held`` keeps the output to this run."""
-    folder = _folder(output)
+    folder, about = _folder(output), _about(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         held.enter_context(only_one(output))
-        is_finished = _about(output).exists() or not folder.exists()  # the facts are written last, then the shards go
-        if (output.exists() or _about(output).exists()) and is_finished and not overwrite:
-            found = output if output.exists() else _about(output)
-            raise UserError(f"output {found} is there already; choose another name, or --overwrite")
+        found = [path for path in (output, about) if path.exists()]
+        if found and not overwrite and not (found == [output] and _put_there(folder, output)):
+            raise UserError(f"output {found[0]} is there already; choose another name, or --overwrite")
+        refuse_foreign(about, [about] if about in found and not _is_about_vectors(about) else [])
         if output.is_dir():
             raise UserError(f"output {output} is a folder; choose another name")
         refuse_foreign(folder, foreign(folder, (FACTS, SHARDS)))
@@ -148,7 +151,9 @@ def _begin(
         **how,
     }
     path = folder / FACTS
-    if path.is_file() and not overwrite:
+    if overwrite or not path.is_file():
+        write_json(path, facts)
+    else:
         former = read_object(path, "repeat the command with --overwrite to begin anew")
         differing = [name for name in facts if former.get(name) != facts[name]]
         if differing:
@@ -156,7 +161,6 @@ def _begin(
                 f"{folder}: holds shards of other settings ({', '.join(differing)}); "
                 "repeat those to go on, or --overwrite to begin anew"
             )
-    write_json(path, facts)
     key = _key(facts)
     for shard in folder.glob(SHARDS):
         if shard.name.split(".")[1:-1] != [key, f"{crc32_of(shard):08x}"]:  # another one's, or damaged
@@ -166,6 +170,23 @@ def _begin(
     if len(missing) < len(shards):
         logger.info("going on: %d of %d shards are there", len(shards) - len(missing), len(shards))
     return facts, missing
+
+
+def _put_there(folder: Path, output: Path) -> bool:
+    """Whether an output without ``OUTPUT.json`` is what a run put there that broke off before it wrote that."""
+    try:
+        crc32 = json.loads((folder / FACTS).read_text(encoding="utf-8"))["crc32"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    return bool(output.is_file() and crc32 == crc32_of(output))
+
+
+def _is_about_vectors(about: Path) -> bool:
+    try:
+        found = json.loads(about.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and set(found) >= OF_VECTORS
 
 
 def _about(output: Path) -> Path:
@@ -200,7 +221,7 @@ def _shard(folder: Path, number: int, key: str) -> Path | None:
 
 def _merge(folder: Path, corpus: Corpus, output: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """All shards as one file, moved to its place when it is whole."""
-    key, about = _key(facts), _about(output)
+    key, about, partial = _key(facts), _about(output), dict(facts)
     shards = [_shard(folder, number, key) for number in range(-(-facts["rows"] // facts.pop("shard_rows")))]
     tables = (np.load(shard) for shard in shards if shard is not None)
     with writing(output) as staged:
@@ -209,6 +230,7 @@ def _merge(folder: Path, corpus: Corpus, output: Path, facts: dict[str, Any]) ->
         else:
             _write_parquet(staged, tables, corpus)
         facts["crc32"] = crc32_of(staged)
+        write_json(folder / FACTS, {**partial, "crc32": facts["crc32"]})  # by it a run that breaks off here is known
         about.unlink(missing_ok=True)  # it must never speak of other vectors
     write_json(about, facts)
     delete_folder(folder)

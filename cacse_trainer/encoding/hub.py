@@ -1,12 +1,15 @@
-"""Exported folders to the hub: one commit that leaves the repository with exactly these files.
+"""Exported folders to the hub: one commit that puts them in the place of what an earlier push of ours wrote there.
+
+The repository holds the list of the pushed files, as a folder does (`RECORD`). What lies there and is not on it stays.
 
 The main encoder lies in the repository's root, so that ``SentenceTransformer("owner/name")`` and ``AutoModel`` load
 it; CACSE's towers lie beside it in folders. Checkpoints are never pushed. Whatever fails, the exported folder stays
 whole, and so does what the hub had before: a commit is taken as a whole or not at all.
 """
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +18,13 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 
 from cacse_trainer.encoding.model_card import LOCAL_PATH
 from cacse_trainer.errors import RunError, UserError, one_line
-from cacse_trainer.files import RECORD
+from cacse_trainer.files import CARD, RECORD, WEIGHTS, fits, is_our_card, listed
 
 logger = logging.getLogger(__name__)
 
 MAIN = ("ensemble", "encoder", "student")
 """Names of exported folders that go to the repository's root; the others keep theirs."""
 REFUSED = (401, 403)
-KEPT = (".gitattributes",)
 
 
 class HubError(RunError):
@@ -90,11 +92,11 @@ def push_folders(folders: Sequence[Path], target: HubTarget) -> str:
     )
     try:
         files = list_files(folders, target.repo_id)
-        there = set(api.list_repo_files(target.repo_id, revision=target.revision)) - set(KEPT)
+        files[RECORD] = json.dumps(sorted(files), indent=2).encode()
         added = [CommitOperationAdd(name, content) for name, content in files.items()]
         info = api.create_commit(
             target.repo_id,
-            [*added, *map(CommitOperationDelete, sorted(there - set(files)))],
+            [*added, *map(CommitOperationDelete, _stale(api, target, files))],
             commit_message=f"Export of {folders[0].resolve().name} by cacse-trainer",
             revision=target.revision,
         )
@@ -118,6 +120,27 @@ def list_files(folders: Sequence[Path], repo_id: str) -> dict[str, str | bytes]:
                 content = path.read_text(encoding="utf-8").replace(LOCAL_PATH, repo_id).encode()
             found[prefix + path.relative_to(folder).as_posix()] = content
     return found
+
+
+def _stale(api: HfApi, target: HubTarget, files: Collection[str]) -> list[str]:
+    """What an earlier push of ours left in the repository, and this one lacks.
+
+    A version that kept no list is known by its card; of its files only weights and adapters go, which would be loaded
+    instead of these.
+    """
+    there = set(api.list_repo_files(target.repo_id, revision=target.revision))
+
+    def content(name: str) -> Path:
+        return Path(api.hf_hub_download(target.repo_id, name, revision=target.revision))
+
+    ours: set[str] = set()
+    if RECORD in there:
+        ours = set(listed(content(RECORD)))
+    elif CARD in there and is_our_card(content(CARD).read_text(encoding="utf-8", errors="replace")):
+        places = {name.rpartition("/")[0] for name in files}
+        ours = {name for name in there if fits([name.rpartition("/")[2]], WEIGHTS)}
+        ours = {name for name in ours if name.rpartition("/")[0] in places}
+    return sorted(ours & there - set(files))
 
 
 def _explained(target: HubTarget, error: HfHubHTTPError, kept: str) -> Exception:

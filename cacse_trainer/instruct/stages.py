@@ -11,24 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.files import CARD, MODEL_FILES, foreign, read_object
+from cacse_trainer.files import foreign, read_object
 from cacse_trainer.instruct import dataset, evaluation, merging, training
 from cacse_trainer.instruct.arguments import STAGES, InstructSettings
 from cacse_trainer.models.adapters import peft_library
 from cacse_trainer.pipeline.runner import Record, plan, read_record
 from cacse_trainer.pipeline.stages import Stage
-from cacse_trainer.runs.folder import OF_A_RUN, REPORT
+from cacse_trainer.runs.folder import REPORT
 from cacse_trainer.settings.resources import resolve_resource
-from cacse_trainer.training.checkpoints import OF_A_CHECKPOINT
 
 PROOF = {"data": dataset.FACTS, "train": REPORT, "merge": merging.REPORT, "evaluate": evaluation.RESULTS}
 LEFT = {
     "data": (dataset.TRAIN, dataset.VALIDATION, dataset.FACTS),
-    "train": (*OF_A_RUN, CARD, *OF_A_CHECKPOINT, "*tfevents*"),
-    "merge": (*MODEL_FILES, CARD, merging.REPORT),
+    "merge": (),
     "evaluate": ("base.json", "tuned.json", "*.yaml", evaluation.TABLE, evaluation.RESULTS),
 }
-"""Patterns of the names of what each stage leaves in its folder and the folders in it."""
+"""Patterns of what the stages leave in their folders; a merged model is known by its list, a training as a run is."""
 IRRELEVANT = ("output_dir", "disable_tqdm", "report_to", "run_name", "project", "overwrite", "resume", "log", "hub_")
 """Training arguments, by the beginning of their names, that change nothing of the adapter."""
 
@@ -43,13 +41,18 @@ class InstructStage(Stage):
         """See `Stage.flags`; the settings only serve the hash here."""
         return [*self.words, "--run_stage", self.name]
 
+    @property
+    def trains(self) -> bool:
+        """See `Stage.trains`."""
+        return self.name == "train"
+
     def is_finished(self) -> bool:
         """Whether the folder holds what the stage leaves last."""
         return (self.folder / PROOF[self.name]).is_file()
 
     def foreign(self) -> list[Path]:
         """See `Stage.foreign`."""
-        return foreign(self.folder, LEFT[self.name])
+        return super().foreign() if self.trains else foreign(self.folder, LEFT[self.name])
 
     def left(self) -> dict[str, Any]:
         """The report that the finished stage has left."""

@@ -23,7 +23,7 @@ from transformers import (
 from cacse_trainer.encoding.embedder import position_limit
 from cacse_trainer.errors import RunError, UserError, user_errors
 from cacse_trainer.evaluation.environment import environment, peak_memory_gb
-from cacse_trainer.files import crc32_of, plain, write_json, write_text
+from cacse_trainer.files import crc32_of, plain, refuse_foreign, write_json, write_text
 from cacse_trainer.instruct.arguments import InstructModelArguments
 from cacse_trainer.instruct.dataset import TRAIN, VALIDATION, read_records
 from cacse_trainer.instruct.prompts import tokenize_records
@@ -31,7 +31,7 @@ from cacse_trainer.models import pretrained
 from cacse_trainer.models.adapters import peft_library
 from cacse_trainer.report import loss_page
 from cacse_trainer.report.curves import curve, plot_run
-from cacse_trainer.runs.folder import CURVES, PAGE, REPORT
+from cacse_trainer.runs.folder import CURVES, PAGE, REPORT, in_the_way, mark_run, save_model
 from cacse_trainer.settings.arguments import CommonTrainingArguments
 from cacse_trainer.settings.resources import resolve_resource
 from cacse_trainer.training.checkpoints import newest_whole
@@ -147,6 +147,7 @@ def train_adapter(
     """
     started = time.time()
     args.output_dir = str(folder)
+    refuse_foreign(folder, in_the_way(folder))
     if args.ddp_find_unused_parameters is None:  # every LoRA weight has a gradient in every pass
         args.ddp_find_unused_parameters = False
     if args.metric_for_best_model not in (None, "loss", "eval_loss"):
@@ -182,13 +183,16 @@ def train_adapter(
     warnings.filterwarnings("ignore", message=".*save_embedding_layers.*")
     trainer.settings = {**vars(model_args), "records": crc32_of(data_folder / TRAIN)}
     checkpoint = newest_whole(folder)
+    if trainer.is_world_process_zero():
+        folder.mkdir(parents=True, exist_ok=True)
+        mark_run(folder)
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     losses = curve(trainer.state.log_history, "eval_loss")
     if not all(map(math.isfinite, [result.training_loss, *(point["value"] for point in losses)])):
         raise RunError("the loss is not finite (NaN or infinite): no adapter is written; lower learning_rate")
-    trainer.save_model()
+    save_model(trainer, folder)
     report = {
         "model": model_args.model,
         "finished": time.strftime("%Y-%m-%d %H:%M"),

@@ -20,7 +20,7 @@ from typing import Any
 from transformers.trainer_utils import get_last_checkpoint
 
 from cacse_trainer.errors import RunError, UserError
-from cacse_trainer.files import delete_folder, only_one, read_object, refuse_foreign, write_json
+from cacse_trainer.files import only_one, read_object, refuse_foreign, write_json
 from cacse_trainer.pipeline.stages import TRAINING, Stage
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def _run_stages(
                     where = f"{total - len(waiting)} of {total}, log in {root / stage.name}.log"
                     logger.info("%s %s: %s, %s", kind.part, stage.name, BEGINNINGS[todo], where)
                     if todo == "redo" and stage.folder.is_dir():
-                        delete_folder(stage.folder)
+                        stage.clear()
                     spent = record[stage.name]["seconds"] if todo == "resume" else 0.0
                     note(stage, fingerprint=fingerprint, command=stage.command, seconds=spent, finished=False)
                     running[slot] = _Process(stage, root, environments[slot], resume=todo == "resume", spent=spent)

@@ -21,8 +21,8 @@ from typing import Any
 import yaml
 
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.files import foreign, keep_secret, sha256_of
-from cacse_trainer.runs.folder import foreign_in_exports, foreign_in_run, is_of_a_run
+from cacse_trainer.files import delete_folder, foreign, keep_secret, sha256_of
+from cacse_trainer.runs.folder import clear_run, foreign_in_exports, foreign_in_stage
 from cacse_trainer.settings.command_line import hand_over, is_secret
 from cacse_trainer.settings.distillation import EncoderChoice
 from cacse_trainer.settings.recipes import find_recipe, read_recipe, texts_in
@@ -108,14 +108,22 @@ class Stage:
             digest.update(_content(text).encode())
         return digest.hexdigest()[:24]
 
+    @property
+    def trains(self) -> bool:
+        """Whether its folder is that of a run."""
+        return self.command in TRAINING
+
     def foreign(self) -> list[Path]:
         """What lies in the folder and was not left by the command."""
-        if self.command in TRAINING:
-            beside = [path for path in sorted(self.folder.glob("*")) if not is_of_a_run(path)]
-            return beside + foreign_in_run(self.folder)
+        if self.trains:
+            return foreign_in_stage(self.folder)
         return (
             foreign_in_exports(self.folder) if self.command == "export" else foreign(self.folder, WRITES[self.command])
         )
+
+    def clear(self) -> None:
+        """Delete what the command left in the folder, in which there is nothing else."""
+        (clear_run if self.trains else delete_folder)(self.folder)
 
     def is_finished(self) -> bool:
         """Whether the folder holds what the command leaves last."""

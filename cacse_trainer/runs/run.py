@@ -39,6 +39,7 @@ from cacse_trainer.runs.folder import (
     check_output_dir,
     clear_output_dir,
     occupied,
+    save_model,
 )
 from cacse_trainer.runs.progress import use_run_progress
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
@@ -152,7 +153,7 @@ class TrainingRun:
             result = RunResult(folder, trained.global_step, {**summary, **(extra or {})})
             # accelerate leaves its autocast around forward; what is exported and compared is the float32 model itself
             model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
-            trainer.save_model()  # before the export, whose failure must not cost the weights
+            save_model(trainer, folder)  # before the export, whose failure must not cost the weights
             facts = CardFacts(
                 title=folder.resolve().name,
                 what="",

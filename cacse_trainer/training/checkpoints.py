@@ -34,18 +34,6 @@ PENDING_LOG = "pending_log.json"
 SETTINGS = "settings.json"
 """In a checkpoint: the settings that it was trained with, see `changes`."""
 
-OF_A_CHECKPOINT = (
-    TRAINER_STATE_NAME,
-    MANIFEST,
-    PENDING_LOG,
-    SETTINGS,
-    "optimizer.pt",
-    "scheduler.pt",
-    "scaler.pt",
-    "rng_state*.pth",
-)
-"""Patterns of the names in a checkpoint beside those of the model."""
-
 _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 _WRITE_WORDS = ("PytorchStreamWriter", "file write failed", "unexpected pos", "No space left", "Disk quota", "os error")
 

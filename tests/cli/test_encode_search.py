@@ -194,10 +194,18 @@ def test_encode_leaves_alone_what_is_not_its_own(model, corpus, tmp_path, capsys
     assert "did not write notes.txt" in capsys.readouterr().err.splitlines()[-1]
     notes.unlink()
     notes.parent.rmdir()
-    (tmp_path / "v.npy.json").write_text("mine")
+    notes = tmp_path / "v.npy.json"
+    for text in ("mine", '{"my": "notes"}'):
+        notes.write_text(text)
+        for more, said in (([], "v.npy.json is there already"), (["--overwrite"], "this program did not write it")):
+            assert run(encode.main, [*command, *more]) == 2
+            assert said in capsys.readouterr().err.splitlines()[-1] and notes.read_text() == text
+    notes.unlink()
+    output.write_text("mine")
+    output.with_name("v.npy.partial").mkdir()  # nothing in it says that the output is a run's
     assert run(encode.main, command) == 2
-    assert "v.npy.json is there already" in capsys.readouterr().err.splitlines()[-1]
-    (tmp_path / "v.npy.json").unlink()
+    assert "v.npy is there already" in capsys.readouterr().err.splitlines()[-1] and output.read_text() == "mine"
+    output.unlink()
     with only_one(output):
         assert run(encode.main, command) == 2
     assert "is being written by another process" in capsys.readouterr().err.splitlines()[-1]

@@ -10,12 +10,14 @@ import yaml
 
 from cacse_trainer.cli import pipeline
 from cacse_trainer.cli.common import run
+from cacse_trainer.encoding.model_card import CardFacts, render_card
 from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.files import only_one
 from cacse_trainer.pipeline import runner
 from cacse_trainer.pipeline.report import stage_scores
 from cacse_trainer.pipeline.runner import command_line, plan, read_record, run_stages
 from cacse_trainer.pipeline.stages import Stage, parse_change, read_stages
+from cacse_trainer.runs.folder import RUN
 from cacse_trainer.settings.recipes import find_recipe, recipe_names
 
 
@@ -63,10 +65,11 @@ def fake_commands(monkeypatch):
         stage.folder.mkdir(parents=True, exist_ok=True)
         if stage.command == "export":
             (stage.folder / "student").mkdir(exist_ok=True)
-            (stage.folder / "student" / "README.md").write_text("---\ntags:\n- cacse-trainer\n---\n")
+            (stage.folder / "student" / "README.md").write_text(render_card(CardFacts("", "")))
         else:
             report = {"model": "X", "metric": None, "exported": {}}
             (stage.folder / "training_report.json").write_text(json.dumps(report))
+            (stage.folder / RUN).write_text("[]")
 
         return ["true"]
 
@@ -114,7 +117,10 @@ def test_a_foreign_folder_is_left_alone(recipe, fake_commands, tmp_path):
     assert (root / "tower_a" / "thesis.txt").is_file() and not fake_commands
 
 
-@pytest.mark.parametrize("name", ["tower_b/notes.txt", "export/student/notes.txt", "export/mine/notes.txt"])
+@pytest.mark.parametrize(
+    "name",
+    ["tower_b/notes.txt", "tower_b/vocab.txt", "export/student/notes.txt", "export/.mine", "export/mine/notes.txt"],
+)
 def test_a_stage_is_done_anew_only_where_all_is_its_own(recipe, fake_commands, text_file, name):
     root, stages = read_stages(recipe, None, {})
     run_stages(root, stages)

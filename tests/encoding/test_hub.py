@@ -3,15 +3,19 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from cacse_trainer.encoding.hub import list_files
-from cacse_trainer.files import RECORD
+from cacse_trainer.encoding import hub as pushing
+from cacse_trainer.encoding.hub import HubTarget, list_files, push_folders
+from cacse_trainer.encoding.model_card import CardFacts, render_card
+from cacse_trainer.files import RECORD, write_json
 from tests.conftest import ROOT
 from tests.standin_hub import TOKEN
 
@@ -68,6 +72,12 @@ def folder(tmp_path, tiny_towers, tiny_tokenizer, dev_file) -> Path:
     return tmp_path / "student"
 
 
+UPLOAD = """
+import sys
+from huggingface_hub import HfApi
+name, revision, path = sys.argv[1:]
+HfApi().upload_file(path_or_fileobj=b"mine", path_in_repo=path, repo_id=name, revision=revision)
+"""
 LOAD = """
 import sys, numpy as np
 from sentence_transformers import SentenceTransformer
@@ -82,7 +92,10 @@ AutoModel.from_pretrained(name, revision=revision), AutoTokenizer.from_pretraine
 
 @pytest.mark.slow
 def test_pushed_and_loaded_again(hub, shell, folder):
-    """A private repository on a branch; then a second push that leaves no file of the first; then loaded by name."""
+    """A private repository on a branch; then a second push that leaves no file of the first; then loaded by name.
+
+    A file that is no push's stays.
+    """
     push = ["-m", "cacse_trainer.cli.export", "--folder", str(folder), "--push_to_hub", "--hub_model_id", "me/tiny"]
     extra = folder / "2_Dense" / "config.json"
     extra.parent.mkdir()
@@ -90,11 +103,12 @@ def test_pushed_and_loaded_again(hub, shell, folder):
     done = shell(*push, "--hub_private_repo", "--hub_revision", "v2")
     assert done.returncode == 0, done.stderr
     assert "2_Dense/config.json" in stored(hub)["me/tiny"]["v2"]
+    assert shell("-c", UPLOAD, "me/tiny", "v2", "data/train.csv").returncode == 0
     extra.unlink()
     extra.parent.rmdir()
     assert shell(*push, "--hub_revision", "v2").returncode == 0
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert set(stored(hub)["me/tiny"]["v2"]) - {".gitattributes"} == files - {RECORD}
+    assert set(stored(hub)["me/tiny"]["v2"]) == {".gitattributes", "data/train.csv", *files}
     loaded = shell("-c", LOAD, "me/tiny", str(folder), "v2")
     assert loaded.returncode == 0, loaded.stderr[-2000:]
     assert shell("-c", LOAD, "me/tiny", str(folder), "v2", token=None).returncode != 0  # it is private
@@ -154,7 +168,7 @@ def test_a_distillation_pushes_the_student(hub, shell, tmp_path, tiny_towers, te
     assert done.returncode == 0, done.stderr
     exported = tmp_path / "run" / "export" / "student"
     files = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
-    assert set(stored(hub)["me/student"]["main"]) - {".gitattributes"} == files - {RECORD}
+    assert set(stored(hub)["me/student"]["main"]) == {".gitattributes", *files}
     loaded = shell("-c", LOAD, "me/student", str(exported), "main")
     assert loaded.returncode == 0, loaded.stderr[-2000:]
 
@@ -173,3 +187,81 @@ def test_card_names_the_repository(folder):
     assert "model-index" in card and re.search(r"value: 0\.\d", card)
     beside = list_files([folder, folder.with_name("tower_a")], "me/tiny")
     assert set(beside) == set(files)  # the other folder is not there
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch) -> Path:
+    """A folder in the place of a repository, to which `push_folders` pushes."""
+    root = tmp_path / "repository"
+    root.mkdir()
+
+    class Api:
+        """What `push_folders` asks of the hub."""
+
+        def __init__(self, token):
+            self.whoami = self.create_repo = lambda *words, **settings: None
+
+        def list_repo_files(self, repo_id, revision):
+            return [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+
+        def hf_hub_download(self, repo_id, name, revision):
+            return str(root / name)
+
+        def create_commit(self, repo_id, operations, commit_message, revision):
+            for operation in operations:
+                path = root / operation.path_in_repo
+                if isinstance(operation, pushing.CommitOperationDelete):
+                    path.unlink()
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with operation.as_file() as file:
+                    path.write_bytes(file.read())
+            return SimpleNamespace(commit_url="there")
+
+    monkeypatch.setattr(pushing, "HfApi", Api)
+    return root
+
+
+def fill(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+
+
+FOREIGN = {"thesis.txt", "data/train.csv", "tower_a/notes.txt", "vocab.txt", "data/model.safetensors", ".gitattributes"}
+
+
+def test_a_push_deletes_only_what_an_earlier_one_wrote(repository, tmp_path):
+    """Also where the repository held other files before the first push."""
+    fill(repository, *FOREIGN)
+    first, second = {"config.json", "model.safetensors"}, {"config.json", "model-00001-of-00002.safetensors"}
+    for names, beside in ((first, "tower_a"), (second, "tower_b"), (first, "tower_a")):
+        exported = tmp_path / "export"
+        shutil.rmtree(exported, ignore_errors=True)
+        fill(exported, *(f"ensemble/{name}" for name in names), f"{beside}/config.json")
+        push_folders([exported / "ensemble", exported / beside], HubTarget("me/x"))
+        expected = {RECORD, f"{beside}/config.json", *names, *FOREIGN}
+        assert {path.relative_to(repository).as_posix() for path in repository.rglob("*") if path.is_file()} == expected
+
+
+@pytest.mark.parametrize("card", [render_card(CardFacts(title="x", what="")), "made with cacse-trainer"])
+def test_a_push_over_one_that_kept_no_list(repository, tmp_path, card):
+    """Weights that would be loaded instead of the new ones go, where the card is ours; nothing else does."""
+    fill(repository, *FOREIGN, "model.safetensors", "adapter_config.json", "2_Dense/config.json")
+    (repository / "README.md").write_text(card)
+    fill(tmp_path / "x", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "config.json")
+    push_folders([tmp_path / "x"], HubTarget("me/x"))
+    left = {path.relative_to(repository).as_posix() for path in repository.rglob("*") if path.is_file()}
+    assert {"2_Dense/config.json", *FOREIGN} <= left
+    stale = {"model.safetensors", "adapter_config.json"}
+    assert stale & left == (set() if card.startswith("---") else stale)
+
+
+def test_a_damaged_list_deletes_nothing(repository, tmp_path):
+    fill(repository, "thesis.txt", RECORD)
+    (repository / RECORD).write_text('["thesis')
+    fill(tmp_path / "x", "config.json")
+    push_folders([tmp_path / "x"], HubTarget("me/x"))
+    assert (repository / "thesis.txt").is_file()
+    write_json(repository / RECORD, ["../x", "gone.txt", "config.json"])
+    push_folders([tmp_path / "x"], HubTarget("me/x"))

@@ -9,9 +9,11 @@ import yaml
 
 from cacse_trainer.cli import instruct
 from cacse_trainer.cli.common import run
+from cacse_trainer.files import RECORD
 from cacse_trainer.instruct.evaluation import cells, compare
 from cacse_trainer.instruct.stages import PROOF
 from cacse_trainer.pipeline import runner
+from cacse_trainer.runs.folder import RUN
 from cacse_trainer.settings.recipes import find_recipe, parse_run, recipe_names
 
 LEFT = {
@@ -51,6 +53,7 @@ def ran(monkeypatch):
         assert stage.flags(root)[-2:] == ["--run_stage", stage.name]
         stage.folder.mkdir(parents=True, exist_ok=True)
         (stage.folder / PROOF[stage.name]).write_text(json.dumps(LEFT[stage.name]))
+        (stage.folder / (RUN if stage.name == "train" else RECORD)).write_text(json.dumps([PROOF[stage.name]]))
 
         return ["true"]
 
@@ -92,6 +95,20 @@ def test_what_is_done_anew(command, ran, dev_file, tmp_path, capsys):
     (tasks / "mine.yaml").write_text("task: mine\n")
     assert run_again(command, ran, *with_tasks) == ["evaluate"]
     assert run_again(command, ran, *with_tasks, "--quiet") == []
+
+
+@pytest.mark.parametrize("name", ["train/README.md", "train/vocab.txt", "merge/README.md", "train/export/.mine"])
+def test_a_stage_is_done_anew_only_where_all_is_its_own(command, ran, tmp_path, capsys, name):
+    run_again(command, ran)
+    logs, mine = tmp_path / "out" / "train" / "runs" / "old" / "events.out.tfevents.1", tmp_path / "out" / name
+    for path in (logs, mine):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    changed = [*command, "--lora_r", "5"]
+    assert run(instruct.main, changed) == 2
+    assert f"did not write {name.partition('/')[2]}" in capsys.readouterr().err and mine.read_text() == "mine"
+    mine.unlink()
+    assert run_again(changed, ran) == ["train", "merge", "evaluate"] and logs.read_text() == "mine"
 
 
 def test_stages_alone(command, ran, tmp_path, capsys):

@@ -1,14 +1,16 @@
 """An output folder: only what a run left there is ever replaced or deleted."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from cacse_trainer.encoding.model_card import CardFacts, render_card
 from cacse_trainer.errors import UserError
-from cacse_trainer.runs.folder import RUN, check_output_dir, clear_output_dir
+from cacse_trainer.runs.folder import RUN, check_output_dir, clear_output_dir, save_model
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 
-CARD = "---\ntags:\n- cacse-trainer\n---\n"
+CARD = render_card(CardFacts(title="encoder", what=""))
 OF_A_RUN = {
     "checkpoint-2/trainer_state.json": "{}",
     "checkpoint-2/model.safetensors": "weights",
@@ -18,12 +20,12 @@ OF_A_RUN = {
     "config.json": "{}",
     "model.safetensors": "weights",
     "tokenizer.json": "{}",
-    "runs/host/events.out.tfevents.1": "log",
     "training_report.json": "{}",
 }
 OF_A_PERSON = {
     "README.md": "my project",
     "runs/notes.txt": "mine",
+    "runs/old/events.out.tfevents.1": "mine",
     "checkpoint-notes.txt": "mine",
     "checkpoint-7/notes.txt": "mine",
     "tokenizer_notes.txt": "mine",
@@ -52,13 +54,43 @@ def test_overwriting_deletes_the_run_and_nothing_else(tmp_path):
     args = settings(tmp_path, overwrite_output_dir=True)
     assert check_output_dir(args) is None
     clear_output_dir(args)
-    assert contents(tmp_path) == {RUN, "runs/host/events.out.tfevents.1", *OF_A_PERSON}
-    (tmp_path / "runs" / "notes.txt").unlink()
+    assert contents(tmp_path) == {RUN, *OF_A_PERSON}
+
+
+class Saving:
+    """Of a trainer what `save_model` needs."""
+
+    names = ("config.json", "model.safetensors", "tokenizer_0/vocab.txt", "README.md")
+
+    def is_world_process_zero(self):
+        return True
+
+    def save_model(self, folder):
+        fill(Path(folder), dict.fromkeys(self.names, "ours"))
+
+
+def test_a_run_knows_what_it_saved(tmp_path):
+    """A file beside it that bears the name of a model's is somebody's, and in the way; so is one in the next run's."""
+    fill(tmp_path, {"README.md": "mine", "export/encoder/README.md": CARD})
+    clear_output_dir(settings(tmp_path))
+    for _ in range(2):  # the second time over the first
+        save_model(Saving(), tmp_path)
+        assert contents(tmp_path) == {RUN, "export/encoder/README.md", *Saving.names}
+        assert (tmp_path / "README.md").read_text() == "mine"
+    fill(tmp_path, {"training_report.json": "{}", "vocab.txt": "mine"})
+    for flags in ({"overwrite_output_dir": True}, {"resume_from_checkpoint": "x", "overwrite_output_dir": True}):
+        with pytest.raises(UserError, match="did not write vocab"):
+            check_output_dir(settings(tmp_path, **flags))
+    (tmp_path / "vocab.txt").unlink()
+    args = settings(tmp_path, overwrite_output_dir=True)
+    check_output_dir(args)
     clear_output_dir(args)
-    assert not (tmp_path / "runs").exists()  # TensorBoard's alone
+    assert contents(tmp_path) == {RUN, "README.md"}
 
 
-@pytest.mark.parametrize("name", ["export/encoder/notes.txt", "export/mine/model.bin", "checkpoint-2/notes.txt"])
+@pytest.mark.parametrize(
+    "name", ["export/encoder/notes.txt", "export/mine/model.bin", "export/.mine", "checkpoint-2/notes.txt"]
+)
 def test_foreign_files_inside_a_run_are_named(tmp_path, name):
     fill(tmp_path, {**OF_A_RUN, name: "mine"})
     listed = {"model.safetensors": {}, "trainer_state.json": {}}
@@ -83,7 +115,7 @@ def test_beside_other_files_a_run_has_its_place(tmp_path):
     args = settings(tmp_path)
     assert check_output_dir(args) is None
     clear_output_dir(args)
-    fill(tmp_path, {"config.json": "{}", "model.safetensors": "weights"})  # killed before its report
+    save_model(Saving(), tmp_path)  # killed before its report
     args = settings(tmp_path, overwrite_output_dir=True)
     assert check_output_dir(args) is None
     clear_output_dir(args)
