@@ -41,7 +41,7 @@ def parser() -> OneLineParser:
     add("--precision", default="float32", choices=PRECISIONS, help="int8: a byte a number; binary: a bit, packed")
     add("--no_normalize", action="store_true", help="keep the vectors' lengths; default: scaled to 1")
     add("--batch_size", type=count, help="rows a batch; default: by a budget of tokens, which is faster")
-    add("--shard_rows", type=int, default=SHARD_ROWS, help=f"lost at most when a run breaks; default {SHARD_ROWS}")
+    add("--shard_rows", type=count, default=SHARD_ROWS, help=f"lost at most when a run breaks; default {SHARD_ROWS}")
     add("--device", nargs="+", help="cpu, cuda:1, …; several: a process each. Default: a GPU where there is one")
     add("--overwrite", action="store_true", help="replace an output that is there, or shards of other settings")
     add("--disable_tqdm", action="store_true", help="no progress bar")
