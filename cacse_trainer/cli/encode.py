@@ -23,9 +23,10 @@ EPILOG = """examples:
   cacse-trainer encode --model A --input corpus.txt --output v.npy --device cuda:0 cuda:1      (a process each)
   torchrun --nproc_per_node 8 -m cacse_trainer.cli.encode --model A --input corpus.txt --output v.npy
 
-Row i of the output belongs to row i of the input, blank rows too; OUTPUT.json beside it says what made it. The vectors
-need not fit into memory: open them with numpy.load("vectors.npy", mmap_mode="r"), or search them with cacse-trainer
-search --corpus corpus.txt --vectors vectors.npy. A broken run goes on where it stopped: repeat the command.
+Row i of the output belongs to row i of the input, blank rows too; a missing text (null, NaN) is refused with its place.
+OUTPUT.json beside it says what made it. The vectors need not fit into memory: open them with numpy.load("vectors.npy",
+mmap_mode="r"), or search them with cacse-trainer search --corpus corpus.txt --vectors vectors.npy. A broken run goes on
+where it stopped: repeat the command.
 Several machines need a folder for the output that all of them see.
 """
 

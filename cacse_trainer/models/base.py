@@ -111,7 +111,7 @@ def as_config(config: PretrainedConfig | dict[str, Any] | None) -> PretrainedCon
     """
     if isinstance(config, PretrainedConfig):
         return config
-    fields = {"model_type": "bert"} if config is None or config == {} else config
+    fields = config or {"model_type": "bert"}
     if not fits(fields, dict) or not fits(fields.get("model_type"), str):
         raise ValueError(f"config.json holds {str(config)[:40]!r} where an encoder's config belongs; {MEND}")
     fields = dict(fields)

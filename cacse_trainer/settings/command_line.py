@@ -75,7 +75,7 @@ def number(word: str | float) -> float:
 
 
 class OneLineParser(ArgumentParser):
-    """`ArgumentParser` for every command: one-line errors, no abbreviations, finite floats, ``--quiet`` and ``--json``."""
+    """`ArgumentParser` for every command: one-line errors, finite floats, no abbreviations, ``--quiet``, ``--json``."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **{"allow_abbrev": False, "formatter_class": RawDescriptionHelpFormatter, **kwargs})
