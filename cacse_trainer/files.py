@@ -21,8 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from stat import S_IMODE
-from types import UnionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -240,13 +239,13 @@ def without_secrets(text: str) -> str:
     return text
 
 
-def read_object(path: Path, mend: str, **kinds: type | UnionType) -> dict[str, Any]:
+def read_object(path: Path, mend: str, /, **kinds: Any) -> dict[str, Any]:
     """A JSON file that holds one object.
 
     Args:
         path: the file.
         mend: what to do where it is damaged.
-        kinds: the entries that it must have, and their types.
+        kinds: the entries that it must have, and their types, see `fits`.
 
     Raises:
         UserError: it cannot be read, is no JSON, no object, or lacks an entry of the right type.
@@ -261,16 +260,32 @@ def read_object(path: Path, mend: str, **kinds: type | UnionType) -> dict[str, A
     return found
 
 
-def check_entries(found: Any, where: str, mend: str, **kinds: type | UnionType) -> None:
+def check_entries(found: Any, where: str, mend: str, /, **kinds: Any) -> None:
     """Refuse what was read from JSON unless it is an object with entries of these types; see `read_object`."""
     from cacse_trainer.errors import UserError
 
     if not isinstance(found, dict):
         raise UserError(f"{where}: holds no JSON object but {str(found)[:40]!r}; {mend}")
     for name, kind in kinds.items():
-        if not isinstance(found.get(name), kind):
+        if not fits(found.get(name), kind):
             what = f"{name!r} is {str(found[name])[:40]!r}" if name in found else f"has no {name!r}"
             raise UserError(f"{where}: is damaged ({what}); {mend}")
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON is of a type as an annotation writes it, the items of lists and objects too."""
+    inside = get_args(kind)
+    if get_origin(kind) in (Union, type(int | None)):
+        return any(fits(value, one) for one in inside)
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(fits(item, inside[0]) for item in value)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(fits(item, inside[1]) for item in value.values())
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    if kind is Any or not isinstance(kind, type):
+        return True
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def plain(value: Any) -> Any:

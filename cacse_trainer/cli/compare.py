@@ -15,7 +15,7 @@ from cacse_trainer.evaluation.compare import compare, comparison_rows
 from cacse_trainer.evaluation.results import read_results
 from cacse_trainer.evaluation.tables import text_table
 from cacse_trainer.files import write_json
-from cacse_trainer.settings.command_line import seed
+from cacse_trainer.settings.command_line import count, seed
 
 EPILOG = """The interval on STS is a paired bootstrap: the pairs are drawn anew, the same ones for both models.
 "clear" means that it lies on one side of 0: then the difference does not hang on which pairs happen to
@@ -28,7 +28,7 @@ def parser() -> OneLineParser:
     made = command_parser("compare", "Differences of two evaluations by task, second - first.", EPILOG)
     made.add_argument("first", type=Path, help="results.json of the one model, or its folder")
     made.add_argument("second", type=Path, help="results.json of the other")
-    made.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
+    made.add_argument("--draws", type=count, default=1000, help="of the bootstrap")
     made.add_argument("--confidence", type=float, default=0.95, help="of the interval")
     made.add_argument("--seed", type=seed, default=0, help="of the bootstrap")
     made.add_argument("--output", type=Path, help="write the differences as JSON, too")
@@ -38,8 +38,8 @@ def parser() -> OneLineParser:
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
     settings = parser().parse_args(arguments)
-    if not 0 < settings.confidence < 1 or settings.draws < 1:
-        raise UserError("confidence must be between 0 and 1, and draws at least 1")
+    if not 0 < settings.confidence < 1:
+        raise UserError("confidence must be between 0 and 1")
     rows = compare(
         settings.first, settings.second, draws=settings.draws, confidence=settings.confidence, seed=settings.seed
     )

@@ -23,9 +23,10 @@ EPILOG = """examples:
   cacse-trainer encode --model A --input corpus.txt --output v.npy --device cuda:0 cuda:1      (a process each)
   torchrun --nproc_per_node 8 -m cacse_trainer.cli.encode --model A --input corpus.txt --output v.npy
 
-Row i of the output belongs to row i of the input, blank rows too; OUTPUT.json beside it says what made it. The vectors
-need not fit into memory: open them with numpy.load("vectors.npy", mmap_mode="r"), or search them with cacse-trainer
-search --corpus corpus.txt --vectors vectors.npy. A broken run goes on where it stopped: repeat the command.
+Row i of the output belongs to row i of the input, blank rows too; a missing text (null, NaN) is refused with its place.
+OUTPUT.json beside it says what made it. The vectors need not fit into memory: open them with numpy.load("vectors.npy",
+mmap_mode="r"), or search them with cacse-trainer search --corpus corpus.txt --vectors vectors.npy. A broken run goes on
+where it stopped: repeat the command.
 Several machines need a folder for the output that all of them see.
 """
 
@@ -41,7 +42,7 @@ def parser() -> OneLineParser:
     add("--precision", default="float32", choices=PRECISIONS, help="int8: a byte a number; binary: a bit, packed")
     add("--no_normalize", action="store_true", help="keep the vectors' lengths; default: scaled to 1")
     add("--batch_size", type=count, help="rows a batch; default: by a budget of tokens, which is faster")
-    add("--shard_rows", type=int, default=SHARD_ROWS, help=f"lost at most when a run breaks; default {SHARD_ROWS}")
+    add("--shard_rows", type=count, default=SHARD_ROWS, help=f"lost at most when a run breaks; default {SHARD_ROWS}")
     add("--device", nargs="+", help="cpu, cuda:1, …; several: a process each. Default: a GPU where there is one")
     add("--overwrite", action="store_true", help="replace an output that is there, or shards of other settings")
     add("--disable_tqdm", action="store_true", help="no progress bar")

@@ -25,7 +25,7 @@ def add_encoder_flags(parser: argparse.ArgumentParser) -> None:
     add_bf16_flag(add)
     add("--max_seq_length", type=count, help="in tokens; default: what the model states")
     add("--tokens_per_batch", type=count, help="padded tokens a batch; default: by kind of device")
-    add("--truncate_dim", type=int, help="keep so many of the first dimensions")
+    add("--truncate_dim", type=count, help="keep so many of the first dimensions")
     add("--trust_remote_code", action="store_true", help="run the model code that comes with the checkpoint")
 
 

@@ -14,7 +14,7 @@ from cacse_trainer.errors import UserError
 class Corpus:
     """The rows of one text column, read anew on each pass, a block at a time.
 
-    No row is dropped: a blank or missing one is ``""``, so that row i stays row i.
+    No row is dropped, blank ones neither, so that row i stays row i; a missing text is refused.
 
     Args:
         path_or_name: as for `load_sentences`: a txt, csv, tsv, jsonl or parquet file, or a Hugging Face data set.
@@ -37,4 +37,8 @@ class Corpus:
 
     def __iter__(self) -> Iterator[str]:
         for batch in self.source.batches([self.column]):
-            yield from pc.fill_null(strings_of(batch, self.column), "").to_pylist()
+            strings = strings_of(batch, self.column)
+            if strings.null_count:
+                where = batch.where(pc.index(strings.is_null(), True).as_py())
+                raise UserError(f'{where}: has no {self.column!r}; write "" for a text without words, or drop the row')
+            yield from strings.to_pylist()

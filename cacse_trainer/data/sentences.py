@@ -146,6 +146,13 @@ def _known_columns(source: Source, found: list[str]) -> Sequence[str]:
             f"{source.name}: which of its columns ({', '.join(found)})? name one to three with text_columns"
         )
     _check_header(source, found)
+    if isinstance(source, FileSource) and source.kind in DELIMITERS:
+        logger.warning(
+            "%s: took %r for the header; if it is a sentence, name the file .txt, or write a header above it (a line "
+            "that says: text)",
+            source.name,
+            found[0],
+        )
     return found
 
 

@@ -24,7 +24,7 @@ from cacse_trainer.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from cacse_trainer.models.adapters import base_model_of, load_adapter, merge_adapter
 from cacse_trainer.models.base import CLS_WITH_MLP, contract_of, pools_by_itself
 from cacse_trainer.models.bidirectional import make_bidirectional
-from cacse_trainer.models.pretrained import find_file, is_decoder, load_config, load_encoder_model, read_json
+from cacse_trainer.models.pretrained import find_file, is_decoder, load_config, load_encoder_model, read_settings
 from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of, tokenizers_of
 from cacse_trainer.settings.precision import accelerator
@@ -201,7 +201,7 @@ def _find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | Non
         _check_folder(str(name), path)
         _check_hub(str(name), path)
     if path is not None and adapter is None:
-        if read_json(path, "config.json") is not None or find_file(path, ADAPTER_CONFIG) is None:
+        if find_file(path, "config.json") is not None or find_file(path, ADAPTER_CONFIG) is None:
             return path, None, None
         path, adapter = None, path
     if adapter is None:
@@ -221,7 +221,7 @@ def _find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | Non
 
 def is_sentence_model(path: str) -> bool:
     """Whether a sentence model is there; what its files say to sentence-transformers is then not needed."""
-    return pools_by_itself((read_json(path, "config.json") or {}).get("model_type"))
+    return pools_by_itself((read_settings(path, "config.json", model_type=str | None) or {}).get("model_type"))
 
 
 def fingerprint(model: nn.Module) -> str:

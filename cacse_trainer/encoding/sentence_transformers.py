@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from cacse_trainer.compute.pooling import POOLINGS
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.files import check_entries, write_json
-from cacse_trainer.models.pretrained import damage_named, find_file, list_of_modules, read_json
+from cacse_trainer.files import write_json
+from cacse_trainer.models.pretrained import damage_named, find_file, list_of_modules, read_settings
 
 MODULES = "modules.json"
 LENGTH = "sentence_bert_config.json"
-MEND = "download the model anew"
 KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 """In the names of the length file, by the kind of transformer that older versions saved; in the library's order."""
 PROMPTS = "config_sentence_transformers.json"
@@ -105,7 +104,7 @@ def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
         elif kind == "Dense" and found.pooling:
             found.above.append(_read_dense(name, path))
         elif kind == "Normalize" and found.pooling:
-            _read_names(name, path, kind, read_json(name, f"{path}/config.json") or {})
+            _read_names(name, path, kind, read_settings(name, f"{path}/config.json") or {})
             found.above.append(Normalize())
         elif kind != "Dropout":  # which does nothing at inference
             raise UserError(
@@ -127,8 +126,8 @@ class Normalize(nn.Module):
 
 def _read_prompt(name: str) -> str:
     """What is put before every sentence; nothing where no prompt is the default one."""
-    settings = read_json(name, PROMPTS) or {}
-    check_entries(settings, f"model {name}: {PROMPTS}", MEND, prompts=dict | None, default_prompt_name=str | None)
+    kinds = {"prompts": dict[str, str | None] | None, "default_prompt_name": str | None}
+    settings = read_settings(name, PROMPTS, **kinds) or {}
     chosen = settings.get("default_prompt_name")
     prompts = {"query": None, "document": None, **(settings.get("prompts") or {})}  # the library knows these two
     if chosen and chosen not in prompts:
@@ -141,12 +140,17 @@ def _read_prompt(name: str) -> str:
 
 def _read_transformer(name: str, path: str, found: Modules) -> None:
     """The length limit and what else the transformer's file says; what would be left out is refused."""
-    files = (read_json(name, f"{path}/sentence_{kind}_config.json".lstrip("/")) for kind in KINDS)
-    settings: dict[str, Any] = next(filter(None, files), {})
-    check_entries(settings, f"model {name}: {LENGTH}", MEND, max_seq_length=int | None)
-    found.max_seq_length = settings.get("max_seq_length")
-    found.lower_case = bool(settings.get("do_lower_case"))
     groups = ("config_args", "config_kwargs", "tokenizer_args", "processor_kwargs", "processing_kwargs")
+    kinds = {"max_seq_length": int | None, **dict.fromkeys(groups, dict | None)}
+    files = (read_settings(name, f"{path}/sentence_{kind}_config.json".lstrip("/"), **kinds) for kind in KINDS)
+    settings = next(filter(None, files), {})
+    found.max_seq_length = settings.get("max_seq_length")
+    if found.max_seq_length is not None and found.max_seq_length < 1:
+        raise UserError(
+            f"model {name}: max_seq_length is {found.max_seq_length} in its {LENGTH}; write a number from 1 there, or "
+            "take it out"
+        )
+    found.lower_case = bool(settings.get("do_lower_case"))
     asked = [f"{group} {key}" for group in groups for key in settings.get(group) or {} if key not in WITHOUT_EFFECT]
     if settings.get("transformer_task", "feature-extraction") != "feature-extraction":
         asked.append(f"transformer_task {settings['transformer_task']}")
@@ -158,8 +162,8 @@ def _read_transformer(name: str, path: str, found: Modules) -> None:
 
 
 def _read_pooling(name: str, path: str, prompt: str) -> str:
-    settings = read_json(name, f"{path}/config.json".lstrip("/")) or {}
-    check_entries(settings, f"model {name}: {path}/config.json", MEND, pooling_mode=str | list | None)
+    modes_kind = str | list[str] | None
+    settings = read_settings(name, f"{path}/config.json".lstrip("/"), pooling_mode=modes_kind) or {}
     modes = settings.get("pooling_mode") or []
     flags = [flag for flag, value in settings.items() if flag.startswith("pooling_mode_") and value is True]
     known = {**NEWER_NAMES, **{flag: pooling for pooling, flag in POOLING_FLAGS.items()}}
@@ -175,12 +179,11 @@ def _read_pooling(name: str, path: str, prompt: str) -> str:
 
 
 def _read_dense(name: str, path: str) -> nn.Module:
-    settings = read_json(name, f"{path}/config.json")
+    kinds = {"in_features": int, "out_features": int, "activation_function": str | None}
+    settings = read_settings(name, f"{path}/config.json", **kinds)
     file = find_file(name, f"{path}/model.safetensors") or find_file(name, f"{path}/pytorch_model.bin")
     if settings is None or file is None:
         raise UserError(f"model {name}: modules.json names the Dense module {path}, but its files are missing")
-    sizes = {"in_features": int, "out_features": int}
-    check_entries(settings, f"model {name}: {path}/config.json", MEND, activation_function=str | None, **sizes)
     activation = (settings.get("activation_function") or TANH).rpartition(".")[2]
     _read_names(name, path, "Dense", settings)
     if activation not in ACTIVATIONS or settings.get("use_residual"):
@@ -200,7 +203,7 @@ def _read_dense(name: str, path: str) -> nn.Module:
 def _read_names(name: str, path: str, kind: str, settings: dict[str, Any]) -> None:
     """Refuse a layer that reads or writes something else than the sentence's vector."""
     keys = ("module_input_name", "module_output_name")
-    names = {settings.get(key) or "sentence_embedding" for key in keys}
+    names = {str(settings.get(key) or "sentence_embedding") for key in keys}
     if names != {"sentence_embedding"}:
         raise UserError(
             f"model {name}: the {kind} module {path} works on {', '.join(sorted(names))}, which is not supported here; "

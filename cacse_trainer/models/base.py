@@ -20,7 +20,9 @@ from cacse_trainer.compute.fast_paths import use_fast_paths
 from cacse_trainer.compute.packing import can_pack, sentence_vectors
 from cacse_trainer.compute.pooling import LAYER_POOLINGS
 from cacse_trainer.errors import UserError
+from cacse_trainer.files import fits
 from cacse_trainer.models.heads import FreshLinear
+from cacse_trainer.models.pretrained import MEND
 
 Embed = Callable[..., Tensor]
 """``embed(input_ids, attention_mask[, token_type_ids]) → (N, H)``."""
@@ -103,10 +105,16 @@ def as_config(config: PretrainedConfig | dict[str, Any] | None) -> PretrainedCon
     """A sub-config from whatever ``config.json`` or a caller holds; BERT-base when nothing is given.
 
     Of a kind whose code comes with its checkpoint only the fields are known: a plain `PretrainedConfig`.
+
+    Raises:
+        ValueError: it is no config, or does not say of which kind.
     """
     if isinstance(config, PretrainedConfig):
         return config
-    fields = dict(config or {"model_type": "bert"})
+    fields = config or {"model_type": "bert"}
+    if not fits(fields, dict) or not fits(fields.get("model_type"), str):
+        raise ValueError(f"config.json holds {str(config)[:40]!r} where an encoder's config belongs; {MEND}")
+    fields = dict(fields)
     kind = fields.pop("model_type")
     return AutoConfig.for_model(kind, **fields) if kind in CONFIG_MAPPING else PretrainedConfig(**fields)
 
@@ -121,15 +129,33 @@ class SentenceConfig(PretrainedConfig):
                 setattr(self, name, as_config(value) if name.endswith("_config") else value)
 
     @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As the parent's, from what a file holds: values of other types than ``__init__`` states are refused.
+
+        Raises:
+            ValueError: with the first of them.
+        """
+        for name, kind in cls._settings().items():
+            if name in config_dict and not fits(config_dict[name], kind):
+                raise ValueError(f"config.json is damaged ({name!r} is {str(config_dict[name])[:40]!r}); {MEND}")
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def _settings(cls) -> dict[str, Any]:
+        """The arguments of ``__init__``, those of the classes above it too, and their types."""
+        kinds = cls.__mro__[cls.__mro__.index(SentenceConfig) - 1 :: -1] if cls is not SentenceConfig else ()
+        taken = [parameter for kind in kinds for parameter in inspect.signature(kind).parameters.values()]
+        kept = [one for one in taken if one.kind is not one.VAR_KEYWORD]
+        return {one.name: Any if one.annotation is one.empty else one.annotation for one in kept}
+
+    @classmethod
     def check_names(cls, settings: Collection[str]) -> None:
         """Refuse names that are no settings of this config.
 
         Raises:
             ValueError: with the first of them.
         """
-        kinds = cls.__mro__[: cls.__mro__.index(SentenceConfig)]
-        known = {name for kind in kinds for name in inspect.signature(kind).parameters}
-        unknown = sorted(set(settings) - known)
+        unknown = sorted(set(settings) - set(cls._settings()))
         if unknown:
             raise ValueError(f"{unknown[0]!r} is no setting of {cls.__name__}")
 

@@ -5,6 +5,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from cacse_trainer.models.base import SentenceConfig, as_config
+from cacse_trainer.models.pretrained import MEND
 
 POOLING_NAMES = {
     "cls": "cls",
@@ -74,6 +75,14 @@ class EnsembleConfig(SentenceConfig):
         for derived in ("hidden_size", "vocab_size", "max_position_embeddings"):
             kwargs.pop(derived, None)
         super().__init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As the parent's; null, which asks ``__init__`` for a default, is none that a file was written with."""
+        for name in ("encoder_configs", "weights", "poolings"):
+            if config_dict.get(name, ()) is None:
+                raise ValueError(f"config.json is damaged ({name!r} is null); {MEND}")
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def scaled(self) -> list[bool]:

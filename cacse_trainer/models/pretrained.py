@@ -29,6 +29,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import cached_file
 
 from cacse_trainer.errors import UserError, one_line
+from cacse_trainer.files import check_entries
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ SEES_BOTH_SIDES = frozenset({"xlnet", "bert-generation"})
 """Kinds that transformers lists as causal, and that read a whole text."""
 READ = frozenset({".safetensors", ".bin", ".json", ".model", ".txt"})
 """Endings of the files that a model is read from."""
+MEND = "download the model anew"
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -175,19 +177,30 @@ def find_file(path: str | Path, file: str) -> Path | None:
     return Path(found) if found else None
 
 
-def read_json(path: str | Path, file: str) -> Any:
-    """A JSON file of a folder or hub model; None when there is none.
+def read_settings(path: str | Path, file: str, /, **kinds: Any) -> dict[str, Any] | None:
+    """A JSON file of a folder or hub model that holds an object; None when there is none.
+
+    Args:
+        path: folder or hub id.
+        file: its name in there.
+        kinds: the entries that it must have, and their types, as for `check_entries`.
 
     Raises:
-        UserError: the file is no JSON.
+        UserError: the file is no JSON, no object, or lacks an entry of the right type.
     """
     found = find_file(path, file)
     if found is None:
         return None
+    settings = _json(path, found)
+    check_entries(settings, f"model {path}: {file}", MEND, **kinds)
+    return settings
+
+
+def _json(path: str | Path, file: Path) -> Any:
     try:
-        return json.loads(found.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"model {path}: {damage(found) or f'{file} is no JSON ({error})'}") from error
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"model {path}: {damage(file)}") from error
 
 
 def list_of_modules(path: str | Path) -> list[dict[str, str]]:
@@ -196,8 +209,8 @@ def list_of_modules(path: str | Path) -> list[dict[str, str]]:
     Raises:
         UserError: it is no such list.
     """
-    listed = read_json(path, "modules.json")
-    rows = [] if listed is None else listed
+    found = find_file(path, "modules.json")
+    rows = [] if found is None else _json(path, found)
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and isinstance(row.get("type"), str) and isinstance(row.get("path"), str) for row in rows
     ):
@@ -276,6 +289,11 @@ def damage(file: Path) -> str | None:
                 pass
         except SafetensorError as error:
             broken = f"is damaged ({one_line(error)})"
+    if broken is None and file.suffix == ".json":
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            broken = f"is no JSON ({one_line(error)})"
     if broken is None and file.suffix == ".bin" and head.startswith(b"PK") and not zipfile.is_zipfile(file):
         broken = "breaks off"
     return f"{file} {broken}; download it anew" if broken is not None else None

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.export.encoders import export
-from cacse_trainer.files import read_object
+from cacse_trainer.files import check_entries, read_object
 from cacse_trainer.models.pretrained import load_encoder_model
 from cacse_trainer.runs.build import load_encoders, load_tokenizer
 from cacse_trainer.runs.folder import REPORT
@@ -94,5 +95,10 @@ def _recorded(checkpoint: Path) -> dict[str, Any]:
         path = folder / REPORT
         if path.is_file():
             mend = "move it away to export without what it says of the run"
-            return read_object(path, mend, card=dict | None, settings=dict | None)
+            report = read_object(path, mend, card=dict | None, settings=dict | None)
+            card, settings = report.get("card") or {}, report.get("settings") or {}
+            kinds = {kind.name: kind.type for kind in fields(CardFacts) if kind.name in card}
+            check_entries(card, f"{path}: card", mend, **kinds)
+            check_entries(settings, f"{path}: settings", mend, dev_file=list[str] | None)
+            return report
     return {}

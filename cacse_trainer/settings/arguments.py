@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, ClassVar
 
 from transformers import TrainingArguments
@@ -193,9 +194,12 @@ class CommonTrainingArguments(TrainingArguments):
         self.metric_for_best_model = None
 
     def _check_counts(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}")
         if not (self.max_steps >= 1 or self.max_steps == -1):
             raise ValueError(f"max_steps must be a number from 1, or -1 (by epochs), got {self.max_steps}")
-        if self.max_steps == -1 and not 0 < self.num_train_epochs < float("inf"):
+        if self.max_steps == -1 and not self.num_train_epochs > 0:
             raise ValueError(f"num_train_epochs must be above 0, got {self.num_train_epochs}")
         for name in ("gradient_accumulation_steps", "eval_steps", "save_steps", "logging_steps"):
             value = getattr(self, name)

@@ -4,6 +4,7 @@ What a command line gave, and the command that repeats it, are told from what th
 neither, and is hidden wherever it would be written (`keep_secret`).
 """
 
+import math
 import os
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -58,18 +59,27 @@ def canonical(word: str) -> str:
 
 
 def count(word: str) -> int:
-    """A flag's value that counts something: a whole number from 1."""
+    """A flag's value that counts something: a whole number from 1, of 32 bits."""
     number = int(word)
-    if number < 1:
-        raise ArgumentTypeError(f"is {number}; it must be at least 1")
+    if not 1 <= number < 2**31:
+        raise ArgumentTypeError(f"is {number}; it must be at least 1, and below {2**31}")
     return number
 
 
+def number(word: str | float) -> float:
+    """A flag's value that is a number: neither NaN nor infinite."""
+    value = float(word)
+    if not math.isfinite(value):
+        raise ArgumentTypeError(f"is {word}; it must be a finite number")
+    return value
+
+
 class OneLineParser(ArgumentParser):
-    """`ArgumentParser` for every command: errors are one line, abbreviations are none, ``--quiet`` and ``--json``."""
+    """`ArgumentParser` for every command: one-line errors, finite floats, no abbreviations, ``--quiet``, ``--json``."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **{"allow_abbrev": False, "formatter_class": RawDescriptionHelpFormatter, **kwargs})
+        self.register("type", float, number)
         output = self.add_argument_group("output")
         output.add_argument("--quiet", action="store_true", help="warnings, errors and the result only; no progress")
         output.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from cacse_trainer.settings import setting
+from cacse_trainer.settings.command_line import number
 from cacse_trainer.settings.precision import FLAG, HELP
 
 
@@ -31,9 +32,11 @@ class EncoderChoice:
         self.path = str(fields["path"])
         self.pooling = None if fields.get("pooling") is None else str(fields["pooling"])
         try:
-            self.weight = float(fields.get("weight", 1.0))
-        except (TypeError, ValueError) as error:
-            raise ArgumentTypeError(f"the weight of {self.path} must be a number, got {fields['weight']!r}") from error
+            self.weight = number(fields.get("weight", 1.0))
+        except (TypeError, ValueError, ArgumentTypeError) as error:
+            raise ArgumentTypeError(
+                f"the weight of {self.path} must be a finite number, got {fields['weight']!r}"
+            ) from error
 
     def __str__(self) -> str:
         pooling = f",pooling={self.pooling}" if self.pooling is not None else ""

@@ -15,7 +15,7 @@ from transformers import HfArgumentParser
 
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import keep_secret
-from cacse_trainer.settings.command_line import OneLineParser, is_secret
+from cacse_trainer.settings.command_line import OneLineParser, is_secret, number
 from cacse_trainer.settings.distillation import EncoderChoice
 from cacse_trainer.settings.resources import CHECKOUT, INSTALLED, nearest
 
@@ -150,7 +150,7 @@ def _converted(value: Any, action: Action, where: str, hint: Any) -> Any:
             raise UserError(f"{where}: takes plain values, got {item!r}")
         if isinstance(item, float) and item.is_integer() and action.type is int:
             item = int(item)
-        read: Any = action.type if callable(action.type) else str
+        read: Any = number if action.type is float else action.type if callable(action.type) else str
         try:
             converted = read(item if is_choice else str(item))
         except (ValueError, TypeError) as error:

@@ -63,7 +63,7 @@ def test_kinds_of_files_and_precisions(model, corpus, tmp_path, kind):
     if kind == "csv":
         path.write_text("id,body\n" + "".join(f'{i},"{line}"\n' for i, line in enumerate(lines)))
     elif kind == "jsonl":
-        path.write_text("".join(json.dumps({"id": i, "body": line or None}) + "\n" for i, line in enumerate(lines)))
+        path.write_text("".join(json.dumps({"id": i, "body": line}) + "\n" for i, line in enumerate(lines)))
     else:
         pq.write_table(pa.table({"id": range(len(lines)), "body": lines}), path)
     output = tmp_path / "out.parquet"

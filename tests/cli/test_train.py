@@ -364,7 +364,7 @@ def test_damaged_weights_are_one_line(command, tmp_path, capsys):
     ("change", "words"),
     [
         (["--learning_rate", "-1"], "learning_rate must be a number from 0"),
-        (["--learning_rate", "nan"], "learning_rate must be a number from 0"),
+        (["--learning_rate", "nan"], "must be a finite number"),
         (["--per_device_train_batch_size", "1"], "no negatives"),
         (["--eval_max_seq_length", "1000"], "beyond the model's 64 positions"),
         (["--max_seq_length", "2"], "leaves no room"),

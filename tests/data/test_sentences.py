@@ -291,6 +291,37 @@ def test_an_odd_name_is_a_column_when_it_is_given(write):
         Corpus(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"text": "one"}\n{"text": null}\n{"text": "two"}\n'),
+        ("a.jsonl", '{"text": "one"}\n{"id": 2}\n'),
+        ("a.csv", "text\nNaN\none\n"),
+    ],
+)
+def test_a_corpus_has_a_text_in_every_row(write, name, content):
+    """A blank one is a row of its own; a missing one could be a mistake, and is refused with its place."""
+    path = write(name, content)
+    with pytest.raises(UserError, match=f"{name}, line 2: has no 'text'"):
+        list(Corpus(path))
+    pq.write_table(pa.table({"text": ["one", "", None]}), f"{path}.parquet")
+    with pytest.raises(UserError, match="row 3: has no 'text'"):
+        list(Corpus(f"{path}.parquet"))
+    assert list(Corpus(write("b.csv", 'text\none\n\n""\n'))) == ["one", "", ""]
+
+
+def test_a_word_that_may_be_a_sentence_is_not_taken_for_the_header_in_silence(write, caplog):
+    path = write("a.csv", "dog\ncat\nhouse\n")
+    for read in (rows_of, Corpus):
+        caplog.clear()
+        read(path)
+        assert "took 'dog' for the header" in caplog.text and "name the file .txt" in caplog.text
+    caplog.clear()
+    rows_of(path, "dog")
+    rows_of(write("b.csv", "text\ncat\nhouse\n"))
+    assert "took" not in caplog.text
+
+
 def test_a_damaged_block_of_a_parquet_file(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": [f"sentence {i}" for i in range(2000)]}), path, compression="none")

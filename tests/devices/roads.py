@@ -16,6 +16,8 @@ from tests.conftest import WORDS, tiny_config, write_pairs, write_sentences
 from tests.tiny_decoders import make_tiny_decoder
 
 STEPS = 4
+RESUME = ["--resume_from_checkpoint", "last"]
+CONSTANT = ["--lr_scheduler_type", "constant"]
 
 
 def make_models(folder: Path) -> None:
@@ -54,6 +56,16 @@ def roads(folder: Path, device: str) -> dict[str, list[str]]:
 
     single, decoder = ["--model", str(folder / "a")], str(folder / "llama")
     adapter = ["--lora_r", "2", "--lora_dropout", "0"]
+    diffcse = [*single, "--generator", str(folder / "generator")]
+    of_decoder = ["--model", decoder, "--pooling", "last_token", *adapter]
+    distill = ["distill", *run, "--teacher", str(folder / "cacse" / "export"), "--student", str(folder / "a")]
+    resumed = {
+        "simcse_half": train("simcse_half", *single),
+        "cacse_half": train("cacse_half", *towers("a", "b", "c")),
+        "diffcse_half": train("diffcse_half", *diffcse),
+        "decoder_half": train("decoder_half", *of_decoder),
+        "distill_half": [*distill, "--output_dir", str(folder / "distill_half")],
+    }
     encoder = str(folder / "simcse" / "export" / "encoder")
     return {
         "cacse": train("cacse", *towers("a", "b", "c")),
@@ -64,13 +76,10 @@ def roads(folder: Path, device: str) -> dict[str, list[str]]:
         "simcse_mlm": train("simcse_mlm", "--model", str(folder / "generator"), "--mlm_weight", "0.1"),
         "simcse_bf16": train("simcse_bf16", *single, "--bf16", "true"),
         "simcse_mean": train("simcse_mean", *single, "--pooling", "mean"),
-        "diffcse": train("diffcse", *single, "--generator", str(folder / "generator")),
-        "decoder": train("decoder", "--model", decoder, "--pooling", "last_token", *adapter),
-        "distill": [
-            *("distill", *run, "--teacher", str(folder / "cacse" / "export"), "--student", str(folder / "a")),
-            *("--output_dir", str(folder / "distill")),
-        ],
-        "resume": train("simcse_half", *single, "--resume_from_checkpoint", "last"),
+        "diffcse": train("diffcse", *diffcse),
+        "decoder": train("decoder", *of_decoder),
+        "distill": [*distill, "--output_dir", str(folder / "distill")],
+        **{name: [*words, *RESUME] for name, words in resumed.items()},
         "export": [
             *("export", "--checkpoint", str(folder / "cacse"), "--dev_file", f"dev={dev}"),
             *("--output_dir", str(folder / "exported")),
@@ -115,14 +124,12 @@ def main(device: str, folder: Path) -> None:
     torch.manual_seed(0)
     make_models(folder)
     for name, arguments in roads(folder, device).items():
-        if name == "resume":  # half of a run first
-            half = [*arguments[:-2], "--max_steps", "2", "--lr_scheduler_type", "constant"]
-            command([word for word in half if word not in ("--resume_from_checkpoint", "last")] + arguments[-2:])
-            (folder / "simcse_half" / "training_report.json").unlink(missing_ok=True)
-            arguments = [*arguments, "--lr_scheduler_type", "constant", "--resume_with_changes"]  # of the length
+        if arguments[-len(RESUME) :] == RESUME:  # half of a run first
+            command([*arguments[: -len(RESUME)], *CONSTANT, "--max_steps", str(STEPS // 2), "--export", "false"])
+            (folder / name / "training_report.json").unlink(missing_ok=True)
+            arguments = [*arguments, *CONSTANT, "--resume_with_changes"]  # of the length
         code = command(arguments)
-        target = {"resume": "simcse_half"}.get(name, name)
-        print(json.dumps({"road": name, "code": code, **numbers(target, folder)}), flush=True)
+        print(json.dumps({"road": name, "code": code, **numbers(name, folder)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -397,7 +397,7 @@ CASES: list[Case] = [
     Case("an unknown flag", lambda place: place.cacse("--learning_rat", "1"), "did you mean --learning_rate?"),
     Case("a flag without its value", lambda place: place.cacse("--config"), "expected one argument"),
     flag("a negative learning rate", "learning_rate must be a number from 0", learning_rate="-1"),
-    flag("a learning rate of NaN", "learning_rate must be a number from 0", learning_rate="nan"),
+    flag("a learning rate of NaN", "must be a finite number", learning_rate="nan"),
     flag("a word for a learning rate", "learning_rate", learning_rate="fast"),
     flag("a batch of one", "no negatives", per_device_train_batch_size="1"),
     flag("a batch of none", "no negatives", per_device_train_batch_size="0"),

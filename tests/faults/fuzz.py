@@ -30,8 +30,10 @@ import torch
 import yaml
 from torch import nn
 
+from cacse_trainer import CacseBertModel, EnsembleModel, SentenceEmbeddingModel
 from cacse_trainer.cli import main
 from cacse_trainer.encoding.sentence_transformers import write_modules
+from cacse_trainer.models.pretrained import load_encoder_model
 from tests.faults.bad_input import Place
 
 SECONDS = 120
@@ -126,7 +128,21 @@ def _swapped(value: Any, random: random.Random) -> Any:
     return copy
 
 
-MUTATIONS = (truncate, flip, flip, insert, delete, lines, delimiters, encode, empty, types, types, types)
+Mutation = Callable[[bytes, random.Random], bytes]
+MUTATIONS: tuple[Mutation, ...] = (
+    truncate,
+    flip,
+    flip,
+    insert,
+    delete,
+    lines,
+    delimiters,
+    encode,
+    empty,
+    types,
+    types,
+    types,
+)
 
 # ---- what is spoiled, and who reads it ----
 
@@ -140,12 +156,14 @@ class Target:
         source: the file, or a folder with files of which one is spoiled.
         command: the words that read it from where it is put.
         pattern: of the files in a folder.
+        mutations: how it is spoiled.
     """
 
     kind: str
     source: Path
     command: Callable[[Path], list[str]]
     pattern: str = "*"
+    mutations: tuple[Mutation, ...] = MUTATIONS
 
 
 class Ground:
@@ -237,6 +255,12 @@ class Ground:
             Target("sentence-transformers folder", folder, lambda path: self._train(model=str(path)), "**/*.json"),
             Target("index", index, lambda path: ["search", "--index", str(path), "--query", "a dog"]),
             Target("vectors", vectors, with_vectors),
+            *[
+                Target("own checkpoint", own, self._model, "config.json")
+                for own in own_models(self.place, self.good).values()
+                for _ in range(2)
+            ],
+            *[Target("config", folder, self._model, "config.json", (empty, types))] * 2,
         ]
 
     def _runs(self) -> list[Target]:
@@ -296,7 +320,7 @@ class Ground:
         if target.source.is_dir():
             shutil.copytree(target.source, path)
             spoiled = chance.choice(sorted(file for file in path.glob(target.pattern) if file.is_file()))
-        mutate = chance.choice(MUTATIONS)
+        mutate = chance.choice(target.mutations)
         data = (spoiled if target.source.is_dir() else target.source).read_bytes()
         spoiled.write_bytes(mutate(data, chance))
         words = target.command(path)
@@ -306,6 +330,20 @@ class Ground:
         if "Traceback" in said or code not in (0, 2) or len(errors) != (code == 2):
             return what, f"exit {code}: {said[-600:]}"
         return what, ""
+
+
+def own_models(place: Place, folder: Path) -> dict[str, Path]:
+    """Checkpoints of our own models, by their kind."""
+    tower = place.tower
+    made = {
+        "cacse": CacseBertModel.from_towers(tower, tower, cascade_start_layer=1, constraint_layers=1),
+        "simcse": SentenceEmbeddingModel.from_encoder(tower),
+        "ensemble": EnsembleModel.from_encoders([load_encoder_model(tower)[0] for _ in range(2)]),
+    }
+    for name, model in made.items():
+        model.save_pretrained(folder / name)
+        place.tokenizer.save_pretrained(folder / name)
+    return {name: folder / name for name in made}
 
 
 def quietly(words: list[str]) -> tuple[int, str]:

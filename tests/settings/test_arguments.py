@@ -9,6 +9,8 @@ from cacse_trainer.settings import precision
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.settings.precision import bf16_is_fast, resolve_bf16
 
+INF = float("inf")
+
 
 def made(**settings) -> CacseTrainingArguments:
     return CacseTrainingArguments("out", **settings)
@@ -35,7 +37,8 @@ def test_a_chosen_metric_stays():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"seed": -1}, {"seed": 2**32}, {"data_seed": -1}, {"adam_beta1": 1.0}, {"adam_beta2": -0.1}, {"adam_epsilon": -1}],
+    [{"seed": -1}, {"seed": 2**32}, {"data_seed": -1}, {"adam_beta1": 1.0}, {"adam_beta2": -0.1}, {"adam_epsilon": -1}]
+    + [{name: value} for name in ("weight_decay", "max_grad_norm", "label_smoothing_factor") for value in (INF, -INF)],
     ids=str,
 )
 def test_what_training_would_refuse_is_refused_before_it(wrong):
