@@ -111,8 +111,8 @@ def foreign(folder: Path, older: Sequence[str] = ()) -> list[Path]:
         return [folder] if folder.is_file() else [path for path in sorted(folder.rglob("*")) if not path.is_dir()]
     ours = {path.parent / name for path in folder.rglob(RECORD) for name in (RECORD, *listed(path))}
     files = [path for path in sorted(folder.rglob("*")) if path not in ours and (path.is_symlink() or path.is_file())]
-    kept = [path for path in files if not fits(path.relative_to(folder).parts, PASSING)]
-    return [path for path in kept if not fits([path.name], older)]
+    kept = [path for path in files if not named_like(path.relative_to(folder).parts, PASSING)]
+    return [path for path in kept if not named_like([path.name], older)]
 
 
 def is_our_card(text: str) -> bool:
@@ -138,7 +138,7 @@ def listed(record: Path) -> list[str]:
     return []
 
 
-def fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
+def named_like(names: Sequence[str], patterns: Sequence[str]) -> bool:
     """Whether one of the names fits one of the patterns."""
     return any(fnmatch(name, pattern) for name in names for pattern in patterns)
 

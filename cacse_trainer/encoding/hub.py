@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 
 from cacse_trainer.encoding.model_card import LOCAL_PATH
 from cacse_trainer.errors import RunError, UserError, one_line
-from cacse_trainer.files import CARD, RECORD, WEIGHTS, fits, is_our_card, listed
+from cacse_trainer.files import CARD, RECORD, WEIGHTS, is_our_card, listed, named_like
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def _stale(api: HfApi, target: HubTarget, files: Collection[str]) -> list[str]:
         ours = set(listed(content(RECORD)))
     elif CARD in there and is_our_card(content(CARD).read_text(encoding="utf-8", errors="replace")):
         places = {name.rpartition("/")[0] for name in files}
-        ours = {name for name in there if fits([name.rpartition("/")[2]], WEIGHTS)}
+        ours = {name for name in there if named_like([name.rpartition("/")[2]], WEIGHTS)}
         ours = {name for name in ours if name.rpartition("/")[0] in places}
     return sorted(ours & there - set(files))
 

@@ -14,10 +14,10 @@ from cacse_trainer.files import (
     LOCK,
     MODEL_FILES,
     PASSING,
-    fits,
     foreign,
     give_back,
     listed,
+    named_like,
     refuse_foreign,
     take,
     write_json,
@@ -102,7 +102,7 @@ def _check_free(folder: Path, *, whole: bool) -> None:
     """Refuse a folder that is no run's and holds what a run would replace; with ``whole`` one that holds anything."""
     for path in sorted(folder.iterdir()):
         passing = path.name == STAGING or path.name.startswith(".")  # of a run that ended early, of another process
-        if not passing and (whole or fits([path.name], (*SAVED, *FIXED)) or step_of(path) is not None):
+        if not passing and (whole or named_like([path.name], (*SAVED, *FIXED)) or step_of(path) is not None):
             raise UserError(
                 f"output_dir {folder} holds files that are no run of this program ({path.name}); choose another folder"
             )
@@ -183,21 +183,23 @@ def _saved(folder: Path) -> list[Path]:
     """What is there of a run's saved model; an older version kept no list of it."""
     if (folder / RUN).is_file():
         return [folder / name for name in listed(folder / RUN) if (folder / name).exists()]
-    return [path for path in sorted(folder.glob("*")) if fits([path.name], SAVED)] if _is_a_run(folder) else []
+    return [path for path in sorted(folder.glob("*")) if named_like([path.name], SAVED)] if _is_a_run(folder) else []
 
 
 def of_a_run(folder: Path) -> list[Path]:
     """What a run left in its output folder."""
     saved = _saved(folder)
     return [
-        path for path in sorted(folder.iterdir()) if path in saved or is_checkpoint(path) or fits([path.name], FIXED)
+        path
+        for path in sorted(folder.iterdir())
+        if path in saved or is_checkpoint(path) or named_like([path.name], FIXED)
     ]
 
 
 def in_the_way(folder: Path) -> list[Path]:
     """What bears a name in a run's folder under which the run may save its model, and is not the run's."""
     saved = _saved(folder)
-    return [path for path in sorted(folder.glob("*")) if fits([path.name], SAVED) and path not in saved]
+    return [path for path in sorted(folder.glob("*")) if named_like([path.name], SAVED) and path not in saved]
 
 
 def foreign_in_run(folder: Path) -> list[Path]:
@@ -215,5 +217,5 @@ def foreign_in_stage(folder: Path) -> list[Path]:
 
 def foreign_in_exports(folder: Path) -> list[Path]:
     """What lies in a folder of exported folders, and is none of theirs."""
-    exports = [path for path in sorted(folder.glob("*")) if not fits([path.name], PASSING)]
+    exports = [path for path in sorted(folder.glob("*")) if not named_like([path.name], PASSING)]
     return [path for export in exports for path in foreign(export)]
