@@ -105,8 +105,13 @@ def make_place(place: Path, senteval: Path) -> None:
     write_texts(place)
     (place / "my_recipe.yaml").write_text(blocks((ROOT / "docs/reference/recipes.md").read_text(), "yaml")[0])
     (place / "examples" / "sample").mkdir(parents=True)
-    for name, source in (("sentences.txt", "my_sentences.txt"), ("dev.tsv", "my_pairs.tsv")):
-        shutil.copyfile(place / source, place / "examples" / "sample" / name)
+    sample = place / "examples" / "sample"
+    pairs = ("dev.tsv", "handbook_dev.tsv", "handbook_test.tsv")
+    for name, source in (("sentences.txt", "my_sentences.txt"), *((name, "my_pairs.tsv") for name in pairs)):
+        shutil.copyfile(place / source, sample / name)
+    lines = (sample / "sentences.txt").read_text().splitlines()
+    rows = [f"{line},{line}" for line in lines if "," not in line]
+    (sample / "handbook.csv").write_text("\n".join(["sentence,in_plain_words", *rows]) + "\n")
     make_decoders(place)
     make_translators(place)
     shutil.copytree(senteval, place / "SentEval" / "data")
