@@ -125,6 +125,9 @@ def base_model_of(path: str) -> str | None:
     """The base model that an adapter's folder or hub id names; None where there is no adapter, or no name in it.
 
     A relative folder is that of the run which made the adapter: it is looked for here, then in the folders above it.
+
+    Raises:
+        ValueError: what is named is no text.
     """
     if Path(path).is_dir() and not (Path(path) / CONFIG_FILE).is_file():
         return None
@@ -132,6 +135,8 @@ def base_model_of(path: str) -> str | None:
         base = peft_library().PeftConfig.from_pretrained(path).base_model_name_or_path
     except (ValueError, OSError):
         return None
+    if not isinstance(base, str | None):
+        raise ValueError(f"its {CONFIG_FILE} names {base!r} as its base model; write a folder or hub id there")
     if base is None or Path(base).exists() or not Path(path).is_dir():
         return base
     above = (parent / base for parent in Path(path).resolve().parents)

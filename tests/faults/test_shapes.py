@@ -92,11 +92,20 @@ def test_good_folders_are_read(kind, models, tmp_path):
 
 @pytest.mark.parametrize("spoilt", ['{"a": 1 "b": 2}', "[" * 100_000], ids=["comma", "deep"])
 def test_a_json_file_that_does_not_parse_is_named(spoilt, models, tmp_path):
-    for file in ("tokenizer.json", "config.json", "modules.json"):
-        folder = Path(shutil.copytree(models["modules"], tmp_path / file.replace(".", "_") / "folder"))
+    for file in ("tokenizer.json", "config.json", "modules.json", "1_Pooling/config.json"):
+        folder = Path(shutil.copytree(models["modules"], tmp_path / file.replace("/", "_") / "folder"))
         (folder / file).write_text(spoilt)
         said = refused(encode(models, folder))
         assert f"{file} is no JSON" in said and "download it anew" in said, said
+
+
+@pytest.mark.parametrize("content", [5, [1], {"peft_type": "LORA", "base_model_name_or_path": 5}], ids=str)
+def test_an_adapter_s_config_of_a_wrong_shape(content, models, tmp_path):
+    pytest.importorskip("peft")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(content))
+    assert str(folder) in refused(encode(models, folder))
 
 
 @pytest.mark.parametrize(
