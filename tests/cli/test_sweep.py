@@ -24,7 +24,7 @@ if os.environ.get("STAND_IN_FAILS") == flags["--seed"]:
     sys.exit(int(os.environ["STAND_IN_CODE"]))
 card = folder / "export" / "encoder" / "README.md"
 card.parent.mkdir(parents=True)
-card.write_text("---\\ntags:\\n- cacse-trainer\\n---\\n# a card\\n")
+card.write_text("---\\nlibrary_name: sentence-transformers\\ntags:\\n- cacse-trainer\\n---\\n# a card\\n")
 best = 80 + seed + 1000 * rate
 report = {"metric": "stsb_spearman", "best": best, "baseline": 70.0, "settings": {"greater_is_better": True}}
 report["exported"] = {"encoder": {"stsb": best - 0.5}}

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, BertModel
 
 from cacse_trainer.cli import main
+from cacse_trainer.encoding.model_card import CardFacts, render_card
 from cacse_trainer.files import take
 from tests.conftest import make_tokenizer, tiny_config, write_pairs, write_sentences
 
@@ -495,7 +496,7 @@ def fill_with_a_run(folder: Path) -> None:
         (folder / name / "config.json").write_text("{}")
         (folder / name / "model.safetensors").write_bytes(b"weights")
     (folder / "checkpoint-2" / "trainer_state.json").write_text('{"global_step": 2}')
-    (folder / "export" / "tower_a" / "README.md").write_text("by cacse-trainer")
+    (folder / "export" / "tower_a" / "README.md").write_text(render_card(CardFacts("run tower_a", "An encoder.")))
     (folder / "training_report.json").write_text("{}")
     (folder / "notes.md").write_text("mine")
 
