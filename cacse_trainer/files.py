@@ -392,7 +392,7 @@ def take(path: Path, patience: float = PATIENCE) -> "BaseFileLock | None":
     """
     from filelock import FileLock, Timeout  # not for every --help
 
-    path.touch()  # filelock waits where it cannot make the file, as if another one held it
+    path.open("ab").close()  # filelock waits where it cannot make the file, as if another one held it
     lock = FileLock(path, timeout=patience, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire()
