@@ -193,7 +193,9 @@ def is_write_failure(error: BaseException | None) -> bool:
     """Whether an error says that a file could not be written: a full disk, a quota, a broken or read-only one."""
     if isinstance(error, OSError):
         return error.errno in _WRITE_ERRORS or "No space left" in str(error)
-    return isinstance(error, (SafetensorError, RuntimeError)) and any(word in str(error) for word in _WRITE_WORDS)
+    bare = type(error) is Exception  # as tokenizers raises
+    known = bare or isinstance(error, (SafetensorError, RuntimeError))
+    return known and any(word in str(error) for word in _WRITE_WORDS)
 
 
 @contextlib.contextmanager
@@ -205,7 +207,7 @@ def writing_checkpoint(folder: str | Path, step: int) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except Exception as error:
         if not is_write_failure(error):
             raise
         shutil.rmtree(Path(folder) / STAGING, ignore_errors=True)
