@@ -22,7 +22,7 @@ from cacse_trainer.compute.distributed import gather_objects, rank, world_size
 from cacse_trainer.compute.memory import keep_freed_memory
 from cacse_trainer.data.tokens import Row, checked, pad_rows, tell_of_unknown, tokenise
 from cacse_trainer.errors import UserError
-from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
+from cacse_trainer.models.tokenizer_bundle import tokenizers_of
 
 Embed = Callable[..., Tensor]
 """``embed(input_ids, attention_mask[, token_type_ids]) → (n, dim)``."""
@@ -37,7 +37,7 @@ TOKENS_PER_BATCH_ELSEWHERE = 16384
 def length_limit(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
     """The longest input in tokens that the tokenizer and the position tables of all the model's encoders allow."""
     stated = tokenizer.model_max_length
-    if isinstance(tokenizer, TokenizerBundle):  # each encoder's text is cut by its own tokenizer
+    if len(tokenizers_of(tokenizer)) > 1:  # each encoder's text is cut by its own tokenizer
         return stated
     if not isinstance(stated, (int, float)):
         raise UserError(

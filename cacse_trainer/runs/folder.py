@@ -18,6 +18,7 @@ from cacse_trainer.files import (
     give_back,
     listed,
     named_like,
+    put_in_place,
     refuse_foreign,
     take,
     write_json,
@@ -147,9 +148,7 @@ def save_model(trainer: Trainer, folder: Path) -> None:
         names = {path.name for path in staged.iterdir()}
         write_json(folder / RUN, sorted({*listed(folder / RUN), *names}))
         for name in names:
-            if (folder / name).is_dir():
-                _delete(folder / name)
-            (staged / name).replace(folder / name)
+            put_in_place(staged / name, folder / name)
         staged.rmdir()
     barrier()
 
