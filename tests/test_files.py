@@ -287,8 +287,13 @@ def test_a_place_where_no_file_can_be_is_not_taken_for_a_locked_one(tmp_path):
 
 def test_importing_it_costs_nothing():
     """Every command's --help does; neither torch nor filelock is loaded for that."""
-    code = "import runpy, sys; runpy.run_path(sys.argv[1]); print({'torch', 'filelock'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code, files.__file__], capture_output=True, text=True, check=True)
+    code = (
+        "import sys, types; package = sys.modules['cacse_trainer'] = types.ModuleType('cacse_trainer'); "
+        "package.__path__ = [sys.argv[1]]; import cacse_trainer.files; print({'torch', 'filelock'} & {*sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(Path(files.__file__).parents[1])], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "set()"
 
 

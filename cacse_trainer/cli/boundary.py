@@ -30,7 +30,8 @@ def guarded(work: Callable[[], int | None], explain: Callable[[BaseException], s
             which are faults of ours and whose traceback is written to a file.
 
     Returns:
-        0 done, 2 the user's input is wrong, 130, 141 and 143 ended by Ctrl-C, by a closed pipe and by SIGTERM, 1 else.
+        0 done, 2 the user's input is wrong, 129, 130, 141 and 143 ended by SIGHUP, by Ctrl-C, by a closed pipe and by
+        SIGTERM, 1 else.
     """
     try:
         code = work() or 0

@@ -93,10 +93,10 @@ def loss_page(report: dict[str, Any], title: str) -> str:
 def verdict(report: dict[str, Any]) -> tuple[str, str]:
     """One line: did training help? And whether that is ``good`` or ``bad``."""
     best, baseline, metric = report.get("best"), report.get("baseline"), report.get("metric")
-    if metric is None:
-        return "No dev set was scored: the last model was kept.", ""
     if found := report.get("verdict"):
         return verdict_line(found), {"helped": "good", "unclear": ""}.get(found["outcome"], "bad")
+    if metric is None:
+        return "No dev set was scored: the last model was kept.", ""
     if best is None:
         return f"{metric} was never defined after training began.", "bad"
     where = f"best {best:.2f} at step {report['best_step']}"

@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 
 from cacse_trainer.encoding.embedder import Embedder
-from cacse_trainer.encoding.loading import load_encoder
+from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.encoding.sentence_transformers import read_modules
 from cacse_trainer.errors import user_errors
 from cacse_trainer.evaluation.compare import Difference, difference_of
@@ -100,23 +100,15 @@ def read_start(
     """
     if not sets:
         return None
-    dtype = torch.bfloat16 if trainer.args.bf16 else None
+    how: Any = {"device": trainer.args.device, "dtype": torch.bfloat16 if trainer.args.bf16 else torch.float32}
     readings = []
     for name in dict.fromkeys(starts):
         path = resolve_resource(name)
         if read_modules(path).pooling is None:
             continue
         with torch.random.fork_rng(devices=[]):  # weights that a checkpoint lacks are drawn: not from the run's seed
-            loaded = load_encoder(path, device=trainer.args.device, trust_remote_code=trust_remote_code)
-        embedder = Embedder(
-            loaded.embed,
-            loaded.tokenizer,
-            loaded.max_seq_length,
-            trainer.args.device,
-            dtype,
-            prepare=loaded.stated.prepare,
-        )
-        readings.append(read(public_name(name), loaded.pooling, embedder, sets))
+            encoder = SentenceEncoder(path, **how, trust_remote_code=trust_remote_code)
+        readings.append(read(public_name(name), encoder.pooling, encoder.embedder, sets))
     trained_by = trainer.model.stated_pooling
     if not readings:
         return None if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled else read_model(trainer, sets, UNTRAINED)

@@ -115,6 +115,7 @@ def test_the_page_of_a_run_shows_every_figure():
             {"verdict": {**VERDICT, "held_out": True, "outcome": "unclear"}},
             "Training did not clearly help: stsb (held out)",
         ),
+        ({"verdict": {**VERDICT, "held_out": True}, "metric": None}, "Training did not help: stsb (held out) 78.00"),
         ({"verdict": VERDICT}, "72.50 trained (-5.50, 95 % interval [-8.25, -3.50])"),
         (
             {"start": {"name": "S", "pooling": "mean", "scores": {"stsb": 78.0}}},

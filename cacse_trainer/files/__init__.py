@@ -6,7 +6,6 @@ nothing else is ever replaced. Where the system cannot do so in one step the old
 moment, and gets its name back when a kill falls into it.
 """
 
-import atexit
 import contextlib
 import errno
 import hashlib
@@ -15,19 +14,17 @@ import math
 import os
 import shutil
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from stat import S_IMODE
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
+from cacse_trainer.files.locks import LOCK, give_back, only_one, private_folder, take
 
-LOCK = ".lock"
-PATIENCE = 0.2  # seconds: the owner of a lock may be about to delete it
+__all__ = ["LOCK", "give_back", "only_one", "private_folder", "take"]
+
 RECORD = ".written.json"
 """In a folder that is replaced as a whole: the names of the files that were written into it."""
 WEIGHTS = (
@@ -356,90 +353,3 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-# ---- locks ----
-
-
-@contextlib.contextmanager
-def only_one(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Inside, no other process writes ``path``; with ``wait`` one that does is waited for.
-
-    Raises:
-        UserError: another one does, or nothing can be written there.
-    """
-    from cacse_trainer.errors import UserError, user_errors  # this module stands alone otherwise
-
-    with user_errors(f"{path} cannot be written"):
-        lock = take(path.with_name(f".{path.name}{LOCK}"), patience=-1 if wait else PATIENCE)
-    if lock is None:
-        raise UserError(f"{path} is being written by another process; wait for its end, or choose another place")
-    try:
-        yield
-    finally:
-        give_back(lock)
-
-
-def take(path: Path, patience: float = PATIENCE) -> "BaseFileLock | None":
-    """Lock a file for this process, and make it if need be; None: another one holds it for longer than ``patience``.
-
-    The system takes the lock back when the process ends, however it ends; a forked child, such as a data loader's
-    worker, has no part in it. Where the file system has no locks, everybody gets one, whose ``is_locked`` is false:
-    filelock's own way out, a file that is there or not, can mistake the owner that was killed for one that lives.
-
-    Raises:
-        OSError: no file can be made there.
-    """
-    from filelock import FileLock, Timeout  # not for every --help
-
-    path.open("ab").close()  # filelock waits where it cannot make the file, as if another one held it
-    lock = FileLock(path, timeout=patience, thread_local=False, fallback_to_soft=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        return None
-    except PermissionError:
-        raise
-    except OSError:  # a network file system without locks
-        pass
-    return lock
-
-
-def give_back(lock: "BaseFileLock") -> None:
-    """Release a lock, and delete its file before another process can take it."""
-    with contextlib.suppress(PermissionError):  # Windows deletes no file that is open; there the release does
-        Path(lock.lock_file).unlink(missing_ok=True)
-    lock.release()
-
-
-def private_folder(prefix: str) -> Path:
-    """A temporary folder that only this user reads, deleted when the process ends (not when a fork of it does).
-
-    The folders of processes that were killed go here: they are those whose lock nobody holds.
-    """
-    for old in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        _delete_if_left(old)
-    folder = Path(tempfile.mkdtemp(prefix=prefix))
-    fresh = folder / f"{LOCK}.new"  # locked before it bears the name that others look for
-    atexit.register(_delete_own, folder, os.getpid(), take(fresh))
-    os.replace(fresh, folder / LOCK)
-    return folder
-
-
-def _delete_own(folder: Path, owner: int, _lock: "BaseFileLock | None") -> None:
-    """At the end of the process; the lock is held as long as this call is pending."""
-    if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _delete_if_left(folder: Path) -> None:
-    path = folder / LOCK
-    try:
-        if folder.is_symlink() or not path.is_file() or folder.stat().st_uid != os.getuid():
-            return
-        lock = take(path)
-    except OSError:  # gone meanwhile, or another user's
-        return
-    if lock is not None and lock.is_locked:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
