@@ -142,7 +142,7 @@ class TrainingRun:
             clear_output_dir(args)
             trainer.extra_scorers = self.scorers
             sets = {**self.dev_sets, **self.test_sets}
-            trusted = getattr(self.model_args, "trust_remote_code", False)
+            trusted = isinstance(self.model_args, ModelArguments) and self.model_args.trust_remote_code
             start = read_start(trainer, starts, sets, trusted)
             use_run_progress(trainer, bar=not args.disable_tqdm, baselines=start.scores if start is not None else {})
             trained = trainer.train(resume_from_checkpoint=self.checkpoint)
