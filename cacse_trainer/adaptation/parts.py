@@ -15,7 +15,9 @@ from cacse_trainer.errors import UserError
 
 QUERY_KINDS = ("title", "heading", "cloze")
 """What a query may be, the best first."""
-HELD_OUT_SHARE = 0.1
+HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 0.2
+ENOUGH_QUERIES = 50
+"""Of a small text up to a fifth is held out in each part for so many."""
 FEWEST_QUERIES = 20
 """Below that no interval could tell a gain."""
 
@@ -58,11 +60,12 @@ def part(documents: Sequence[Document], *, held_out: int, distractors: int, word
     if kind is None:
         return Parts(all_passages, None, None, None)
     able = [number for number in order if _pairs(by_document.get(number, []), kind)]
-    size = min(held_out, int(len(documents) * HELD_OUT_SHARE), len(able) // 3)
+    few = min(ENOUGH_QUERIES, int(len(documents) * MOST_HELD_OUT))
+    size = min(held_out, max(int(len(documents) * HELD_OUT_SHARE), few), len(able) // 3)
     if size < FEWEST_QUERIES:
         raise UserError(
             f"{len(documents)} documents, {len(able)} of them with a {_said(kind)}, are too few: two held-out parts "
-            f"need at least {FEWEST_QUERIES} each, a tenth of the text; give more text, or queries of your own "
+            f"need at least {FEWEST_QUERIES} each, at most a fifth of the text; give more text, or queries of your own "
             "(dev_queries and test_queries)"
         )
     chosen = able[:size], able[size : 2 * size]

@@ -75,7 +75,7 @@ def adapt(
     take_stated_pooling(model_args)
     folder, groups = Path(str(args.output_dir)), (model_args, data_args, args)
     documents, counts = load_documents(
-        settings.text or [],
+        [resolve_resource(place) for place in settings.text or []],
         title_column=settings.title_column,
         body_column=settings.body_column,
         txt=settings.txt,

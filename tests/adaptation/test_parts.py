@@ -45,7 +45,7 @@ def test_held_out_documents_are_in_no_other_part(titled, kind):
 
 def test_too_few_documents_and_none_with_structure():
     with pytest.raises(UserError, match="too few"):
-        part(documents(100), held_out=1000, distractors=10, words=100, seed=0)
+        part(documents(90), held_out=1000, distractors=10, words=100, seed=0)
     lines = [Document("", (Section("", (f"Single sentence {i}",)),), str(i)) for i in range(100)]
     assert part(lines, held_out=1000, distractors=10, words=100, seed=0).kind is None
 
