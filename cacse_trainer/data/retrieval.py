@@ -107,16 +107,19 @@ def save_retrieval(found: RetrievalSet, folder: Path, split: str = SPLITS[0]) ->
         (staged / QRELS / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(grades), encoding="utf-8")
 
 
-def is_retrieval(path_or_name: str | Path) -> bool:
-    """Whether `load_retrieval` is what reads this: a folder, two files, or a file with the columns of pairs.
+def is_folder_or_files(path_or_name: str | Path) -> bool:
+    """Whether this is a folder, or a corpus and its queries."""
+    text = str(path_or_name)
+    return _folder_of(text)[0] is not None or _two_files(text) is not None
+
+
+def has_pair_columns(path_or_name: str | Path) -> bool:
+    """Whether the columns of a file or data set are those of queries and documents (`PAIR_COLUMNS`).
 
     Raises:
         UserError: there is no such file or data set.
     """
-    text = str(path_or_name)
-    if _folder_of(text)[0] is not None or _two_files(text) is not None:
-        return True
-    return _pair_columns(open_source(text, "validation").columns()) is not None
+    return _pair_columns(open_source(path_or_name, "validation").columns()) is not None
 
 
 def _folder_of(text: str) -> tuple[Path | None, str | None]:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from cacse_trainer.data.retrieval import is_retrieval, load_retrieval
+from cacse_trainer.data.retrieval import has_pair_columns, is_folder_or_files, load_retrieval
 from cacse_trainer.errors import UserError
 
 CORPUS = [("a", "", "a red fox"), ("b", "Dogs", "a dog"), ("c", "", "the sea"), ("d", "", "a red fox")]
@@ -31,7 +31,7 @@ def facts(found):
 def test_pairs(tmp_path, names):
     path = tmp_path / "pairs.csv"
     path.write_text(f'{names}\nfox,"a fox, red"\ndog,a dog\nfox,another fox\nred one,"a fox, red"\n')
-    assert is_retrieval(path)
+    assert has_pair_columns(path) and not is_folder_or_files(path)
     assert facts(load_retrieval(path)) == (
         ["fox", "dog", "red one"],
         ["a fox, red", "a dog", "another fox"],
@@ -44,7 +44,7 @@ def test_two_files(tmp_path):
     write_lines(tmp_path / "dev_queries.jsonl", [{"query": "x", "id": 2}, {"query": "y", "id": 0}])
     expected = (["x", "y"], ["body 0", "body 1", "body 2"], [{2: 1.0}, {0: 1.0}])
     for second in ("dev_queries.jsonl", tmp_path / "dev_queries.jsonl"):
-        assert is_retrieval(f"{tmp_path}/corpus.jsonl+{second}")
+        assert is_folder_or_files(f"{tmp_path}/corpus.jsonl+{second}")
         assert facts(load_retrieval(f"{tmp_path}/corpus.jsonl+{second}")) == expected
 
 
@@ -52,8 +52,8 @@ def test_beir_folder(tmp_path):
     test = "q0\ta\t2\nq0\tb\t1\nq0\td\t1\nq2\tc\t1\nq2\ta\t0\nq1\ta\t0\n"
     folder = make_beir(tmp_path / "beir", test=test, dev="q1\tb\t1\n")
     documents = ["a red fox", "Dogs a dog", "the sea"]  # d is a once more
-    assert is_retrieval(folder)
-    assert is_retrieval(f"{folder}@dev")
+    assert is_folder_or_files(folder)
+    assert is_folder_or_files(f"{folder}@dev")
     assert facts(load_retrieval(folder)) == (["question 0", "question 2"], documents, [{0: 2.0, 1: 1.0}, {2: 1.0}])
     assert facts(load_retrieval(f"{folder}@dev")) == (["question 1"], documents, [{1: 1.0}])
 
