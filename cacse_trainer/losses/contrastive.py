@@ -37,18 +37,20 @@ def equal_rows(texts: Tensor) -> Tensor:
 
     Args:
         texts: (N, V), a number for each sentence, equal for equal texts: V = 1, or anchor and positive, or these and
-            a hard negative.
+            K hard negatives.
 
     Returns:
         (N, N), true at (i, j) with i ≠ j where an anchor or positive of row i is one of row j; with hard negatives
-        (N, 2N), the right half true where the hard negative of row j is the anchor or the positive of row i.
+        (N, N + N·K), the right part true at j·K + k where hard negative k of row j is the anchor or the positive of
+        row i.
     """
     own = texts[:, :2]  # (N, 1 or 2)
     same = (own[:, None, :, None] == own[None, :, None, :]).flatten(2).any(dim=2)  # (N, N)
     same.fill_diagonal_(False)
     if texts.shape[1] < 3:
         return same
-    against_negatives = (own[:, None, :] == texts[None, :, 2:]).any(dim=2)  # (N, N)
+    negatives = texts[:, 2:].flatten()  # (N·K,)
+    against_negatives = (own[:, :, None] == negatives).any(dim=1)  # (N, N·K)
     return torch.cat([same, against_negatives], dim=1)
 
 
@@ -138,22 +140,23 @@ def info_nce(
 ) -> Tensor:
     """InfoNCE with in-batch negatives and, where given, hard negatives: the loss of SimCSE.
 
-    ``s_ij = cos(a_i, p_j)/τ``, ``t_ij = cos(a_i, n_j)/τ + weight·[i = j]``, ``L = CE([s | t], i)``, mean over rows.
+    ``s_ij = cos(a_i, p_j)/τ``, ``t_ijk = cos(a_i, n_jk)/τ + weight·[i = j]``, ``L = CE([s | t], i)``, mean over rows:
+    of K hard negatives a row each anchor has all N·K of the batch as negatives.
 
     Args:
         anchors: (N, H).
         positives: (N, H).
-        hard_negatives: (N, H), or None.
+        hard_negatives: (N, H) or (N, K, H), or None.
         temperature: τ > 0.
-        hard_negative_weight: a logit added to each anchor's own hard negative, after the division by τ.
-        texts: (N, V), numbers of the sentences, V = 3 with hard negatives: sentences that are a row's own anchor or
-            positive are no negatives of it (`equal_rows`).
+        hard_negative_weight: a logit added to each anchor's own hard negatives, after the division by τ.
+        texts: (N, V), numbers of the sentences, V = 2 + K with hard negatives: sentences that are a row's own anchor
+            or positive are no negatives of it (`equal_rows`).
 
     Returns:
         Scalar loss, float32 for half-precision input.
 
     Raises:
-        ValueError: shapes differ or are not (N, H); the temperature is not positive.
+        ValueError: shapes differ or are not these; the temperature is not positive.
 
     Source: Gao et al. 2021 (arXiv 2104.08821), equations 1 and 5, and the SimCSE release.
 
@@ -168,11 +171,14 @@ def info_nce(
         positives = F.normalize(full_precision(positives), dim=-1)
         logits = anchors @ positives.T / temperature  # (N, N)
         if hard_negatives is not None:
-            check_same_shape(anchors, hard_negatives)
-            negatives = F.normalize(full_precision(hard_negatives), dim=-1)
-            against_negatives = anchors @ negatives.T / temperature  # (N, N)
+            if hard_negatives.dim() == 2:
+                hard_negatives = hard_negatives[:, None]  # (N, K, H)
+            check_same_shape(anchors, hard_negatives[:, 0])
+            negatives = F.normalize(full_precision(hard_negatives.flatten(0, 1)), dim=-1)  # (N·K, H)
+            against_negatives = anchors @ negatives.T / temperature  # (N, N·K)
             own = torch.eye(anchors.shape[0], dtype=logits.dtype, device=logits.device)
-            logits = torch.cat([logits, against_negatives + hard_negative_weight * own], dim=1)  # (N, 2N)
+            own = own.repeat_interleave(hard_negatives.shape[1], dim=1)
+            logits = torch.cat([logits, against_negatives + hard_negative_weight * own], dim=1)  # (N, N + N·K)
         if texts is not None:
             logits = logits.masked_fill(equal_rows(texts)[:, : logits.shape[1]], float("-inf"))
         return F.cross_entropy(logits, torch.arange(anchors.shape[0], device=anchors.device))

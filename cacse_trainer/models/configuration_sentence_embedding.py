@@ -53,7 +53,7 @@ class SentenceEmbeddingConfig(SentenceConfig):
         mlp_only_train: drop the projection at inference (SimCSE's unsupervised models).
         objective: one of `OBJECTIVES`.
         contrastive_temperature: τ.
-        hard_negative_weight: a logit added to each anchor's own hard negative.
+        hard_negative_weight: a logit added to each anchor's own hard negatives.
         mlm_weight: weight of the auxiliary masked language model loss (SimCSE: 0.1); 0 is none, and no head for it.
         original_dropout: the encoder's dropouts before training, by name; an export gets them back.
         cosine_weight, ibn_weight, cln_weight, angle_weight: of the parts of ``angle_combined`` and ``bellm``.

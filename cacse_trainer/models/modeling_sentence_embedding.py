@@ -169,7 +169,7 @@ class SentenceEmbeddingModel(AdapterModel):
         """(B, V, L) → the loss and the embeddings it compares; (N, L) → the sentence embedding.
 
         Args:
-            input_ids: (B, V, L), the views of each row (anchor, positive[, hard negative]), or (N, L).
+            input_ids: (B, V, L), the views of each row (anchor, positive[, hard negatives]), or (N, L).
             attention_mask, token_type_ids, text_ids, return_dict: see `SentenceModel`.
             mlm_input_ids: of the shape of ``input_ids``, masked copies, for (B, V, L) inputs.
             mlm_labels: of the same shape, the original ids where masked, else -100.

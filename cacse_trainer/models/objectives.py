@@ -1,7 +1,7 @@
 """Training objectives over the vectors of a batch, by name. A new one is a function and a line in `OBJECTIVES`.
 
-Rows come in three formats: ``pair`` (B, 2, H), anchor and positive; ``triplet`` (B, 3, H), with a hard negative;
-``labelled`` (B, 2, H) with a label a pair (AnglE's formats B, C and A).
+Rows come in four formats: ``pair`` (B, 2, H), anchor and positive; ``triplet`` (B, 3, H), with a hard negative;
+``negatives`` (B, 2 + K, H), with several; ``labelled`` (B, 2, H) with a label a pair (AnglE's formats B, C and A).
 """
 
 from collections.abc import Callable
@@ -12,20 +12,21 @@ from torch import Tensor
 
 from cacse_trainer.losses import angle_loss, cosent_loss, info_nce, labelled_nt_xent, nt_xent
 
-PAIR, TRIPLET, LABELLED = "pair", "triplet", "labelled"
+PAIR, TRIPLET, NEGATIVES, LABELLED = "pair", "triplet", "negatives", "labelled"
 FORMATS = {
     PAIR: "pairs (two columns, or one seen twice)",
     TRIPLET: "triplets (three columns)",
+    NEGATIVES: "rows with several negatives (four columns or more)",
     LABELLED: "pairs with a label",
 }
 
 
 def info_nce_objective(vectors: Tensor, config: Any, texts: Tensor | None = None) -> Tensor:
-    """SimCSE, STS-CFT: in-batch negatives, and hard negatives where there is a third view. (B, 2 or 3, H) → scalar."""
+    """SimCSE, STS-CFT: in-batch negatives, and hard negatives where there are more views. (B, 2 + K, H) → scalar."""
     return info_nce(
         anchors=vectors[:, 0],
         positives=vectors[:, 1],
-        hard_negatives=vectors[:, 2] if vectors.shape[1] == 3 else None,
+        hard_negatives=vectors[:, 2:] if vectors.shape[1] > 2 else None,
         temperature=config.contrastive_temperature,
         hard_negative_weight=config.hard_negative_weight,
         texts=texts,
@@ -128,7 +129,9 @@ class Objective(NamedTuple):
 
 COMBINED = ("cosine_weight", "ibn_weight", "angle_weight", "ranking_scale")  # what a sum of losses reads
 OBJECTIVES: dict[str, Objective] = {
-    "info_nce": Objective(info_nce_objective, lambda batch: batch - 1, reads=("hard_negative_weight",)),
+    "info_nce": Objective(
+        info_nce_objective, lambda batch: batch - 1, (PAIR, TRIPLET, NEGATIVES), ("hard_negative_weight",)
+    ),
     "nt_xent": Objective(nt_xent_objective, lambda batch: 2 * batch - 2, (PAIR,)),
     "cosent": Objective(cosent_objective, lambda batch: 0, (LABELLED, TRIPLET), ("ranking_scale",)),
     "angle": Objective(angle_objective, lambda batch: 0, (LABELLED, TRIPLET), ("ranking_scale",)),
@@ -154,7 +157,7 @@ def check_format(objective: str, views: int, labelled: bool) -> None:
     Raises:
         ValueError: with the formats that it knows, and the objectives that know this one.
     """
-    found = LABELLED if labelled and views == 2 else {2: PAIR, 3: TRIPLET}.get(views)
+    found = LABELLED if labelled and views == 2 else {2: PAIR, 3: TRIPLET}.get(views, NEGATIVES if views > 3 else None)
     if found not in OBJECTIVES[objective].formats:
         known = ", ".join(FORMATS[name] for name in OBJECTIVES[objective].formats)
         others = ", ".join(name for name, other in OBJECTIVES.items() if found in other.formats)

@@ -127,6 +127,6 @@ def check_hard_negatives(parsed: Parsed, columns: int) -> None:
     if columns in (1, 2):
         wrong = (
             f"hard_negative_weight has no effect: the training text has {columns} column(s), and no hard negatives; "
-            "name three with text_columns"
+            "name three or more with text_columns"
         )
         settle(parsed, {"hard_negative_weight": wrong}, ("train_file", "text_columns"))

@@ -42,7 +42,7 @@ class ModelArguments(DecoderArguments):
         "info_nce (SimCSE, STS-CFT), nt_xent, cosent, angle, angle_combined (AnglE: labelled pairs, pairs or "
         "triplets) or bellm (triplets).",
     )
-    hard_negative_weight: float = setting(0.0, "SimCSE: a logit added to each anchor's own hard negative.")
+    hard_negative_weight: float = setting(0.0, "SimCSE: a logit added to each anchor's own hard negatives.")
     mlm_weight: float = setting(0.0, "SimCSE: weight of the auxiliary masked language model loss (published: 0.1).")
     dropout: float | None = setting(
         None, "SimCSE, DiffCSE: every dropout of the encoder. Default: what its config says."
@@ -92,7 +92,9 @@ class DataArguments:
         "shipped with the package).",
     )
     text_columns: list[str] | None = setting(
-        None, "Columns to read: one (seen twice), two (a positive pair) or three (and a hard negative)."
+        None,
+        "Columns to read: one (seen twice), two (a positive pair), three (and a hard negative) or more (several). "
+        "Default: known names, such as anchor, positive, negative_1, negative_2.",
     )
     label_column: str | None = setting(
         None,

@@ -41,7 +41,8 @@ class CacseTrainer(ResumableTrainer):
             incomplete batch dropped, and, where there is an evaluation, one before the first step. Without
             ``metric_for_best_model`` the first dev set's Spearman correlation chooses the best model.
         data_collator: default: `ContrastiveCollator` of the tokenizer.
-        train_dataset: raw columns text | anchor, positive[, hard_negative]; a map-style or a streamed dataset.
+        train_dataset: raw columns text | anchor, positive[, hard_negative | negative_1, …]; a map-style or a streamed
+            dataset.
         eval_dataset: graded pairs (sentence1, sentence2, score), or a dict of them by name; the scores of the set
             ``stsb`` are logged as ``eval_stsb_spearman`` and so on.
         processing_class: the tokenizer.
