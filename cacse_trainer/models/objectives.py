@@ -21,7 +21,9 @@ FORMATS = {
 }
 
 
-def info_nce_objective(vectors: Tensor, config: Any, texts: Tensor | None = None) -> Tensor:
+def info_nce_objective(
+    vectors: Tensor, config: Any, texts: Tensor | None = None, left_out: Tensor | None = None
+) -> Tensor:
     """SimCSE, STS-CFT: in-batch negatives, and hard negatives where there are more views. (B, 2 + K, H) → scalar."""
     return info_nce(
         anchors=vectors[:, 0],
@@ -30,6 +32,8 @@ def info_nce_objective(vectors: Tensor, config: Any, texts: Tensor | None = None
         temperature=config.contrastive_temperature,
         hard_negative_weight=config.hard_negative_weight,
         texts=texts,
+        within_views=config.within_view_negatives,
+        left_out=left_out,
     )
 
 
@@ -118,7 +122,8 @@ class Objective(NamedTuple):
             sentences, to leave out negatives that are a row's own sentence.
         negatives: in-batch negatives of each view, as a function of the global batch size B.
         formats: of rows that it compares.
-        reads: the settings that it reads, of those that not every objective does.
+        reads: the settings that it reads, of those that not every objective does; one that reads ``guide`` takes
+            ``left_out``, see `info_nce`.
     """
 
     loss: Callable[..., Tensor]
@@ -128,9 +133,10 @@ class Objective(NamedTuple):
 
 
 COMBINED = ("cosine_weight", "ibn_weight", "angle_weight", "ranking_scale")  # what a sum of losses reads
+GUIDED = ("within_view_negatives", "guide", "guide_margin", "guide_margin_type")
 OBJECTIVES: dict[str, Objective] = {
     "info_nce": Objective(
-        info_nce_objective, lambda batch: batch - 1, (PAIR, TRIPLET, NEGATIVES), ("hard_negative_weight",)
+        info_nce_objective, lambda batch: batch - 1, (PAIR, TRIPLET, NEGATIVES), ("hard_negative_weight", *GUIDED)
     ),
     "nt_xent": Objective(nt_xent_objective, lambda batch: 2 * batch - 2, (PAIR,)),
     "cosent": Objective(cosent_objective, lambda batch: 0, (LABELLED, TRIPLET), ("ranking_scale",)),
@@ -144,6 +150,8 @@ OBJECTIVES: dict[str, Objective] = {
     "bellm": Objective(bellm_objective, lambda batch: batch - 1, (TRIPLET,), COMBINED),
 }
 """Every objective by name."""
+SPLITS_VECTORS = ("angle", "angle_combined", "bellm")
+"""Objectives that read a vector as real and imaginary halves."""
 
 
 def needs_binary_labels(config: Any) -> bool:
@@ -167,13 +175,36 @@ def check_format(objective: str, views: int, labelled: bool) -> None:
         )
 
 
-def compute(vectors: Tensor, config: Any, labels: Tensor | None, texts: Tensor | None = None) -> Tensor:
+def compute(
+    vectors: Tensor, config: Any, labels: Tensor | None, texts: Tensor | None = None, left_out: Tensor | None = None
+) -> Tensor:
     """The config's objective over (B, V, H) vectors and (B,) labels or None: a scalar.
 
-    ``texts`` (B, V) are numbers of the sentences: equal ones are no negatives of each other; None: nothing is left out.
-    Raises as `check_format` does.
+    With ``matryoshka_dims`` it is ``Σ_d w_d·objective(first d coordinates)`` (Kusupati et al. 2022, arXiv 2205.13147).
+
+    Args:
+        vectors: of the batch.
+        config: a `SentenceEmbeddingConfig`.
+        labels: of labelled pairs.
+        texts: (B, V), numbers of the sentences: equal ones are no negatives of each other; None: nothing is left out.
+        left_out: more candidates that are no negatives, see `info_nce`.
+
+    Raises:
+        ValueError: as `check_format`, or the objective leaves none out.
     """
     check_format(config.objective, vectors.shape[1], labels is not None)
     objective = OBJECTIVES[config.objective]
     named = {"texts": texts} if texts is not None and objective.negatives(len(vectors)) > 0 else {}
-    return objective.loss(vectors, config, *([] if labels is None else [labels]), **named)
+    if left_out is not None:
+        if "guide" not in objective.reads:
+            raise ValueError(f"objective {config.objective} leaves out no negatives of a guide's choice; use info_nce")
+        named["left_out"] = left_out
+    given = [] if labels is None else [labels]
+    if config.matryoshka_dims is None:
+        return objective.loss(vectors, config, *given, **named)
+    weights = config.matryoshka_weights or [1.0] * len(config.matryoshka_dims)
+    sized = zip(config.matryoshka_dims, weights, strict=True)
+    return sum(
+        (weight * objective.loss(vectors[..., :size], config, *given, **named) for size, weight in sized),
+        vectors.new_zeros(()),
+    )
