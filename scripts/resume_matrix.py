@@ -72,6 +72,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "matryoshka_dims": [16, 4],
         "keep_weight": 10.0,
     },
+    "tsdae": {"model": "a", "dropout": 0.1, "tsdae_layers": 1},
     "diffcse": {"model": "a", "dropout": 0.1, "generator": "mlm"},
     "decoder": {"model": "decoder", "pooling": "last_token", "lora_r": 2, "lora_target_modules": ["q_proj", "v_proj"]},
     "distill": {"student": "b", "dropout": 0.1},
@@ -95,9 +96,11 @@ class Cell(NamedTuple):
 
 
 def cells() -> list[Cell]:
-    """All combinations that there are: a distillation reads no pairs, an instruction training its records."""
+    """All combinations that there are: distillation and TSDAE read no pairs, an instruction training its records."""
     kinds = {name: ("txt", "pairs", "stream") for name in FAMILIES}
-    kinds.update(distill=("txt", "stream"), instruct=("records",), contrastive=("pairs", "stream"))
+    kinds.update(
+        distill=("txt", "stream"), instruct=("records",), contrastive=("pairs", "stream"), tsdae=("txt", "stream")
+    )
     return [
         Cell(family, data, *others)
         for family, own in kinds.items()

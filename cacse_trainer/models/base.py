@@ -179,6 +179,8 @@ class SentenceModel(PreTrainedModel):
         compute: see `ComputeSettings`; the trainer sets it by `use`. A model may leave it unread.
         export_name: folder of its export.
         stated_pooling: name of the pooling of `embed`.
+        deletion: share of the words that are deleted of the copy that the loss reads as ``damaged_input_ids``: the
+            trainer adds it (`data.deletion`); 0: none is read.
         needs_masked_copies: whether the loss reads ``mlm_input_ids``: the trainer adds it (`Masking`).
         has_adapter: whether an adapter is trained, and saved, instead of its own weights (`AdapterModel`).
     """
@@ -190,6 +192,7 @@ class SentenceModel(PreTrainedModel):
     compute = ComputeSettings()
     export_name = "encoder"
     stated_pooling: Any = "own"
+    deletion: Any = 0.0
     needs_masked_copies: Any = False
     has_adapter: Any = False
 

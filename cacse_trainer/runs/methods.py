@@ -11,7 +11,7 @@ from cacse_trainer.settings.contrastive import ContrastiveArguments
 from cacse_trainer.settings.decoder import DecoderArguments
 from cacse_trainer.settings.recipes import Parsed
 
-CACSE, SIMCSE, DIFFCSE = "CACSE", "SimCSE", "DiffCSE"
+CACSE, SIMCSE, DIFFCSE, TSDAE = "CACSE", "SimCSE", "DiffCSE", "TSDAE"
 BELONGS_TO: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
@@ -20,13 +20,13 @@ BELONGS_TO: dict[str, tuple[str, ...]] = {
         ),
         (CACSE,),
     ),
-    **dict.fromkeys(
-        ("projection", "mlp_only_train", "objective", "dropout", "hard_negative_weight"), (SIMCSE, DIFFCSE)
-    ),
+    **dict.fromkeys(("projection", "mlp_only_train", "objective", "hard_negative_weight"), (SIMCSE, DIFFCSE)),
+    "dropout": (SIMCSE, DIFFCSE, TSDAE),
     **dict.fromkeys(
         ("mlm_weight", *(field.name for kind in (ContrastiveArguments, DecoderArguments) for field in fields(kind))),
         (SIMCSE,),
     ),
+    **dict.fromkeys(("tsdae_layers", "tsdae_deletion"), (TSDAE,)),
     **dict.fromkeys(("generator", "rtd_loss_weight", "rtd_positions"), (DIFFCSE,)),
 }
 """Settings of some methods only; all others count in every one."""
@@ -34,7 +34,18 @@ OF_THE_TRAINER = ("guide", "guide_margin", "guide_margin_type")
 """Among them those that the model is not built with."""
 SHARED = ("pooling", "contrastive_temperature", "attn_implementation")
 """Settings that every method's model is built with."""
-DECIDING = ("model", "tower_a", "generator", "pooling", "objective", "mlm_weight", "lora_r", "adapter", "guide")
+DECIDING = (
+    "model",
+    "tower_a",
+    "generator",
+    "pooling",
+    "objective",
+    "mlm_weight",
+    "lora_r",
+    "adapter",
+    "guide",
+    "tsdae_layers",
+)
 """Flags that choose what the other settings are for."""
 HEAD = ("projection", "mlp_only_train")
 """Settings of the head that pooling cls has."""
@@ -46,7 +57,9 @@ def method_of(settings: ModelArguments) -> str:
     """The method that the settings ask for, by the parts that they name."""
     if settings.model is None:
         return CACSE
-    return SIMCSE if settings.generator is None else DIFFCSE
+    if settings.generator is not None:
+        return DIFFCSE
+    return SIMCSE if settings.tsdae_layers is None else TSDAE
 
 
 def settings_of(method: str, settings: ModelArguments) -> dict[str, Any]:
@@ -103,7 +116,9 @@ def _unused(model_args: ModelArguments) -> Iterator[tuple[str, str]]:
             "mask_probability has no effect: no loss here reads masked sentences; it belongs to DiffCSE, and to SimCSE "
             "with mlm_weight above 0",
         )
-    if method == CACSE:
+    if method == TSDAE:
+        yield "mask_duplicates", "mask_duplicates has no effect with TSDAE, which has no negatives: leave it out"
+    if method in (CACSE, TSDAE):
         return
     if model_args.pooling != "cls":
         for name in HEAD:

@@ -33,6 +33,12 @@ class ContrastiveArguments:
         "Not forgetting: weight of the mean squared change of cosines between general sentences (keep_file), against "
         "the start's.",
     )
+    tsdae_layers: int | None = setting(
+        None,
+        "TSDAE: layers of the decoder that rebuilds each sentence from the vector of what is left of it. Given, "
+        "TSDAE is trained.",
+    )
+    tsdae_deletion: float = setting(0.6, "TSDAE: share of the words that are deleted before a sentence is encoded.")
     matryoshka_dims: list[int] | None = setting(
         None, "Matryoshka: the objective is summed over the first so many coordinates, such as 384 256 128 64."
     )

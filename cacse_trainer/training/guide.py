@@ -97,6 +97,11 @@ class Guide(FrozenEncoder):
             raise UserError(f"guide_margin {margin:g} is out of range; give a number below 1, such as 0.05")
         self.margin, self.margin_type = margin, margin_type
 
+    def applied(self, inputs: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
+        """A batch with ``left_out`` in place of the guide's inputs; see `left_out`."""
+        found = self.left_out(inputs, model.compute, model.config.within_view_negatives)
+        return {**{name: rows for name, rows in inputs.items() if not name.startswith(GUIDE)}, "left_out": found}
+
     def left_out(self, inputs: Mapping[str, Tensor], compute: ComputeSettings, within_views: bool) -> Tensor:
         """What `info_nce` is to leave out, of the rows that the loss compares.
 

@@ -1,6 +1,7 @@
 """Not forgetting: beside each batch some general sentences, whose cosines shall stay those of the start."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,10 @@ class Keeping(FrozenEncoder):
         """
         if len(self.sentences) < batch:
             raise UserError(f"keep_file has {len(self.sentences)} rows, fewer than a batch of {batch}; give more text")
+
+    def __call__(self, batch: Mapping[str, Any], *numbers: int) -> dict[str, Any]:
+        """A batch with as many general sentences, see `draw`."""
+        return {**batch, **self.draw(len(batch["input_ids"]), *numbers)}
 
     def draw(self, count: int, *numbers: int) -> dict[str, Any]:
         """General sentences of a step, as many on each process, drawn from the numbers alone (a seed, the step, …).

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 
 from cacse_trainer.compute.distributed import shared_rows, world_size
 from cacse_trainer.data import ContrastiveCollator, Masking
+from cacse_trainer.data.deletion import Deletion, RawCollator
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.health import COLLAPSE_COSINE
@@ -27,7 +28,7 @@ from cacse_trainer.models.base import ComputeSettings, SentenceModel
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training import guards
 from cacse_trainer.training.description import describe, describe_text
-from cacse_trainer.training.guide import GUIDE, Guide, GuidedCollator
+from cacse_trainer.training.guide import Guide, GuidedCollator
 from cacse_trainer.training.keeping import KEPT, Keeping
 from cacse_trainer.training.resumable import DUPLICATES, LEFT_OUT, ResumableTrainer
 from cacse_trainer.training.unique import unique_order
@@ -115,9 +116,9 @@ class CacseTrainer(ResumableTrainer):
         if processing_class is None:
             raise UserError("CacseTrainer needs the tokenizer: pass processing_class=tokenizer")
         if data_collator is None:
-            if guide is None:
-                data_collator = ContrastiveCollator(processing_class, max_seq_length, with_text_ids=True)
-            else:
+            kind = RawCollator if model.deletion else ContrastiveCollator
+            data_collator = kind(processing_class, max_seq_length, with_text_ids=True)
+            if guide is not None:
                 data_collator = GuidedCollator(processing_class, max_seq_length, guide.reader)
         if isinstance(args, CacseTrainingArguments):
             chosen = (args.num_length_buckets, args.mini_batch_size, args.negatives, args.use_fast_paths)
@@ -127,7 +128,9 @@ class CacseTrainer(ResumableTrainer):
         self.extra_scorers: list[Callable[[Embedder], dict[str, float]]] = []
         self.eval_max_seq_length = eval_max_seq_length or length_limit(processing_class, model.config)
         self.masking = Masking(processing_class, mask_probability) if model.needs_masked_copies else None
+        words = Deletion(processing_class, max_seq_length, model.deletion) if model.deletion else None
         self.guide, self.keeping = guide, keeping
+        self.additions: list[Any] = [one for one in (keeping, words) if one is not None]  # to each step's batches
         self.mask_duplicates: bool = getattr(args, "mask_duplicates", False)
         self.unique_batches: bool = getattr(args, "unique_batches", False)
         self._batch: tuple[int, Tensor | None] = (0, None)  # rows of the last batch, and the numbers of their texts
@@ -215,9 +218,8 @@ class CacseTrainer(ResumableTrainer):
         if self.masking is not None:
             step = self.args.seed, self.state.global_step, self.args.process_index
             batches = [self.masking(batch, *step, part) for part, batch in enumerate(batches)]
-        if self.keeping is not None:
-            draw, numbers = self.keeping.draw, (self.args.seed, self.state.global_step)
-            batches = [{**batch, **draw(len(batch["input_ids"]), *numbers, i)} for i, batch in enumerate(batches)]
+        for add in self.additions:
+            batches = [add(b, self.args.seed, self.state.global_step, part) for part, b in enumerate(batches)]
         return batches, items
 
     def compute_loss(
@@ -232,11 +234,8 @@ class CacseTrainer(ResumableTrainer):
         if self.mask_duplicates and texts is not None:
             inputs["text_ids"] = texts
         if self.guide is not None:
-            run = self.model_of_run
-            left_out = self.guide.left_out(inputs, run.compute, run.config.within_view_negatives)
-            self.sum_part(LEFT_OUT, left_out.float().mean())
-            inputs = {name: tensor for name, tensor in inputs.items() if not name.startswith(GUIDE)}
-            inputs["left_out"] = left_out
+            inputs = self.guide.applied(inputs, self.model_of_run)
+            self.sum_part(LEFT_OUT, inputs["left_out"].float().mean())
         if self.keeping is not None and KEPT in inputs:
             inputs = self.keeping.with_start(inputs, self.model_of_run.compute)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
