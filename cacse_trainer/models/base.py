@@ -170,7 +170,8 @@ class SentenceModel(PreTrainedModel):
 
     ``forward`` takes by name (no ``**kwargs``) ``input_ids`` (B, V, L), and of the same shape ``attention_mask``, 1 for
     tokens and 0 for padding (default: all ones), and what else the tokenizer gives, such as ``token_type_ids``. It may
-    take ``text_ids`` (B, V), numbers of the sentences: equal ones are no negatives of each other; and ``return_dict``,
+    take ``text_ids`` (B, V), numbers of the sentences: equal ones are no negatives of each other; what the trainer adds
+    for a guide and for ``keep_weight`` (``left_out``, ``kept``: see `SentenceEmbeddingModel`); and ``return_dict``,
     of which False gives a tuple, as everywhere in transformers. It returns a `ModelOutput` with ``loss``; its parts may
     stand in ``losses``, by name, for the log. `embed` gives the sentence embedding. Register both classes with
     `AutoConfig` and `AutoModel`.
