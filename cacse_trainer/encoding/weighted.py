@@ -43,6 +43,31 @@ class WeightedEncoders(BaseEncoder):
         self.normalizes = False
 
     @property
+    def query_prompt(self) -> str:
+        """The encoders' own.
+
+        Raises:
+            UserError: they differ.
+        """
+        return self._shared_prompt([encoder.query_prompt for encoder in self.encoders])
+
+    @property
+    def document_prompt(self) -> str:
+        """The encoders' own.
+
+        Raises:
+            UserError: they differ.
+        """
+        return self._shared_prompt([encoder.document_prompt for encoder in self.encoders])
+
+    def _shared_prompt(self, prompts: list[str]) -> str:
+        if len(set(prompts)) > 1:
+            raise UserError(
+                f"{self.name}: the models' prompts differ ({prompts}), and their sum has none; take one model"
+            )
+        return prompts[0]
+
+    @property
     def device(self) -> torch.device:
         """Where the first encoder is."""
         return self.encoders[0].device

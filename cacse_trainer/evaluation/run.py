@@ -157,7 +157,7 @@ def score_dev_set(encoder: BaseEncoder, name: str, dev_set: DevSet, store: Resul
     if facts["data"] == store.tasks.get(name, {}).get("data"):
         return
     started = time.perf_counter()
-    answers = dev_set.read(encoder.embedder)
+    answers = dev_set.read(encoder)
     entry = {**answers.scores, **facts, "seconds": round(time.perf_counter() - started, 2)}
     store.add_dev_set(name, entry, dev_set.kept(answers))
 

@@ -45,7 +45,7 @@ RUN = ".run.json"
 EXPORT = "export"
 FIXED = (EXPORT, REPORT, PAGE, CURVES, STAGING, RUN, LOCK, ".*.partial")
 """The run's other names. Checkpoints are known by what they hold; nothing else is ever deleted."""
-SAVED = (*MODEL_FILES, "tokenizer_[0-9]*")
+SAVED = (*MODEL_FILES, PROMPTS, "tokenizer_[0-9]*")
 """Patterns of the names that models are saved as, which may be in the way; also of what older versions saved."""
 LOGS = "runs"
 """TensorBoard's folder: each run adds a file, and none is ever replaced."""

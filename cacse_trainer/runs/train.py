@@ -1,7 +1,7 @@
 """A training run: settings → data → model → trainer → train → export."""
 
 from cacse_trainer.errors import user_errors
-from cacse_trainer.runs.baseline import take_stated_pooling
+from cacse_trainer.runs.baseline import take_stated_pooling, take_stated_prompts
 from cacse_trainer.runs.build import build_model, check_fit, check_weights
 from cacse_trainer.runs.methods import check_hard_negatives, check_used
 from cacse_trainer.runs.run import RunResult, TrainingRun
@@ -30,6 +30,8 @@ def train(
     if (model_args.model is None) != (model_args.tower_a is None):  # else there is none, or too many: see build_model
         take_stated_pooling(model_args)
         check_used(parsed)
+    starts = list(dict.fromkeys(filter(None, (model_args.model, model_args.tower_a, model_args.tower_b))))
+    take_stated_prompts(data_args, starts)
     training = TrainingRun(parsed)
     columns = training.data_facts.get("columns", [])
     check_hard_negatives(parsed, len(columns))
@@ -52,6 +54,7 @@ def train(
             max_seq_length=data_args.max_seq_length,
             eval_max_seq_length=data_args.eval_max_seq_length,
             mask_probability=data_args.mask_probability,
+            query_prompt=data_args.query_prompt or "",
+            document_prompt=data_args.document_prompt or "",
         )
-    starts = filter(None, (model_args.model, model_args.tower_a, model_args.tower_b))
-    return training.execute(trainer, tokenizer, list(dict.fromkeys(starts)))
+    return training.execute(trainer, tokenizer, starts)
