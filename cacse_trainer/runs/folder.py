@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import Trainer
 
 from cacse_trainer.compute.distributed import barrier
+from cacse_trainer.encoding.sentence_transformers import PROMPTS
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import (
     CARD,
