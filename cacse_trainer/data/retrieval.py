@@ -10,6 +10,7 @@ Four layouts are read:
 Equal documents are one, and equal queries are one query that several documents answer.
 """
 
+import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import pyarrow as pa
 from cacse_trainer.data import readers
 from cacse_trainer.data.sources import open_source
 from cacse_trainer.errors import UserError
+from cacse_trainer.files import writing_folder
 
 PAIR_COLUMNS = (
     ("query", "document"),
@@ -73,6 +75,36 @@ def load_retrieval(path_or_name: str | Path) -> RetrievalSet:
     else:
         _read_pairs(text, made)
     return made.finished()
+
+
+def from_pairs(pairs: Iterable[tuple[str, str]], distractors: Iterable[str] = ()) -> RetrievalSet:
+    """A retrieval set of (query, document) pairs, and documents that answer none of the queries.
+
+    Raises:
+        UserError: no pair, or fewer than two different documents.
+    """
+    made = _Builder("pairs")
+    for query, document in pairs:
+        made.answers(made.query(query), made.document(document))
+    for document in distractors:
+        made.document(document)
+    return made.finished()
+
+
+def save_retrieval(found: RetrievalSet, folder: Path, split: str = SPLITS[0]) -> None:
+    """Write a retrieval set as BEIR has it, which `load_retrieval` reads; whole or not at all."""
+    with writing_folder(folder) as staged:
+        for name, texts in ((CORPUS, found.documents), (QUERIES, found.queries)):
+            records = ({"_id": str(number), "text": text} for number, text in enumerate(texts))
+            lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            (staged / name).write_text("".join(lines), encoding="utf-8")
+        grades = (
+            f"{query}\t{document}\t{grade:g}\n"
+            for query, answers in enumerate(found.relevant)
+            for document, grade in answers.items()
+        )
+        (staged / QRELS).mkdir()
+        (staged / QRELS / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(grades), encoding="utf-8")
 
 
 def is_folder_or_files(path_or_name: str | Path) -> bool:
