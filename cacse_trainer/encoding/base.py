@@ -64,12 +64,12 @@ class BaseEncoder(Searching):
         self._pool: EncoderPool | None = None
 
     @property
-    def query_prompt(self) -> str:
+    def query_prompt(self) -> str | None:
         """What belongs before a query, as the folder states it: `search` puts it there."""
         return self._stated.query_prompt
 
     @property
-    def document_prompt(self) -> str:
+    def document_prompt(self) -> str | None:
         """What belongs before a document, as the folder states it: `build_index` puts it there."""
         return self._stated.document_prompt
 
@@ -89,8 +89,8 @@ class BaseEncoder(Searching):
             prepare=self._prepare,
             cores=self._cores,
             name=self.name,
-            query_prompt=self.query_prompt,
-            document_prompt=self.document_prompt,
+            query_prompt=self._stated.query_prompt,
+            document_prompt=self._stated.document_prompt,
         )
 
     def begin(
@@ -268,7 +268,7 @@ class BaseEncoder(Searching):
             return text
         if text is not None:
             raise UserError("give a prompt, or the name of one (prompt_name), not both")
-        searched = {QUERY: self.query_prompt, DOCUMENT: self.document_prompt} if self.prompts else {}
+        searched = {QUERY: self._stated.query_prompt, DOCUMENT: self._stated.document_prompt} if self.prompts else {}
         known = {**searched, **self.prompts}
         if name not in known:
             has = ", ".join(known) or "none"

@@ -40,11 +40,11 @@ class Vectors(Protocol):
     """Whatever turns text into vectors: an `Embedder`, an encoder."""
 
     @property
-    def query_prompt(self) -> str:
-        """What belongs before the queries of a search."""
+    def query_prompt(self) -> str | None:
+        """What belongs before the queries of a search; None: the default."""
 
     @property
-    def document_prompt(self) -> str:
+    def document_prompt(self) -> str | None:
         """What belongs before its documents."""
 
     def vectors(self, sentences: Sequence[str], *, prompt: str | None = None) -> np.ndarray:

@@ -31,12 +31,12 @@ class Searching(ABC):
 
     @property
     @abstractmethod
-    def query_prompt(self) -> str:
+    def query_prompt(self) -> str | None:
         """What belongs before a query."""
 
     @property
     @abstractmethod
-    def document_prompt(self) -> str:
+    def document_prompt(self) -> str | None:
         """What belongs before a sentence of the index."""
 
     @abstractmethod

@@ -43,28 +43,28 @@ class WeightedEncoders(BaseEncoder):
         self.normalizes = False
 
     @property
-    def query_prompt(self) -> str:
-        """The encoders' own.
+    def query_prompt(self) -> str | None:
+        """The encoders' own; None where each has its default one.
 
         Raises:
             UserError: they differ.
         """
-        return self._shared_prompt([encoder.query_prompt for encoder in self.encoders])
+        return self._shared([encoder.query_prompt for encoder in self.encoders])
 
     @property
-    def document_prompt(self) -> str:
-        """The encoders' own.
+    def document_prompt(self) -> str | None:
+        """As `query_prompt`.
 
         Raises:
             UserError: they differ.
         """
-        return self._shared_prompt([encoder.document_prompt for encoder in self.encoders])
+        return self._shared([encoder.document_prompt for encoder in self.encoders])
 
-    def _shared_prompt(self, prompts: list[str]) -> str:
+    def _shared(self, prompts: list[str | None]) -> str | None:
+        if not any(encoder.prompt_facts(own) for encoder, own in zip(self.encoders, prompts, strict=True)):
+            return None
         if len(set(prompts)) > 1:
-            raise UserError(
-                f"{self.name}: the models' prompts differ ({prompts}), and their sum has none; take one model"
-            )
+            raise UserError(f"{self.name}: the models' prompts differ, and their sum has none; take one of them")
         return prompts[0]
 
     @property

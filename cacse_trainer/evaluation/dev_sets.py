@@ -63,8 +63,8 @@ class DevSet(ABC):
         """What an evaluation keeps of the answers, so that two of them can be compared."""
 
     @abstractmethod
-    def facts(self) -> dict[str, Any]:
-        """What an evaluation says of the set: ``data``, a hash of all of it, and its sizes."""
+    def facts(self, embedder: Vectors) -> dict[str, Any]:
+        """What an evaluation says of the set: ``data``, a hash of all of it, its sizes, and how it is encoded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ class GradedPairs(DevSet):
         """As of SentEval's similarity tasks: one subset."""
         return {"cosine": answers.values, "gold": self._gold, "subset": np.full(len(self.pairs), "all")}
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, embedder: Vectors) -> dict[str, Any]:
         """The number of pairs; they are scored all together."""
         columns = [self.pairs[name] for name in ("sentence1", "sentence2", "score")]
         return {"data": _hash(*map(list, columns)), "n": len(self.pairs), "aggregation": "all"}
@@ -137,12 +137,13 @@ class Retrieval(DevSet):
         """nDCG@10 of each query."""
         return {"ndcg": answers.values}
 
-    def facts(self) -> dict[str, Any]:
-        """The number of queries and of documents."""
+    def facts(self, embedder: Vectors) -> dict[str, Any]:
+        """The number of queries and of documents, and the prompts before them."""
         own = self.retrieval_set
         relevant = [sorted(graded.items()) for graded in own.relevant]
         data = _hash(own.queries, own.documents, relevant)
-        return {"data": data, "n": len(own.queries), "documents": len(own.documents)}
+        prompts = [embedder.query_prompt, embedder.document_prompt]
+        return {"data": data, "n": len(own.queries), "documents": len(own.documents), "prompts": prompts}
 
     def vectors(self, embedder: Vectors) -> tuple[np.ndarray, np.ndarray]:
         """(queries, dim) and (documents, dim)."""

@@ -100,6 +100,7 @@ def test_search(folder, tmp_path):
     encoder.save_index(tmp_path / "without")  # as one that was made before the folder stated prompts
     with pytest.raises(UserError, match="differs in prompt"):
         encoder.load_index(tmp_path / "without")
+    assert WeightedEncoders([by_hand, by_hand]).query_prompt is None
     with pytest.raises(UserError, match="prompts differ"):
         _ = WeightedEncoders([encoder, by_hand]).query_prompt
 
