@@ -46,7 +46,6 @@ def distill(
     settings.pooling = settings.pooling or stated_pooling(settings.student) or own_pooling(settings.student)
     bf16 = resolve_bf16(settings.teacher_bf16, "teacher_bf16", use_cpu=args.use_cpu)
     check_cache(settings, data_args, args)
-    take_stated_prompts(data_args, [settings.student])
     training = TrainingRun(parsed)
     columns = training.data_facts.get("columns", [])
     if len(columns) > 1:
@@ -55,6 +54,7 @@ def distill(
         )
     teacher, teacher_tokenizer = load_encoders(choices)
     student, tokenizer = build_student(settings, settings.student, teacher)
+    take_stated_prompts(data_args, [settings.student])
     for model in (teacher, student):
         check_weights(model)
     if args.export:

@@ -30,13 +30,13 @@ def train(
     if (model_args.model is None) != (model_args.tower_a is None):  # else there is none, or too many: see build_model
         take_stated_pooling(model_args)
         check_used(parsed)
-    starts = list(dict.fromkeys(filter(None, (model_args.model, model_args.tower_a, model_args.tower_b))))
-    take_stated_prompts(data_args, starts)
     training = TrainingRun(parsed)
     columns = training.data_facts.get("columns", [])
     check_hard_negatives(parsed, len(columns))
     model, tokenizer = build_model(model_args)
     check_weights(model)
+    starts = list(dict.fromkeys(filter(None, (model_args.model, model_args.tower_a, model_args.tower_b))))
+    take_stated_prompts(data_args, starts)
     if args.export:
         model.check_exportable()
     if columns:

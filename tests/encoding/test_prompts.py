@@ -10,9 +10,11 @@ import torch
 from cacse_trainer import SentenceEncoder
 from cacse_trainer.cli.main import main
 from cacse_trainer.data import ContrastiveCollator
+from cacse_trainer.data.tokens import check_limit
 from cacse_trainer.encoding.sentence_transformers import write_modules
 from cacse_trainer.encoding.weighted import WeightedEncoders
 from cacse_trainer.errors import UserError
+from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
 from tests.conftest import WORDS
 
 QUERY, DOCUMENT = "the dog ", "a man "
@@ -58,6 +60,8 @@ def test_rows(tiny_tokenizer):
         assert torch.equal(prompted([sides])["input_ids"], plain([sides])["input_ids"])
     with pytest.raises(UserError, match="no room for text beside 4 special tokens; give at least 5"):
         ContrastiveCollator(tiny_tokenizer, 4, query_prompt=QUERY)
+    with pytest.raises(UserError, match="give at least 5"):
+        check_limit(TokenizerBundle([tiny_tokenizer, tiny_tokenizer]), 4, QUERY)
 
 
 def test_encode_equals_sentence_transformers(folder):
