@@ -9,7 +9,7 @@ same.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,6 +34,21 @@ Advance = Callable[[int], object]
 TOKENS_PER_BATCH = {"cpu": 1024}
 """Padded tokens a batch by kind of device. On a CPU a batch is one core's (benchmarks/encode.py --tokens_per_batch)."""
 TOKENS_PER_BATCH_ELSEWHERE = 16384
+
+
+class Vectors(Protocol):
+    """Whatever turns text into vectors: an `Embedder`, an encoder."""
+
+    @property
+    def query_prompt(self) -> str | None:
+        """What belongs before the queries of a search; None: the default."""
+
+    @property
+    def document_prompt(self) -> str | None:
+        """What belongs before its documents."""
+
+    def vectors(self, sentences: Sequence[str], *, prompt: str | None = None) -> np.ndarray:
+        """(len(sentences), dim) float32; see `Embedder.vectors`."""
 
 
 def length_limit(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:

@@ -18,7 +18,7 @@ import cacse_trainer.models  # noqa: F401 - registers the model classes with Aut
 from cacse_trainer.compute.pooling import POOLINGS
 from cacse_trainer.data.tokens import no_room, shortest_limit
 from cacse_trainer.encoding.embedder import Embed, length_limit
-from cacse_trainer.encoding.sentence_transformers import Modules, read_modules
+from cacse_trainer.encoding.sentence_transformers import Modules, read_modules, read_prompts
 from cacse_trainer.errors import UserError, one_line, user_errors
 from cacse_trainer.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from cacse_trainer.models.adapters import base_model_of, load_adapter, merge_adapter
@@ -98,8 +98,9 @@ def load_encoder(
     path, adapter, ours = _find_adapter(name, adapter)
     name = name or str(adapter or path)
     _check_folder(name, path)
-    stated = Modules()
-    if not is_sentence_model(path):
+    if is_sentence_model(path):
+        stated = Modules(prompts=read_prompts(path))
+    else:
         stated = read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
     trusted = {"trust_remote_code": trust_remote_code}
     device = _existing(device) if device is not None else default_device()

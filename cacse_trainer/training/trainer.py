@@ -10,6 +10,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from cacse_trainer.compute.distributed import shared_rows, world_size
 from cacse_trainer.data import ContrastiveCollator, Masking
 from cacse_trainer.data.deletion import Deletion, RawCollator
 from cacse_trainer.encoding.embedder import Embedder, length_limit
+from cacse_trainer.encoding.sentence_transformers import search_prompts, write_prompts
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import as_dev_sets
 from cacse_trainer.evaluation.health import COLLAPSE_COSINE
@@ -54,6 +56,8 @@ class CacseTrainer(ResumableTrainer):
         processing_class: the tokenizer.
         max_seq_length: training sentences are cut to so many tokens.
         eval_max_seq_length: the same for dev sentences; default: the longest the model takes.
+        query_prompt: put before anchors, and before the queries of retrieval sets; checkpoints keep it.
+        document_prompt: put before positives, hard negatives and documents; checkpoints keep it.
         mask_probability: chance of a token to be masked, for a model that reads masked copies.
         callbacks, optimizers: as for `Trainer`.
         guide: tells false negatives, for a model whose ``forward`` takes ``left_out`` (`SentenceEmbeddingModel`).
@@ -87,6 +91,8 @@ class CacseTrainer(ResumableTrainer):
         optimizers: tuple[Any, Any] = (None, None),
         guide: Guide | None = None,
         keeping: Keeping | None = None,
+        query_prompt: str = "",
+        document_prompt: str = "",
     ):
         args = copy.copy(args) if args is not None else TrainingArguments("outputs")
         args.remove_unused_columns = False
@@ -120,9 +126,10 @@ class CacseTrainer(ResumableTrainer):
             raise UserError("CacseTrainer needs the tokenizer: pass processing_class=tokenizer")
         if data_collator is None:
             kind = RawCollator if model.deletion else ContrastiveCollator
-            data_collator = kind(processing_class, max_seq_length, with_text_ids=True)
+            own: Any = {"query_prompt": query_prompt, "document_prompt": document_prompt}
+            data_collator = kind(processing_class, max_seq_length, with_text_ids=True, **own)
             if guide is not None:
-                data_collator = GuidedCollator(processing_class, max_seq_length, guide.reader)
+                data_collator = GuidedCollator(processing_class, max_seq_length, guide.reader, **own)
         if isinstance(args, CacseTrainingArguments):
             chosen = (args.num_length_buckets, args.mini_batch_size, args.negatives, args.use_fast_paths)
             model.use(ComputeSettings(*chosen))
@@ -130,6 +137,7 @@ class CacseTrainer(ResumableTrainer):
         super().__init__(*given, callbacks=callbacks, optimizers=optimizers)
         self.extra_scorers: list[Callable[[Embedder], dict[str, float]]] = []
         self.eval_max_seq_length = eval_max_seq_length or length_limit(processing_class, model.config)
+        self.query_prompt, self.document_prompt = query_prompt, document_prompt
         self.masking = Masking(processing_class, mask_probability) if model.needs_masked_copies else None
         words = Deletion(processing_class, max_seq_length, model.deletion) if model.deletion else None
         self.guide, self.keeping = guide, keeping
@@ -338,13 +346,21 @@ class CacseTrainer(ResumableTrainer):
         else:
             super()._load_best_model()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `ResumableTrainer`'s; the prompts are saved as an exported folder has them."""
+        super().save_model(output_dir, _internal_call)
+        prompts = search_prompts(self.query_prompt, self.document_prompt)
+        if prompts and self.args.should_save:
+            write_prompts(Path(output_dir or str(self.args.output_dir)), prompts)
+
     # ---- evaluation ----
 
     @property
     def embedder(self) -> Embedder:
         """The way from text to the vectors of the model as it is."""
         dtype, embed = torch.bfloat16 if self.args.bf16 else None, self.model_of_run.embed
-        return Embedder(embed, self.processing_class, self.eval_max_seq_length, self.args.device, dtype)
+        prompts: Any = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
+        return Embedder(embed, self.processing_class, self.eval_max_seq_length, self.args.device, dtype, **prompts)
 
     def evaluate(
         self,

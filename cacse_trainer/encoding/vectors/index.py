@@ -185,7 +185,8 @@ def open_vectors(path: Path, corpus: Corpus, made_by: dict[str, Any]) -> SearchI
     facts = read_object(beside, "encode anew", precision=str, dim=int, normalize=bool)
     precision, dim = facts["precision"], facts["dim"]
     table = open_table(path, precision, dim)
-    differing = [name for name, value in made_by.items() if name != "model" and facts.get(name) != value]
+    wanted = {"prompt": None, **made_by}
+    differing = [name for name, value in wanted.items() if name != "model" and facts.get(name) != value]
     if differing:
         raise UserError(
             f"vectors {path}: were made by {facts.get('model')}, and the encoder differs in {', '.join(differing)}"
