@@ -9,6 +9,7 @@ from cacse_trainer.settings.resources import nearest
 from cacse_trainer.version import __version__
 
 COMMANDS = {
+    "adapt": "from your own raw text to a better encoder, with a verdict told from held-out queries",
     "train": "train sentence encoders on raw text and export them",
     "pairs": "positive pairs by translating sentences there and back",
     "distill": "train one encoder to give a frozen teacher's vectors, and export it",
@@ -27,7 +28,7 @@ COMMANDS = {
 }
 
 GROUPS = {
-    "train": ("train", "distill", "pipeline", "sweep", "instruct", "pairs"),
+    "train": ("adapt", "train", "distill", "pipeline", "sweep", "instruct", "pairs"),
     "measure": ("evaluate", "compare"),
     "use": ("encode", "search", "demo"),
     "share": ("export", "import"),
@@ -36,6 +37,7 @@ GROUPS = {
 """The order in which the help tells of the commands."""
 
 EXAMPLES = {
+    "adapt": "adapt --text my_documents/ --output_dir runs/adapted",
     "train": "train --config cacse/bert_base --train_file wiki1m.txt --output_dir runs/cacse",
     "distill": "distill --config distill/cacse_bert --teacher runs/cacse/export --train_file wiki1m.txt",
     "pipeline": "pipeline --config pipeline/small",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cacse_trainer.data.tokens import checked, shortest_limit
-from cacse_trainer.encoding.embedder import Advance, Embed, Embedder, each_once, progress_bar
+from cacse_trainer.encoding.embedder import Advance, Embed, Embedder, Prepare, each_once, progress_bar
 from cacse_trainer.encoding.loading import check_length
 from cacse_trainer.encoding.pool import EncoderPool, as_one_table, one_after_another
 from cacse_trainer.encoding.searching import Device, Searching
@@ -51,7 +51,7 @@ class BaseEncoder(Searching):
     truncate_dim: int | None = None
 
     _embed: Embed
-    _prepare: Callable[[str], str] | None
+    _prepare: Prepare | None
     _longest: int
     _cores: int | None = None
 

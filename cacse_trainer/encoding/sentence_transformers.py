@@ -53,7 +53,8 @@ class Modules:
         above: the layers above the pooling, in order; none for most models.
         max_seq_length: None where the tokenizer decides.
         lower_case: sentences are lower-cased before the tokenizer.
-        prompt: put before every sentence.
+        prompt: put before every sentence where no other is asked for.
+        prompts: all that are named, also by those names that this program asks for (`QUERY`, `DOCUMENT`).
         normalizes: sentence-transformers scales this model's vectors to length 1, as the last step.
     """
 
@@ -62,14 +63,20 @@ class Modules:
     max_seq_length: int | None = None
     lower_case: bool = False
     prompt: str = ""
+    prompts: dict[str, str] = field(default_factory=dict)
     normalizes: bool = False
 
     @property
-    def prepare(self) -> Callable[[str], str] | None:
-        """The text that the tokenizer sees, from a sentence; None where that is the sentence itself."""
+    def prepare(self) -> Callable[..., str] | None:
+        """The text that the tokenizer sees, from a sentence and a prompt; None where that is the two as they are."""
         if not self.prompt and not self.lower_case:
             return None
-        return lambda text: (self.prompt + text).lower() if self.lower_case else self.prompt + text
+
+        def prepared(text: str, prompt: str | None = None) -> str:
+            whole = (self.prompt if prompt is None else prompt) + text
+            return whole.lower() if self.lower_case else whole
+
+        return prepared
 
     def length(self, longest: int) -> int:
         """The limit in tokens, of a model that takes ``longest``."""

@@ -1,7 +1,6 @@
 """Semantic textual similarity on a set of graded pairs: the score by which checkpoints are chosen."""
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -69,11 +68,6 @@ def pair_cosines(embedder: Embedder, pairs: datasets.Dataset) -> np.ndarray:
     return cosines(*pair_vectors(embedder, pairs)[1:])
 
 
-def spearman_of(found: np.ndarray, pairs: datasets.Dataset) -> float:
-    """Spearman's correlation ×100 of the pairs' cosines with their scores."""
-    return 100 * correlations(found, np.asarray(pairs["score"], dtype=np.float64))["spearman"]
-
-
 def score_pairs(embedder: Embedder, pairs: datasets.Dataset) -> dict[str, float]:
     """Scores of a model on graded pairs.
 
@@ -101,8 +95,3 @@ def score_pairs(embedder: Embedder, pairs: datasets.Dataset) -> dict[str, float]
         "average_cosine": average_cosine(distinct),
         "dead_dimensions": dead_dimensions(distinct),
     }
-
-
-def spearman_by_set(embedder: Embedder, dev_sets: Mapping[str, datasets.Dataset]) -> dict[str, float]:
-    """Spearman's correlation ×100 on each dev set, see `score_pairs`."""
-    return {name: score_pairs(embedder, pairs)["spearman"] for name, pairs in dev_sets.items()}

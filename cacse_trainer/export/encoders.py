@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 from transformers import PreTrainedModel
 
 from cacse_trainer.encoding.embedder import Embedder, length_limit
@@ -27,7 +26,7 @@ from cacse_trainer.encoding.loading import load_encoder
 from cacse_trainer.encoding.model_card import CardFacts, render_card, usage_of
 from cacse_trainer.encoding.sentence_transformers import list_modules, write_modules
 from cacse_trainer.errors import RunError
-from cacse_trainer.evaluation.sts import spearman_by_set
+from cacse_trainer.evaluation.dev_sets import DevSet, as_dev_sets, scores_by_set
 from cacse_trainer.export import ensemble_module
 from cacse_trainer.files import writing_folder
 from cacse_trainer.models.base import Export, contract_of
@@ -72,7 +71,7 @@ def export(
     tokenizer: Any,
     output_dir: str | Path,
     facts: CardFacts,
-    dev_sets: Mapping[str, Dataset] | None = None,
+    dev_sets: Mapping[str, Any] | None = None,
     name: str | None = None,
 ) -> dict[str, dict[str, float]]:
     """Write what a trained model exports, each to a folder of its own under ``output_dir``, checked and scored.
@@ -82,11 +81,11 @@ def export(
         tokenizer: its tokenizer, saved with its own length limit, or a `TokenizerBundle`.
         output_dir: parent folder; an older export of a name is replaced when the new one is whole.
         facts: for the cards, of the whole run.
-        dev_sets: graded pairs by name, on which a folder is scored for its card.
+        dev_sets: by name, on which a folder is scored for its card; see `as_dev_set`.
         name: of the folder, for a model that exports one.
 
     Returns:
-        Spearman ×100 by folder and dev set.
+        The scores ×100 by which the dev sets judge (Spearman, nDCG@10), by folder and set.
 
     Raises:
         UserError: no encoder folder gives this model's vectors.
@@ -94,11 +93,13 @@ def export(
     """
     model.eval()
     found = [replace(one, name=name or one.name) for one in contract_of(model).exports(facts.title)]
-    return {one.name: _export(one, tokenizer, Path(output_dir), facts, dev_sets or {}) for one in found}
+    sets = as_dev_sets(dev_sets or {})
+    facts = replace(facts, metrics={name: one.metric for name, one in sets.items()})
+    return {one.name: _export(one, tokenizer, Path(output_dir), facts, sets) for one in found}
 
 
 def _export(
-    encoder: Export, tokenizer: Any, output_dir: Path, facts: CardFacts, dev_sets: Mapping[str, Dataset]
+    encoder: Export, tokenizer: Any, output_dir: Path, facts: CardFacts, dev_sets: Mapping[str, DevSet]
 ) -> dict[str, float]:
     """One of `export`'s folders; its scores."""
     limit = length_limit(tokenizer, encoder.model.config)
@@ -118,7 +119,7 @@ def _export(
         loaded = load_encoder(str(staged), device=encoder.model.device, trust_remote_code=remote)
         reloaded = Embedder(loaded.embed, loaded.tokenizer, limit, encoder.model.device)
         difference = _prove(encoder, tokenizer, reloaded, output_dir / encoder.name)
-        scores = spearman_by_set(reloaded, dev_sets)
+        scores = scores_by_set(reloaded, dev_sets)
         card = replace(
             facts,
             title=encoder.title,

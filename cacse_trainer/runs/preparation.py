@@ -1,8 +1,7 @@
 """Before a training run: its text, its dev sets, and the metric that chooses."""
 
-import re
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from datasets import Dataset, IterableDataset
 
 from cacse_trainer.data import has_labels, load_pairs, load_sentences, load_sentences_with_stats
 from cacse_trainer.errors import UserError, user_errors
+from cacse_trainer.evaluation.dev_sets import DevSet, GradedPairs, load_named
 from cacse_trainer.files import crc32_of
 from cacse_trainer.runs.mixing import mixed, shares_of
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
@@ -89,15 +89,15 @@ def _text_facts(name: str, option: str, streaming: bool = False) -> str:
     return f"{source.stat().st_size} bytes, checksum {sums:08x}"
 
 
-def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, Dataset]:
-    """Paths or ``name=path`` → graded pairs by name; STS-B from the hub when none is given.
+def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, DevSet]:
+    """Paths or ``name=path`` → dev sets by name, see `load_named`; STS-B from the hub when none is given.
 
     Raises:
         UserError: a name that is none or given twice, a file that is wrong.
     """
     if not dev_files:
         try:
-            return {"stsb": load_pairs(STSB_ON_THE_HUB)}
+            return {"stsb": GradedPairs(load_pairs(STSB_ON_THE_HUB))}
         except UserError as error:
             reason = str(error).partition(";")[0]
             raise UserError(
@@ -105,30 +105,6 @@ def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, Dataset]:
                 "or --evaluation none"
             ) from error
     return load_named(dev_files, "dev_file")
-
-
-def load_named(entries: Sequence[str], option: str, taken: Collection[str] = ()) -> dict[str, Dataset]:
-    """Graded pairs by name; a path without a name is named after its file.
-
-    Args:
-        entries: paths, or ``name=path``.
-        option: that gave them, for errors.
-        taken: names that others have.
-
-    Raises:
-        UserError: a name that is none, or taken; a file that is wrong.
-    """
-    sets: dict[str, Dataset] = {}
-    for entry in entries:
-        name, separator, path = entry.partition("=")
-        if not separator:
-            path, name = entry, re.sub(r"\W", "_", Path(entry.partition(":")[2] or entry).stem)
-        if not name.isidentifier():
-            raise UserError(f"{option} {entry!r}: give name=path, the name of letters and digits, such as mine={path}")
-        if name in sets or name in taken:
-            raise UserError(f"{option}: the name {name} is given twice; give name=path with another name")
-        sets[name] = load_pairs(resolve_resource(path))
-    return sets
 
 
 def uses_dev_sets(data_args: DataArguments, args: CacseTrainingArguments) -> bool:
@@ -172,10 +148,10 @@ def dev_entries(data_args: DataArguments) -> list[str] | None:
     return entries or None
 
 
-def check_metric(args: CacseTrainingArguments, dev_sets: dict[str, Dataset], scorers: Sequence[object] = ()) -> None:
+def check_metric(args: CacseTrainingArguments, dev_sets: Mapping[str, DevSet], scorers: Sequence[object] = ()) -> None:
     """The metric that chooses the best model must belong to a dev set, or be the average of the transfer tasks."""
     metric = args.metric_for_best_model
-    known = [f"{name}_{kind}" for name in dev_sets for kind in ("spearman", "pearson")]
+    known = [f"{name}_{metric}" for name, dev_set in dev_sets.items() for metric in dev_set.metrics]
     known += ["transfer_avg"] if scorers else []
     if metric is not None and args.eval_strategy != "no" and str(metric).removeprefix("eval_") not in known:
         raise UserError(f"metric_for_best_model={metric}: the dev sets give {', '.join(known) or 'none'}")

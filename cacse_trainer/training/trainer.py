@@ -1,6 +1,6 @@
 """`CacseTrainer`: transformers' Trainer for models that return their loss, chosen by a dev score.
 
-What it adds: raw-text columns through `ContrastiveCollator`, an `evaluate` that scores graded pairs by
+What it adds: raw-text columns through `ContrastiveCollator`, an `evaluate` that scores dev sets by
 ``model.embed``, a baseline before training and an evaluation at the last step, the loss's parts in the log, a stop when
 the loss is not finite, a warning of collapse, and checkpoints that are renamed into place when they are whole.
 """
@@ -22,8 +22,8 @@ from cacse_trainer.data import ContrastiveCollator, Masking
 from cacse_trainer.data.deletion import Deletion, RawCollator
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.dev_sets import as_dev_sets
 from cacse_trainer.evaluation.health import COLLAPSE_COSINE
-from cacse_trainer.evaluation.sts import score_pairs
 from cacse_trainer.models.base import ComputeSettings, SentenceModel
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training import guards
@@ -43,12 +43,14 @@ class CacseTrainer(ResumableTrainer):
         model: a `SentenceModel`: its ``forward`` returns its loss, its ``embed`` gives the sentence embedding.
         args: `transformers.TrainingArguments` or `CacseTrainingArguments`; a copy is used, with columns kept, the last
             incomplete batch dropped, and, where there is an evaluation, one before the first step. Without
-            ``metric_for_best_model`` the first dev set's Spearman correlation chooses the best model.
+            ``metric_for_best_model`` the first dev set chooses the best model: graded pairs by Spearman's correlation,
+            a retrieval set by nDCG@10.
         data_collator: default: `ContrastiveCollator` of the tokenizer.
         train_dataset: raw columns text | anchor, positive[, hard_negative | negative_1, …]; a map-style or a streamed
             dataset.
-        eval_dataset: graded pairs (sentence1, sentence2, score), or a dict of them by name; the scores of the set
-            ``stsb`` are logged as ``eval_stsb_spearman`` and so on.
+        eval_dataset: graded pairs (sentence1, sentence2, score), a `RetrievalSet`, or a dict of these by name; the
+            scores of the set ``stsb`` are logged as ``eval_stsb_spearman``, of a retrieval set ``docs`` as
+            ``eval_docs_ndcg@10``, and so on.
         processing_class: the tokenizer.
         max_seq_length: training sentences are cut to so many tokens.
         eval_max_seq_length: the same for dev sentences; default: the longest the model takes.
@@ -76,7 +78,7 @@ class CacseTrainer(ResumableTrainer):
         args: TrainingArguments | None = None,
         data_collator: Any = None,
         train_dataset: Dataset | IterableDataset | None = None,
-        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        eval_dataset: Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         max_seq_length: int = 64,
         eval_max_seq_length: int | None = None,
@@ -94,8 +96,9 @@ class CacseTrainer(ResumableTrainer):
         elif eval_dataset is None:
             args.without_evaluation()
         if args.load_best_model_at_end and args.metric_for_best_model in (None, "loss"):  # the defaults, and no scores
-            first = f"{next(iter(eval_dataset))}_" if isinstance(eval_dataset, dict) else ""
-            args.metric_for_best_model = f"{first}spearman"
+            sets = as_dev_sets(eval_dataset)
+            name, metric = next(((name, one.metric) for name, one in sets.items()), ("", "spearman"))
+            args.metric_for_best_model = f"{name}_{metric}" if name else metric
             args.greater_is_better = True
         if args.ddp_find_unused_parameters is None:  # every trainable parameter gets a gradient
             args.ddp_find_unused_parameters = False
@@ -345,36 +348,37 @@ class CacseTrainer(ResumableTrainer):
 
     def evaluate(
         self,
-        eval_dataset: Dataset | dict[str, Dataset] | str | None = None,
+        eval_dataset: Any = None,
         ignore_keys: Any = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Score the dev sets by ``model.embed``.
 
         Args:
-            eval_dataset: graded pairs, a dict of them by name, or one name; default: those given at construction.
+            eval_dataset: graded pairs or a `RetrievalSet`, a dict of these by name, or one name; default: those given
+                at construction.
             ignore_keys: unused, as nothing but embeddings is predicted.
             metric_key_prefix: of the metrics' names.
 
         Returns:
-            ``{prefix}_{name}_spearman`` and so on for each set, see `score_pairs`; without a name for a single set.
+            ``{prefix}_{name}_spearman``, ``{prefix}_{name}_ndcg@10`` and so on for each set, see `DevSet`; without a
+            name for a single set.
         """
         chosen = eval_dataset if eval_dataset is not None else self.eval_dataset
         if chosen is None:
             raise UserError("evaluate needs a dev set: pass eval_dataset={'stsb': pairs}")
         if isinstance(chosen, str):  # transformers' way to name one of several
             chosen = {chosen: self.eval_dataset[chosen]}  # type: ignore[index, call-overload]
-        named = chosen if isinstance(chosen, dict) else {"": chosen}
         model, embedder = self.model_of_run, self.embedder
         was_training = model.training
         model.eval()
         metrics: dict[str, float] = {}
         try:
-            for name, pairs in named.items():
-                scores = score_pairs(embedder, pairs)
+            for name, dev_set in as_dev_sets(chosen).items():
+                scores = dev_set.scores(embedder)
                 prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
                 metrics.update({f"{prefix}_{key}": value for key, value in scores.items()})
-                self._warn_of(name or "the dev set", scores)
+                self._warn_of(name or "the dev set", scores[dev_set.metric], scores["average_cosine"])
             for scorer in self.extra_scorers if eval_dataset is None or eval_dataset is self.eval_dataset else []:
                 metrics.update({f"{metric_key_prefix}_{key}": value for key, value in scorer(embedder).items()})
         finally:
@@ -383,15 +387,15 @@ class CacseTrainer(ResumableTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _warn_of(self, name: str, scores: dict[str, float]) -> None:
+    def _warn_of(self, name: str, score: float, cosine: float) -> None:
         step = self.state.global_step
-        if math.isnan(scores["spearman"]):
+        if math.isnan(score):
             logger.warning("step %d: the score of %s is undefined (constant or non-finite similarities)", step, name)
-        if scores["average_cosine"] > COLLAPSE_COSINE:
+        if cosine > COLLAPSE_COSINE:
             logger.warning(
                 "step %d: the embeddings of %s are nearly constant (average cosine %.4f): collapse; "
                 "a lower learning rate or a larger batch helps",
                 step,
                 name,
-                scores["average_cosine"],
+                cosine,
             )
