@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": BELOW_TRAINING,
     "runs": BELOW_RUNS,
     "pipeline": {*BELOW_RUNS, "runs"},
+    "adapt": {*BELOW_RUNS, "runs"},
     "demo": {*BELOW_RUNS, "runs"},
     "instruct": {*BELOW_RUNS, "runs", "pipeline"},
 }

@@ -71,7 +71,7 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Dataset] | None = None) -> 
             "export them one by one"
         )
     stated = read_modules(str(folder))
-    if stated.pooling is None or stated.pooling in LAYER_POOLINGS:
+    if stated.pooling is None or stated.static is not None or stated.pooling in LAYER_POOLINGS:
         raise UserError(f"{folder}: is no exported encoder folder (its pooling is {stated.pooling})")
     loaded = load_encoder(str(folder), device="cpu")
     loaded.model.set_attn_implementation("eager")

@@ -55,7 +55,7 @@ class ExactVectors:
             device: where the products are computed.
 
         Returns:
-            (q, k) cosines, best first, and (q, k) row numbers.
+            (q, k) cosines, best first, and (q, k) row numbers; of equal cosines the row that stands first.
         """
         count = max(0, min(top_k, len(self)))
         scores = torch.empty((len(queries), 0), device=device)
@@ -67,8 +67,8 @@ class ExactVectors:
             found = [_best(part @ block.T, count) for part in wanted.split(QUERIES_AT_ONCE)]
             scores = torch.cat([scores, torch.cat([best for best, _ in found])], dim=1)  # (q, ≤ 2k)
             rows = torch.cat([rows, torch.cat([where for _, where in found]) + start], dim=1)
-            scores, kept = _best(scores, count)
-            rows = rows.gather(1, kept)
+            scores, kept = scores.sort(dim=1, descending=True, stable=True)  # earlier rows stand first
+            scores, rows = scores[:, :count], rows.gather(1, kept[:, :count])
         return scores.cpu().numpy(), rows.cpu().numpy()
 
     def _unit_rows(self, stored: np.ndarray, device: torch.device | str) -> torch.Tensor:
@@ -101,4 +101,13 @@ def open_table(path: Path, precision: str, dim: int) -> np.ndarray:
 
 
 def _best(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return scores.topk(min(count, scores.shape[1]), dim=1)
+    """The ``count`` largest of each row of (q, n), and their places; of equal ones the first, which topk leaves open."""
+    count = min(count, scores.shape[1])
+    best, places = scores.topk(min(count + 1, scores.shape[1]), dim=1)
+    if best.shape[1] > count > 0:
+        open_rows = (best[:, count - 1] == best[:, count]).nonzero()[:, 0]  # equal ones on both sides of the cut
+        sorted_whole = scores[open_rows].sort(dim=1, descending=True, stable=True)
+        best[open_rows, :count], places[open_rows, :count] = (part[:, :count] for part in sorted_whole)
+    places, order = places[:, :count].sort(dim=1)
+    best, order = best[:, :count].gather(1, order).sort(dim=1, descending=True, stable=True)
+    return best, places.gather(1, order)

@@ -1,0 +1,1 @@
+"""What adapts an encoder to text of one's own: hard negatives from a corpus."""
