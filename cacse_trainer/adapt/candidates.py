@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from cacse_trainer.data.tokens import checked
-from cacse_trainer.encoding.base import BaseEncoder
+from cacse_trainer.encoding.base import BaseEncoder, Device
 from cacse_trainer.encoding.embedder import progress_bar
 from cacse_trainer.encoding.vectors.exact import ExactVectors, open_table
 from cacse_trainer.encoding.vectors.faiss_vectors import FaissVectors
@@ -123,7 +123,7 @@ class Candidates:
         """(n, dim) float32 rows of length 1: the vectors of the texts at these places."""
         return directions(np.asarray(self._table[places]), self._precision, self._dim)
 
-    def nearest(self, queries: np.ndarray, count: int, device: object) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(self, queries: np.ndarray, count: int, device: Device) -> tuple[np.ndarray, np.ndarray]:
         """(q, k) cosines of the ``count`` nearest texts, best first, and their places (-1: none)."""
         scores, places = self._store.search(queries, count, device)
         return np.asarray(scores), np.asarray(places)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import datasets
 import numpy as np
@@ -43,7 +43,7 @@ ENTRIES_AT_ONCE = 4_000_000
 RESCORED_AT_ONCE = 256
 """Rows whose pairs the cross-encoder is given at once."""
 
-Rows = datasets.Dataset | Sequence[Mapping[str, str]] | str | os.PathLike[str]
+Rows: TypeAlias = datasets.Dataset | Sequence[Mapping[str, str]] | str | os.PathLike[str]
 
 
 class Mined(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 import cacse_trainer.models  # noqa: F401 - registers the model classes with AutoModel
@@ -45,7 +45,7 @@ class Loaded:
 
     Args:
         name: as the user gave it.
-        model: in eval mode, on its device.
+        model: a `PreTrainedModel` or a `StaticTable`, in eval mode, on its device.
         tokenizer: with a padding token; a `TokenizerBundle` where the encoders have tokenizers of their own.
         embed: the function that an `Embedder` takes.
         pooling: what was stated or guessed.
@@ -56,7 +56,7 @@ class Loaded:
     """
 
     name: str
-    model: PreTrainedModel | StaticTable
+    model: Any
     tokenizer: Any
     embed: Embed
     pooling: str

@@ -115,7 +115,8 @@ def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
         elif kind != "Dropout":  # which does nothing at inference
             raise UserError(
                 f"model {name}: modules.json has a {kind} module in place {place}, which is not supported here "
-                "(Transformer and Pooling, or StaticEmbedding, then Dense and Normalize); load it with sentence-transformers"
+                "(Transformer and Pooling, or StaticEmbedding, then Dense and Normalize); load it with "
+                "sentence-transformers"
             )
     while found.above and isinstance(found.above[-1], Normalize):
         found.normalizes = True

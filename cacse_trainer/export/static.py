@@ -91,7 +91,8 @@ def export_static(
         table = np.concatenate([table, encoder.embedder.vectors(added)])
         # in a text these match before the tokens that they are made of, where no word goes on around them
         backend.add_tokens([AddedToken(word, single_word=True, lstrip=True, normalized=True) for word in added])
-        kept += [backend.token_to_id(word) for word in added]
+        vocabulary = backend.get_vocab()
+        kept += [vocabulary[word] for word in added]
     reduced, explained = reduce(truncated(table, encoder.truncate_dim), dims)
     rows = np.zeros((max(backend.get_vocab().values()) + 1, reduced.shape[1]), dtype=np.float32)
     shares = zipf(len(kept)) if text is None else _shares(text, backend, len(rows))[kept]

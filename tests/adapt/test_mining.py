@@ -71,7 +71,7 @@ def as_tuples(data: Dataset) -> list[tuple[str, ...]]:
     return [tuple(row.values()) for row in data]
 
 
-@pytest.mark.parametrize("block", [16_384, 7])
+@pytest.mark.parametrize("block", [16_384, 29])
 @pytest.mark.parametrize(
     ("settings", "definition"),
     [

@@ -101,7 +101,7 @@ def open_table(path: Path, precision: str, dim: int) -> np.ndarray:
 
 
 def _best(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ``count`` largest of each row of (q, n), and their places; of equal ones the first, which topk leaves open."""
+    """The ``count`` largest of each row of (q, n), and their places; of equal ones the first, as topk does not say."""
     count = min(count, scores.shape[1])
     best, places = scores.topk(min(count + 1, scores.shape[1]), dim=1)
     if best.shape[1] > count > 0:
