@@ -210,7 +210,7 @@ _workspace = cache(partial(private_folder, "cacse-trainer-mine-"))
 
 def _pairs(rows: Rows) -> datasets.Dataset:
     if isinstance(rows, (str, os.PathLike)):
-        rows = load_sentences(rows)
+        rows = load_sentences(os.fspath(rows))
     pairs = rows if isinstance(rows, datasets.Dataset) else datasets.Dataset.from_list([dict(row) for row in rows])
     missing = [name for name in ("anchor", "positive") if name not in pairs.column_names]
     if missing or len(pairs) == 0:
