@@ -105,9 +105,15 @@ def _best(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]
     count = min(count, scores.shape[1])
     best, places = scores.topk(min(count + 1, scores.shape[1]), dim=1)
     if best.shape[1] > count > 0:
-        open_rows = (best[:, count - 1] == best[:, count]).nonzero()[:, 0]  # equal ones on both sides of the cut
-        sorted_whole = scores[open_rows].sort(dim=1, descending=True, stable=True)
-        best[open_rows, :count], places[open_rows, :count] = (part[:, :count] for part in sorted_whole)
-    places, order = places[:, :count].sort(dim=1)
-    best, order = best[:, :count].gather(1, order).sort(dim=1, descending=True, stable=True)
+        tied = (best[:, count - 1] == best[:, count]).nonzero()[:, 0]  # rows with equal ones on both sides of the cut
+        cut = best[tied, count - 1]
+        rows, columns = (scores[tied] >= cut[:, None]).nonzero(as_tuple=True)  # few; in the order of their places
+        equal = scores[tied[rows], columns] == cut[rows]
+        passed = equal.cumsum(0)  # equal ones up to here, those of the rows before among them
+        before = torch.cat([passed.new_zeros(1), passed])[torch.searchsorted(rows, torch.arange(len(tied)).to(rows))]
+        free = count - torch.bincount(rows[~equal], minlength=len(tied))
+        kept = ~equal | (passed - before[rows] <= free[rows])
+        places[tied, :count] = columns[kept].view(-1, count)
+    places = places[:, :count].sort(dim=1).values
+    best, order = scores.gather(1, places).sort(dim=1, descending=True, stable=True)
     return best, places.gather(1, order)
