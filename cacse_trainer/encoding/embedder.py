@@ -230,7 +230,7 @@ class Embedder:
             tell_of_unknown(self.tokenizer, rows)
 
         def run(advance: Advance) -> np.ndarray:
-            table = self._run(rows, batch_size, advance)
+            table = self.of_rows(rows, batch_size, advance)
             wrong = ~np.isfinite(table).all(axis=1)
             if self.name is not None and wrong.any():
                 raise UserError(
@@ -241,7 +241,9 @@ class Embedder:
 
         return run
 
-    def _run(self, rows: Sequence[Row], batch_size: int | None, advance: Advance) -> np.ndarray:
+    def of_rows(
+        self, rows: Sequence[Row], batch_size: int | None = None, advance: Advance = lambda count: None
+    ) -> np.ndarray:
         """Tokenised sentences through the model: (len(rows), dim) float32, in their order."""
         device, dtype = torch.device(self.device), self.dtype
         budget = self.tokens_per_batch or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ELSEWHERE)

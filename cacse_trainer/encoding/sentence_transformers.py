@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from cacse_trainer.compute.pooling import POOLINGS
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import write_json
+from cacse_trainer.models.modeling_static import POOLING as STATIC_POOLING
+from cacse_trainer.models.modeling_static import STATIC
 from cacse_trainer.models.pretrained import damage_named, find_file, list_of_modules, read_settings
 
 MODULES = "modules.json"
@@ -59,6 +61,7 @@ class Modules:
         prompt: put before every sentence where no other is asked for.
         prompts: all that are named.
         normalizes: sentence-transformers scales this model's vectors to length 1, as the last step.
+        static: where the table of a model without a transformer is; None for all others.
     """
 
     pooling: str | None = None
@@ -68,6 +71,7 @@ class Modules:
     prompt: str = ""
     prompts: dict[str, str] = field(default_factory=dict)
     normalizes: bool = False
+    static: str | None = None
 
     @property
     def prepare(self) -> Callable[..., str] | None:
@@ -117,6 +121,8 @@ def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
         kind, path = module["type"].rpartition(".")[2], module["path"]
         if kind == "Transformer" and place == 0:
             _read_transformer(name, path, found)
+        elif kind == STATIC and place == 0:
+            found.static, found.pooling = path, STATIC_POOLING
         elif pooled_otherwise:
             continue
         elif kind == "Pooling" and not found.pooling and not found.above:
@@ -129,7 +135,8 @@ def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
         elif kind != "Dropout":  # which does nothing at inference
             raise UserError(
                 f"model {name}: modules.json has a {kind} module in place {place}, which is not supported here "
-                "(Transformer, Pooling, then Dense and Normalize); load it with sentence-transformers"
+                "(Transformer and Pooling, or StaticEmbedding, then Dense and Normalize); load it with "
+                "sentence-transformers"
             )
     while found.above and isinstance(found.above[-1], Normalize):
         found.normalizes = True

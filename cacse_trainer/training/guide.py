@@ -135,7 +135,7 @@ class GuidedCollator(ContrastiveCollator):
         once.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, guide: Reader, **prompts: str) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, guide: Reader, **prompts: Any) -> None:
         super().__init__(tokenizer, max_seq_length, with_text_ids=True, **prompts)
         self.guide = guide
 
