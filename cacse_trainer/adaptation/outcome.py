@@ -4,20 +4,26 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cacse_trainer.adaptation.averaging import SHARES, Averaging, can_be_averaged
-from cacse_trainer.adaptation.plan import BETTER, DEV, NOT_BETTER, TEST, TRAINING, Plan
+from cacse_trainer.adaptation.plan import BETTER, DEV, NOT_BETTER, STATIC, TEST, TRAINING, Plan
 from cacse_trainer.adaptation.report import card_section, write_report
 from cacse_trainer.adaptation.verdict import HELPED, Contender, Verdict, bm25, judge, pace_of, truncations
 from cacse_trainer.data.documents import Counts
 from cacse_trainer.data.retrieval import RetrievalSet
+from cacse_trainer.encoding.base import BaseEncoder
+from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.encoder import SentenceEncoder
+from cacse_trainer.encoding.onnx import GRAPHS, OnnxEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import Answers, Retrieval
-from cacse_trainer.files import writing_folder
+from cacse_trainer.export.onnx import export_onnx
+from cacse_trainer.export.static import export_static
+from cacse_trainer.files import write_text, writing_folder
 from cacse_trainer.runs.folder import REPORT as TRAINED
 from cacse_trainer.settings.adaptation import AdaptArguments
 from cacse_trainer.settings.arguments import CacseTrainingArguments
@@ -45,14 +51,16 @@ class AdaptResult:
 
 @dataclass
 class Start:
-    """The encoder that is adapted, and its answers to all that judges."""
+    """The encoder that is adapted, its embedder by the prompts of the run, and its answers to all that judges."""
 
     name: str
     encoder: SentenceEncoder
+    embedder: Embedder
     dev: Answers
     test: Answers
     dev_seconds: float
     test_seconds: float
+    seconds_a_passage: float
 
 
 def load(path: str, args: CacseTrainingArguments, trust_remote_code: bool = False) -> SentenceEncoder:
@@ -80,17 +88,47 @@ def watched(report: dict[str, Any]) -> dict[str, tuple[float, float]]:
     return {name: (start[name], trained[name]) for name in trained if name in start and name != DEV}
 
 
-def write_encoder(folder: Path, name: str, encoder: SentenceEncoder, facts: dict[str, Any]) -> None:
-    """The encoder's folder: the training's export with these weights, and a card that says the verdict."""
+def write_encoder(folder: Path, name: str, encoder: SentenceEncoder) -> None:
+    """The encoder's folder: the training's export with these weights."""
     with writing_folder(folder / name) as staged:
         shutil.copytree(folder / TRAINING / "export" / "encoder", staged, dirs_exist_ok=True)
         encoder.model.save_pretrained(staged)
-        card = staged / "README.md"
-        text = card.read_text(encoding="utf-8")
-        begin, end = text.index("## Scores"), text.index("## Training")
-        card.write_text(
-            f"{text[:begin]}## On held-out queries\n\n{card_section(facts)}\n\n{text[end:]}", encoding="utf-8"
-        )
+
+
+def write_card(card: Path, facts: dict[str, Any]) -> None:
+    """Put the verdict in the place of the card's scores."""
+    text = card.read_text(encoding="utf-8")
+    begin, end = text.index("## Scores"), text.index("## Training")
+    write_text(card, f"{text[:begin]}## On held-out queries\n\n{card_section(facts)}\n\n{text[end:]}")
+
+
+def other_forms(
+    settings: AdaptArguments,
+    folder: Path,
+    name: str,
+    encoder: SentenceEncoder,
+    test: RetrievalSet,
+    texts: Sequence[str],
+) -> list[Contender]:
+    """The encoder as ONNX graphs and as a static table, where they are asked for, on the test part."""
+    made: list[tuple[str, BaseEncoder, Path]] = []
+    if settings.onnx:
+        export_onnx(folder / name)
+        for backend, graph in GRAPHS.items():
+            one = OnnxEncoder(folder / name, backend)
+            made.append((f"adapted, {backend.replace('_', ' ')}", one, folder / name / "onnx" / graph))
+    if settings.static:
+        export_static(encoder, folder / STATIC, text=texts)
+        made.append(("adapted, static table", SentenceEncoder(folder / STATIC), folder / STATIC / "model.safetensors"))
+    return [
+        Contender(what, Retrieval(test).read(one.embedder).scores, pace_of(one.encode, test), path.stat().st_size / 1e6)
+        for what, one, path in made
+    ]
+
+
+def weights_mb(encoder: SentenceEncoder) -> float:
+    """Size of an encoder's weights in float32."""
+    return sum(tensor.numel() for tensor in encoder.model.state_dict().values()) * 4 / 1e6
 
 
 def finish(
@@ -102,9 +140,14 @@ def finish(
     start: Start,
     plan: Plan,
     counts: Counts,
+    texts: Sequence[str],
     begun: float,
 ) -> AdaptResult:
-    """Choose the share, judge, write the encoder, its other forms and the report."""
+    """Choose the share, judge, write the encoder, its other forms and the report.
+
+    Args:
+        texts: the passages that were trained on, by whose words a static table is weighted.
+    """
     model_args, _, args = groups
     trained = load(str(folder / TRAINING / "export" / "encoder"), args)
     encoder, shares = choose(settings, start.encoder, trained, sets[DEV])
@@ -115,11 +158,18 @@ def finish(
     name = BETTER if found.outcome == HELPED else NOT_BETTER
     share = max(shares, key=lambda one: (shares[one], -one))
     forms = [
-        Contender(f"the start, {start.name}", start.test.scores, pace_of(start.encoder.encode, sets[TEST])),
+        Contender(
+            f"the start, {start.name}",
+            start.test.scores,
+            pace_of(start.encoder.encode, sets[TEST]),
+            weights_mb(start.encoder),
+        ),
         bm25(sets[TEST]),
-        Contender("adapted", answers.scores, pace_of(encoder.encode, sets[TEST])),
+        Contender("adapted", answers.scores, pace_of(encoder.encode, sets[TEST]), weights_mb(encoder)),
         *truncations(encoder, sets[TEST], model_args.matryoshka_dims or []),
     ]
+    write_encoder(folder, name, encoder)
+    forms += other_forms(settings, folder, name, encoder, sets[TEST], texts)
     report = json.loads((folder / TRAINING / TRAINED).read_text(encoding="utf-8"))
     facts = {
         "verdict": found.as_dict(),
@@ -143,6 +193,6 @@ def finish(
         "command": parsed.command,
         "settings": {name: value for group in parsed.groups[:1] for name, value in vars(group).items()},
     }
-    write_encoder(folder, name, encoder, facts)
+    write_card(folder / name / "README.md", facts)
     write_report(folder, facts, report)
     return AdaptResult(folder, found, str(facts["recommended"]), facts)

@@ -19,8 +19,8 @@ ROWS, GENERAL, TRAINING = "rows.jsonl", "general.tsv", "training"
 QUESTIONS, ROUND_TRIP = "questions.csv", "round_trip.csv"
 GROWING = tuple(f"{name}{end}" for name in (QUESTIONS, ROUND_TRIP) for end in ("", ".partial", ".progress.json"))
 FILES = (PLAN, REPORT, PAGE, ROWS, GENERAL, *GROWING)
-DEV, TEST, BETTER, NOT_BETTER = "dev", "test", "encoder", "encoder_not_better"
-FOLDERS = (DEV, TEST, BETTER, NOT_BETTER)
+DEV, TEST, BETTER, NOT_BETTER, STATIC = "dev", "test", "encoder", "encoder_not_better", "static"
+FOLDERS = (DEV, TEST, BETTER, NOT_BETTER, STATIC)
 IRRELEVANT = frozenset(
     {
         "output_dir",

@@ -4,13 +4,17 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cacse_trainer.data.structure import KINDS, Passage, Row, count_rows, draw_rows, row_of
 from cacse_trainer.files import writing
 
 logger = logging.getLogger(__name__)
+
+Pair = tuple[str, str]
+Miner = Callable[[Sequence[Pair]], Mapping[Pair, Sequence[str]]]
+"""From (anchor, positive) rows to the hard negatives of those that have enough."""
 
 WITH_TITLES = {"title": 1.0, "heading": 1.0, "cloze": 1.0}
 WITHOUT = {"cloze": 1.0, "neighbour": 0.25}
@@ -63,12 +67,27 @@ class Rows:
         """So many rows, in the order in which they are trained."""
         return draw_rows(self.passages, self.shares, count, self.batch, self.seed, self.given)
 
-    def write(self, path: Path, count: int) -> dict[str, int]:
-        """Write so many rows to a jsonl file (anchor, positive, kind); returns how many of each kind."""
+    def write(self, path: Path, count: int, negatives: int = 0, miner: Miner | None = None) -> dict[str, int]:
+        """Write so many rows to a jsonl file, in the order in which they are trained.
+
+        Args:
+            path: the file: anchor, positive, kind, and the negatives' columns.
+            count: of the rows.
+            negatives: of each row; a row for which too few are mined gets random passages.
+            miner: finds them for distinct rows; None: all are random.
+
+        Returns:
+            How many rows there are of each kind.
+        """
         rows = self.drawn(count)
+        mined = miner(list(dict.fromkeys((row.anchor, row.positive) for row in rows))) if miner is not None else {}
+        draws = random.Random(f"{self.seed} negatives")
+        names = ["hard_negative"] if negatives == 1 else [f"negative_{i + 1}" for i in range(negatives)]
         with writing(path) as staged, staged.open("w", encoding="utf-8") as file:
             for row in rows:
                 record = {"anchor": row.anchor, "positive": row.positive, "kind": row.kind}
+                found = mined.get((row.anchor, row.positive)) or [draws.choice(self.passages).text for _ in names]
+                record.update(zip(names, found, strict=True))
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
         return dict(Counter(row.kind for row in rows))
 

@@ -13,17 +13,19 @@ import copy
 import logging
 import random
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from cacse_trainer.adaptation import budget
 from cacse_trainer.adaptation.averaging import SHARES
 from cacse_trainer.adaptation.given import given_rows
+from cacse_trainer.adaptation.mining import mine_hard_negatives
 from cacse_trainer.adaptation.outcome import AdaptResult, Start, finish, load
 from cacse_trainer.adaptation.parts import Parts, halves, part
 from cacse_trainer.adaptation.plan import DEV, GENERAL, PLAN, ROWS, TEST, TRAINING, Plan, key_of, open_folder, read_plan
-from cacse_trainer.adaptation.rows import Rows, default_shares
+from cacse_trainer.adaptation.rows import Miner, Pair, Rows, default_shares
 from cacse_trainer.data import load_sentences
 from cacse_trainer.data.documents import Document, load_documents
 from cacse_trainer.data.retrieval import RetrievalSet, load_retrieval, save_retrieval
@@ -31,7 +33,7 @@ from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import Retrieval
 from cacse_trainer.files import write_json, write_text
-from cacse_trainer.runs.baseline import take_stated_pooling
+from cacse_trainer.runs.baseline import take_stated_pooling, take_stated_prompts
 from cacse_trainer.runs.folder import REPORT as TRAINED
 from cacse_trainer.runs.train import train
 from cacse_trainer.settings.adaptation import AdaptArguments
@@ -42,6 +44,8 @@ from cacse_trainer.training.checkpoints import newest_whole
 
 logger = logging.getLogger(__name__)
 
+STATIC_COST = 10_000
+"""Passages in whose time a static table is made."""
 GENERAL_TEXT = "sample:sentences.txt"
 GENERAL_PAIRS = 2000
 """Pairs of general sentences whose cosines are watched."""
@@ -73,6 +77,7 @@ def adapt(
     parsed = parsed or Parsed((settings, model_args, data_args, args))
     check(settings, model_args, data_args)
     take_stated_pooling(model_args)
+    take_stated_prompts(data_args, [str(model_args.model)])
     folder, groups = Path(str(args.output_dir)), (model_args, data_args, args)
     documents, counts = load_documents(
         [resolve_resource(place) for place in settings.text or []],
@@ -85,7 +90,7 @@ def adapt(
     key = key_of(parsed, documents)
     with open_folder(folder, key, args):
         plan = read_plan(folder)
-        start = read_start(model_args, sets, args)
+        start = read_start(model_args, data_args, sets, args)
         if plan is None:
             given = given_rows(settings, parts, folder, args)
             shares = settings.row_shares() or {**default_shares(parts.train), **dict.fromkeys(given, 1.0)}
@@ -94,9 +99,20 @@ def adapt(
             if args.check:
                 facts = {"plan": plan.as_dict(), "samples": rows.samples(), "documents": asdict(counts)}
                 return AdaptResult(folder, facts=facts)
-            write_parts(folder, sets, start, rows, plan, batch_of(args))
+            write_parts(folder, sets, start, rows, plan, batch_of(args), settings.mined_negatives)
         run_training(folder, groups, parsed, plan)
-        return finish(folder, settings, groups, parsed, sets, start, plan, counts, begun)
+        return finish(
+            folder,
+            settings,
+            groups,
+            parsed,
+            sets,
+            start,
+            plan,
+            counts,
+            [passage.text for passage in parts.train],
+            begun,
+        )
 
 
 def check(settings: AdaptArguments, model_args: ModelArguments, data_args: DataArguments) -> None:
@@ -152,18 +168,23 @@ def together(places: list[str]) -> RetrievalSet:
     return load_retrieval(resolve_resource(places[0]))
 
 
-def read_start(model_args: ModelArguments, sets: dict[str, RetrievalSet], args: CacseTrainingArguments) -> Start:
+def read_start(
+    model_args: ModelArguments, data_args: DataArguments, sets: dict[str, RetrievalSet], args: CacseTrainingArguments
+) -> Start:
     """The start as its own folder states it, and its answers."""
     name = public_name(str(model_args.model))
     encoder = load(resolve_resource(str(model_args.model)), args, model_args.trust_remote_code)
     queries = len(sets[DEV].queries) + len(sets[TEST].queries)
     logger.info("reading the start, %s by %s pooling, by %d held-out queries", name, encoder.pooling, queries)
+    prompts = {"query_prompt": data_args.query_prompt or "", "document_prompt": data_args.document_prompt or ""}
+    embedder = replace(encoder.embedder, **prompts)
     answers, seconds = {}, {}
     for which, one in sets.items():
         begun = time.monotonic()
-        answers[which] = Retrieval(one).read(encoder.embedder)
+        answers[which] = Retrieval(one).read(embedder)
         seconds[which] = time.monotonic() - begun
-    return Start(name, encoder, answers[DEV], answers[TEST], seconds[DEV], seconds[TEST])
+    passage = seconds[TEST] / len(sets[TEST].documents)
+    return Start(name, encoder, embedder, answers[DEV], answers[TEST], seconds[DEV], seconds[TEST], passage)
 
 
 def batch_of(args: CacseTrainingArguments) -> int:
@@ -185,9 +206,13 @@ def make_plan(
     if settings.budget is None and args.max_steps > 0:
         return Plan(key, args.max_steps, None, None, counts, {})
     logger.info("timing %d steps", budget.TIMED)
-    step = budget.pace(train, groups, rows.write)
+    negatives = settings.mined_negatives
+    step = budget.pace(train, groups, lambda path, count: rows.write(path, count, negatives))
+    mining = start.seconds_a_passage * (len(rows.passages) + sum(counts.values()) / 4) if negatives else 0.0
+    forms = start.seconds_a_passage * STATIC_COST * settings.static
     shares = len(settings.shares or SHARES)
-    costs = budget.Costs(time.monotonic() - begun, step, start.dev_seconds, start.test_seconds, 0.0, shares)
+    spent = time.monotonic() - begun + forms
+    costs = budget.Costs(spent, step, start.dev_seconds, start.test_seconds, mining, shares)
     wanted = costs.steps(settings.budget or DEFAULT_BUDGET)
     steps = min(wanted, most)
     if steps < wanted:
@@ -195,14 +220,37 @@ def make_plan(
     return Plan(key, steps, step, costs.minutes(steps), counts, {})
 
 
-def write_parts(folder: Path, sets: dict[str, RetrievalSet], start: Start, rows: Rows, plan: Plan, batch: int) -> None:
+def write_parts(
+    folder: Path, sets: dict[str, RetrievalSet], start: Start, rows: Rows, plan: Plan, batch: int, negatives: int
+) -> None:
     """The rows, the held-out parts and the general pairs; the plan last, which says that they are whole."""
-    (folder / PLAN).touch()  # the folder is this adaptation's, whatever falls in between
-    plan.rows = rows.write(folder / ROWS, plan.steps * batch)
+    mine = miner(start, rows, negatives) if negatives else None
+    plan.rows = rows.write(folder / ROWS, plan.steps * batch, negatives, mine)
     for name, one in sets.items():
         save_retrieval(one, folder / name)
     write_text(folder / GENERAL, general_pairs(start.encoder))
     write_json(folder / PLAN, plan.as_dict())
+
+
+def miner(start: Start, rows: Rows, negatives: int) -> Miner:
+    """Hard negatives among the passages that are trained on, by the start."""
+
+    def mine(pairs: Sequence[Pair]) -> dict[Pair, list[str]]:
+        given = [{"anchor": anchor, "positive": positive} for anchor, positive in pairs]
+        texts = [passage.text for passage in rows.passages]
+        found = mine_hard_negatives(
+            start.encoder,
+            given,
+            texts,
+            negatives=negatives,
+            query_prompt=start.embedder.query_prompt,
+            document_prompt=start.embedder.document_prompt,
+        )
+        logger.info("mined: %d of %d rows have %d hard negatives", len(found.rows), len(pairs), negatives)
+        names = found.rows.column_names[2:]
+        return {(row["anchor"], row["positive"]): [row[name] for name in names] for row in found.rows}
+
+    return mine
 
 
 def general_pairs(encoder: SentenceEncoder) -> str:
