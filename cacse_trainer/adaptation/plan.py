@@ -9,13 +9,15 @@ from typing import Any
 
 from cacse_trainer.data.documents import Document
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.files import LOCK, delete_folder, foreign, give_back, read_object, refuse_foreign, take
+from cacse_trainer.files import LOCK, delete_folder, foreign, give_back, read_object, refuse_foreign, take, write_json
 from cacse_trainer.runs.folder import clear_run, foreign_in_stage
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.settings.recipes import Parsed
 
 PLAN, REPORT, PAGE = "plan.json", "adaptation.json", "report.html"
 ROWS, GENERAL, TRAINING = "rows.jsonl", "general.tsv", "training"
+NOT_DECIDED = 0
+"""Steps of a plan that only says whose the folder is."""
 QUESTIONS, ROUND_TRIP = "questions.csv", "round_trip.csv"
 GROWING = tuple(f"{name}{end}" for name in (QUESTIONS, ROUND_TRIP) for end in ("", ".partial", ".progress.json"))
 FILES = (PLAN, REPORT, PAGE, ROWS, GENERAL, *GROWING)
@@ -72,7 +74,7 @@ def key_of(parsed: Parsed, documents: Sequence[Document]) -> str:
 
 
 def read_plan(folder: Path) -> Plan | None:
-    """The plan that is there, if any.
+    """The plan that is there; None: nothing was decided yet.
 
     Raises:
         UserError: it is damaged.
@@ -83,7 +85,7 @@ def read_plan(folder: Path) -> Plan | None:
     kinds: dict[str, Any] = {"key": str, "steps": int, "counts": dict[str, int], "rows": dict[str, int]}
     kinds |= {"seconds_a_step": float | int | None, "minutes": float | int | None}
     found = read_object(path, "start anew with --overwrite_output_dir", **kinds)
-    return Plan(**{name: found[name] for name in kinds})
+    return Plan(**{name: found[name] for name in kinds}) if found["steps"] != NOT_DECIDED else None
 
 
 @contextlib.contextmanager
@@ -117,6 +119,8 @@ def open_folder(folder: Path, key: str, args: CacseTrainingArguments) -> Iterato
     try:
         if there and args.overwrite_output_dir and not args.check:
             _clear(folder, there)
+        if not args.check and not (folder / PLAN).exists():
+            write_json(folder / PLAN, Plan(key, NOT_DECIDED, None, None, {}, {}).as_dict())
         yield
     finally:
         give_back(lock)

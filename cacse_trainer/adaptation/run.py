@@ -176,8 +176,8 @@ def read_start(
     encoder = load(resolve_resource(str(model_args.model)), args, model_args.trust_remote_code)
     queries = len(sets[DEV].queries) + len(sets[TEST].queries)
     logger.info("reading the start, %s by %s pooling, by %d held-out queries", name, encoder.pooling, queries)
-    prompts = {"query_prompt": data_args.query_prompt or "", "document_prompt": data_args.document_prompt or ""}
-    embedder = replace(encoder.embedder, **prompts)
+    query, document = data_args.query_prompt or "", data_args.document_prompt or ""
+    embedder = replace(encoder.embedder, query_prompt=query, document_prompt=document)
     answers, seconds = {}, {}
     for which, one in sets.items():
         begun = time.monotonic()

@@ -90,16 +90,17 @@ def test_the_whole_road(text, model, tmp_path, capsys, monkeypatch):
     assert told(capsys, flags(text, model, folder, overwrite_output_dir=True))["verdict"] == verdict
 
 
-def test_an_end_before_the_training_costs_nothing(text, model, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("place", ["save_retrieval", "general_pairs", "run_training"])
+def test_an_end_anywhere_costs_nothing(text, model, tmp_path, capsys, monkeypatch, place):
     def killed(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(adaptation, "run_training", killed)
+    monkeypatch.setattr(adaptation, place, killed)
     folder = tmp_path / "out"
-    assert main(flags(text, model, folder)) == 130
+    assert main(flags(text, model, folder, max_steps=2)) == 130
     rows = (folder / "rows.jsonl").read_bytes()
     monkeypatch.undo()
-    told(capsys, flags(text, model, folder))
+    told(capsys, flags(text, model, folder, max_steps=2))
     assert (folder / "rows.jsonl").read_bytes() == rows
 
 
