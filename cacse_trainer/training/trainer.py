@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from cacse_trainer.compute.distributed import shared_rows, world_size
-from cacse_trainer.data import ContrastiveCollator, Masking
-from cacse_trainer.data.deletion import Deletion, RawCollator
+from cacse_trainer.data import Masking
+from cacse_trainer.data.deletion import Deletion
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import as_dev_sets
@@ -28,7 +28,7 @@ from cacse_trainer.models.base import ComputeSettings, SentenceModel
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training import guards
 from cacse_trainer.training.description import describe, describe_text
-from cacse_trainer.training.guide import Guide, GuidedCollator
+from cacse_trainer.training.guide import Guide, collator_for
 from cacse_trainer.training.keeping import KEPT, Keeping
 from cacse_trainer.training.resumable import DUPLICATES, LEFT_OUT, ResumableTrainer
 from cacse_trainer.training.unique import unique_order
@@ -119,10 +119,7 @@ class CacseTrainer(ResumableTrainer):
         if processing_class is None:
             raise UserError("CacseTrainer needs the tokenizer: pass processing_class=tokenizer")
         if data_collator is None:
-            kind = RawCollator if model.deletion else ContrastiveCollator
-            data_collator = kind(processing_class, max_seq_length, with_text_ids=True)
-            if guide is not None:
-                data_collator = GuidedCollator(processing_class, max_seq_length, guide.reader)
+            data_collator = collator_for(model, processing_class, max_seq_length, guide)
         if isinstance(args, CacseTrainingArguments):
             chosen = (args.num_length_buckets, args.mini_batch_size, args.negatives, args.use_fast_paths)
             model.use(ComputeSettings(*chosen))
