@@ -27,6 +27,7 @@ EXTRAS = {
     "lm-eval": ["lm-eval>=0.4.13"],
     "faiss": ["faiss-cpu>=1.8"],
     "adapt": ["bm25s>=0.2"],
+    "static": ["model2vec>=0.10"],
     "demo": ["gradio>=6.0"],
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
 }

@@ -115,9 +115,7 @@ def finish(
     name = BETTER if found.outcome == HELPED else NOT_BETTER
     share = max(shares, key=lambda one: (shares[one], -one))
     forms = [
-        Contender(
-            f"the start, {start.name}", start.test.scores, pace_of(start.encoder.encode, sets[TEST])
-        ),
+        Contender(f"the start, {start.name}", start.test.scores, pace_of(start.encoder.encode, sets[TEST])),
         bm25(sets[TEST]),
         Contender("adapted", answers.scores, pace_of(encoder.encode, sets[TEST])),
         *truncations(encoder, sets[TEST], model_args.matryoshka_dims or []),

@@ -43,7 +43,7 @@ def part(documents: Sequence[Document], *, held_out: int, distractors: int, word
 
     Args:
         documents: each once.
-        held_out: the most documents in each of the two parts.
+        held_out: the most documents in each of the two parts; 0: none is held out.
         distractors: passages of other documents that are added to each.
         words: the most in a passage.
         seed: of the draw.
@@ -57,7 +57,7 @@ def part(documents: Sequence[Document], *, held_out: int, distractors: int, word
     for passage in all_passages:
         by_document.setdefault(passage.document, []).append(passage)
     kind = _kind_of(by_document)
-    if kind is None:
+    if kind is None or held_out == 0:
         return Parts(all_passages, None, None, None)
     able = [number for number in order if _pairs(by_document.get(number, []), kind)]
     few = min(ENOUGH_QUERIES, int(len(documents) * MOST_HELD_OUT))

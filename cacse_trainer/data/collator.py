@@ -37,6 +37,8 @@ class ContrastiveCollator:
         max_seq_length: longer sentences are cut to so many tokens, special tokens included.
         pad_to_multiple_of: round the length up to a multiple, for tensor cores.
         with_text_ids: add ``text_ids`` (B, V), a number for each sentence, equal for equal texts in every process.
+        query_prompt: put before every ``anchor``.
+        document_prompt: put before every ``positive`` and negative; sentences without sides have neither.
 
     Returns:
         On a call with B rows: ``input_ids``, ``attention_mask`` and, where the tokenizer's models read them,
@@ -53,8 +55,11 @@ class ContrastiveCollator:
         max_seq_length: int = 64,
         pad_to_multiple_of: int | None = None,
         with_text_ids: bool = False,
+        query_prompt: str = "",
+        document_prompt: str = "",
     ) -> None:
-        check_limit(tokenizer, max_seq_length)
+        for prompt in (query_prompt, document_prompt):
+            check_limit(tokenizer, max_seq_length, prompt)
         if tokenizer.pad_token is None:
             raise UserError(
                 f"{type(tokenizer).__name__} has no padding token; set one: tokenizer.pad_token = tokenizer.eos_token"
@@ -63,12 +68,15 @@ class ContrastiveCollator:
         self.max_seq_length = max_seq_length
         self.pad_to_multiple_of = pad_to_multiple_of
         self.with_text_ids = with_text_ids
+        self.query_prompt, self.document_prompt = query_prompt, document_prompt
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         columns = _columns_of(rows)
         sentences = [row[column] for row in rows for column in columns]  # B·C, the views of a row side by side
         _check_strings(sentences, columns)
-        found = tokenise(self.tokenizer, sentences, self.max_seq_length)
+        prompts = [self.prompt_of(column) for column in columns] * len(rows)
+        texts = [prompt + sentence for prompt, sentence in zip(prompts, sentences, strict=True)]
+        found = tokenise(self.tokenizer, texts, self.max_seq_length)
         tell_of_unknown(self.tokenizer, found)
         padded = pad_rows(self.tokenizer, found, self.pad_to_multiple_of)
         batch = {}
@@ -81,6 +89,13 @@ class ContrastiveCollator:
             ids = torch.tensor([text_id(sentence) for sentence in sentences]).view(len(rows), len(columns))
             batch["text_ids"] = ids.repeat(1, 2) if len(columns) == 1 else ids  # (B, V)
         return batch
+
+    def prompt_of(self, column: str) -> str:
+        """What is put before the sentences of a column."""
+        if column == "anchor":
+            return self.query_prompt
+        is_document = column in ("positive", "hard_negative") or column.startswith(NEGATIVE)
+        return self.document_prompt if is_document else ""
 
 
 def text_id(sentence: str) -> int:

@@ -67,7 +67,8 @@ def shortest_limit(tokenizer: Any, prepare: Callable[..., str] | None = None) ->
         prepare: the text that the tokenizer sees, from a sentence; None where that is the sentence itself.
     """
     prompt = prepare("").strip() if prepare is not None else ""
-    own = len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prompt else 0
+    each = [tokenizer] if isinstance(tokenizer, PreTrainedTokenizerBase) else tokenizer.tokenizers
+    own = max(len(one(prompt, add_special_tokens=False)["input_ids"]) for one in each) if prompt else 0
     return tokenizer.num_special_tokens_to_add() + own + 1
 
 

@@ -9,7 +9,7 @@ same.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,6 +34,21 @@ Advance = Callable[[int], object]
 TOKENS_PER_BATCH = {"cpu": 1024}
 """Padded tokens a batch by kind of device. On a CPU a batch is one core's (benchmarks/encode.py --tokens_per_batch)."""
 TOKENS_PER_BATCH_ELSEWHERE = 16384
+
+
+class Vectors(Protocol):
+    """Whatever turns text into vectors: an `Embedder`, an encoder."""
+
+    @property
+    def query_prompt(self) -> str | None:
+        """What belongs before the queries of a search; None: the default."""
+
+    @property
+    def document_prompt(self) -> str | None:
+        """What belongs before its documents."""
+
+    def vectors(self, sentences: Sequence[str], *, prompt: str | None = None) -> np.ndarray:
+        """(len(sentences), dim) float32; see `Embedder.vectors`."""
 
 
 def length_limit(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
@@ -215,7 +230,7 @@ class Embedder:
             tell_of_unknown(self.tokenizer, rows)
 
         def run(advance: Advance) -> np.ndarray:
-            table = self._run(rows, batch_size, advance)
+            table = self.of_rows(rows, batch_size, advance)
             wrong = ~np.isfinite(table).all(axis=1)
             if self.name is not None and wrong.any():
                 raise UserError(
@@ -226,7 +241,9 @@ class Embedder:
 
         return run
 
-    def _run(self, rows: Sequence[Row], batch_size: int | None, advance: Advance) -> np.ndarray:
+    def of_rows(
+        self, rows: Sequence[Row], batch_size: int | None = None, advance: Advance = lambda count: None
+    ) -> np.ndarray:
         """Tokenised sentences through the model: (len(rows), dim) float32, in their order."""
         device, dtype = torch.device(self.device), self.dtype
         budget = self.tokens_per_batch or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ELSEWHERE)

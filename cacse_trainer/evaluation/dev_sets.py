@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from cacse_trainer.data import has_labels, load_pairs
 from cacse_trainer.data.retrieval import RetrievalSet, has_pair_columns, is_folder_or_files, load_retrieval
-from cacse_trainer.encoding.embedder import Embedder
+from cacse_trainer.encoding.embedder import Vectors
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.compare import Difference, difference_of, difference_of_means
 from cacse_trainer.evaluation.health import average_cosine
@@ -47,11 +47,11 @@ class DevSet(ABC):
     """The scores by which a user may choose."""
 
     @abstractmethod
-    def scores(self, embedder: Embedder) -> dict[str, float]:
+    def scores(self, embedder: Vectors) -> dict[str, float]:
         """All that is logged of an encoder; `metrics` ×100."""
 
     @abstractmethod
-    def read(self, embedder: Embedder) -> Answers:
+    def read(self, embedder: Vectors) -> Answers:
         """What an encoder answers, to be kept and compared."""
 
     @abstractmethod
@@ -63,8 +63,8 @@ class DevSet(ABC):
         """What an evaluation keeps of the answers, so that two of them can be compared."""
 
     @abstractmethod
-    def facts(self) -> dict[str, Any]:
-        """What an evaluation says of the set: ``data``, a hash of all of it, and its sizes."""
+    def facts(self, embedder: Vectors) -> dict[str, Any]:
+        """What an evaluation says of the set: ``data``, a hash of all of it, its sizes, and how it is encoded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +80,11 @@ class GradedPairs(DevSet):
     metric: ClassVar[str] = "spearman"
     metrics: ClassVar[tuple[str, ...]] = ("spearman", "pearson")
 
-    def scores(self, embedder: Embedder) -> dict[str, float]:
+    def scores(self, embedder: Vectors) -> dict[str, float]:
         """See `score_pairs`."""
         return score_pairs(embedder, self.pairs)
 
-    def read(self, embedder: Embedder) -> Answers:
+    def read(self, embedder: Vectors) -> Answers:
         """The cosine of each pair, and the correlations."""
         cosines = pair_cosines(embedder, self.pairs)
         return Answers(cosines, {name: 100 * value for name, value in correlations(cosines, self._gold).items()})
@@ -97,7 +97,7 @@ class GradedPairs(DevSet):
         """As of SentEval's similarity tasks: one subset."""
         return {"cosine": answers.values, "gold": self._gold, "subset": np.full(len(self.pairs), "all")}
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, embedder: Vectors) -> dict[str, Any]:
         """The number of pairs; they are scored all together."""
         columns = [self.pairs[name] for name in ("sentence1", "sentence2", "score")]
         return {"data": _hash(*map(list, columns)), "n": len(self.pairs), "aggregation": "all"}
@@ -119,13 +119,13 @@ class Retrieval(DevSet):
     metric: ClassVar[str] = NDCG
     metrics: ClassVar[tuple[str, ...]] = METRICS
 
-    def scores(self, embedder: Embedder) -> dict[str, float]:
+    def scores(self, embedder: Vectors) -> dict[str, float]:
         """The means over the queries ×100, and the ``average_cosine`` of the documents."""
         queries, documents = self.vectors(embedder)
         found = score_vectors(queries, documents, self.retrieval_set.relevant)
         return {**means(found), "average_cosine": average_cosine(documents)}
 
-    def read(self, embedder: Embedder) -> Answers:
+    def read(self, embedder: Vectors) -> Answers:
         """nDCG@10 of each query, and the means of all metrics."""
         return answers_of(score_vectors(*self.vectors(embedder), self.retrieval_set.relevant))
 
@@ -137,14 +137,15 @@ class Retrieval(DevSet):
         """nDCG@10 of each query."""
         return {"ndcg": answers.values}
 
-    def facts(self) -> dict[str, Any]:
-        """The number of queries and of documents."""
+    def facts(self, embedder: Vectors) -> dict[str, Any]:
+        """The number of queries and of documents, and the prompts before them."""
         own = self.retrieval_set
         relevant = [sorted(graded.items()) for graded in own.relevant]
         data = _hash(own.queries, own.documents, relevant)
-        return {"data": data, "n": len(own.queries), "documents": len(own.documents)}
+        prompts = [embedder.query_prompt, embedder.document_prompt]
+        return {"data": data, "n": len(own.queries), "documents": len(own.documents), "prompts": prompts}
 
-    def vectors(self, embedder: Embedder) -> tuple[np.ndarray, np.ndarray]:
+    def vectors(self, embedder: Vectors) -> tuple[np.ndarray, np.ndarray]:
         """(queries, dim) and (documents, dim)."""
         return (
             embedder.vectors(self.retrieval_set.queries, prompt=embedder.query_prompt),
@@ -184,7 +185,7 @@ def as_dev_sets(given: object) -> dict[str, DevSet]:
     return {name: as_dev_set(value) for name, value in named.items() if value is not None}
 
 
-def scores_by_set(embedder: Embedder, dev_sets: Mapping[str, DevSet]) -> dict[str, float]:
+def scores_by_set(embedder: Vectors, dev_sets: Mapping[str, DevSet]) -> dict[str, float]:
     """The score by which each set judges, ×100."""
     return {name: one.read(embedder).scores[one.metric] for name, one in dev_sets.items()}
 

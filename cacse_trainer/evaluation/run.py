@@ -153,11 +153,11 @@ def evaluate_encoder(
 
 def score_dev_set(encoder: BaseEncoder, name: str, dev_set: DevSet, store: ResultStore) -> None:
     """Score an encoder on a set of one's own and keep the result, unless the store has it of this very set."""
-    facts = dev_set.facts()
-    if facts["data"] == store.tasks.get(name, {}).get("data"):
+    facts = dev_set.facts(encoder)
+    if facts.items() <= store.tasks.get(name, {}).items():
         return
     started = time.perf_counter()
-    answers = dev_set.read(encoder.embedder)
+    answers = dev_set.read(encoder)
     entry = {**answers.scores, **facts, "seconds": round(time.perf_counter() - started, 2)}
     store.add_dev_set(name, entry, dev_set.kept(answers))
 

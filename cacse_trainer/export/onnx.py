@@ -70,7 +70,7 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Any] | None = None) -> dict
             "export them one by one"
         )
     stated = read_modules(str(folder))
-    if stated.pooling is None or stated.pooling in LAYER_POOLINGS:
+    if stated.pooling is None or stated.static is not None or stated.pooling in LAYER_POOLINGS:
         raise UserError(f"{folder}: is no exported encoder folder (its pooling is {stated.pooling})")
     loaded = load_encoder(str(folder), device="cpu")
     loaded.model.set_attn_implementation("eager")

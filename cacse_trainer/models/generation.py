@@ -121,12 +121,12 @@ class Server:
                     return self._text_of(response.read())
             except urllib.error.HTTPError as error:
                 if error.code not in PASSING or attempt + 1 == ATTEMPTS:
-                    said = error.read()[:200].decode(errors="replace")
-                    raise UserError(f"language model {self.url}: answers {error.code} ({' '.join(said.split())})") from error
+                    said = " ".join(error.read()[:200].decode(errors="replace").split())
+                    raise UserError(f"language model {self.url}: answers {error.code} ({said})") from error
             except (OSError, ValueError) as error:
                 if attempt + 1 == ATTEMPTS:
                     raise UserError(
-                        f"language model {self.url}: cannot be reached ({one_line(error)}); is the server running there?"
+                        f"language model {self.url}: cannot be reached ({one_line(error)}); does the server run?"
                     ) from error
             time.sleep(PAUSE * 2**attempt)
         raise AssertionError("the last attempt returns or raises")

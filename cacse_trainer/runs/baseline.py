@@ -14,12 +14,12 @@ import torch
 
 from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.encoder import SentenceEncoder
-from cacse_trainer.encoding.sentence_transformers import read_modules
+from cacse_trainer.encoding.sentence_transformers import DOCUMENTS, QUERY, read_modules, read_prompts
 from cacse_trainer.errors import user_errors
 from cacse_trainer.evaluation.compare import Difference
 from cacse_trainer.evaluation.dev_sets import Answers, DevSet
 from cacse_trainer.models.pretrained import is_decoder, load_config
-from cacse_trainer.settings.arguments import ModelArguments
+from cacse_trainer.settings.arguments import DataArguments, ModelArguments
 from cacse_trainer.settings.resources import public_name, resolve_resource
 from cacse_trainer.training.trainer import CacseTrainer
 
@@ -79,6 +79,22 @@ def stated_pooling(name: str) -> str | None:
     with user_errors(f"model {name}", KeyError, RuntimeError):
         stated = read_modules(resolve_resource(name))
     return None if stated.above else stated.pooling
+
+
+def take_stated_prompts(data_args: DataArguments, starts: Sequence[str]) -> None:
+    """Prompts that nobody gave: those that the start's folder states; none where several state others.
+
+    Raises:
+        UserError: a start cannot be read.
+    """
+    prompts = set()
+    for name in starts:
+        with user_errors(f"model {name}", KeyError, RuntimeError):
+            stated = read_prompts(resolve_resource(name))
+        prompts.add((stated.get(QUERY, ""), next((stated[key] for key in DOCUMENTS if key in stated), "")))
+    query, document = prompts.pop() if len(prompts) == 1 else ("", "")
+    data_args.query_prompt = query if data_args.query_prompt is None else data_args.query_prompt
+    data_args.document_prompt = document if data_args.document_prompt is None else data_args.document_prompt
 
 
 def own_pooling(name: str, trust_remote_code: bool = False) -> str:

@@ -13,7 +13,7 @@ from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_student import StudentModel
 from cacse_trainer.models.pretrained import load_config
-from cacse_trainer.runs.baseline import own_pooling, stated_pooling
+from cacse_trainer.runs.baseline import own_pooling, stated_pooling, take_stated_prompts
 from cacse_trainer.runs.build import check_fit, check_pooling_of, check_weights, load_encoders, load_tokenizer
 from cacse_trainer.runs.methods import settle
 from cacse_trainer.runs.run import RunResult, TrainingRun
@@ -57,6 +57,7 @@ def distill(
         )
     teacher, teacher_tokenizer = load_encoders(choices)
     student, tokenizer = build_student(settings, settings.student, teacher)
+    take_stated_prompts(data_args, [settings.student])
     for model in (teacher, student):
         check_weights(model)
     if args.export:
@@ -77,6 +78,8 @@ def distill(
         temperature=settings.contrastive_temperature,
         max_seq_length=data_args.max_seq_length,
         eval_max_seq_length=data_args.eval_max_seq_length,
+        query_prompt=data_args.query_prompt or "",
+        document_prompt=data_args.document_prompt or "",
     )
     facts = {} if args.check else describe_teacher(choices, trainer)
     return training.execute(trainer, tokenizer, [settings.student], {"teacher": facts})

@@ -1,7 +1,7 @@
 """A training checkpoint, or encoders to be summed → exported folders; their cards say what the run's report says."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
+from cacse_trainer.encoding.sentence_transformers import read_prompts
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.evaluation.dev_sets import DevSet
 from cacse_trainer.export.encoders import export
@@ -54,7 +55,7 @@ def export_checkpoint(
     card = _recorded(checkpoint).get("card") or {}
     recorded = {name: card[name] for name in RECORDED if name in card}
     facts = CardFacts(title=checkpoint.resolve().name, what="", license=license, **recorded)
-    return _export(model, tokenizer, output_dir, facts, dev_sets)
+    return _export(model, tokenizer, output_dir, facts, dev_sets, read_prompts(str(checkpoint)))
 
 
 def export_sum(
@@ -68,11 +69,16 @@ def export_sum(
 
 
 def _export(
-    model: PreTrainedModel, tokenizer: Any, output_dir: Path, facts: CardFacts, dev_sets: dict[str, DevSet]
+    model: PreTrainedModel,
+    tokenizer: Any,
+    output_dir: Path,
+    facts: CardFacts,
+    dev_sets: dict[str, DevSet],
+    prompts: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, float]]:
     with user_errors(f"output_dir {output_dir} cannot be written"):
         output_dir.mkdir(parents=True, exist_ok=True)
-    return export(model, tokenizer, output_dir, facts, dev_sets)
+    return export(model, tokenizer, output_dir, facts, dev_sets, prompts=prompts)
 
 
 def recorded_dev_sets(checkpoint: Path) -> dict[str, DevSet]:

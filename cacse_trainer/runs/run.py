@@ -22,6 +22,7 @@ from cacse_trainer.compute.distributed import alone
 from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.hub import HubError, HubTarget, prepare_repo, push_folders
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
+from cacse_trainer.encoding.sentence_transformers import search_prompts
 from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.evaluation.dev_sets import DevSet
 from cacse_trainer.evaluation.environment import environment, peak_memory_gb
@@ -171,7 +172,10 @@ class TrainingRun:
             )
             if args.export and trainer.is_world_process_zero():
                 with alone():
-                    result.exported = export(model, tokenizer, folder / "export", facts, sets)
+                    result.exported = export(
+                        *(model, tokenizer, folder / "export", facts, sets),
+                        prompts=search_prompts(trainer.query_prompt, trainer.document_prompt),
+                    )
             if trainer.is_world_process_zero():
                 self.report(trainer, result, trained, facts)
                 if self.hub is not None:

@@ -110,14 +110,24 @@ class DataArguments:
         "Of labelled pairs, for cosent, angle and angle_combined: the column with a number a pair; text_columns names "
         "the two texts. Default: known names (sentence1, sentence2, score; text1, text2, label).",
     )
+    query_prompt: str | None = setting(
+        None,
+        "Put before every anchor, and before the queries of retrieval sets, as E5's 'query: '; the exported folders "
+        "state it. Default: what the start's folder states.",
+    )
+    document_prompt: str | None = setting(
+        None,
+        "The same before positives, hard negatives and documents, as E5's 'passage: '. Text without sides (one column, "
+        "graded pairs) has neither.",
+    )
     dev_file: list[str] | None = setting(
         None,
-        "Dev sets of graded pairs, path or name=path each (sentence1, sentence2, score; or SentEval's sts-dev.csv). "
-        "Default: STS-B from the hub, named stsb.",
+        "Dev sets, path or name=path each: graded pairs (sentence1, sentence2, score; or SentEval's sts-dev.csv), or a "
+        "retrieval set (query, document; CORPUS+QUERIES; a folder as BEIR's). Default: STS-B from the hub, named stsb.",
     )
     test_file: list[str] | None = setting(
         None,
-        "Held-out sets of graded pairs, as dev_file: scored before and after training, chosen by nothing; the verdict "
+        "Held-out sets, of the kinds of dev_file: scored before and after training, chosen by nothing; the verdict "
         "is told from the first.",
     )
     eval_sets: list[str] | None = setting(
@@ -278,7 +288,7 @@ class CacseTrainingArguments(CommonTrainingArguments):
             raise ValueError(f"mini_batch_size must be a number from 1, got {self.mini_batch_size}")
         chosen_by = self.metric_for_best_model, self.greater_is_better
         super().__post_init__()
-        if chosen_by[0] is None:  # transformers puts the loss there; the trainer takes the first dev set's Spearman
+        if chosen_by[0] is None:  # transformers puts the loss there; the trainer takes the first dev set's own
             self.metric_for_best_model, self.greater_is_better = chosen_by
 
     @property

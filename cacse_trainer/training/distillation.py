@@ -176,7 +176,9 @@ class DistillationTrainer(CacseTrainer):
     def score_teacher(self) -> dict[str, float]:
         """The teacher's score ×100 on each dev set (see `DevSet`): what the student is to reach."""
         limit = length_limit(self.teacher_tokenizer, self.teacher.config)
-        embedder = Embedder(self.teacher.embed, self.teacher_tokenizer, limit, self.args.device, self.teacher_dtype)
+        prompts: Any = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
+        embed, tokenizer, dtype = self.teacher.embed, self.teacher_tokenizer, self.teacher_dtype
+        embedder = Embedder(embed, tokenizer, limit, self.args.device, dtype, **prompts)
         return scores_by_set(embedder, as_dev_sets(self.eval_dataset))
 
 

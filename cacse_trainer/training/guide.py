@@ -128,29 +128,34 @@ class GuidedCollator(ContrastiveCollator):
 
     Args:
         tokenizer, max_seq_length: of the model.
-        guide: how the guide reads text.
+        guide: how the guide reads text; behind the model's own prompts.
+        prompts: ``query_prompt`` and ``document_prompt``.
 
     Returns:
         On a call with B rows of C columns also ``guide_input_ids`` (B, C, L) and so on; a sentence seen twice is there
         once.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, guide: Reader) -> None:
-        super().__init__(tokenizer, max_seq_length, with_text_ids=True)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, guide: Reader, **prompts: Any) -> None:
+        super().__init__(tokenizer, max_seq_length, with_text_ids=True, **prompts)
         self.guide = guide
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         batch = super().__call__(rows)
         columns = views_of(rows[0])
-        found = self.guide([row[column] for row in rows for column in columns])
+        found = self.guide([self.prompt_of(column) + row[column] for row in rows for column in columns])
         return {**batch, **{f"{GUIDE}{name}": ids.unflatten(0, (len(rows), -1)) for name, ids in found.items()}}
 
 
 def collator_for(
-    model: SentenceModel, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, guide: Guide | None
+    model: SentenceModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_seq_length: int,
+    guide: Guide | None,
+    prompts: Mapping[str, Any],
 ) -> ContrastiveCollator:
-    """The collator that a model's loss and a guide ask for."""
+    """The collator that a model's loss and a guide ask for; ``prompts``: ``query_prompt`` and ``document_prompt``."""
     if guide is not None:
-        return GuidedCollator(tokenizer, max_seq_length, guide.reader)
+        return GuidedCollator(tokenizer, max_seq_length, guide.reader, **prompts)
     kind = RawCollator if model.deletion else ContrastiveCollator
-    return kind(tokenizer, max_seq_length, with_text_ids=True)
+    return kind(tokenizer, max_seq_length, with_text_ids=True, **prompts)

@@ -8,8 +8,8 @@ the loss is not finite, a warning of collapse, and checkpoints that are renamed 
 import copy
 import logging
 import math
-import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +21,14 @@ from cacse_trainer.compute.distributed import shared_rows, world_size
 from cacse_trainer.data import Masking
 from cacse_trainer.data.deletion import Deletion
 from cacse_trainer.encoding.embedder import Embedder, length_limit
+from cacse_trainer.encoding.sentence_transformers import search_prompts, write_prompts
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import as_dev_sets
 from cacse_trainer.evaluation.health import COLLAPSE_COSINE
 from cacse_trainer.models.base import ComputeSettings, SentenceModel
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training import guards
-from cacse_trainer.training.description import describe, describe_text
+from cacse_trainer.training.description import describe, tell
 from cacse_trainer.training.guide import Guide, collator_for
 from cacse_trainer.training.keeping import KEPT, Keeping
 from cacse_trainer.training.resumable import DUPLICATES, LEFT_OUT, ResumableTrainer
@@ -54,6 +55,8 @@ class CacseTrainer(ResumableTrainer):
         processing_class: the tokenizer.
         max_seq_length: training sentences are cut to so many tokens.
         eval_max_seq_length: the same for dev sentences; default: the longest the model takes.
+        query_prompt: put before anchors, and before the queries of retrieval sets; checkpoints keep it.
+        document_prompt: put before positives, hard negatives and documents; checkpoints keep it.
         mask_probability: chance of a token to be masked, for a model that reads masked copies.
         callbacks, optimizers: as for `Trainer`.
         guide: tells false negatives, for a model whose ``forward`` takes ``left_out`` (`SentenceEmbeddingModel`).
@@ -87,6 +90,8 @@ class CacseTrainer(ResumableTrainer):
         optimizers: tuple[Any, Any] = (None, None),
         guide: Guide | None = None,
         keeping: Keeping | None = None,
+        query_prompt: str = "",
+        document_prompt: str = "",
     ):
         args = copy.copy(args) if args is not None else TrainingArguments("outputs")
         args.remove_unused_columns = False
@@ -119,7 +124,8 @@ class CacseTrainer(ResumableTrainer):
         if processing_class is None:
             raise UserError("CacseTrainer needs the tokenizer: pass processing_class=tokenizer")
         if data_collator is None:
-            data_collator = collator_for(model, processing_class, max_seq_length, guide)
+            prompts = {"query_prompt": query_prompt, "document_prompt": document_prompt}
+            data_collator = collator_for(model, processing_class, max_seq_length, guide, prompts)
         if isinstance(args, CacseTrainingArguments):
             chosen = (args.num_length_buckets, args.mini_batch_size, args.negatives, args.use_fast_paths)
             model.use(ComputeSettings(*chosen))
@@ -127,6 +133,7 @@ class CacseTrainer(ResumableTrainer):
         super().__init__(*given, callbacks=callbacks, optimizers=optimizers)
         self.extra_scorers: list[Callable[[Embedder], dict[str, float]]] = []
         self.eval_max_seq_length = eval_max_seq_length or length_limit(processing_class, model.config)
+        self.query_prompt, self.document_prompt = query_prompt, document_prompt
         self.masking = Masking(processing_class, mask_probability) if model.needs_masked_copies else None
         words = Deletion(processing_class, max_seq_length, model.deletion) if model.deletion else None
         self.guide, self.keeping = guide, keeping
@@ -169,8 +176,7 @@ class CacseTrainer(ResumableTrainer):
         """As `ResumableTrainer`'s; with ``unique_batches`` rearranged."""
         sampler = super()._get_train_sampler(train_dataset)
         if self.unique_batches:
-            batch = self.args.train_batch_size * world_size()
-            self._order = sampler = unique_order(sampler, self.train_dataset, batch)
+            self._order = sampler = unique_order(sampler, self.train_dataset, self._train_batch_size * world_size())
         return sampler
 
     def describe(self) -> dict[str, Any]:
@@ -183,20 +189,7 @@ class CacseTrainer(ResumableTrainer):
 
     def log_description(self) -> dict[str, Any]:
         """Log `describe` and what the reader can act on; returns it."""
-        summary = self.describe()
-        text = describe_text(type(self.model).__name__, summary)
-        if logger.isEnabledFor(logging.INFO):
-            logger.info("%s", text)
-        elif logging.getLogger("cacse_trainer").level == logging.NOTSET:
-            print(text, file=sys.stderr)  # used from Python, where nobody has set up logging: said all the same
-        if self.args.gradient_accumulation_steps > 1:
-            logger.warning(
-                "gradient_accumulation_steps=%d adds no negatives: each part of a batch only sees its own %d; "
-                "a larger per_device_train_batch_size does (mini_batch_size bounds its memory)",
-                self.args.gradient_accumulation_steps,
-                summary["effective_negatives"],
-            )
-        return summary
+        return tell(self)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Every parameter with ``decay_all_parameters``, else all but biases and norms."""
@@ -335,13 +328,21 @@ class CacseTrainer(ResumableTrainer):
         else:
             super()._load_best_model()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `ResumableTrainer`'s; the prompts are saved as an exported folder has them."""
+        super().save_model(output_dir, _internal_call)
+        prompts = search_prompts(self.query_prompt, self.document_prompt)
+        if prompts and self.args.should_save:
+            write_prompts(Path(output_dir or str(self.args.output_dir)), prompts)
+
     # ---- evaluation ----
 
     @property
     def embedder(self) -> Embedder:
         """The way from text to the vectors of the model as it is."""
         dtype, embed = torch.bfloat16 if self.args.bf16 else None, self.model_of_run.embed
-        return Embedder(embed, self.processing_class, self.eval_max_seq_length, self.args.device, dtype)
+        prompts: Any = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
+        return Embedder(embed, self.processing_class, self.eval_max_seq_length, self.args.device, dtype, **prompts)
 
     def evaluate(
         self,

@@ -20,7 +20,8 @@ def text(tmp_path):
     records = []
     for _ in range(160):
         words = draws.sample(WORDS, 8)
-        body = f"{' '.join(words[:4])}. {' '.join(words[4:])}. {' '.join(draws.sample(WORDS, 4))}."
+        parts = (words[:4], words[4:], draws.sample(WORDS, 4))
+        body = " ".join(f"{' '.join(part).capitalize()}." for part in parts)
         records.append({"title": " ".join(draws.sample(words, 3)), "body": body})
     path = tmp_path / "text.jsonl"
     path.write_text("\n".join(map(json.dumps, records)))
@@ -63,7 +64,7 @@ def test_the_whole_road(text, model, tmp_path, capsys, monkeypatch):
     assert found["encoder"] in names and ("encoder" in names) == better
     assert found["recommended"] == (str(folder / "encoder") if better else "start")
     assert found["plan"]["rows"] == {"title": 96, "cloze": 96} and found["plan"]["steps"] == 12
-    assert [form["name"] for form in found["forms"]][0].startswith("the start") and len(found["shares"]) == 4
+    assert found["forms"][0]["name"].startswith("the start") and len(found["shares"]) == 4
     assert verdict["start"] == pytest.approx(found["forms"][0]["scores"]["ndcg@10"])
     assert found["watched"]["general"][0] == pytest.approx(100, abs=0.5)
 
