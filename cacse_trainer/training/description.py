@@ -1,10 +1,14 @@
 """What is about to be trained, for the log and the report."""
 
+import logging
+import sys
 from typing import Any
 
 from torch import nn
 
 from cacse_trainer.compute.distributed import world_size
+
+logger = logging.getLogger(__name__)
 
 SUMMARY_ROWS = 512  # rows from which the tokens of a batch are estimated
 
@@ -71,3 +75,21 @@ def describe_text(model_name: str, summary: dict[str, Any]) -> str:
             f"{summary['padded_tokens_a_batch']} with padding"
         )
     return "\n".join(lines)
+
+
+def tell(trainer: Any) -> dict[str, Any]:
+    """Log what a `CacseTrainer` is about to train and what the reader can act on; returns its `describe`."""
+    summary = trainer.describe()
+    text = describe_text(type(trainer.model).__name__, summary)
+    if logger.isEnabledFor(logging.INFO):
+        logger.info("%s", text)
+    elif logging.getLogger("cacse_trainer").level == logging.NOTSET:
+        print(text, file=sys.stderr)  # used from Python, where nobody has set up logging: said all the same
+    if trainer.args.gradient_accumulation_steps > 1:
+        logger.warning(
+            "gradient_accumulation_steps=%d adds no negatives: each part of a batch only sees its own %d; "
+            "a larger per_device_train_batch_size does (mini_batch_size bounds its memory)",
+            trainer.args.gradient_accumulation_steps,
+            summary["effective_negatives"],
+        )
+    return summary

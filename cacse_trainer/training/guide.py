@@ -15,13 +15,14 @@ from transformers import PreTrainedTokenizerBase
 from cacse_trainer.compute.distributed import shared_rows
 from cacse_trainer.data import ContrastiveCollator
 from cacse_trainer.data.collator import views_of
+from cacse_trainer.data.deletion import RawCollator
 from cacse_trainer.data.tokens import pad_rows, tokenise
 from cacse_trainer.encoding.loading import Loaded
 from cacse_trainer.encoding.sentence_transformers import Modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses import false_negatives
 from cacse_trainer.losses.contrastive import MARGIN_TYPES
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.base import ComputeSettings, SentenceModel
 
 GUIDE = "guide_"
 
@@ -144,3 +145,17 @@ class GuidedCollator(ContrastiveCollator):
         columns = views_of(rows[0])
         found = self.guide([self.prompt_of(column) + row[column] for row in rows for column in columns])
         return {**batch, **{f"{GUIDE}{name}": ids.unflatten(0, (len(rows), -1)) for name, ids in found.items()}}
+
+
+def collator_for(
+    model: SentenceModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_seq_length: int,
+    guide: Guide | None,
+    prompts: Mapping[str, Any],
+) -> ContrastiveCollator:
+    """The collator that a model's loss and a guide ask for; ``prompts``: ``query_prompt`` and ``document_prompt``."""
+    if guide is not None:
+        return GuidedCollator(tokenizer, max_seq_length, guide.reader, **prompts)
+    kind = RawCollator if model.deletion else ContrastiveCollator
+    return kind(tokenizer, max_seq_length, with_text_ids=True, **prompts)

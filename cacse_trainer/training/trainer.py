@@ -8,7 +8,6 @@ the loss is not finite, a warning of collapse, and checkpoints that are renamed 
 import copy
 import logging
 import math
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from cacse_trainer.compute.distributed import shared_rows, world_size
-from cacse_trainer.data import ContrastiveCollator, Masking
-from cacse_trainer.data.deletion import Deletion, RawCollator
+from cacse_trainer.data import Masking
+from cacse_trainer.data.deletion import Deletion
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.encoding.sentence_transformers import search_prompts, write_prompts
 from cacse_trainer.errors import UserError
@@ -29,8 +28,8 @@ from cacse_trainer.evaluation.health import COLLAPSE_COSINE
 from cacse_trainer.models.base import ComputeSettings, SentenceModel
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training import guards
-from cacse_trainer.training.description import describe, describe_text
-from cacse_trainer.training.guide import Guide, GuidedCollator
+from cacse_trainer.training.description import describe, tell
+from cacse_trainer.training.guide import Guide, collator_for
 from cacse_trainer.training.keeping import KEPT, Keeping
 from cacse_trainer.training.resumable import DUPLICATES, LEFT_OUT, ResumableTrainer
 from cacse_trainer.training.unique import unique_order
@@ -125,11 +124,8 @@ class CacseTrainer(ResumableTrainer):
         if processing_class is None:
             raise UserError("CacseTrainer needs the tokenizer: pass processing_class=tokenizer")
         if data_collator is None:
-            kind = RawCollator if model.deletion else ContrastiveCollator
-            own: Any = {"query_prompt": query_prompt, "document_prompt": document_prompt}
-            data_collator = kind(processing_class, max_seq_length, with_text_ids=True, **own)
-            if guide is not None:
-                data_collator = GuidedCollator(processing_class, max_seq_length, guide.reader, **own)
+            prompts = {"query_prompt": query_prompt, "document_prompt": document_prompt}
+            data_collator = collator_for(model, processing_class, max_seq_length, guide, prompts)
         if isinstance(args, CacseTrainingArguments):
             chosen = (args.num_length_buckets, args.mini_batch_size, args.negatives, args.use_fast_paths)
             model.use(ComputeSettings(*chosen))
@@ -180,8 +176,7 @@ class CacseTrainer(ResumableTrainer):
         """As `ResumableTrainer`'s; with ``unique_batches`` rearranged."""
         sampler = super()._get_train_sampler(train_dataset)
         if self.unique_batches:
-            batch = self.args.train_batch_size * world_size()
-            self._order = sampler = unique_order(sampler, self.train_dataset, batch)
+            self._order = sampler = unique_order(sampler, self.train_dataset, self._train_batch_size * world_size())
         return sampler
 
     def describe(self) -> dict[str, Any]:
@@ -194,20 +189,7 @@ class CacseTrainer(ResumableTrainer):
 
     def log_description(self) -> dict[str, Any]:
         """Log `describe` and what the reader can act on; returns it."""
-        summary = self.describe()
-        text = describe_text(type(self.model).__name__, summary)
-        if logger.isEnabledFor(logging.INFO):
-            logger.info("%s", text)
-        elif logging.getLogger("cacse_trainer").level == logging.NOTSET:
-            print(text, file=sys.stderr)  # used from Python, where nobody has set up logging: said all the same
-        if self.args.gradient_accumulation_steps > 1:
-            logger.warning(
-                "gradient_accumulation_steps=%d adds no negatives: each part of a batch only sees its own %d; "
-                "a larger per_device_train_batch_size does (mini_batch_size bounds its memory)",
-                self.args.gradient_accumulation_steps,
-                summary["effective_negatives"],
-            )
-        return summary
+        return tell(self)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Every parameter with ``decay_all_parameters``, else all but biases and norms."""
