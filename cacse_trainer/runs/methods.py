@@ -10,15 +10,17 @@ from cacse_trainer.settings.arguments import ModelArguments
 from cacse_trainer.settings.decoder import DecoderArguments
 from cacse_trainer.settings.recipes import Parsed
 
-CACSE, SIMCSE, DIFFCSE = "CACSE", "SimCSE", "DiffCSE"
+CACSE, TNCSE, SIMCSE, DIFFCSE = "CACSE", "TNCSE", "SimCSE", "DiffCSE"
 BELONGS_TO: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
             *("constraint", "cascade_start_layer", "constraint_layers", "cascade_heads", "cascade_loss_weight"),
-            *("cascade_dropout", "constraint_dropout", "constraint_attention", "tower_dropout", "freeze_embeddings"),
+            *("cascade_dropout", "constraint_dropout", "constraint_attention", "freeze_embeddings"),
         ),
         (CACSE,),
     ),
+    **dict.fromkeys(("cross_loss_weight", "norm_constraint_weight"), (TNCSE,)),
+    "tower_dropout": (CACSE, TNCSE),
     **dict.fromkeys(
         ("projection", "mlp_only_train", "objective", "dropout", "hard_negative_weight"), (SIMCSE, DIFFCSE)
     ),
@@ -28,7 +30,10 @@ BELONGS_TO: dict[str, tuple[str, ...]] = {
 """Settings of some methods only; all others count in every one."""
 SHARED = ("pooling", "contrastive_temperature", "attn_implementation")
 """Settings that every method's model is built with."""
-DECIDING = ("model", "tower_a", "generator", "pooling", "objective", "mlm_weight", "lora_r", "adapter")
+DECIDING = (
+    *("model", "tower_a", "norm_constraint_weight", "generator", "pooling", "objective", "mlm_weight", "lora_r"),
+    "adapter",
+)
 """Flags that choose what the other settings are for."""
 HEAD = ("projection", "mlp_only_train")
 """Settings of the head that pooling cls has."""
@@ -39,7 +44,7 @@ ZERO_COUNTS = ("dropout", "cascade_start_layer", "bidirectional_start_layer")
 def method_of(settings: ModelArguments) -> str:
     """The method that the settings ask for, by the parts that they name."""
     if settings.model is None:
-        return CACSE
+        return CACSE if settings.norm_constraint_weight is None else TNCSE
     return SIMCSE if settings.generator is None else DIFFCSE
 
 
@@ -97,7 +102,7 @@ def _unused(model_args: ModelArguments) -> Iterator[tuple[str, str]]:
             "mask_probability has no effect: no loss here reads masked sentences; it belongs to DiffCSE, and to SimCSE "
             "with mlm_weight above 0",
         )
-    if method == CACSE:
+    if method in (CACSE, TNCSE):
         return
     if model_args.pooling != "cls":
         for name in HEAD:
