@@ -38,6 +38,7 @@ BERT, ROBERTA = (GOLDEN / "cacse" / name for name in ("bert_begin7_constraint4",
 BERTS = [
     *("bert-base-uncased", "bert-base-chinese", "hfl/chinese-roberta-wwm-ext", "ffgcc/InfoCSE-bert-base"),
     *("princeton-nlp/unsup-simcse-bert-base-uncased", "my-unsup-simcse", "my-sup-simcse", "runs/zh_a/export/encoder"),
+    *("voidism/diffcse-bert-base-uncased-sts", "princeton-nlp/unsup-simcse-bert-large-uncased"),
     *("runs/zh_b/export/encoder", "TNCSE_BERT_CKPT/BERT_1", "TNCSE_BERT_CKPT/BERT_2"),
 ]
 ROBERTAS = ["roberta-base", "princeton-nlp/unsup-simcse-roberta-base", "xlm-roberta-base"]

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cacse_trainer.data.tokens import check_limit
 from cacse_trainer.encoding.embedder import position_limit
-from cacse_trainer.encoding.members import load_ensemble, load_members
+from cacse_trainer.encoding.members import load_ensemble, load_members, load_similarities
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.adapters import LoraSettings
 from cacse_trainer.models.base import SentenceModel
@@ -16,6 +17,7 @@ from cacse_trainer.models.modeling_cacse import cacse_class
 from cacse_trainer.models.modeling_diffcse import DiffcseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
+from cacse_trainer.models.modeling_similarity import SimilarityEnsemble
 from cacse_trainer.models.modeling_tncse import TncseModel
 from cacse_trainer.models.pretrained import is_decoder, load_config
 from cacse_trainer.models.prompting import prepare_tokenizer
@@ -53,6 +55,19 @@ def load_encoders(choices: Sequence[EncoderChoice]) -> tuple[EnsembleModel, Any]
         with user_errors(f"encoder {choice.path}"):
             members += load_members(resolve_resource(choice.path), choice.pooling, choice.weight)
     return load_ensemble(members)
+
+
+def load_teachers_of_similarities(choices: Sequence[EncoderChoice]) -> tuple[SimilarityEnsemble, Any]:
+    """The weighted mean of the cosines of the chosen encoders, and their tokenizer or `TokenizerBundle`.
+
+    Raises:
+        UserError: one cannot be read, the widths of one's parts differ, or a weight is negative.
+    """
+    teachers = []
+    for choice in choices:
+        with user_errors(f"encoder {choice.path}"):
+            teachers.append(load_members(resolve_resource(choice.path), choice.pooling))
+    return load_similarities(teachers, [choice.weight for choice in choices])
 
 
 def build_model(settings: ModelArguments) -> Built:
@@ -178,7 +193,7 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_se
     check_limit(tokenizer, max_seq_length)
 
 
-def check_weights(model: PreTrainedModel) -> None:
+def check_weights(model: nn.Module) -> None:
     """Refuse weights that are NaN or infinite, with which nothing can be learned."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
