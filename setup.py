@@ -23,8 +23,11 @@ EXTRAS = {
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
     "translation": ["sentencepiece", "sacremoses"],
     "peft": ["peft>=0.15"],
+    "documents": ["pypdf>=5.0", "python-docx>=1.1", "datasketch>=1.6"],  # pdf, docx; near duplicates
     "lm-eval": ["lm-eval>=0.4.13"],
     "faiss": ["faiss-cpu>=1.8"],
+    "adapt": ["bm25s>=0.2"],
+    "static": ["model2vec>=0.10"],
     "demo": ["gradio>=6.0"],
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
 }
@@ -70,6 +73,8 @@ setup(
         "scikit-learn>=1.3",
         "numpy>=1.24",
         "safetensors>=0.4.3",
+        "markdown-it-py>=3.0",
+        "beautifulsoup4>=4.12",
         "filelock>=3.30",  # the first whose locks a forked child gives up
         "matplotlib>=3.7",
         "jinja2>=3.1",

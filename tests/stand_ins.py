@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,10 @@ def write_texts(place: Path) -> None:
     for name in TRIPLETS:
         rows = [f"{line},{line},{other}" for line, other in zip(lines, lines[::-1], strict=True)]
         (place / name).write_text("\n".join(["sent0,sent1,hard_neg", *rows]) + "\n")
+    mined = [",".join([line] * 2 + lines[i - 3 : i]) for i, line in enumerate(lines) if i > 2]
+    (place / "mined.csv").write_text("\n".join(["anchor,positive,negative_1,negative_2,negative_3", *mined]) + "\n")
+    rows = [f"{line},{other}" for line, other in pairwise(lines) if "," not in line + other]
+    (place / "my_questions.csv").write_text("\n".join(["query,document", *rows]) + "\n")
     (place / "articles.csv").write_text("title,body\n" + "".join(f"x,{line}\n" for line in lines))
     (place / "parallel.tsv").write_text("en\tde\n" + "".join(f"{line}\t{line}\n" for line in lines))
     angle = [

@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "runs": BELOW_RUNS,
     "pipeline": {*BELOW_RUNS, "runs"},
     "demo": {*BELOW_RUNS, "runs"},
+    "adaptation": {*BELOW_RUNS, "runs"},
     "instruct": {*BELOW_RUNS, "runs", "pipeline"},
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.name != "__init__.py")

@@ -40,6 +40,8 @@ def parser() -> OneLineParser:
     add("--output", required=True, type=Path, help="a name that ends in .npy or .parquet")
     add("--text_column", help="of an input with several columns")
     add("--precision", default="float32", choices=PRECISIONS, help="int8: a byte a number; binary: a bit, packed")
+    add("--prompt_name", help="put one of the model's own prompts before every sentence, such as query or document")
+    add("--prompt", help="put this text before every sentence. Default: what the folder puts there by default")
     add("--no_normalize", action="store_true", help="keep the vectors' lengths; default: scaled to 1")
     add("--batch_size", type=count, help="rows a batch; default: by a budget of tokens, which is faster")
     add("--shard_rows", type=count, default=SHARD_ROWS, help=f"lost at most when a run breaks; default {SHARD_ROWS}")
@@ -69,6 +71,7 @@ def main(arguments: Sequence[str]) -> None:
             {**encoder.described(), **encoder.settings(), "dim": encoder.encode("a").shape[0]},
             **chosen(settings, "shard_rows", "precision", "batch_size", "overwrite"),
             normalize=not settings.no_normalize,
+            prompt=encoder.prompt_of(settings.prompt_name, settings.prompt),
             devices=devices,
             show_progress_bar=not settings.disable_tqdm,
         )

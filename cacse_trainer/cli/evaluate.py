@@ -1,4 +1,4 @@
-"""``cacse-trainer evaluate``: any encoder through SentEval's suites and MTEB."""
+"""``cacse-trainer evaluate``: any encoder through SentEval's suites, MTEB and sets of one's own."""
 
 import sys
 import time
@@ -22,6 +22,7 @@ EPILOG = """examples:
   cacse-trainer evaluate --model runs/cacse/export/ensemble --suite sts
   cacse-trainer evaluate --model bert-base-uncased --pooling avg_first_last --tasks STS12 STSBenchmark MR
   cacse-trainer evaluate --model A --model B --weights 0.25 0.75 --suite sts
+  cacse-trainer evaluate --model A --dev_file docs=questions.csv                (columns query, document: nDCG@10, …)
   cacse-trainer evaluate --model A --mteb STS12 Banking77Classification cacse-reranking
   torchrun --nproc_per_node 4 -m cacse_trainer.cli.evaluate --model A --suite full
 
@@ -31,7 +32,7 @@ A second call with the same output folder goes on where the first one stopped.
 
 def parser() -> OneLineParser:
     """The command's flags."""
-    made = command_parser("evaluate", "Score an encoder on SentEval and MTEB.", EPILOG)
+    made = command_parser("evaluate", "Score an encoder on SentEval, MTEB and sets of your own.", EPILOG)
     add = made.add_argument
     scored = "folder, hub id or package:NAME/FOLDER; several are summed. With --adapter: its base, by default"
     add("--model", action="append", help=scored)
@@ -41,6 +42,8 @@ def parser() -> OneLineParser:
     add("--suite", nargs="+", default=[], choices=["sts", "transfer", "probing", "full"], help="the papers' tables")
     add("--tasks", nargs="+", default=[], metavar="TASK", help="SentEval tasks by name, such as STS12 STSBenchmark MR")
     add("--mteb", nargs="+", default=[], metavar="TASK", help="MTEB tasks or suites (cacse-sts22, …)")
+    own = "sets of your own, path or name=path each: graded pairs, or queries and documents (see docs: evaluation)"
+    add("--dev_file", nargs="+", default=[], metavar="NAME=PATH", help=own)
     add("--data_dir", help="SentEval's data folder. Default: SentEval/data, here or in the checkout")
     add("--mode", default="test", choices=["test", "dev", "fasttest"], help="classifier settings; dev: dev scores")
     add("--aggregation", default="all", choices=["all", "mean", "wmean"], help="of the subsets of STS12 to STS16")
@@ -66,7 +69,12 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError("command line: give --model, or --adapter (cacse-trainer evaluate --help)")
         settings.model, settings.adapter = [settings.adapter], None
     chosen = choose_tasks(
-        settings.suite, settings.tasks, settings.mteb, data_dir=settings.data_dir, skip_missing=settings.skip_missing
+        settings.suite,
+        settings.tasks,
+        settings.mteb,
+        dev_files=settings.dev_file,
+        data_dir=settings.data_dir,
+        skip_missing=settings.skip_missing,
     )
     join_processes([settings.device] if settings.device else None)
     started = time.perf_counter()

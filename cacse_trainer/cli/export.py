@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.output import tell_json
 from cacse_trainer.encoding.hub import HubTarget, push_folders
 from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.dev_sets import DevSet
 from cacse_trainer.export.onnx import export_onnx
 from cacse_trainer.runs.export import export_checkpoint, export_sum, recorded_dev_sets
 from cacse_trainer.runs.preparation import load_dev_sets
@@ -84,7 +83,7 @@ def main(arguments: Sequence[str]) -> None:
     tell_json({"folders": {str(output / name): measured for name, measured in scores.items()}})
 
 
-def use_folder(settings: argparse.Namespace, target: HubTarget | None, dev_sets: dict[str, Dataset]) -> None:
+def use_folder(settings: argparse.Namespace, target: HubTarget | None, dev_sets: dict[str, DevSet]) -> None:
     """ONNX graphs for a folder that was exported before, or its push, or both.
 
     Raises:

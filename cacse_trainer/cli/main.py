@@ -9,8 +9,10 @@ from cacse_trainer.settings.resources import nearest
 from cacse_trainer.version import __version__
 
 COMMANDS = {
+    "adapt": "from your own raw text to a better encoder, with a verdict told from held-out queries",
     "train": "train sentence encoders on raw text and export them",
     "pairs": "positive pairs by translating sentences there and back",
+    "mine": "hard negatives for pairs, from a corpus",
     "distill": "train one encoder to give a frozen teacher's vectors, and export it",
     "evaluate": "score encoders on SentEval (similarity, transfer, probing) and MTEB",
     "encode": "a file of sentences to a file of vectors",
@@ -21,33 +23,37 @@ COMMANDS = {
     "sweep": "several seeds and a grid of settings of one recipe",
     "doctor": "what this machine has and lacks, and what to do about it",
     "export": "turn a training checkpoint into plain encoder folders",
+    "export-static": "turn an encoder into a table of token vectors, hundreds of times faster",
     "import": "turn a checkpoint of the CACSE release, or a pair of TNCSE's, into a model folder",
     "completion": "a script that completes this program's commands and flags in your shell",
     "instruct": "teach a causal language model an encoder's similarity scores, and measure it",
 }
 
 GROUPS = {
-    "train": ("train", "distill", "pipeline", "sweep", "instruct", "pairs"),
+    "train": ("adapt", "train", "distill", "pipeline", "sweep", "instruct", "pairs", "mine"),
     "measure": ("evaluate", "compare"),
     "use": ("encode", "search", "demo"),
-    "share": ("export", "import"),
+    "share": ("export", "export-static", "import"),
     "help": ("doctor", "completion"),
 }
 """The order in which the help tells of the commands."""
 
 EXAMPLES = {
+    "adapt": "adapt --text my_documents/ --output_dir runs/adapted",
     "train": "train --config cacse/bert_base --train_file wiki1m.txt --output_dir runs/cacse",
     "distill": "distill --config distill/cacse_bert --teacher runs/cacse/export --train_file wiki1m.txt",
     "pipeline": "pipeline --config pipeline/small",
     "sweep": "sweep --config simcse/minilm --seeds 1 2 3 --output_dir runs/seeds --set train_file=mine.txt",
     "instruct": "instruct --config instruct/llama2_7b_chat --encoder runs/cacse/export/ensemble",
     "pairs": "pairs --input wiki1m.txt --output_dir pairs_fr --there opus-mt-en-fr --back opus-mt-fr-en",
+    "mine": "mine --model A --input pairs.csv --corpus sentences.txt --output triplets.jsonl",
     "evaluate": "evaluate --model runs/cacse/export/ensemble --suite sts",
     "compare": "compare results/simcse results/cacse",
     "encode": "encode --model runs/cacse/export/ensemble --input sentences.txt --output vectors.npy",
     "search": 'search --model runs/cacse/export/ensemble --corpus sentences.txt --query "a man plays music"',
     "demo": "demo --model runs/cacse/export/ensemble",
     "export": "export --checkpoint runs/cacse/checkpoint-1200 --output_dir exported",
+    "export-static": "export-static --model runs/cacse/export/ensemble --output_dir static",
     "import": "import --checkpoint pytorch_model.bin --tower_a bert-base-uncased --output_dir cacse_model",
     "doctor": "doctor",
     "completion": "completion bash",
@@ -104,7 +110,10 @@ def _main(arguments: Sequence[str] | None) -> int:
     return run(module.main, arguments[1:])
 
 
-MODULES = {"import": "import_reference"}  # where the file cannot bear the command's name
+MODULES = {
+    "import": "import_reference",
+    "export-static": "export_static",
+}  # where the file cannot bear the command's name
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -32,7 +32,8 @@ EPILOG = """examples:
   cacse-trainer search --model A --corpus big.txt --kind hnsw --save_index big_index  (pip install cacse-trainer[faiss])
   cacse-trainer search --model A --corpus big.txt --vectors big.npy --query "rain"     (of cacse-trainer encode)
 
-An index remembers its encoder by name and by a hash of its weights.
+An index remembers its encoder by name and by a hash of its weights. Where the encoder's folder states prompts, queries
+are encoded behind its "query" and the corpus behind its "document" (or "passage") prompt.
 """
 
 
@@ -108,7 +109,7 @@ def _build(encoder: BaseEncoder, settings: argparse.Namespace) -> None:
     if settings.vectors is not None:
         if settings.kind != "exact" or settings.precision != "float32":
             raise UserError("--vectors is searched as it is; leave out --kind and --precision")
-        encoder.index = open_vectors(settings.vectors, Corpus(corpus, settings.text_column), encoder.described())
+        encoder.index = open_vectors(settings.vectors, Corpus(corpus, settings.text_column), encoder.made_by())
         return
     encoder.build_index(
         corpus,

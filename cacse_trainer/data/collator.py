@@ -5,7 +5,8 @@ own longest row.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,25 +15,30 @@ from transformers import PreTrainedTokenizerBase
 from cacse_trainer.data.tokens import check_limit, flaw, pad_rows, tell_of_unknown, tokenise
 from cacse_trainer.errors import UserError
 
-# The columns of a row, in the order of its views. One column is the same sentence seen twice.
+# The columns of a row, in the order of its views. One column is the same sentence seen twice. In place of hard_negative
+# there may be negative_1, negative_2 and so on.
 VIEWS = (("text",), ("anchor", "positive"), ("anchor", "positive", "hard_negative"))
 _KNOWN = ("text", "anchor", "positive", "hard_negative")
+NEGATIVE = "negative_"
 LABELLED_VIEWS = (("sentence1", "sentence2"), ("text1", "text2"))
 LABELS = ("label", "score")
+_NUMBERED = re.compile(NEGATIVE + r"[1-9]\d*")
 
 
 class ContrastiveCollator:
     """Rows of raw text to ``(batch, views, length)`` tensors.
 
     A row is ``text`` (two equal views, told apart by dropout), ``anchor`` and ``positive`` (two views), these with
-    ``hard_negative`` (three), or ``sentence1`` and ``sentence2`` (``text1``, ``text2``) with a number, ``label`` or
-    ``score``. Other columns are ignored.
+    ``hard_negative`` (three) or with ``negative_1`` … ``negative_K`` (2 + K), or ``sentence1`` and ``sentence2``
+    (``text1``, ``text2``) with a number, ``label`` or ``score``. Other columns are ignored.
 
     Args:
         tokenizer: any Hugging Face tokenizer that has a padding token.
         max_seq_length: longer sentences are cut to so many tokens, special tokens included.
         pad_to_multiple_of: round the length up to a multiple, for tensor cores.
         with_text_ids: add ``text_ids`` (B, V), a number for each sentence, equal for equal texts in every process.
+        query_prompt: put before every ``anchor``.
+        document_prompt: put before every ``positive`` and negative; sentences without sides have neither.
 
     Returns:
         On a call with B rows: ``input_ids``, ``attention_mask`` and, where the tokenizer's models read them,
@@ -49,8 +55,11 @@ class ContrastiveCollator:
         max_seq_length: int = 64,
         pad_to_multiple_of: int | None = None,
         with_text_ids: bool = False,
+        query_prompt: str = "",
+        document_prompt: str = "",
     ) -> None:
-        check_limit(tokenizer, max_seq_length)
+        for prompt in (query_prompt, document_prompt):
+            check_limit(tokenizer, max_seq_length, prompt)
         if tokenizer.pad_token is None:
             raise UserError(
                 f"{type(tokenizer).__name__} has no padding token; set one: tokenizer.pad_token = tokenizer.eos_token"
@@ -59,12 +68,15 @@ class ContrastiveCollator:
         self.max_seq_length = max_seq_length
         self.pad_to_multiple_of = pad_to_multiple_of
         self.with_text_ids = with_text_ids
+        self.query_prompt, self.document_prompt = query_prompt, document_prompt
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         columns = _columns_of(rows)
         sentences = [row[column] for row in rows for column in columns]  # B·C, the views of a row side by side
         _check_strings(sentences, columns)
-        found = tokenise(self.tokenizer, sentences, self.max_seq_length)
+        prompts = [self.prompt_of(column) for column in columns] * len(rows)
+        texts = [prompt + sentence for prompt, sentence in zip(prompts, sentences, strict=True)]
+        found = tokenise(self.tokenizer, texts, self.max_seq_length)
         tell_of_unknown(self.tokenizer, found)
         padded = pad_rows(self.tokenizer, found, self.pad_to_multiple_of)
         batch = {}
@@ -78,6 +90,13 @@ class ContrastiveCollator:
             batch["text_ids"] = ids.repeat(1, 2) if len(columns) == 1 else ids  # (B, V)
         return batch
 
+    def prompt_of(self, column: str) -> str:
+        """What is put before the sentences of a column."""
+        if column == "anchor":
+            return self.query_prompt
+        is_document = column in ("positive", "hard_negative") or column.startswith(NEGATIVE)
+        return self.document_prompt if is_document else ""
+
 
 def text_id(sentence: str) -> int:
     """A number of 64 bits for a text, the same in every process and run."""
@@ -86,14 +105,16 @@ def text_id(sentence: str) -> int:
 
 
 def _columns_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    columns = _views_of(rows[0])
-    if columns not in (*VIEWS, *LABELLED_VIEWS):
+    columns = views_of(rows[0])
+    negatives = numbered_negatives(len(columns) - 2)
+    if columns not in (*VIEWS, *LABELLED_VIEWS, ("anchor", "positive", *negatives)):
         raise UserError(
-            f"a row has the columns {', '.join(rows[0]) or '(none)'}; needed: text, or anchor and positive "
-            "(and hard_negative), or sentence1, sentence2 and label; rename yours with dataset.rename_column"
+            f"a row has the columns {', '.join(rows[0]) or '(none)'}; needed: text, or anchor and positive (and "
+            "hard_negative, or negative_1, negative_2, …), or sentence1, sentence2 and label; rename yours with "
+            "dataset.rename_column"
         )
     for number, row in enumerate(rows):
-        if _views_of(row) != columns:
+        if views_of(row) != columns:
             raise UserError(
                 f"rows of several kinds in one batch: the first has {', '.join(columns)}, "
                 f"row {number} has {', '.join(row) or '(none)'}; give all rows the same columns"
@@ -101,8 +122,17 @@ def _columns_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return columns
 
 
-def _views_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+def numbered_negatives(count: int) -> tuple[str, ...]:
+    """``negative_1`` … ``negative_count``."""
+    return tuple(f"{NEGATIVE}{number}" for number in range(1, count + 1))
+
+
+def views_of(row: Collection[str]) -> tuple[str, ...]:
+    """Which of a row's columns are its views, in their order."""
     found = tuple(name for name in _KNOWN if name in row)
+    if "anchor" in found:
+        numbers = sorted(int(name.removeprefix(NEGATIVE)) for name in row if _NUMBERED.fullmatch(name))
+        found += tuple(f"{NEGATIVE}{number}" for number in numbers)
     labelled = next((views for views in LABELLED_VIEWS if set(views) <= set(row) and any(x in row for x in LABELS)), ())
     return found or labelled
 

@@ -146,7 +146,8 @@ def _pair_columns(name: str, found: list[str], wanted: tuple[str, str, str] | No
             )
         raise UserError(
             f"{name}: no columns sentence1, sentence2 and score (or {', '.join(SCORE_COLUMNS[1:])}); "
-            f"found {', '.join(column[:40] for column in found) or 'none'}; rename them"
+            f"found {', '.join(column[:40] for column in found) or 'none'}; rename them (a dev set may also have query "
+            "and document)"
         )
     return sentences[0], sentences[1], score
 

@@ -59,7 +59,7 @@ def checked(sentences: Iterable[Any]) -> Iterator[str]:
         yield sentence
 
 
-def shortest_limit(tokenizer: Any, prepare: Callable[[str], str] | None = None) -> int:
+def shortest_limit(tokenizer: Any, prepare: Callable[..., str] | None = None) -> int:
     """The smallest limit in tokens that leaves room for text beside special tokens and the prompt.
 
     Args:
@@ -67,7 +67,8 @@ def shortest_limit(tokenizer: Any, prepare: Callable[[str], str] | None = None) 
         prepare: the text that the tokenizer sees, from a sentence; None where that is the sentence itself.
     """
     prompt = prepare("").strip() if prepare is not None else ""
-    own = len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prompt else 0
+    each = [tokenizer] if isinstance(tokenizer, PreTrainedTokenizerBase) else tokenizer.tokenizers
+    own = max(len(one(prompt, add_special_tokens=False)["input_ids"]) for one in each) if prompt else 0
     return tokenizer.num_special_tokens_to_add() + own + 1
 
 
@@ -78,13 +79,18 @@ def no_room(limit: int, shortest: int) -> str:
     )
 
 
-def check_limit(tokenizer: Any, max_seq_length: int) -> None:
+def check_limit(tokenizer: Any, max_seq_length: int, prompt: str = "") -> None:
     """Refuse a limit with which every sentence would be cut to the same tokens, or truncation be given up.
+
+    Args:
+        tokenizer: see `shortest_limit`.
+        max_seq_length: the limit.
+        prompt: put before every sentence.
 
     Raises:
         UserError: with the smallest limit that works.
     """
-    shortest = shortest_limit(tokenizer)
+    shortest = shortest_limit(tokenizer, lambda sentence: prompt + sentence)
     if max_seq_length < shortest:
         raise UserError(no_room(max_seq_length, shortest))
 

@@ -5,7 +5,7 @@ those of the SimCSE tool (Gao et al. 2021), so that a program written for it run
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from cacse_trainer.data.tokens import checked, shortest_limit
-from cacse_trainer.encoding.embedder import Advance, Embed, Embedder, each_once, progress_bar
+from cacse_trainer.encoding.embedder import Advance, Embed, Embedder, Prepare, each_once, progress_bar
 from cacse_trainer.encoding.loading import check_length
 from cacse_trainer.encoding.pool import EncoderPool, as_one_table, one_after_another
 from cacse_trainer.encoding.searching import Device, Searching
+from cacse_trainer.encoding.sentence_transformers import DOCUMENT, QUERY, Modules
 from cacse_trainer.encoding.vectors.precision import check_precision, normalized, to_precision, truncated
 from cacse_trainer.errors import UserError
 
@@ -49,15 +50,31 @@ class BaseEncoder(Searching):
     tokens_per_batch: int | None
     dtype: torch.dtype = torch.float32
     truncate_dim: int | None = None
+    prompts: Mapping[str, str] = {}
+    """What the folder puts before sentences, by the names that `encode` takes."""
 
+    _stated: Modules = Modules()
     _embed: Embed
-    _prepare: Callable[[str], str] | None
+    _prepare: Prepare | None
     _longest: int
     _cores: int | None = None
 
     def __init__(self, given: dict[str, Any]) -> None:
         self._given = {name: value for name, value in given.items() if name not in ("self", "device", "__class__")}
         self._pool: EncoderPool | None = None
+
+    @property
+    def query_prompt(self) -> str | None:
+        """What belongs before a query, as the folder states it: `search` puts it there."""
+        return self._stated.query_prompt
+
+    @property
+    def document_prompt(self) -> str | None:
+        """What belongs before a document, as the folder states it: `build_index` puts it there."""
+        return self._stated.document_prompt
+
+    def _take_prompts(self, stated: Modules) -> None:
+        self._stated, self.prompts = stated, stated.prompts
 
     @property
     def embedder(self) -> Embedder:
@@ -72,10 +89,17 @@ class BaseEncoder(Searching):
             prepare=self._prepare,
             cores=self._cores,
             name=self.name,
+            query_prompt=self._stated.query_prompt,
+            document_prompt=self._stated.document_prompt,
         )
 
     def begin(
-        self, sentences: Sequence[str], *, batch_size: int | None = None, max_length: int | None = None
+        self,
+        sentences: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        max_length: int | None = None,
+        prompt: str | None = None,
     ) -> Callable[[Advance], np.ndarray]:
         """Tokenise; what is returned runs the model and gives (n, dim) float32, not scaled.
 
@@ -83,7 +107,7 @@ class BaseEncoder(Searching):
         """
         if max_length is not None:
             check_length(self.name, max_length, self._longest, shortest_limit(self.tokenizer, self._prepare))
-        return self.embedder.begin(sentences, batch_size=batch_size, max_length=max_length)
+        return self.embedder.begin(sentences, batch_size=batch_size, max_length=max_length, prompt=prompt)
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -112,6 +136,7 @@ class BaseEncoder(Searching):
         *,
         batch_size: int | None = None,
         max_length: int | None = None,
+        prompt: str | None = None,
         show_progress_bar: bool = False,
         description: str = "Encoding",
     ) -> np.ndarray:
@@ -120,7 +145,7 @@ class BaseEncoder(Searching):
         Raises:
             UserError: a vector is not finite; the first such sentence is quoted.
         """
-        settings = {"batch_size": batch_size, "max_length": max_length}
+        settings = {"batch_size": batch_size, "max_length": max_length, "prompt": prompt}
         return self._table(sentences, None, show_progress_bar, description, settings)
 
     def encode(
@@ -137,6 +162,8 @@ class BaseEncoder(Searching):
         normalize_to_unit: bool | None = None,
         keepdim: bool = False,
         max_length: int | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
     ) -> Any:
         """Encode sentences.
 
@@ -154,18 +181,20 @@ class BaseEncoder(Searching):
             normalize_to_unit: another name of ``normalize``.
             keepdim: (1, dim) for one sentence.
             max_length: in tokens; default: the encoder's own.
+            prompt_name: of one of `prompts`, such as ``query``; it is put before every sentence.
+            prompt: put before every sentence; ``""``: nothing. Default: what the folder puts there by default.
 
         Returns:
             (dim,) for one sentence, (n, dim) for several; see `to_precision` for the other precisions.
 
         Raises:
-            UserError: a sentence is no string or holds half a character, a vector is not finite, or a setting is out
-                of its range.
+            UserError: a sentence is no string or holds half a character, a vector is not finite, a setting is out of
+                its range, or there is no prompt of that name.
         """
         check_precision(precision)
         several = isinstance(sentences, Iterable) and not isinstance(sentences, (str, bytes))
         rows: Iterable[Any] = sentences if several else [sentences]
-        settings = {"batch_size": batch_size, "max_length": max_length}
+        settings = {"batch_size": batch_size, "max_length": max_length, "prompt": self.prompt_of(prompt_name, prompt)}
         table = self._table(rows, self._on(device), show_progress_bar, "Encoding", settings)
         scaled = normalize if normalize_to_unit is None else normalize_to_unit
         table = _finished(table, scaled, truncate_dim, precision)
@@ -182,6 +211,7 @@ class BaseEncoder(Searching):
         truncate_dim: int | None = None,
         batch_size: int | None = None,
         max_length: int | None = None,
+        prompt: str | None = None,
         device: Device | Sequence[Device] | None = None,
         advance: Advance = lambda count: None,
     ) -> Iterator[np.ndarray]:
@@ -190,7 +220,7 @@ class BaseEncoder(Searching):
         Args:
             sentences: a generator, a file's lines, …
             block_size: sentences a block; while one goes through the model the next is tokenised.
-            normalize, precision, truncate_dim, batch_size, max_length, device: as for `encode`.
+            normalize, precision, truncate_dim, batch_size, max_length, prompt, device: as for `encode`.
             advance: told how many more sentences are done.
 
         Yields:
@@ -199,7 +229,7 @@ class BaseEncoder(Searching):
         check_precision(precision)
         if block_size < 1:
             raise UserError(f"block_size is {block_size}; it must be at least 1")
-        settings = {"batch_size": batch_size, "max_length": max_length}
+        settings = {"batch_size": batch_size, "max_length": max_length, "prompt": prompt}
         for table in self._blocks(sentences, block_size, advance, self._on(device), settings):
             yield _finished(table, normalize, truncate_dim, precision)
 
@@ -227,6 +257,27 @@ class BaseEncoder(Searching):
             "truncate_dim": self.truncate_dim,
             **more,
         }
+
+    def prompt_of(self, name: str | None, text: str | None = None) -> str | None:
+        """A prompt by its name, or the text that is given; None for neither.
+
+        Raises:
+            UserError: there is none of that name, or both are given.
+        """
+        if name is None:
+            return text
+        if text is not None:
+            raise UserError("give a prompt, or the name of one (prompt_name), not both")
+        searched = {QUERY: self._stated.query_prompt, DOCUMENT: self._stated.document_prompt} if self.prompts else {}
+        known = {**searched, **self.prompts}
+        if name not in known:
+            has = ", ".join(known) or "none"
+            raise UserError(f"model {self.name} has no prompt {name!r}; it has {has}: give its text as prompt")
+        return known[name]
+
+    def prompt_facts(self, prompt: str | None) -> dict[str, Any]:
+        """What is recorded of vectors before whose sentences a prompt stood: nothing where it is the default one."""
+        return {} if prompt is None or prompt == self._stated.prompt else {"prompt": prompt}
 
     def close(self) -> None:
         """End the processes that `encode` started for several devices."""

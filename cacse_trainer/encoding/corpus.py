@@ -59,6 +59,7 @@ def encode_corpus(
     normalize: bool = True,
     precision: str = "float32",
     batch_size: int | None = None,
+    prompt: str | None = None,
     devices: list[Device] | None = None,
     overwrite: bool = False,
     show_progress_bar: bool = False,
@@ -71,7 +72,7 @@ def encode_corpus(
         output: ``.npy`` or ``.parquet``; beside it ``OUTPUT.json`` says what made it.
         facts: of the encoder, for that file, its ``dim`` among them; a run with other ones is not gone on with.
         shard_rows: rows that are lost at most, a process, when the run breaks.
-        normalize, precision, batch_size: as for `BaseEncoder.encode`.
+        normalize, precision, batch_size, prompt: as for `BaseEncoder.encode`.
         devices: several: a process each (without torchrun).
         overwrite: replace an output that is there, and forget shards of other settings.
         show_progress_bar: on standard error, with the rate and the time left.
@@ -87,7 +88,7 @@ def encode_corpus(
         raise UserError(f"output {output}: give a name that ends in {' or '.join(FORMATS)}")
     if shard_rows < 1:
         raise UserError(f"shard_rows {shard_rows}: at least 1")
-    how = {"shard_rows": shard_rows, "normalize": normalize, "precision": precision}
+    how = {"shard_rows": shard_rows, "normalize": normalize, "precision": precision, **encoder.prompt_facts(prompt)}
     with ExitStack() as held:
         told: Any = None
         if rank() == 0:
@@ -111,6 +112,7 @@ def encode_corpus(
                 normalize=normalize,
                 precision=precision,
                 batch_size=batch_size,
+                prompt=prompt,
                 device=devices,
                 advance=lambda count: bar.update(min(count * processes, rows - bar.n)),
             )

@@ -9,7 +9,7 @@ same.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,18 +20,35 @@ from transformers import PreTrainedTokenizerBase
 from cacse_trainer.compute.cores import over_cores
 from cacse_trainer.compute.distributed import gather_objects, rank, world_size
 from cacse_trainer.compute.memory import keep_freed_memory
-from cacse_trainer.data.tokens import Row, checked, pad_rows, tell_of_unknown, tokenise
+from cacse_trainer.data.tokens import Row, check_limit, checked, pad_rows, tell_of_unknown, tokenise
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.tokenizer_bundle import tokenizers_of
 
 Embed = Callable[..., Tensor]
 """``embed(input_ids, attention_mask[, token_type_ids]) → (n, dim)``."""
+Prepare = Callable[..., str]
+"""``prepare(sentence[, prompt]) → text``; without a prompt (None) the default one is put before it."""
 Advance = Callable[[int], object]
 """Told how many more sentences are done; a progress bar's ``update``."""
 
 TOKENS_PER_BATCH = {"cpu": 1024}
 """Padded tokens a batch by kind of device. On a CPU a batch is one core's (benchmarks/encode.py --tokens_per_batch)."""
 TOKENS_PER_BATCH_ELSEWHERE = 16384
+
+
+class Vectors(Protocol):
+    """Whatever turns text into vectors: an `Embedder`, an encoder."""
+
+    @property
+    def query_prompt(self) -> str | None:
+        """What belongs before the queries of a search; None: the default."""
+
+    @property
+    def document_prompt(self) -> str | None:
+        """What belongs before its documents."""
+
+    def vectors(self, sentences: Sequence[str], *, prompt: str | None = None) -> np.ndarray:
+        """(len(sentences), dim) float32; see `Embedder.vectors`."""
 
 
 def length_limit(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
@@ -112,6 +129,11 @@ def progress_bar(total: int | None, shown: bool, description: str) -> tqdm:
     return tqdm(total=total, desc=description, unit=" sentences", disable=not shown or rank() > 0)
 
 
+def prefixed(sentence: str, prompt: str | None = None) -> str:
+    """A sentence behind a prompt, where there is one: the `Prepare` of a folder that states no default."""
+    return (prompt or "") + sentence
+
+
 @dataclass(frozen=True, eq=False)
 class Embedder:
     """The way from text to a model's vectors.
@@ -124,11 +146,14 @@ class Embedder:
         dtype: autocast to this dtype (``torch.bfloat16``); None computes in the weights' own, or by the caller's
             autocast.
         tokens_per_batch: padded tokens a batch; default: by kind of device.
-        prepare: the text that the tokenizer sees, from a sentence; None where that is the sentence itself.
+        prepare: the text that the tokenizer sees, from a sentence and the prompt before it (None: the folder's default
+            one); None where that is the two as they are.
         cores: of a CPU, each with batches of its own; 1 for a function that has threads of its own. Default: torch's
             number of threads.
         name: of the model that a user encodes with, for the error where a vector is not finite and the warning where
             the tokenizer does not know the text; None lets them pass.
+        query_prompt, document_prompt: what belongs before the queries and before the documents of a search, to be given
+            to `vectors`.
     """
 
     embed: Embed
@@ -138,9 +163,11 @@ class Embedder:
     dtype: torch.dtype | None = None
     _: KW_ONLY
     tokens_per_batch: int | None = None
-    prepare: Callable[[str], str] | None = None
+    prepare: Prepare | None = None
     cores: int | None = None
     name: str | None = None
+    query_prompt: str = ""
+    document_prompt: str = ""
 
     def vectors(
         self,
@@ -148,6 +175,7 @@ class Embedder:
         *,
         batch_size: int | None = None,
         max_length: int | None = None,
+        prompt: str | None = None,
         show_progress_bar: bool = False,
         description: str = "Encoding",
     ) -> np.ndarray:
@@ -158,6 +186,7 @@ class Embedder:
                 included, gives zeros.
             batch_size: rows a batch, whatever their length; default: by the budget of tokens.
             max_length: truncation in tokens; default: ``max_seq_length``.
+            prompt: put before every sentence; ``""``: nothing; default: what the folder puts there by default.
             show_progress_bar: a bar on standard error, on the first process.
             description: of the bar.
 
@@ -170,30 +199,38 @@ class Embedder:
         """
 
         def encode(distinct: list[str]) -> np.ndarray:
-            run = self.begin(distinct, batch_size=batch_size, max_length=max_length)
+            run = self.begin(distinct, batch_size=batch_size, max_length=max_length, prompt=prompt)
             with progress_bar(len(distinct), show_progress_bar, description) as bar:
                 return run(bar.update)
 
         return each_once(sentences, encode)
 
     def begin(
-        self, sentences: Sequence[str], *, batch_size: int | None = None, max_length: int | None = None
+        self,
+        sentences: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        max_length: int | None = None,
+        prompt: str | None = None,
     ) -> Callable[[Advance], np.ndarray]:
         """`vectors` in two halves, which may run on different threads, and without the search for repeated sentences.
 
         The sentences are tokenised at once. What is returned runs the model and gives the vectors; it is given a
         function that it tells, batch by batch, how many more sentences are done (on all processes together).
         """
-        texts = [self.prepare(sentence) for sentence in sentences] if self.prepare else sentences
+        prepare = self.prepare or prefixed
+        texts = [prepare(sentence, prompt) for sentence in sentences]
         for what, number in (("batch_size", batch_size), ("tokens_per_batch", self.tokens_per_batch)):
             if number is not None and number < 1:
                 raise UserError(f"{what} is {number}; it must be at least 1")
-        rows = tokenise(self.tokenizer, texts, self.max_seq_length if max_length is None else max_length)
+        limit = self.max_seq_length if max_length is None else max_length
+        check_limit(self.tokenizer, limit, prompt or "")
+        rows = tokenise(self.tokenizer, texts, limit)
         if self.name is not None:
             tell_of_unknown(self.tokenizer, rows)
 
         def run(advance: Advance) -> np.ndarray:
-            table = self._run(rows, batch_size, advance)
+            table = self.of_rows(rows, batch_size, advance)
             wrong = ~np.isfinite(table).all(axis=1)
             if self.name is not None and wrong.any():
                 raise UserError(
@@ -204,7 +241,9 @@ class Embedder:
 
         return run
 
-    def _run(self, rows: Sequence[Row], batch_size: int | None, advance: Advance) -> np.ndarray:
+    def of_rows(
+        self, rows: Sequence[Row], batch_size: int | None = None, advance: Advance = lambda count: None
+    ) -> np.ndarray:
         """Tokenised sentences through the model: (len(rows), dim) float32, in their order."""
         device, dtype = torch.device(self.device), self.dtype
         budget = self.tokens_per_batch or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ELSEWHERE)

@@ -87,6 +87,7 @@ class SentenceEncoder(BaseEncoder):
                 if isinstance(module, nn.Linear):
                     module.to(self.dtype)
         self._embed, self._prepare, self._layers_above = loaded.embed, loaded.stated.prepare, loaded.stated.above
+        self._take_prompts(loaded.stated)
 
     @property
     def device(self) -> torch.device:

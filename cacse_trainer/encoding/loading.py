@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 import cacse_trainer.models  # noqa: F401 - registers the model classes with AutoModel
 from cacse_trainer.compute.pooling import POOLINGS
 from cacse_trainer.data.tokens import no_room, shortest_limit
 from cacse_trainer.encoding.embedder import Embed, length_limit
-from cacse_trainer.encoding.sentence_transformers import Modules, read_modules
+from cacse_trainer.encoding.sentence_transformers import Modules, read_modules, read_prompts
 from cacse_trainer.errors import UserError, one_line, user_errors
 from cacse_trainer.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from cacse_trainer.models.adapters import base_model_of, load_adapter, merge_adapter
 from cacse_trainer.models.base import CLS_WITH_MLP, contract_of, pools_by_itself
 from cacse_trainer.models.bidirectional import make_bidirectional
+from cacse_trainer.models.modeling_static import LONGEST, POOLING, StaticTable, load_static_tokenizer
 from cacse_trainer.models.pretrained import find_file, is_decoder, load_config, load_encoder_model, read_settings
 from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of, tokenizers_of
@@ -44,7 +45,7 @@ class Loaded:
 
     Args:
         name: as the user gave it.
-        model: in eval mode, on its device.
+        model: a `PreTrainedModel` or a `StaticTable`, in eval mode, on its device.
         tokenizer: with a padding token; a `TokenizerBundle` where the encoders have tokenizers of their own.
         embed: the function that an `Embedder` takes.
         pooling: what was stated or guessed.
@@ -55,7 +56,7 @@ class Loaded:
     """
 
     name: str
-    model: PreTrainedModel
+    model: Any
     tokenizer: Any
     embed: Embed
     pooling: str
@@ -98,11 +99,15 @@ def load_encoder(
     path, adapter, ours = _find_adapter(name, adapter)
     name = name or str(adapter or path)
     _check_folder(name, path)
-    stated = Modules()
-    if not is_sentence_model(path):
+    if is_sentence_model(path):
+        stated = Modules(prompts=read_prompts(path))
+    else:
         stated = read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
     trusted = {"trust_remote_code": trust_remote_code}
     device = _existing(device) if device is not None else default_device()
+    if stated.static is not None:
+        asked = {"pooling": pooling, "adapter": adapter, "prompt_template": prompt_template, "append_eos": append_eos}
+        return _load_static(name, path, stated, device, max_seq_length, [key for key, value in asked.items() if value])
     with user_errors(f"model {name}", KeyError, ImportError):
         config = load_config(path, **trusted)
         more = {"base_model": ours} if ours is not None else {}
@@ -140,6 +145,25 @@ def load_encoder(
         stated,
         guessed=not known,
     )
+
+
+def _load_static(
+    name: str, path: str, stated: Modules, device: torch.device, max_seq_length: int | None, asked: list[str]
+) -> Loaded:
+    """A table without a transformer; ``asked`` is what the user wants of one."""
+    if asked:
+        raise UserError(f"model {name}: is a static table, which takes no {', '.join(asked)}; leave it out")
+    model = StaticTable.from_folder(path, stated.static or "").to(device)
+    tokenizer = load_static_tokenizer(path, stated.static or "")
+    _check_tokenizer(name, tokenizer, model)
+    above = nn.Sequential(*stated.above)
+    limit = stated.length(LONGEST) if max_seq_length is None else max_seq_length
+    check_length(name, limit, LONGEST, shortest_limit(tokenizer, stated.prepare))
+
+    def embed(**inputs: Tensor) -> Tensor:
+        return above(model.embed(**inputs))
+
+    return Loaded(name, model, tokenizer, embed, _described(POOLING, stated.above), limit, LONGEST, stated)
 
 
 def _guess_pooling(name: str, config: Any) -> str:

@@ -25,7 +25,7 @@ Pooling: **{pooling}**{pooling_note}. Vectors are not normalised; compare them b
 
 ## Scores
 
-Measured on this very folder, Spearman's ρ of the cosine ×100.
+Measured on this very folder, {measure} ×100.
 
 {scores}
 
@@ -33,6 +33,13 @@ Measured on this very folder, Spearman's ρ of the cosine ×100.
 
 {training}
 """
+
+SPEARMAN = "spearman"
+MEASURES = {
+    SPEARMAN: ("ρ", "Spearman's ρ of the cosine", "semantic-similarity", "spearman_cosine"),
+    "ndcg@10": ("nDCG@10", "nDCG@10 of the search by cosine", "information-retrieval", "cosine_ndcg@10"),
+}
+"""By metric: short, in words, and the task and metric of a model index."""
 
 LOCAL_PATH = "path/to/this/folder"
 """Stands in a card for the folder; pushed, the repository's name takes its place."""
@@ -74,7 +81,8 @@ class CardFacts:
         what: one sentence.
         pooling: how tokens become a vector.
         base_models: hub ids or folder names of what training started from.
-        scores: Spearman ×100 by set.
+        scores: ×100 by set.
+        metrics: what they are, by set: ``spearman`` (also where none is named) or ``ndcg@10``.
         start: the same of what training started from, as its own folder states it.
         start_pooling: how that one is read.
         settings: training settings worth repeating.
@@ -88,12 +96,17 @@ class CardFacts:
     pooling: str = "cls"
     base_models: list[str] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, str] = field(default_factory=dict)
     start: dict[str, float] = field(default_factory=dict)
     start_pooling: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     data: str = ""
     usage: str = ""
     license: str | None = None
+
+    def metric_of(self, name: str) -> str:
+        """What a set's score is, a key of `MEASURES`."""
+        return self.metrics.get(name, SPEARMAN)
 
 
 RECORDED = ("base_models", "start", "start_pooling", "data", "settings")
@@ -104,12 +117,20 @@ def score_table(facts: CardFacts) -> str:
     """The scores by set, beside the start's where they are known."""
     if not facts.scores:
         return "No dev set was given."
+    kinds = _kinds(facts)
+    head = f"{MEASURES[kinds[0]][0]} ×100" if len(kinds) == 1 else "×100"
     scores = {name: f"{score:.2f}" for name, score in facts.scores.items()}
+    labels = {name: name if len(kinds) == 1 else f"{name} ({MEASURES[facts.metric_of(name)][0]})" for name in scores}
     if not facts.start:
-        return table(scores, "set", "ρ ×100")
+        return table({labels[name]: score for name, score in scores.items()}, "set", head)
     beside = {name: f"{facts.start[name]:.2f}" if name in facts.start else "–" for name in scores}
-    cells = {name: f"{score} | {beside[name]}" for name, score in scores.items()}
-    return table(cells, "set", "ρ ×100", f"the start as it is, {facts.start_pooling} pooling")
+    cells = {labels[name]: f"{score} | {beside[name]}" for name, score in scores.items()}
+    return table(cells, "set", head, f"the start as it is, {facts.start_pooling} pooling")
+
+
+def _kinds(facts: CardFacts) -> list[str]:
+    """The metrics that the scores are of, or would be."""
+    return list(dict.fromkeys(map(facts.metric_of, facts.scores))) or [SPEARMAN]
 
 
 def table(rows: dict[str, Any], *head: str) -> str:
@@ -149,11 +170,12 @@ def render_card(facts: CardFacts) -> str:
                 "name": facts.title,
                 "results": [
                     {
-                        "task": {"type": "semantic-similarity", "name": "Semantic Similarity"},
+                        "task": {"type": task, "name": task.replace("-", " ").title()},
                         "dataset": {"name": name, "type": name},
-                        "metrics": [{"type": "spearman_cosine", "value": round(score / 100, 6)}],
+                        "metrics": [{"type": metric, "value": round(score / 100, 6)}],
                     }
                     for name, score in measured.items()
+                    for *_, task, metric in [MEASURES[facts.metric_of(name)]]
                 ],
             }
         ]
@@ -165,6 +187,7 @@ def render_card(facts: CardFacts) -> str:
         usage=facts.usage,
         pooling=facts.pooling,
         pooling_note=" (the vector of the first token, no dense layer)" if facts.pooling == "cls" else "",
+        measure=", ".join(MEASURES[kind][1] for kind in _kinds(facts)),
         scores=score_table(facts),
         training=table(
             {name: str(value).replace("|", "/") for name, value in training.items() if value not in ("", None)},

@@ -71,6 +71,7 @@ class OnnxEncoder(BaseEncoder):
         self.tokenizer = load_tokenizer(folder)
         self.pooling, self.normalizes = str(stated.pooling), stated.normalizes
         self._prepare = stated.prepare
+        self._take_prompts(stated)
         self._longest = length_limit(self.tokenizer, load_config(folder))
         self.max_seq_length = stated.length(self._longest) if max_seq_length is None else max_seq_length
         check_length(self.name, self.max_seq_length, self._longest, shortest_limit(self.tokenizer, self._prepare))

@@ -18,7 +18,7 @@ SentencesOrFile = Iterable[str] | str | os.PathLike[str]
 
 
 class Searching(ABC):
-    """An index of an encoder's vectors; the encoder gives `encode`, `described` and `device`."""
+    """An index of an encoder's vectors; the encoder gives `encode`, `described`, its prompts and `device`."""
 
     name: str
     """As the user gave it."""
@@ -28,6 +28,20 @@ class Searching(ABC):
     @abstractmethod
     def described(self) -> dict[str, Any]:
         """What a saved index records of its encoder: name, weights, and what else directions depend on."""
+
+    @property
+    @abstractmethod
+    def query_prompt(self) -> str | None:
+        """What belongs before a query."""
+
+    @property
+    @abstractmethod
+    def document_prompt(self) -> str | None:
+        """What belongs before a sentence of the index."""
+
+    @abstractmethod
+    def prompt_facts(self, prompt: str | None) -> dict[str, Any]:
+        """What is recorded of vectors before whose sentences a prompt stood."""
 
     @property
     @abstractmethod
@@ -48,7 +62,7 @@ class Searching(ABC):
         text_column: str | None = None,
         show_progress_bar: bool = False,
     ) -> None:
-        """Encode the sentences that `search` looks through.
+        """Encode the sentences that `search` looks through, behind the encoder's `document_prompt`.
 
         Args:
             sentences_or_file: sentences, or a txt, csv, tsv, jsonl or parquet file (blank rows are skipped).
@@ -65,8 +79,9 @@ class Searching(ABC):
         check_precision(precision)
         chosen = kind or ("ivf" if faiss_fast and use_faiss is not False else "flat" if use_faiss else EXACT)
         sentences = _texts(sentences_or_file, text_column)
-        table = self.encode(sentences, batch_size, device=device, show_progress_bar=show_progress_bar)
-        made_by = self.described()
+        how = {"device": device, "show_progress_bar": show_progress_bar, "prompt": self.document_prompt}
+        table = self.encode(sentences, batch_size, **how)
+        made_by = self.made_by()
         self.index = SearchIndex.build(
             sentences, table, kind=chosen, precision=precision, search_effort=search_effort, made_by=made_by
         )
@@ -87,13 +102,14 @@ class Searching(ABC):
         """
         index = self._built("add_to_index")
         sentences = _texts(sentences_or_file, text_column)
-        table = self.encode(sentences, batch_size, device=device, show_progress_bar=show_progress_bar)
+        how = {"device": device, "show_progress_bar": show_progress_bar, "prompt": self.document_prompt}
+        table = self.encode(sentences, batch_size, **how)
         index.add(sentences, table)
 
     def search(
         self, queries: str | Sequence[str], top_k: int = 5, threshold: float = 0.6, device: Device | None = None
     ) -> Any:
-        """The nearest sentences of the index.
+        """The nearest sentences of the index to queries, which are encoded behind the encoder's `query_prompt`.
 
         Args:
             queries: one, or several.
@@ -108,7 +124,7 @@ class Searching(ABC):
             UserError: there is no index yet.
         """
         index = self._built("search")
-        wanted = self.encode(queries, device=device, keepdim=True)
+        wanted = self.encode(queries, device=device, keepdim=True, prompt=self.query_prompt)
         found = index.search(wanted, top_k=top_k, threshold=threshold, device=self.device)
         return found[0] if isinstance(queries, str) else found
 
@@ -127,14 +143,18 @@ class Searching(ABC):
             UserError: there is none, it is damaged, or other weights, another pooling or length made it.
         """
         index = SearchIndex.load(Path(folder), search_effort)
-        mine = self.described()
-        differing = [name for name, value in index.made_by.items() if name != "model" and mine.get(name) != value]
+        mine, its = self.made_by(), {"prompt": None, **index.made_by}
+        differing = [name for name, value in its.items() if name != "model" and mine.get(name) != value]
         if differing:
             raise UserError(
                 f"index {folder}: was made by {index.made_by.get('model')}, and {self.name} differs in "
                 f"{', '.join(differing)}; load the encoder that made it, or build the index anew"
             )
         self.index = index
+
+    def made_by(self) -> dict[str, Any]:
+        """What an index of this encoder's records: `described`, and the prompt before its sentences."""
+        return {**self.described(), **self.prompt_facts(self.document_prompt)}
 
     def _built(self, what: str) -> SearchIndex:
         if self.index is None:

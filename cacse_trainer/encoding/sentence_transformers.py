@@ -4,7 +4,7 @@ A folder without them loads in sentence-transformers with MEAN pooling, whatever
 that are written are the older ones, which old and new versions of the library know.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from cacse_trainer.compute.pooling import POOLINGS
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import write_json
+from cacse_trainer.models.modeling_static import POOLING as STATIC_POOLING
+from cacse_trainer.models.modeling_static import STATIC
 from cacse_trainer.models.pretrained import damage_named, find_file, list_of_modules, read_settings
 
 MODULES = "modules.json"
@@ -24,6 +26,9 @@ LENGTH = "sentence_bert_config.json"
 KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 """In the names of the length file, by the kind of transformer that older versions saved; in the library's order."""
 PROMPTS = "config_sentence_transformers.json"
+QUERY, DOCUMENT = "query", "document"
+"""The prompts by which a search is made, and their names in an exported folder."""
+DOCUMENTS = (DOCUMENT, "passage")
 DENSE = "2_Dense"
 TANH = "torch.nn.modules.activation.Tanh"
 # pooling name → the flag of sentence-transformers' Pooling module
@@ -53,8 +58,10 @@ class Modules:
         above: the layers above the pooling, in order; none for most models.
         max_seq_length: None where the tokenizer decides.
         lower_case: sentences are lower-cased before the tokenizer.
-        prompt: put before every sentence.
+        prompt: put before every sentence where no other is asked for.
+        prompts: all that are named.
         normalizes: sentence-transformers scales this model's vectors to length 1, as the last step.
+        static: where the table of a model without a transformer is; None for all others.
     """
 
     pooling: str | None = None
@@ -62,14 +69,31 @@ class Modules:
     max_seq_length: int | None = None
     lower_case: bool = False
     prompt: str = ""
+    prompts: dict[str, str] = field(default_factory=dict)
     normalizes: bool = False
+    static: str | None = None
 
     @property
-    def prepare(self) -> Callable[[str], str] | None:
-        """The text that the tokenizer sees, from a sentence; None where that is the sentence itself."""
+    def prepare(self) -> Callable[..., str] | None:
+        """The text that the tokenizer sees, from a sentence and a prompt; None where that is the two as they are."""
         if not self.prompt and not self.lower_case:
             return None
-        return lambda text: (self.prompt + text).lower() if self.lower_case else self.prompt + text
+
+        def prepared(text: str, prompt: str | None = None) -> str:
+            whole = (self.prompt if prompt is None else prompt) + text
+            return whole.lower() if self.lower_case else whole
+
+        return prepared
+
+    @property
+    def query_prompt(self) -> str:
+        """What belongs before a query: the prompt of that name, else the default one."""
+        return self.prompts.get(QUERY, self.prompt)
+
+    @property
+    def document_prompt(self) -> str:
+        """What belongs before a document: the prompt ``document`` or ``passage``, else the default one."""
+        return next((self.prompts[name] for name in DOCUMENTS if name in self.prompts), self.prompt)
 
     def length(self, longest: int) -> int:
         """The limit in tokens, of a model that takes ``longest``."""
@@ -92,11 +116,13 @@ def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
     found, listed = Modules(), list_of_modules(name)
     if not listed:
         return found
-    found.prompt = _read_prompt(name)
+    found.prompts, found.prompt = _read_prompts(name)
     for place, module in enumerate(listed):
         kind, path = module["type"].rpartition(".")[2], module["path"]
         if kind == "Transformer" and place == 0:
             _read_transformer(name, path, found)
+        elif kind == STATIC and place == 0:
+            found.static, found.pooling = path, STATIC_POOLING
         elif pooled_otherwise:
             continue
         elif kind == "Pooling" and not found.pooling and not found.above:
@@ -109,7 +135,8 @@ def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
         elif kind != "Dropout":  # which does nothing at inference
             raise UserError(
                 f"model {name}: modules.json has a {kind} module in place {place}, which is not supported here "
-                "(Transformer, Pooling, then Dense and Normalize); load it with sentence-transformers"
+                "(Transformer and Pooling, or StaticEmbedding, then Dense and Normalize); load it with "
+                "sentence-transformers"
             )
     while found.above and isinstance(found.above[-1], Normalize):
         found.normalizes = True
@@ -124,18 +151,23 @@ class Normalize(nn.Module):
         return F.normalize(vectors, dim=-1)
 
 
-def _read_prompt(name: str) -> str:
-    """What is put before every sentence; nothing where no prompt is the default one."""
+def read_prompts(name: str) -> dict[str, str]:
+    """The prompts that a folder names, also a training checkpoint's."""
+    return _read_prompts(name)[0]
+
+
+def _read_prompts(name: str) -> tuple[dict[str, str], str]:
+    """The prompts by name, and what is put before every sentence: nothing where no prompt is the default one."""
     kinds = {"prompts": dict[str, str | None] | None, "default_prompt_name": str | None}
     settings = read_settings(name, PROMPTS, **kinds) or {}
     chosen = settings.get("default_prompt_name")
-    prompts = {"query": None, "document": None, **(settings.get("prompts") or {})}  # the library knows these two
-    if chosen and chosen not in prompts:
+    prompts = {key: text or "" for key, text in (settings.get("prompts") or {}).items()}
+    if chosen and chosen not in {QUERY, DOCUMENT, *prompts}:  # the library knows these two
         raise UserError(
             f"model {name}: {PROMPTS} names the default prompt {chosen!r}, and has no such prompt; add it to prompts "
             "there, or take default_prompt_name out"
         )
-    return (prompts[chosen] if chosen else None) or ""
+    return prompts, prompts.get(chosen, "") if chosen else ""
 
 
 def _read_transformer(name: str, path: str, found: Modules) -> None:
@@ -212,7 +244,13 @@ def _read_names(name: str, path: str, kind: str, settings: dict[str, Any]) -> No
 
 
 def write_modules(
-    folder: Path, *, pooling: str, hidden_size: int, max_seq_length: int, dense: nn.Linear | None = None
+    folder: Path,
+    *,
+    pooling: str,
+    hidden_size: int,
+    max_seq_length: int,
+    dense: nn.Linear | None = None,
+    prompts: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``modules.json``, ``1_Pooling/config.json`` and the two configuration files.
 
@@ -222,6 +260,7 @@ def write_modules(
         hidden_size: width of the encoder.
         max_seq_length: the tokenizer's own limit.
         dense: a layer above the pooling, followed by tanh: the head of supervised SimCSE.
+        prompts: by name.
 
     Raises:
         ValueError: sentence-transformers has no such pooling.
@@ -239,14 +278,25 @@ def write_modules(
         write_json(folder / DENSE / "config.json", {**sizes, "bias": True, "activation_function": TANH})
         weights = {f"linear.{name}": tensor.cpu().contiguous() for name, tensor in dense.state_dict().items()}
         save_file(weights, folder / DENSE / "model.safetensors")
-    list_modules(
-        folder, {path: f"sentence_transformers.models.{kind}" for path, kind in modules.items()}, max_seq_length
-    )
+    named = {path: f"sentence_transformers.models.{kind}" for path, kind in modules.items()}
+    list_modules(folder, named, max_seq_length, prompts)
 
 
-def list_modules(folder: Path, modules: dict[str, str], max_seq_length: int) -> None:
-    """Write ``modules.json`` of classes by their paths, and the length limit and similarity that go with it."""
+def list_modules(
+    folder: Path, modules: dict[str, str], max_seq_length: int, prompts: Mapping[str, str] | None = None
+) -> None:
+    """Write ``modules.json`` of classes by their paths, with the length limit, the similarity and the prompts."""
     listed = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules.items())]
     write_json(folder / MODULES, listed)
     write_json(folder / LENGTH, {"max_seq_length": max_seq_length, "do_lower_case": False})
-    write_json(folder / PROMPTS, {"similarity_fn_name": "cosine", "prompts": {}})
+    write_prompts(folder, prompts or {})
+
+
+def write_prompts(folder: Path, prompts: Mapping[str, str]) -> None:
+    """Write the prompts by name, of an encoder's folder or a checkpoint."""
+    write_json(folder / PROMPTS, {"similarity_fn_name": "cosine", "prompts": dict(prompts)})
+
+
+def search_prompts(query: str, document: str) -> dict[str, str]:
+    """The prompts of a search by their names; none where both are empty."""
+    return {QUERY: query, DOCUMENT: document} if query or document else {}

@@ -43,6 +43,31 @@ class WeightedEncoders(BaseEncoder):
         self.normalizes = False
 
     @property
+    def query_prompt(self) -> str | None:
+        """The encoders' own; None where each has its default one.
+
+        Raises:
+            UserError: they differ.
+        """
+        return self._shared([encoder.query_prompt for encoder in self.encoders])
+
+    @property
+    def document_prompt(self) -> str | None:
+        """As `query_prompt`.
+
+        Raises:
+            UserError: they differ.
+        """
+        return self._shared([encoder.document_prompt for encoder in self.encoders])
+
+    def _shared(self, prompts: list[str | None]) -> str | None:
+        if not any(encoder.prompt_facts(own) for encoder, own in zip(self.encoders, prompts, strict=True)):
+            return None
+        if len(set(prompts)) > 1:
+            raise UserError(f"{self.name}: the models' prompts differ, and their sum has none; take one of them")
+        return prompts[0]
+
+    @property
     def device(self) -> torch.device:
         """Where the first encoder is."""
         return self.encoders[0].device

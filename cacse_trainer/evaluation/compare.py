@@ -1,7 +1,8 @@
-"""Two evaluations against each other: differences by task, with a paired bootstrap interval on STS.
+"""Two evaluations against each other: differences by task, with a paired bootstrap interval on STS and retrieval.
 
 The pairs of a task are drawn with replacement, the same ones for both models, and the difference of the two Spearman
-correlations is taken each time. The interval says how far the difference hangs on which pairs happen to be in the set.
+correlations is taken each time; of a retrieval set the queries are drawn, and it is their mean nDCG@10. The interval
+says how far the difference hangs on which pairs or queries happen to be in the set.
 """
 
 import math
@@ -14,7 +15,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.results import RESULTS, SUITES, load_pairs_of, read_results, score_of
+from cacse_trainer.evaluation.results import NDCG, RESULTS, SUITES, load_pairs_of, read_results, score_of
 
 DRAWS_AT_ONCE = 64  # bounds the table of ranks
 
@@ -121,11 +122,17 @@ def compare(
         entries = [t[name] for t in tasks]
         _check_same_protocol(name, entries, modes)
         row = Difference(name, score_of(entries[0]), score_of(entries[1]))
+        rows.append(row)
+        if NDCG in entries[0]:
+            queries = [load_pairs_of(path, name, ["ndcg"]) for path in paths]
+            if queries[0] is not None and queries[1] is not None:
+                values = _mean_differences(queries[0]["ndcg"], queries[1]["ndcg"], draws, seed)
+                _add_interval(row, values, confidence)
+            continue
         pairs = [load_pairs_of(path, name) for path in paths]
         if pairs[0] is not None and pairs[1] is not None and _same_pairs(pairs[0], pairs[1]):
             drawn[name] = bootstrap_differences(pairs[0], pairs[1], entries[0]["aggregation"], draws, seed + len(drawn))
             _add_interval(row, drawn[name], confidence)
-        rows.append(row)
     for suite, names in SUITES.items():
         if all(name in both for name in names):
             part = [row for row in rows if row.name in names]
@@ -150,7 +157,25 @@ def difference_of(
     return row
 
 
+def difference_of_means(
+    name: str, first: np.ndarray, second: np.ndarray, draws: int = 1000, seed: int = 0
+) -> Difference:
+    """Two models' values of the same queries, 0 to 1: their means ×100, and the 95 % interval of the difference."""
+    row = Difference(name, 100 * float(first.mean()), 100 * float(second.mean()))
+    _add_interval(row, _mean_differences(first, second, draws, seed), 0.95)
+    return row
+
+
+def _mean_differences(first: np.ndarray, second: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """(draws,) mean differences second - first ×100 of queries that are drawn with replacement."""
+    random, gained = np.random.default_rng(seed), second - first
+    found = [gained[random.integers(len(gained), size=len(gained))].mean() for _ in range(draws)]
+    return 100 * np.array(found)
+
+
 def _check_same_protocol(name: str, entries: Sequence[dict[str, Any]], modes: Sequence[str | None]) -> None:
+    if entries[0].get("data") != entries[1].get("data"):
+        raise UserError(f"{name} was scored on two different sets; evaluate both on the same one")
     ways = [entry.get("aggregation") for entry in entries]
     if ways[0] != ways[1]:
         raise UserError(f"{name} was scored in two ways: {ways[0]} and {ways[1]}; evaluate both with one --aggregation")

@@ -1,7 +1,7 @@
 """``results.json``: what an evaluation found, kept task by task so that an interrupted one goes on."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -31,12 +31,13 @@ PROBING = (
 )
 SUITES: dict[str, tuple[str, ...]] = {"sts": STS, "transfer": TRANSFER, "probing": PROBING}
 """The columns of the papers' tables; an average is over exactly these."""
-SCORES = ("main_score", "spearman", "acc")
+NDCG = "ndcg@10"
+SCORES = ("main_score", "spearman", "acc", NDCG)
 """Names of the score that a task is told by; the first that it has."""
 
 
 def score_of(entry: dict[str, Any]) -> float:
-    """The score that a task's column shows: MTEB's main score, Spearman or accuracy; NaN where it is undefined."""
+    """The score that a task's column shows, the first of `SCORES` that it has; NaN where it is undefined."""
     value = next(entry[name] for name in SCORES if name in entry)
     return float("nan") if value is None else float(value)
 
@@ -113,6 +114,13 @@ class ResultStore:
             save_pairs(self.folder / PAIRS / f"{name}.npz", pairs)
         self.save()
 
+    def add_dev_set(self, name: str, entry: dict[str, Any], kept: dict[str, np.ndarray]) -> None:
+        """Keep the result of a set of one's own, and what `compare` draws from."""
+        self.tasks[name] = entry
+        if self.writes:
+            write_arrays(self.folder / PAIRS / f"{name}.npz", kept)
+        self.save()
+
     def add_mteb(self, name: str, entry: dict[str, Any]) -> None:
         """Keep the result of an MTEB task."""
         self.mteb[name] = entry
@@ -132,18 +140,25 @@ class ResultStore:
 
 def save_pairs(path: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """``cosine``, ``gold`` and ``subset``, one entry a pair."""
+    kept = {
+        "cosine": np.concatenate([cosines for cosines, _ in pairs.values()]),
+        "gold": np.concatenate([gold for _, gold in pairs.values()]),
+        "subset": np.concatenate([np.full(len(gold), subset) for subset, (_, gold) in pairs.items()]),
+    }
+    write_arrays(path, kept)
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """A ``.npz`` file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path) as staged, staged.open("wb") as file:  # given a name, numpy would put .npz after it
-        np.savez_compressed(
-            file,
-            cosine=np.concatenate([cosines for cosines, _ in pairs.values()]),
-            gold=np.concatenate([gold for _, gold in pairs.values()]),
-            subset=np.concatenate([np.full(len(gold), subset) for subset, (_, gold) in pairs.items()]),
-        )
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def load_pairs_of(results: Path, task: str) -> dict[str, np.ndarray] | None:
-    """The per-pair scores beside a ``results.json``; None when there are none.
+def load_pairs_of(
+    results: Path, task: str, names: Sequence[str] = ("cosine", "gold", "subset")
+) -> dict[str, np.ndarray] | None:
+    """The per-pair scores (of a retrieval set: ``ndcg``, per query) beside a ``results.json``; None: there are none.
 
     Raises:
         UserError: the file is damaged.
@@ -153,7 +168,7 @@ def load_pairs_of(results: Path, task: str) -> dict[str, np.ndarray] | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in ("cosine", "gold", "subset")}
+            return {name: stored[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}); remove it, or evaluate anew with --overwrite") from error
 

@@ -6,7 +6,8 @@ results = evaluate_encoder(SentenceEncoder("model"), chosen, "results/model").co
 
 import logging
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cacse_trainer.data import load_sentences
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.contamination import TrainingText
+from cacse_trainer.evaluation.dev_sets import DevSet, load_named
 from cacse_trainer.evaluation.results import ResultStore, score_of
 from cacse_trainer.evaluation.senteval_suite import Scoring, check_data, run_tasks, task_names
 from cacse_trainer.evaluation.tables import write_tables
@@ -33,11 +35,13 @@ class Chosen:
         names: SentEval's tasks, whose data are there.
         data_dir: where.
         mteb: MTEB's task objects.
+        dev_sets: of one's own, by name.
     """
 
     names: Sequence[str]
     data_dir: Path
     mteb: Sequence[Any]
+    dev_sets: Mapping[str, DevSet]
 
 
 def choose_tasks(
@@ -45,13 +49,15 @@ def choose_tasks(
     tasks: Sequence[str] = (),
     mteb: Sequence[str] = (),
     *,
+    dev_files: Sequence[str] = (),
     data_dir: str | Path | None = None,
     skip_missing: bool = False,
 ) -> Chosen:
-    """The tasks of SentEval's suites, its tasks by name, and MTEB's tasks and suites.
+    """The tasks of SentEval's suites, its tasks by name, MTEB's tasks and suites, and sets of one's own.
 
     Args:
         suites, tasks, mteb: names.
+        dev_files: graded pairs and retrieval sets, paths or ``name=path``, see `load_named`.
         data_dir: SentEval's data. Default: ``SentEval/data``, here or in the checkout.
         skip_missing: leave out tasks whose data files are not there.
 
@@ -73,9 +79,12 @@ def choose_tasks(
         from cacse_trainer.evaluation.mteb_adapter import resolve_tasks
 
         found = resolve_tasks(mteb)
-    if not names and not found:
-        raise UserError("nothing to evaluate: give --suite sts|transfer|probing|full, --tasks NAME …, or --mteb NAME …")
-    return Chosen(names, folder, found)
+    if not names and not found and not dev_files:
+        raise UserError(
+            "nothing to evaluate: give --suite sts|transfer|probing|full, --tasks NAME …, --mteb NAME …, or "
+            "--dev_file NAME=PATH …"
+        )
+    return Chosen(names, folder, found, load_named(dev_files, "dev_file", [*names, *task_names(["full"], [])]))
 
 
 def evaluate_encoder(
@@ -124,6 +133,8 @@ def evaluate_encoder(
     if chosen.names:
         text = _training_text(train_text) if train_text else None
         run_tasks(encoder, chosen.names, chosen.data_dir, store, scoring, training_text=text, progress=progress)
+    for name, dev_set in chosen.dev_sets.items():
+        score_dev_set(encoder, name, dev_set, store)
     try:
         if chosen.mteb:
             from cacse_trainer.evaluation.mteb_adapter import run_mteb
@@ -138,6 +149,17 @@ def evaluate_encoder(
             if undefined := [name for name, entry in store.tasks.items() if math.isnan(score_of(entry))]:
                 logger.warning("undefined scores (constant similarities): %s", ", ".join(undefined))
     return store
+
+
+def score_dev_set(encoder: BaseEncoder, name: str, dev_set: DevSet, store: ResultStore) -> None:
+    """Score an encoder on a set of one's own and keep the result, unless the store has it of this very set."""
+    facts = dev_set.facts(encoder)
+    if facts.items() <= store.tasks.get(name, {}).items():
+        return
+    started = time.perf_counter()
+    answers = dev_set.read(encoder)
+    entry = {**answers.scores, **facts, "seconds": round(time.perf_counter() - started, 2)}
+    store.add_dev_set(name, entry, dev_set.kept(answers))
 
 
 def _training_text(name: str) -> TrainingText:

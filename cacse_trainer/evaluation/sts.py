@@ -1,7 +1,6 @@
 """Semantic textual similarity on a set of graded pairs: the score by which checkpoints are chosen."""
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -9,7 +8,7 @@ import evaluate
 import numpy as np
 from scipy import stats
 
-from cacse_trainer.encoding.embedder import Embedder
+from cacse_trainer.encoding.embedder import Vectors
 from cacse_trainer.evaluation.health import alignment, average_cosine, dead_dimensions, uniformity, unit
 
 POSITIVE_SHARE = 0.8
@@ -57,24 +56,19 @@ def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (unit(first) * unit(second)).sum(axis=1)
 
 
-def pair_vectors(embedder: Embedder, pairs: datasets.Dataset) -> tuple[list[str], np.ndarray, np.ndarray]:
+def pair_vectors(embedder: Vectors, pairs: datasets.Dataset) -> tuple[list[str], np.ndarray, np.ndarray]:
     """All sentences of graded pairs, and the vectors of the first and of the second ones, (n, H) each."""
     sentences = [*pairs["sentence1"], *pairs["sentence2"]]
     both = embedder.vectors(sentences)
     return sentences, both[: len(pairs)], both[len(pairs) :]
 
 
-def pair_cosines(embedder: Embedder, pairs: datasets.Dataset) -> np.ndarray:
+def pair_cosines(embedder: Vectors, pairs: datasets.Dataset) -> np.ndarray:
     """The cosine that a model gives each graded pair, (n,)."""
     return cosines(*pair_vectors(embedder, pairs)[1:])
 
 
-def spearman_of(found: np.ndarray, pairs: datasets.Dataset) -> float:
-    """Spearman's correlation ×100 of the pairs' cosines with their scores."""
-    return 100 * correlations(found, np.asarray(pairs["score"], dtype=np.float64))["spearman"]
-
-
-def score_pairs(embedder: Embedder, pairs: datasets.Dataset) -> dict[str, float]:
+def score_pairs(embedder: Vectors, pairs: datasets.Dataset) -> dict[str, float]:
     """Scores of a model on graded pairs.
 
     Args:
@@ -101,8 +95,3 @@ def score_pairs(embedder: Embedder, pairs: datasets.Dataset) -> dict[str, float]
         "average_cosine": average_cosine(distinct),
         "dead_dimensions": dead_dimensions(distinct),
     }
-
-
-def spearman_by_set(embedder: Embedder, dev_sets: Mapping[str, datasets.Dataset]) -> dict[str, float]:
-    """Spearman's correlation ×100 on each dev set, see `score_pairs`."""
-    return {name: score_pairs(embedder, pairs)["spearman"] for name, pairs in dev_sets.items()}

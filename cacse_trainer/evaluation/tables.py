@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cacse_trainer.evaluation.results import SUITES, score_of
+from cacse_trainer.evaluation.results import NDCG, SUITES, score_of
+from cacse_trainer.evaluation.retrieval import METRICS
 from cacse_trainer.files import write_text
 
 SHORT = {"STSBenchmark": "STS-B", "SICKRelatedness": "SICK-R", "SST2": "SST"}
@@ -27,7 +28,7 @@ class Table:
     """A table of one row of figures.
 
     Args:
-        name: sts, transfer, probing, more or mteb.
+        name: sts, transfer, probing, more, mteb or retrieval_NAME.
         title: what the figures are.
         header: task names, the last one the average.
         scores: NaN where a score is undefined.
@@ -55,7 +56,9 @@ def tables_of(results: dict[str, Any]) -> list[Table]:
         for suite, names in SUITES.items()
     }
     known = {name for names in SUITES.values() for name in names}
-    groups["more"] = {name: entry for name, entry in tasks.items() if name not in known}
+    own = {name: entry for name, entry in tasks.items() if name not in known}
+    searched = {name: entry for name, entry in own.items() if NDCG in entry}
+    groups["more"] = {name: entry for name, entry in own.items() if name not in searched}
     found = []
     for name, entries in {**groups, "mteb": mteb}.items():
         table = Table(name, TITLES[name], list(entries), [score_of(entry) for entry in entries.values()])
@@ -66,6 +69,9 @@ def tables_of(results: dict[str, Any]) -> list[Table]:
             table.header.append("Avg." if len(entries) == len(SUITES.get(name, mteb)) else f"Avg. of {len(entries)}")
             table.scores.append(sum(table.scores) / len(entries))
         found.append(table)
+    for name, entry in searched.items():  # one a set, as each has several figures
+        values = [math.nan if entry[metric] is None else entry[metric] for metric in METRICS]
+        found.append(Table(f"retrieval_{name}", f"{name}: retrieval ×100", list(METRICS), values))
     return [table for table in found if table.header]
 
 

@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 from transformers import PreTrainedModel
 
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.encoding.loading import load_encoder
 from cacse_trainer.encoding.model_card import CardFacts, render_card, usage_of
-from cacse_trainer.encoding.sentence_transformers import list_modules, write_modules
+from cacse_trainer.encoding.sentence_transformers import list_modules, write_modules, write_prompts
 from cacse_trainer.errors import RunError
-from cacse_trainer.evaluation.sts import spearman_by_set
+from cacse_trainer.evaluation.dev_sets import DevSet, as_dev_sets, scores_by_set
 from cacse_trainer.export import ensemble_module
 from cacse_trainer.files import writing_folder
 from cacse_trainer.models.base import Export, contract_of
@@ -72,8 +71,9 @@ def export(
     tokenizer: Any,
     output_dir: str | Path,
     facts: CardFacts,
-    dev_sets: Mapping[str, Dataset] | None = None,
+    dev_sets: Mapping[str, Any] | None = None,
     name: str | None = None,
+    prompts: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Write what a trained model exports, each to a folder of its own under ``output_dir``, checked and scored.
 
@@ -82,11 +82,12 @@ def export(
         tokenizer: its tokenizer, saved with its own length limit, or a `TokenizerBundle`.
         output_dir: parent folder; an older export of a name is replaced when the new one is whole.
         facts: for the cards, of the whole run.
-        dev_sets: graded pairs by name, on which a folder is scored for its card.
+        dev_sets: by name, on which a folder is scored for its card; see `as_dev_set`.
         name: of the folder, for a model that exports one.
+        prompts: what belongs before queries and documents, see `search_prompts`.
 
     Returns:
-        Spearman ×100 by folder and dev set.
+        The scores ×100 by which the dev sets judge (Spearman, nDCG@10), by folder and set.
 
     Raises:
         UserError: no encoder folder gives this model's vectors.
@@ -94,11 +95,18 @@ def export(
     """
     model.eval()
     found = [replace(one, name=name or one.name) for one in contract_of(model).exports(facts.title)]
-    return {one.name: _export(one, tokenizer, Path(output_dir), facts, dev_sets or {}) for one in found}
+    sets = as_dev_sets(dev_sets or {})
+    facts = replace(facts, metrics={name: one.metric for name, one in sets.items()})
+    return {one.name: _export(one, tokenizer, Path(output_dir), facts, sets, prompts or {}) for one in found}
 
 
 def _export(
-    encoder: Export, tokenizer: Any, output_dir: Path, facts: CardFacts, dev_sets: Mapping[str, Dataset]
+    encoder: Export,
+    tokenizer: Any,
+    output_dir: Path,
+    facts: CardFacts,
+    dev_sets: Mapping[str, DevSet],
+    prompts: Mapping[str, str],
 ) -> dict[str, float]:
     """One of `export`'s folders; its scores."""
     limit = length_limit(tokenizer, encoder.model.config)
@@ -110,19 +118,22 @@ def _export(
         if encoder.own_module:
             shutil.copyfile(MODULE, staged / MODULE.name)
             kind = f"{MODULE.stem}.{ensemble_module.WeightedEncoders.__name__}"
-            list_modules(staged, {"": kind}, limit)
+            list_modules(staged, {"": kind}, limit, prompts)
         elif encoder.pooling is not None:
-            width = encoder.model.config.hidden_size
-            write_modules(staged, pooling=encoder.pooling, hidden_size=width, max_seq_length=limit, dense=encoder.dense)
+            own: Any = {"pooling": encoder.pooling, "hidden_size": encoder.model.config.hidden_size}
+            write_modules(staged, **own, max_seq_length=limit, dense=encoder.dense, prompts=prompts)
+        elif prompts:
+            write_prompts(staged, prompts)
         # code that came with the model already runs here
         loaded = load_encoder(str(staged), device=encoder.model.device, trust_remote_code=remote)
-        reloaded = Embedder(loaded.embed, loaded.tokenizer, limit, encoder.model.device)
+        searching: Any = {"query_prompt": loaded.stated.query_prompt, "document_prompt": loaded.stated.document_prompt}
+        reloaded = Embedder(loaded.embed, loaded.tokenizer, limit, encoder.model.device, **searching)
         difference = _prove(encoder, tokenizer, reloaded, output_dir / encoder.name)
-        scores = spearman_by_set(reloaded, dev_sets)
+        scores = scores_by_set(reloaded, dev_sets)
         card = replace(
             facts,
             title=encoder.title,
-            what=encoder.what + describe_prompt(tokenizer),
+            what=encoder.what + describe_prompt(tokenizer) + describe_sides(prompts),
             pooling=encoder.pooling or loaded.pooling,
             usage=usage_of(encoder, remote),
             scores=scores,
@@ -142,6 +153,12 @@ def _prove(encoder: Export, tokenizer: Any, reloaded: Embedder, folder: Path) ->
             f"{folder}: the reloaded vectors differ from the trained ones by {difference:.2e} > {allowed:.0e}"
         )
     return difference
+
+
+def describe_sides(prompts: Mapping[str, str]) -> str:
+    """What the card says of the prompts before queries and documents; else nothing."""
+    sides = (f'`{text}` before what is a {name} (`prompt_name="{name}"`)' for name, text in prompts.items() if text)
+    return f" Trained to be given {' and '.join(sides)}." if prompts else ""
 
 
 def describe_prompt(tokenizer: Any) -> str:

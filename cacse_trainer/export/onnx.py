@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 
 from cacse_trainer.compute.encoder_tools import known_inputs
@@ -24,7 +23,7 @@ from cacse_trainer.encoding.loading import load_encoder
 from cacse_trainer.encoding.onnx import FOLDER, OUTPUT, session_function
 from cacse_trainer.encoding.sentence_transformers import read_modules
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.sts import spearman_by_set
+from cacse_trainer.evaluation.dev_sets import as_dev_sets, scores_by_set
 from cacse_trainer.export.encoders import PROBES, ExportError
 from cacse_trainer.files import write_json, writing_folder
 
@@ -47,12 +46,12 @@ class Pooled(nn.Module):
         return self.above(pool(self.pooling, states, attention_mask=attention_mask))
 
 
-def export_onnx(folder: Path, dev_sets: Mapping[str, Dataset] | None = None) -> dict[str, Any]:
+def export_onnx(folder: Path, dev_sets: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Write ``folder/onnx``; returns its report.
 
     Args:
         folder: an exported encoder.
-        dev_sets: graded pairs by name; then the report has both graphs' scores, and the cost of the int8 one.
+        dev_sets: by name, see `as_dev_set`; then the report has both graphs' scores, and the cost of the int8 one.
 
     Raises:
         UserError: onnx or onnxruntime is not installed, or the folder is an ensemble with a module of its own.
@@ -71,7 +70,7 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Dataset] | None = None) -> 
             "export them one by one"
         )
     stated = read_modules(str(folder))
-    if stated.pooling is None or stated.pooling in LAYER_POOLINGS:
+    if stated.pooling is None or stated.static is not None or stated.pooling in LAYER_POOLINGS:
         raise UserError(f"{folder}: is no exported encoder folder (its pooling is {stated.pooling})")
     loaded = load_encoder(str(folder), device="cpu")
     loaded.model.set_attn_implementation("eager")
@@ -104,7 +103,7 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Dataset] | None = None) -> 
             "megabytes": {name: file.stat().st_size / 1e6 for name, file in files.items()},
         }
         if dev_sets:
-            report["scores"] = {name: spearman_by_set(graph, dev_sets) for name, graph in graphs.items()}
+            report["scores"] = {name: scores_by_set(graph, as_dev_sets(dev_sets)) for name, graph in graphs.items()}
             before, after = report["scores"]["float32"], report["scores"]["int8"]
             report["cost_of_int8"] = {dev: before[dev] - after[dev] for dev in before}
         write_json(staged / "report.json", report)

@@ -67,14 +67,18 @@ def give_back(lock: "BaseFileLock") -> None:
     lock.release()
 
 
-def private_folder(prefix: str) -> Path:
+def private_folder(prefix: str, parent: Path | None = None) -> Path:
     """A temporary folder that only this user reads, deleted when the process ends (not when a fork of it does).
 
     The folders of processes that were killed go here: they are those whose lock nobody holds.
+
+    Args:
+        prefix: of its name.
+        parent: where it is made; default: the system's place for temporary files.
     """
-    for old in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+    for old in Path(parent or tempfile.gettempdir()).glob(f"{prefix}*"):
         _delete_if_left(old)
-    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     fresh = folder / f"{LOCK}.new"  # locked before it bears the name that others look for
     atexit.register(_delete_own, folder, os.getpid(), take(fresh))
     os.replace(fresh, folder / LOCK)

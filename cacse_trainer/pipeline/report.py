@@ -96,7 +96,7 @@ def write_pipeline_report(
     total = sum(entry["seconds"] for entry in record.values())
     title = f"Pipeline {Path(recipe).stem}"
     written = time.strftime("%Y-%m-%d %H:%M")
-    score_note = "Spearman's ρ ×100 on the dev sets; evaluations have their own measures."
+    score_note = "Spearman's ρ or nDCG@10 ×100 on the dev sets; evaluations have their own measures."
     time_note = "Wall time in seconds, over all starts of a stage."
     tables = [
         Section("Scores", score_note, rows=scores, head=SCORE_HEAD, numeric=[3]),

@@ -1,5 +1,6 @@
 """The page of one training or distillation run, from what its ``training_report.json`` holds and nothing else."""
 
+from collections.abc import Collection
 from typing import Any
 
 from markupsafe import Markup
@@ -14,6 +15,8 @@ SPACE = {
     "dead_dimensions": "Dimensions that hardly vary (under 1 % of the average deviation).",
 }
 """What each measure of the embedding space says, by the end of its name in the log."""
+CHOOSING = {"spearman": "Spearman ×100", "ndcg@10": "nDCG@10 ×100"}
+"""The scores by which a dev set chooses and judges, by the end of their names in the log: graded pairs, retrieval."""
 OPTIMISER = {"learning_rate": "learning rate", "grad_norm": "norm of the gradient"}
 HIDDEN_SETTINGS = frozenset({"train_batch_size", "eval_batch_size", "hub_token"})
 
@@ -25,7 +28,7 @@ def training_page(report: dict[str, Any], title: str) -> str:
     line, mood = verdict(report)
     shown = {name: value for name, value in settings.items() if name not in HIDDEN_SETTINGS}
     given = {name: shown[name] for name in report.get("given", []) if name in shown}
-    score_note = "Spearman's ρ ×100 of the cosine with the gold score, on each dev set."
+    score_note = "×100 on each dev set: Spearman's ρ of the cosine with the gold score; on retrieval sets nDCG@10."
     head, rows = scores(report)
     return page(
         title,
@@ -115,8 +118,9 @@ def verdict_line(verdict: dict[str, Any]) -> str:
     start, trained, low, high = (verdict[name] for name in ("start", "trained", "low", "high"))
     interval = "" if low is None else f", 95 % interval [{low:+.2f}, {high:+.2f}]"
     kind = "held out" if verdict["held_out"] else "the checkpoint was chosen on it"
+    metric = "nDCG@10, " if verdict.get("metric") == "ndcg@10" else ""
     return (
-        f"Training {said}: {verdict['set']} ({kind}) {start:.2f} for the start as it is, "
+        f"Training {said}: {verdict['set']} ({metric}{kind}) {start:.2f} for the start as it is, "
         f"{trained:.2f} trained ({trained - start:+.2f}{interval})."
     )
 
@@ -195,27 +199,34 @@ def score_text(value: float | None, undefined: str = "undefined") -> str:
     return undefined if value is None else f"{value:.2f}"
 
 
-def dev_curves(report: dict[str, Any], measure: str = "spearman") -> dict[str, list[tuple[float, float | None]]]:
-    """A measure over the steps by dev set."""
+def dev_curves(report: dict[str, Any], *measures: str) -> dict[str, list[tuple[float, float | None]]]:
+    """A measure over the steps by dev set; default: the score by which the set chooses."""
     return {
-        key.removeprefix("eval_").removesuffix(f"_{measure}"): points_of(report["log_history"], key)
-        for key in _keys(report)
-        if key.startswith("eval_") and key.endswith(f"_{measure}")
+        name: points_of(report["log_history"], f"eval_{name}_{measure}")
+        for name, measure in _sets(report, measures or tuple(CHOOSING)).items()
     }
+
+
+def _sets(report: dict[str, Any], measures: Collection[str]) -> dict[str, str]:
+    """Which of the measures is logged of each dev set."""
+    logged = [key.removeprefix("eval_") for key in _keys(report) if key.startswith("eval_")]
+    found = ((key, measure) for key in logged for measure in measures if key.endswith(f"_{measure}"))
+    return {key.removesuffix(f"_{measure}"): measure for key, measure in found}
 
 
 def dev_charts(report: dict[str, Any]) -> list[Markup]:
     """One chart a dev set, the start's score dashed and the chosen checkpoint ringed; and of other dev measures."""
     charts = []
     chosen = str(report.get("metric")).removeprefix("eval_")
+    kinds = _sets(report, CHOOSING)
     for name, points in dev_curves(report).items():
         untrained = next((y for x, y in points if x == 0 and y is not None), None)
         start = ((report.get("start") or {}).get("scores") or {}).get(name, untrained)
-        best = dict(points).get(report.get("best_step") or -1) if chosen == f"{name}_spearman" else None
+        best = dict(points).get(report.get("best_step") or -1) if chosen == f"{name}_{kinds[name]}" else None
         charts.append(
             line_chart(
                 [Series(name, points)],
-                f"{name}: Spearman ×100",
+                f"{name}: {CHOOSING[kinds[name]]}",
                 reference=("the start", start) if start is not None else None,
                 mark=(report["best_step"], best) if best is not None else None,
                 x_end=report["steps"],

@@ -6,22 +6,20 @@ A plain checkpoint states nothing: there the model before its first step is the 
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from datasets import Dataset
 
 from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.encoder import SentenceEncoder
-from cacse_trainer.encoding.sentence_transformers import read_modules
+from cacse_trainer.encoding.sentence_transformers import DOCUMENTS, QUERY, read_modules, read_prompts
 from cacse_trainer.errors import user_errors
-from cacse_trainer.evaluation.compare import Difference, difference_of
-from cacse_trainer.evaluation.sts import pair_cosines, spearman_of
+from cacse_trainer.evaluation.compare import Difference
+from cacse_trainer.evaluation.dev_sets import Answers, DevSet
 from cacse_trainer.models.pretrained import is_decoder, load_config
-from cacse_trainer.settings.arguments import ModelArguments
+from cacse_trainer.settings.arguments import DataArguments, ModelArguments
 from cacse_trainer.settings.resources import public_name, resolve_resource
 from cacse_trainer.training.trainer import CacseTrainer
 
@@ -32,25 +30,31 @@ UNTRAINED = "the model before training"
 
 @dataclass
 class Reading:
-    """What an encoder says of graded pairs.
+    """What an encoder says of dev sets.
 
     Args:
         name: of the encoder.
         pooling: by which it was read.
-        cosines: of the pairs, by set.
-        scores: Spearman ×100 by set.
+        answers: by set.
+        scores: by which each set judges, ×100.
     """
 
     name: str
     pooling: str
-    cosines: dict[str, np.ndarray]
+    answers: dict[str, Answers]
     scores: dict[str, float]
 
+    def every_score(self) -> Iterator[tuple[str, str, float]]:
+        """Set, metric and score ×100, also of the metrics by which no set judges."""
+        for name, answers in self.answers.items():
+            for metric, value in answers.scores.items():
+                yield name, metric, value
 
-def read(name: str, pooling: str, embedder: Embedder, sets: Mapping[str, Dataset]) -> Reading:
-    """Score an encoder on graded pairs and keep its answers."""
-    cosines = {key: pair_cosines(embedder, pairs) for key, pairs in sets.items()}
-    return Reading(name, pooling, cosines, {key: spearman_of(cosines[key], pairs) for key, pairs in sets.items()})
+
+def read(name: str, pooling: str, embedder: Embedder, sets: Mapping[str, DevSet]) -> Reading:
+    """Score an encoder on dev sets and keep its answers."""
+    answers = {key: one.read(embedder) for key, one in sets.items()}
+    return Reading(name, pooling, answers, {key: answers[key].scores[one.metric] for key, one in sets.items()})
 
 
 def take_stated_pooling(settings: ModelArguments) -> None:
@@ -77,6 +81,22 @@ def stated_pooling(name: str) -> str | None:
     return None if stated.above else stated.pooling
 
 
+def take_stated_prompts(data_args: DataArguments, starts: Sequence[str]) -> None:
+    """Prompts that nobody gave: those that the start's folder states; none where several state others.
+
+    Raises:
+        UserError: a start cannot be read.
+    """
+    prompts = set()
+    for name in starts:
+        with user_errors(f"model {name}", KeyError, RuntimeError):
+            stated = read_prompts(resolve_resource(name))
+        prompts.add((stated.get(QUERY, ""), next((stated[key] for key in DOCUMENTS if key in stated), "")))
+    query, document = prompts.pop() if len(prompts) == 1 else ("", "")
+    data_args.query_prompt = query if data_args.query_prompt is None else data_args.query_prompt
+    data_args.document_prompt = document if data_args.document_prompt is None else data_args.document_prompt
+
+
 def own_pooling(name: str, trust_remote_code: bool = False) -> str:
     """The methods' own pooling of a plain checkpoint: the first token, of a decoder the last."""
     with user_errors(f"model {name}", KeyError, RuntimeError):
@@ -85,14 +105,14 @@ def own_pooling(name: str, trust_remote_code: bool = False) -> str:
 
 
 def read_start(
-    trainer: CacseTrainer, starts: Sequence[str], sets: Mapping[str, Dataset], trust_remote_code: bool
+    trainer: CacseTrainer, starts: Sequence[str], sets: Mapping[str, DevSet], trust_remote_code: bool
 ) -> Reading | None:
     """The baseline: the best of the starts as their folders state them, else the model before training.
 
     Args:
         trainer: of the run, which has not begun.
         starts: folders or hub ids.
-        sets: graded pairs; the first one tells which of several starts is the best.
+        sets: dev sets; the first one tells which of several starts is the best.
         trust_remote_code: run model code that comes with a start.
 
     Returns:
@@ -127,7 +147,7 @@ def read_start(
     return start
 
 
-def read_model(trainer: CacseTrainer, sets: Mapping[str, Dataset], name: str = "") -> Reading:
+def read_model(trainer: CacseTrainer, sets: Mapping[str, DevSet], name: str = "") -> Reading:
     """The trainer's model as it is."""
     model = trainer.model_of_run
     was_training = model.training
@@ -138,16 +158,22 @@ def read_model(trainer: CacseTrainer, sets: Mapping[str, Dataset], name: str = "
         model.train(was_training)
 
 
-def judge(start: Reading, trained: Reading, sets: Mapping[str, Dataset], held_out: Sequence[str]) -> dict[str, Any]:
+def judge(start: Reading, trained: Reading, sets: Mapping[str, DevSet], held_out: Sequence[str]) -> dict[str, Any]:
     """What training made of the start, on the first held-out set, else on the set that also chose.
 
     Returns:
-        For the report: ``set``, ``held_out``, ``start`` and ``trained`` (Spearman ×100), ``low`` and ``high`` (95 %
-        interval of the difference, see `compare`), and ``outcome``: ``helped``, ``did not help`` or ``unclear``.
+        For the report: ``set``, ``held_out``, ``metric``, ``start`` and ``trained`` (by it, ×100), ``low`` and
+        ``high`` (95 % interval of the difference, see `compare`), and ``outcome``: ``helped``, ``did not help`` or
+        ``unclear``.
     """
     name = next(iter(held_out or sets))
-    found = difference_of(name, start.cosines[name], trained.cosines[name], np.asarray(sets[name]["score"], float))
-    return {"set": name, "held_out": name in held_out, "start": found.first, "trained": found.second} | {
+    found = sets[name].difference(name, start.answers[name], trained.answers[name])
+    return {
+        "set": name,
+        "held_out": name in held_out,
+        "metric": sets[name].metric,
+        "start": found.first,
+        "trained": found.second,
         "low": found.low,
         "high": found.high,
         "outcome": outcome(found),

@@ -14,7 +14,7 @@ from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_similarity import SimilarityEnsemble
 from cacse_trainer.models.modeling_student import StudentModel
 from cacse_trainer.models.pretrained import load_config
-from cacse_trainer.runs.baseline import own_pooling, stated_pooling
+from cacse_trainer.runs.baseline import own_pooling, stated_pooling, take_stated_prompts
 from cacse_trainer.runs.build import (
     check_fit,
     check_pooling_of,
@@ -48,7 +48,10 @@ def distill(
     parsed = parsed or Parsed((settings, data_args, args))
     settle(
         parsed,
-        {"mask_probability": "mask_probability has no effect with distillation, which masks nothing; leave it out"},
+        {
+            "mask_probability": "mask_probability has no effect with distillation, which masks nothing; leave it out",
+            "keep_file": "keep_file has no effect with distillation; it belongs to keep_weight of train: leave it out",
+        },
     )
     choices = teacher_choices(settings)
     if settings.student is None:
@@ -66,6 +69,7 @@ def distill(
         )
     teacher, teacher_tokenizer = (load_encoders if ranking is None else load_teachers_of_similarities)(choices)
     student, tokenizer = build_student(settings, settings.student, teacher)
+    take_stated_prompts(data_args, [settings.student])
     for model in (teacher, student):
         check_weights(model)
     if args.export:
@@ -87,6 +91,8 @@ def distill(
         ranking=ranking,
         max_seq_length=data_args.max_seq_length,
         eval_max_seq_length=data_args.eval_max_seq_length,
+        query_prompt=data_args.query_prompt or "",
+        document_prompt=data_args.document_prompt or "",
     )
     facts = {} if args.check else describe_teacher(choices, trainer)
     return training.execute(trainer, tokenizer, [settings.student], {"teacher": facts})

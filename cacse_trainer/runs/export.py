@@ -1,17 +1,18 @@
 """A training checkpoint, or encoders to be summed → exported folders; their cards say what the run's report says."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import PreTrainedModel
 
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
+from cacse_trainer.encoding.sentence_transformers import read_prompts
 from cacse_trainer.errors import UserError, user_errors
+from cacse_trainer.evaluation.dev_sets import DevSet
 from cacse_trainer.export.encoders import export
 from cacse_trainer.files import check_entries, read_object
 from cacse_trainer.models.pretrained import load_encoder_model
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 def export_checkpoint(
     checkpoint: Path,
     output_dir: Path,
-    dev_sets: dict[str, Dataset],
+    dev_sets: dict[str, DevSet],
     license: str | None = None,
     trust_remote_code: bool = False,
 ) -> dict[str, dict[str, float]]:
@@ -54,11 +55,11 @@ def export_checkpoint(
     card = _recorded(checkpoint).get("card") or {}
     recorded = {name: card[name] for name in RECORDED if name in card}
     facts = CardFacts(title=checkpoint.resolve().name, what="", license=license, **recorded)
-    return _export(model, tokenizer, output_dir, facts, dev_sets)
+    return _export(model, tokenizer, output_dir, facts, dev_sets, read_prompts(str(checkpoint)))
 
 
 def export_sum(
-    choices: Sequence[EncoderChoice], output_dir: Path, dev_sets: dict[str, Dataset], license: str | None = None
+    choices: Sequence[EncoderChoice], output_dir: Path, dev_sets: dict[str, DevSet], license: str | None = None
 ) -> dict[str, dict[str, float]]:
     """Write the weighted sum of encoders as one ensemble; see `export_checkpoint`."""
     model, tokenizer = load_encoders(choices)
@@ -68,14 +69,19 @@ def export_sum(
 
 
 def _export(
-    model: PreTrainedModel, tokenizer: Any, output_dir: Path, facts: CardFacts, dev_sets: dict[str, Dataset]
+    model: PreTrainedModel,
+    tokenizer: Any,
+    output_dir: Path,
+    facts: CardFacts,
+    dev_sets: dict[str, DevSet],
+    prompts: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, float]]:
     with user_errors(f"output_dir {output_dir} cannot be written"):
         output_dir.mkdir(parents=True, exist_ok=True)
-    return export(model, tokenizer, output_dir, facts, dev_sets)
+    return export(model, tokenizer, output_dir, facts, dev_sets, prompts=prompts)
 
 
-def recorded_dev_sets(checkpoint: Path) -> dict[str, Dataset]:
+def recorded_dev_sets(checkpoint: Path) -> dict[str, DevSet]:
     """The dev sets of a checkpoint's run; none, with a warning, where they have moved.
 
     Raises:

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import Trainer
 
 from cacse_trainer.compute.distributed import barrier
+from cacse_trainer.encoding.sentence_transformers import PROMPTS
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import (
     CARD,
@@ -45,7 +46,7 @@ RUN = ".run.json"
 EXPORT = "export"
 FIXED = (EXPORT, REPORT, PAGE, CURVES, STAGING, RUN, LOCK, ".*.partial")
 """The run's other names. Checkpoints are known by what they hold; nothing else is ever deleted."""
-SAVED = (*MODEL_FILES, "tokenizer_[0-9]*")
+SAVED = (*MODEL_FILES, PROMPTS, "tokenizer_[0-9]*")
 """Patterns of the names that models are saved as, which may be in the way; also of what older versions saved."""
 LOGS = "runs"
 """TensorBoard's folder: each run adds a file, and none is ever replaced."""

@@ -1,8 +1,7 @@
 """Before a training run: its text, its dev sets, and the metric that chooses."""
 
-import re
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,9 @@ from datasets import Dataset, IterableDataset
 
 from cacse_trainer.data import has_labels, load_pairs, load_sentences, load_sentences_with_stats
 from cacse_trainer.errors import UserError, user_errors
+from cacse_trainer.evaluation.dev_sets import DevSet, GradedPairs, load_named
 from cacse_trainer.files import crc32_of
+from cacse_trainer.runs.mixing import mixed, shares_of
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.resources import nearest, public_name, resolve_resource
 
@@ -25,7 +26,22 @@ def load_training_text(
     """The training rows, and what is known of them for the report."""
     if data_args.train_file is None:
         raise UserError("no training text: give train_file, in a recipe or as --train_file FILE")
-    source = resolve_resource(data_args.train_file)
+    if not data_args.mix:
+        return _load_rows(data_args.train_file, data_args, args)
+    if data_args.streaming:
+        raise UserError("mix takes shares of texts whose lengths are known: leave out streaming, or mix")
+    loaded = {name: _load_rows(name, data_args, args) for name in (data_args.train_file, *shares_of(data_args.mix))}
+    seed = args.seed if args.data_seed is None else args.data_seed
+    dataset, counts = mixed({name: rows for name, (rows, _) in loaded.items()}, shares_of(data_args.mix), seed)
+    facts = {"mixed": {public_name(name): told for name, told in counts.items()}, "kept": len(dataset)}
+    return dataset, {**loaded[data_args.train_file][1], **facts}
+
+
+def _load_rows(
+    name: str, data_args: DataArguments, args: CacseTrainingArguments
+) -> tuple[Dataset | IterableDataset, dict[str, Any]]:
+    """`load_training_text` of one file or data set."""
+    source = resolve_resource(name)
     columns = None
     if data_args.label_column is not None:
         if data_args.text_columns is None or len(data_args.text_columns) != 2:
@@ -57,23 +73,31 @@ def text_facts(data_args: DataArguments) -> dict[str, Any]:
     """
     if data_args.train_file is None:
         return {}
-    source = Path(resolve_resource(data_args.train_file)).expanduser()
+    own = _text_facts(data_args.train_file, "train_file", data_args.streaming)
+    shares = shares_of(data_args.mix or [])
+    more = [f"{share:g} of {_text_facts(name, 'mix')}" for name, share in shares.items()]
+    kept = {"kept_text": _text_facts(data_args.keep_file, "keep_file")} if data_args.keep_file is not None else {}
+    return {"text": own, **({"mixed_text": ", ".join(more)} if more else {}), **kept}
+
+
+def _text_facts(name: str, option: str, streaming: bool = False) -> str:
+    source = Path(resolve_resource(name)).expanduser()
     if not source.is_file():
-        return {"text": data_args.train_file}
-    with user_errors(f"train_file {source}"), source.open("rb") as file:
-        sums = crc32_of(source) if not data_args.streaming else zlib.crc32(file.read(STREAM_HEAD))
-    return {"text": f"{source.stat().st_size} bytes, checksum {sums:08x}"}
+        return name
+    with user_errors(f"{option} {source}"), source.open("rb") as file:
+        sums = crc32_of(source) if not streaming else zlib.crc32(file.read(STREAM_HEAD))
+    return f"{source.stat().st_size} bytes, checksum {sums:08x}"
 
 
-def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, Dataset]:
-    """Paths or ``name=path`` → graded pairs by name; STS-B from the hub when none is given.
+def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, DevSet]:
+    """Paths or ``name=path`` → dev sets by name, see `load_named`; STS-B from the hub when none is given.
 
     Raises:
         UserError: a name that is none or given twice, a file that is wrong.
     """
     if not dev_files:
         try:
-            return {"stsb": load_pairs(STSB_ON_THE_HUB)}
+            return {"stsb": GradedPairs(load_pairs(STSB_ON_THE_HUB))}
         except UserError as error:
             reason = str(error).partition(";")[0]
             raise UserError(
@@ -81,30 +105,6 @@ def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, Dataset]:
                 "or --evaluation none"
             ) from error
     return load_named(dev_files, "dev_file")
-
-
-def load_named(entries: Sequence[str], option: str, taken: Collection[str] = ()) -> dict[str, Dataset]:
-    """Graded pairs by name; a path without a name is named after its file.
-
-    Args:
-        entries: paths, or ``name=path``.
-        option: that gave them, for errors.
-        taken: names that others have.
-
-    Raises:
-        UserError: a name that is none, or taken; a file that is wrong.
-    """
-    sets: dict[str, Dataset] = {}
-    for entry in entries:
-        name, separator, path = entry.partition("=")
-        if not separator:
-            path, name = entry, re.sub(r"\W", "_", Path(entry.partition(":")[2] or entry).stem)
-        if not name.isidentifier():
-            raise UserError(f"{option} {entry!r}: give name=path, the name of letters and digits, such as mine={path}")
-        if name in sets or name in taken:
-            raise UserError(f"{option}: the name {name} is given twice; give name=path with another name")
-        sets[name] = load_pairs(resolve_resource(path))
-    return sets
 
 
 def uses_dev_sets(data_args: DataArguments, args: CacseTrainingArguments) -> bool:
@@ -148,10 +148,10 @@ def dev_entries(data_args: DataArguments) -> list[str] | None:
     return entries or None
 
 
-def check_metric(args: CacseTrainingArguments, dev_sets: dict[str, Dataset], scorers: Sequence[object] = ()) -> None:
+def check_metric(args: CacseTrainingArguments, dev_sets: Mapping[str, DevSet], scorers: Sequence[object] = ()) -> None:
     """The metric that chooses the best model must belong to a dev set, or be the average of the transfer tasks."""
     metric = args.metric_for_best_model
-    known = [f"{name}_{kind}" for name in dev_sets for kind in ("spearman", "pearson")]
+    known = [f"{name}_{metric}" for name, dev_set in dev_sets.items() for metric in dev_set.metrics]
     known += ["transfer_avg"] if scorers else []
     if metric is not None and args.eval_strategy != "no" and str(metric).removeprefix("eval_") not in known:
         raise UserError(f"metric_for_best_model={metric}: the dev sets give {', '.join(known) or 'none'}")

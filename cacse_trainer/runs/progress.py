@@ -10,11 +10,12 @@ from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from cacse_trainer.report.training import duration, number
+from cacse_trainer.report.training import CHOOSING, duration, number
 
 logger = logging.getLogger(__name__)
 
 SILENT = ("epoch", "total_flos", "step")  # in every entry of the log
+BESIDE = ("_pearson", "_mrr@10", "_recall@1", "_recall@100")  # the report has them
 SPACE = ("_alignment", "_uniformity", "_average_cosine", "_dead_dimensions")
 
 
@@ -68,13 +69,14 @@ class RunProgress(TrainerCallback):
         scores, space = [], []
         for name, value in logs.items():
             label = name.removeprefix("eval_")
-            if label.endswith("_spearman"):
-                name = label.removesuffix("_spearman")
+            chosen_by = next((end for end in CHOOSING if label.endswith(f"_{end}")), None)
+            if chosen_by is not None:
+                name = label.removesuffix(f"_{chosen_by}")
                 gain = f" ({value - self.baselines[name]:+.2f})" if name in self.baselines else ""
                 scores.append(f"{name} {value:.2f}{gain}")
             elif label.endswith(SPACE):
                 space.append(f"{label.partition('_')[2].replace('_', ' ')} {_text(value)}")
-            elif not label.endswith("_pearson") and name not in SILENT:
+            elif not label.endswith(BESIDE) and name not in SILENT:
                 scores.append(f"{label} {_text(value)}")
         return ", ".join(scores + space)
 

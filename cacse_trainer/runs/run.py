@@ -8,14 +8,13 @@ result = run.execute(trainer, tokenizer, base_models)                    # train
 import logging
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import TrainOutput
 
@@ -23,13 +22,15 @@ from cacse_trainer.compute.distributed import alone
 from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.hub import HubError, HubTarget, prepare_repo, push_folders
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
+from cacse_trainer.encoding.sentence_transformers import search_prompts
 from cacse_trainer.errors import RunError, UserError
+from cacse_trainer.evaluation.dev_sets import DevSet
 from cacse_trainer.evaluation.environment import environment, peak_memory_gb
 from cacse_trainer.export.encoders import export
 from cacse_trainer.files import plain, write_json, write_text
 from cacse_trainer.report import training_page
 from cacse_trainer.report.curves import curve, plot_run
-from cacse_trainer.report.training import verdict_line
+from cacse_trainer.report.training import CHOOSING, verdict_line
 from cacse_trainer.runs import preparation
 from cacse_trainer.runs.baseline import Reading, judge, read_model, read_start
 from cacse_trainer.runs.folder import (
@@ -109,6 +110,11 @@ class TrainingRun:
         set_seed(args.seed)
         preparation.check_metric(args, self.dev_sets, self.scorers)
 
+    @property
+    def text_names(self) -> list[str]:
+        """The training texts, as they may be told to others."""
+        return list(self.data_facts.get("mixed", [public_name(self.data_args.train_file or "")]))
+
     def execute(
         self,
         trainer: CacseTrainer,
@@ -161,12 +167,15 @@ class TrainingRun:
                 start=start.scores if start is not None else {},
                 start_pooling=start.pooling if start is not None else "",
                 license=args.hub_license,
-                data=f"{public_name(self.data_args.train_file or '')}, {self.data_facts.get('kept', 'streamed')} rows",
+                data=f"{', '.join(self.text_names)}, {self.data_facts.get('kept', 'streamed')} rows",
                 settings=card_settings(self.model_args, self.data_args, args, self.parsed.recipe),
             )
             if args.export and trainer.is_world_process_zero():
                 with alone():
-                    result.exported = export(model, tokenizer, folder / "export", facts, sets)
+                    result.exported = export(
+                        *(model, tokenizer, folder / "export", facts, sets),
+                        prompts=search_prompts(trainer.query_prompt, trainer.document_prompt),
+                    )
             if trainer.is_world_process_zero():
                 self.report(trainer, result, trained, facts)
                 if self.hub is not None:
@@ -180,10 +189,9 @@ class TrainingRun:
         """Write the report and the plot."""
         folder = result.folder
         history = trainer.state.log_history
-        dev_metrics = sorted(
-            {key for entry in history for key in entry if key.startswith("eval_") and key.endswith("_spearman")}
-        )
-        plot_run(folder / CURVES, history, dev_metrics)
+        keys = sorted({key for entry in history for key in entry if key.startswith("eval_")})
+        shown = {key: label for key in keys for end, label in CHOOSING.items() if key.endswith(f"_{end}")}
+        plot_run(folder / CURVES, history, list(shown), ", ".join(dict.fromkeys(shown.values())))
         settings = {**vars(self.model_args), **vars(self.data_args), **trainer.args.to_sanitized_dict()}
         report = {
             "model": type(trainer.model).__name__,
@@ -237,7 +245,7 @@ def try_a_batch(trainer: CacseTrainer) -> None:
     trainer.data_collator(list(islice(iter(trainer.train_dataset), trainer.args.train_batch_size)))
 
 
-def summarise(trainer: CacseTrainer, dev_sets: dict[str, Dataset], start: Reading | None) -> dict[str, Any]:
+def summarise(trainer: CacseTrainer, dev_sets: Mapping[str, DevSet], start: Reading | None) -> dict[str, Any]:
     """Of the metric that chooses: the baseline, the untrained model, the best score, the curve; and the start.
 
     Raises:
@@ -245,7 +253,8 @@ def summarise(trainer: CacseTrainer, dev_sets: dict[str, Dataset], start: Readin
     """
     if not dev_sets or trainer.args.eval_strategy == "no":
         return {}
-    metric = trainer.args.metric_for_best_model or f"{next(iter(dev_sets))}_spearman"
+    name, first = next(iter(dev_sets.items()))
+    metric = trainer.args.metric_for_best_model or f"{name}_{first.metric}"
     points = curve(trainer.state.log_history, f"eval_{metric.removeprefix('eval_')}")
     trained = [point for point in points if point["step"] > 0]
     defined = [point for point in trained if point["value"] == point["value"]]
@@ -256,8 +265,8 @@ def summarise(trainer: CacseTrainer, dev_sets: dict[str, Dataset], start: Readin
     untrained = next((point["value"] for point in points if point["step"] == 0), None)
     chosen = max if trainer.args.greater_is_better is not False else min
     best = chosen(defined, key=lambda point: point["value"]) if defined else None
-    known = start is not None and metric.endswith("_spearman")
-    baseline = start.scores[metric.removeprefix("eval_").removesuffix("_spearman")] if start and known else untrained
+    known = {f"{name}_{kind}": value for name, kind, value in start.every_score()} if start is not None else {}
+    baseline = known.get(metric.removeprefix("eval_"), untrained)
     return {
         "metric": metric,
         "baseline": baseline,

@@ -10,6 +10,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from cacse_trainer.settings import setting
 from cacse_trainer.settings.command_line import SEEDS
+from cacse_trainer.settings.contrastive import ContrastiveArguments
 from cacse_trainer.settings.decoder import DecoderArguments
 from cacse_trainer.settings.precision import FLAG, HELP, accelerator, resolve_bf16
 
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class ModelArguments(DecoderArguments):
+class ModelArguments(ContrastiveArguments, DecoderArguments):
     """Which model is trained, and its parts."""
 
     _argument_group_name: ClassVar[str] = "model"
@@ -42,7 +43,7 @@ class ModelArguments(DecoderArguments):
         "info_nce (SimCSE, STS-CFT), nt_xent, cosent, angle, angle_combined (AnglE: labelled pairs, pairs or "
         "triplets) or bellm (triplets).",
     )
-    hard_negative_weight: float = setting(0.0, "SimCSE: a logit added to each anchor's own hard negative.")
+    hard_negative_weight: float = setting(0.0, "SimCSE: a logit added to each anchor's own hard negatives.")
     mlm_weight: float = setting(0.0, "SimCSE: weight of the auxiliary masked language model loss (published: 0.1).")
     dropout: float | None = setting(
         None, "SimCSE, DiffCSE: every dropout of the encoder. Default: what its config says."
@@ -95,22 +96,42 @@ class DataArguments:
         "Training text: a txt, csv, tsv, jsonl or parquet file, a Hugging Face dataset name, or sample:FILE (the text "
         "shipped with the package).",
     )
+    mix: list[str] | None = setting(
+        None,
+        "More training text with rows of the same columns, path=share each: of the rows of an epoch so large a share "
+        "is drawn from it, repeated where it is too short; the rest is train_file, once.",
+    )
+    keep_file: str | None = setting(
+        None, "General sentences for keep_weight, one column; as many as the batch has rows are drawn at each step."
+    )
     text_columns: list[str] | None = setting(
-        None, "Columns to read: one (seen twice), two (a positive pair) or three (and a hard negative)."
+        None,
+        "Columns to read: one (seen twice), two (a positive pair), three (and a hard negative) or more (several). "
+        "Default: known names, such as anchor, positive, negative_1, negative_2.",
     )
     label_column: str | None = setting(
         None,
         "Of labelled pairs, for cosent, angle and angle_combined: the column with a number a pair; text_columns names "
         "the two texts. Default: known names (sentence1, sentence2, score; text1, text2, label).",
     )
+    query_prompt: str | None = setting(
+        None,
+        "Put before every anchor, and before the queries of retrieval sets, as E5's 'query: '; the exported folders "
+        "state it. Default: what the start's folder states.",
+    )
+    document_prompt: str | None = setting(
+        None,
+        "The same before positives, hard negatives and documents, as E5's 'passage: '. Text without sides (one column, "
+        "graded pairs) has neither.",
+    )
     dev_file: list[str] | None = setting(
         None,
-        "Dev sets of graded pairs, path or name=path each (sentence1, sentence2, score; or SentEval's sts-dev.csv). "
-        "Default: STS-B from the hub, named stsb.",
+        "Dev sets, path or name=path each: graded pairs (sentence1, sentence2, score; or SentEval's sts-dev.csv), or a "
+        "retrieval set (query, document; CORPUS+QUERIES; a folder as BEIR's). Default: STS-B from the hub, named stsb.",
     )
     test_file: list[str] | None = setting(
         None,
-        "Held-out sets of graded pairs, as dev_file: scored before and after training, chosen by nothing; the verdict "
+        "Held-out sets, of the kinds of dev_file: scored before and after training, chosen by nothing; the verdict "
         "is told from the first.",
     )
     eval_sets: list[str] | None = setting(
@@ -252,6 +273,11 @@ class CacseTrainingArguments(CommonTrainingArguments):
         "Equal sentences within a batch are no negatives of each other. Default: they are, as published; they are "
         "counted in any case.",
     )
+    unique_batches: bool = setting(
+        False,
+        "The rows of a batch, of all processes, share no sentence in any column: a row that does waits for the next "
+        "batch. Not for a stream.",
+    )
     decay_all_parameters: bool = setting(False, "Weight decay on biases and norms too, as in the CACSE release.")
     overwrite_output_dir: bool = setting(False, "Delete the output folder of an earlier run and start anew.")
     hub_license: str | None = setting(None, "Licence id for the cards of the exported encoders, such as mit.")
@@ -267,7 +293,7 @@ class CacseTrainingArguments(CommonTrainingArguments):
             raise ValueError(f"mini_batch_size must be a number from 1, got {self.mini_batch_size}")
         chosen_by = self.metric_for_best_model, self.greater_is_better
         super().__post_init__()
-        if chosen_by[0] is None:  # transformers puts the loss there; the trainer takes the first dev set's Spearman
+        if chosen_by[0] is None:  # transformers puts the loss there; the trainer takes the first dev set's own
             self.metric_for_best_model, self.greater_is_better = chosen_by
 
     @property

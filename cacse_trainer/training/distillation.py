@@ -24,7 +24,7 @@ from cacse_trainer.data import ContrastiveCollator
 from cacse_trainer.data.tokens import pad_rows, tokenise
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.sts import spearman_by_set
+from cacse_trainer.evaluation.dev_sets import as_dev_sets, scores_by_set
 from cacse_trainer.losses import cosines, distillation_parts, info_nce, js_consistency, listmle_loss, listnet_loss
 from cacse_trainer.models.tokenizer_bundle import same_tokens, tokenizers_of
 from cacse_trainer.training.trainer import CacseTrainer
@@ -165,7 +165,7 @@ class DistillationTrainer(CacseTrainer):
         args: TrainingArguments | None = None,
         data_collator: Any = None,
         train_dataset: Dataset | IterableDataset | None = None,
-        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        eval_dataset: Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         teacher_tokenizer: Any = None,
         teacher_bf16: bool = False,
@@ -253,11 +253,12 @@ class DistillationTrainer(CacseTrainer):
             return self.model_of_run.compute.in_parts(self.teacher.embed, own or shared)
 
     def score_teacher(self) -> dict[str, float]:
-        """Spearman ×100 of the teacher on each dev set: what the student is to reach."""
-        named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        """The teacher's score ×100 on each dev set (see `DevSet`): what the student is to reach."""
         limit = length_limit(self.teacher_tokenizer, self.teacher.config)
-        embedder = Embedder(self.teacher.embed, self.teacher_tokenizer, limit, self.args.device, self.teacher_dtype)
-        return spearman_by_set(embedder, {name: pairs for name, pairs in named.items() if pairs is not None})
+        prompts: Any = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
+        embed, tokenizer, dtype = self.teacher.embed, self.teacher_tokenizer, self.teacher_dtype
+        embedder = Embedder(embed, tokenizer, limit, self.args.device, dtype, **prompts)
+        return scores_by_set(embedder, as_dev_sets(self.eval_dataset))
 
 
 def check_widths(student: Any, teacher: Any) -> None:

@@ -1,6 +1,6 @@
 """`CacseTrainer`: transformers' Trainer for models that return their loss, chosen by a dev score.
 
-What it adds: raw-text columns through `ContrastiveCollator`, an `evaluate` that scores graded pairs by
+What it adds: raw-text columns through `ContrastiveCollator`, an `evaluate` that scores dev sets by
 ``model.embed``, a baseline before training and an evaluation at the last step, the loss's parts in the log, a stop when
 the loss is not finite, a warning of collapse, and checkpoints that are renamed into place when they are whole.
 """
@@ -10,6 +10,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,15 +20,20 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 
 from cacse_trainer.compute.distributed import shared_rows, world_size
 from cacse_trainer.data import ContrastiveCollator, Masking
+from cacse_trainer.data.deletion import Deletion, RawCollator
 from cacse_trainer.encoding.embedder import Embedder, length_limit
+from cacse_trainer.encoding.sentence_transformers import search_prompts, write_prompts
 from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.dev_sets import as_dev_sets
 from cacse_trainer.evaluation.health import COLLAPSE_COSINE
-from cacse_trainer.evaluation.sts import score_pairs
 from cacse_trainer.models.base import ComputeSettings, SentenceModel
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training import guards
 from cacse_trainer.training.description import describe, describe_text
-from cacse_trainer.training.resumable import DUPLICATES, ResumableTrainer
+from cacse_trainer.training.guide import Guide, GuidedCollator
+from cacse_trainer.training.keeping import KEPT, Keeping
+from cacse_trainer.training.resumable import DUPLICATES, LEFT_OUT, ResumableTrainer
+from cacse_trainer.training.unique import unique_order
 
 logger = logging.getLogger(__name__)
 
@@ -39,16 +45,23 @@ class CacseTrainer(ResumableTrainer):
         model: a `SentenceModel`: its ``forward`` returns its loss, its ``embed`` gives the sentence embedding.
         args: `transformers.TrainingArguments` or `CacseTrainingArguments`; a copy is used, with columns kept, the last
             incomplete batch dropped, and, where there is an evaluation, one before the first step. Without
-            ``metric_for_best_model`` the first dev set's Spearman correlation chooses the best model.
+            ``metric_for_best_model`` the first dev set chooses the best model: graded pairs by Spearman's correlation,
+            a retrieval set by nDCG@10.
         data_collator: default: `ContrastiveCollator` of the tokenizer.
-        train_dataset: raw columns text | anchor, positive[, hard_negative]; a map-style or a streamed dataset.
-        eval_dataset: graded pairs (sentence1, sentence2, score), or a dict of them by name; the scores of the set
-            ``stsb`` are logged as ``eval_stsb_spearman`` and so on.
+        train_dataset: raw columns text | anchor, positive[, hard_negative | negative_1, …]; a map-style or a streamed
+            dataset.
+        eval_dataset: graded pairs (sentence1, sentence2, score), a `RetrievalSet`, or a dict of these by name; the
+            scores of the set ``stsb`` are logged as ``eval_stsb_spearman``, of a retrieval set ``docs`` as
+            ``eval_docs_ndcg@10``, and so on.
         processing_class: the tokenizer.
         max_seq_length: training sentences are cut to so many tokens.
         eval_max_seq_length: the same for dev sentences; default: the longest the model takes.
+        query_prompt: put before anchors, and before the queries of retrieval sets; checkpoints keep it.
+        document_prompt: put before positives, hard negatives and documents; checkpoints keep it.
         mask_probability: chance of a token to be masked, for a model that reads masked copies.
         callbacks, optimizers: as for `Trainer`.
+        guide: tells false negatives, for a model whose ``forward`` takes ``left_out`` (`SentenceEmbeddingModel`).
+        keeping: gives general sentences to hold the cosines of, for one that takes ``kept``.
 
     Attributes:
         extra_scorers: called at each evaluation of the dev sets with the `embedder`, for more metrics by name; none by
@@ -69,13 +82,17 @@ class CacseTrainer(ResumableTrainer):
         args: TrainingArguments | None = None,
         data_collator: Any = None,
         train_dataset: Dataset | IterableDataset | None = None,
-        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        eval_dataset: Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         max_seq_length: int = 64,
         eval_max_seq_length: int | None = None,
         mask_probability: float = 0.15,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        guide: Guide | None = None,
+        keeping: Keeping | None = None,
+        query_prompt: str = "",
+        document_prompt: str = "",
     ):
         args = copy.copy(args) if args is not None else TrainingArguments("outputs")
         args.remove_unused_columns = False
@@ -85,8 +102,9 @@ class CacseTrainer(ResumableTrainer):
         elif eval_dataset is None:
             args.without_evaluation()
         if args.load_best_model_at_end and args.metric_for_best_model in (None, "loss"):  # the defaults, and no scores
-            first = f"{next(iter(eval_dataset))}_" if isinstance(eval_dataset, dict) else ""
-            args.metric_for_best_model = f"{first}spearman"
+            sets = as_dev_sets(eval_dataset)
+            name, metric = next(((name, one.metric) for name, one in sets.items()), ("", "spearman"))
+            args.metric_for_best_model = f"{name}_{metric}" if name else metric
             args.greater_is_better = True
         if args.ddp_find_unused_parameters is None:  # every trainable parameter gets a gradient
             args.ddp_find_unused_parameters = False
@@ -107,7 +125,11 @@ class CacseTrainer(ResumableTrainer):
         if processing_class is None:
             raise UserError("CacseTrainer needs the tokenizer: pass processing_class=tokenizer")
         if data_collator is None:
-            data_collator = ContrastiveCollator(processing_class, max_seq_length=max_seq_length, with_text_ids=True)
+            kind = RawCollator if model.deletion else ContrastiveCollator
+            own: Any = {"query_prompt": query_prompt, "document_prompt": document_prompt}
+            data_collator = kind(processing_class, max_seq_length, with_text_ids=True, **own)
+            if guide is not None:
+                data_collator = GuidedCollator(processing_class, max_seq_length, guide.reader, **own)
         if isinstance(args, CacseTrainingArguments):
             chosen = (args.num_length_buckets, args.mini_batch_size, args.negatives, args.use_fast_paths)
             model.use(ComputeSettings(*chosen))
@@ -115,8 +137,13 @@ class CacseTrainer(ResumableTrainer):
         super().__init__(*given, callbacks=callbacks, optimizers=optimizers)
         self.extra_scorers: list[Callable[[Embedder], dict[str, float]]] = []
         self.eval_max_seq_length = eval_max_seq_length or length_limit(processing_class, model.config)
+        self.query_prompt, self.document_prompt = query_prompt, document_prompt
         self.masking = Masking(processing_class, mask_probability) if model.needs_masked_copies else None
+        words = Deletion(processing_class, max_seq_length, model.deletion) if model.deletion else None
+        self.guide, self.keeping = guide, keeping
+        self.additions: list[Any] = [one for one in (keeping, words) if one is not None]  # to each step's batches
         self.mask_duplicates: bool = getattr(args, "mask_duplicates", False)
+        self.unique_batches: bool = getattr(args, "unique_batches", False)
         self._batch: tuple[int, Tensor | None] = (0, None)  # rows of the last batch, and the numbers of their texts
         self._overflows = 0  # steps in a row whose fp16 gradients overflowed
         self._told_of_duplicates = False
@@ -132,18 +159,30 @@ class CacseTrainer(ResumableTrainer):
                 "nothing to train: every parameter of the model is frozen; lower cascade_start_layer, or set "
                 "freeze_embeddings false"
             )
+        if self.unique_batches and isinstance(self.train_dataset, IterableDataset):
+            raise UserError("unique_batches needs to know all rows beforehand: leave out streaming, or unique_batches")
         batch = self.args.train_batch_size * world_size()
         if batch < 2:
             raise UserError(
                 f"per_device_train_batch_size={self.args.train_batch_size}: a batch of one row has no negatives; "
                 "give 2 or more"
             )
+        if self.keeping is not None:
+            self.keeping.check_size(batch)
         if hasattr(self.train_dataset, "__len__") and (rows := len(self.train_dataset)) < batch:
             raise UserError(
                 f"the training data has {rows} rows, fewer than one batch of {batch}, and incomplete "
                 f"batches are dropped (a batch gives the negatives); give more text or a per_device_train_batch_size "
                 f"of at most {rows // world_size()}"
             )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """As `ResumableTrainer`'s; with ``unique_batches`` rearranged."""
+        sampler = super()._get_train_sampler(train_dataset)
+        if self.unique_batches:
+            batch = self.args.train_batch_size * world_size()
+            self._order = sampler = unique_order(sampler, self.train_dataset, batch)
+        return sampler
 
     def describe(self) -> dict[str, Any]:
         """What is about to be trained: parameters, batch, effective negatives, tokens a batch, dropout in force."""
@@ -190,6 +229,8 @@ class CacseTrainer(ResumableTrainer):
         if self.masking is not None:
             step = self.args.seed, self.state.global_step, self.args.process_index
             batches = [self.masking(batch, *step, part) for part, batch in enumerate(batches)]
+        for add in self.additions:
+            batches = [add(b, self.args.seed, self.state.global_step, part) for part, b in enumerate(batches)]
         return batches, items
 
     def compute_loss(
@@ -203,6 +244,11 @@ class CacseTrainer(ResumableTrainer):
         inputs, texts = self.take_batch(inputs)
         if self.mask_duplicates and texts is not None:
             inputs["text_ids"] = texts
+        if self.guide is not None:
+            inputs = self.guide.applied(inputs, self.model_of_run)
+            self.sum_part(LEFT_OUT, inputs["left_out"].float().mean())
+        if self.keeping is not None and KEPT in inputs:
+            inputs = self.keeping.with_start(inputs, self.model_of_run.compute)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
         self.record_loss(loss, outputs.get("losses", {}), outputs)
         return (loss, outputs) if return_outputs else loss
@@ -300,46 +346,55 @@ class CacseTrainer(ResumableTrainer):
         else:
             super()._load_best_model()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `ResumableTrainer`'s; the prompts are saved as an exported folder has them."""
+        super().save_model(output_dir, _internal_call)
+        prompts = search_prompts(self.query_prompt, self.document_prompt)
+        if prompts and self.args.should_save:
+            write_prompts(Path(output_dir or str(self.args.output_dir)), prompts)
+
     # ---- evaluation ----
 
     @property
     def embedder(self) -> Embedder:
         """The way from text to the vectors of the model as it is."""
         dtype, embed = torch.bfloat16 if self.args.bf16 else None, self.model_of_run.embed
-        return Embedder(embed, self.processing_class, self.eval_max_seq_length, self.args.device, dtype)
+        prompts: Any = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
+        return Embedder(embed, self.processing_class, self.eval_max_seq_length, self.args.device, dtype, **prompts)
 
     def evaluate(
         self,
-        eval_dataset: Dataset | dict[str, Dataset] | str | None = None,
+        eval_dataset: Any = None,
         ignore_keys: Any = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Score the dev sets by ``model.embed``.
 
         Args:
-            eval_dataset: graded pairs, a dict of them by name, or one name; default: those given at construction.
+            eval_dataset: graded pairs or a `RetrievalSet`, a dict of these by name, or one name; default: those given
+                at construction.
             ignore_keys: unused, as nothing but embeddings is predicted.
             metric_key_prefix: of the metrics' names.
 
         Returns:
-            ``{prefix}_{name}_spearman`` and so on for each set, see `score_pairs`; without a name for a single set.
+            ``{prefix}_{name}_spearman``, ``{prefix}_{name}_ndcg@10`` and so on for each set, see `DevSet`; without a
+            name for a single set.
         """
         chosen = eval_dataset if eval_dataset is not None else self.eval_dataset
         if chosen is None:
             raise UserError("evaluate needs a dev set: pass eval_dataset={'stsb': pairs}")
         if isinstance(chosen, str):  # transformers' way to name one of several
             chosen = {chosen: self.eval_dataset[chosen]}  # type: ignore[index, call-overload]
-        named = chosen if isinstance(chosen, dict) else {"": chosen}
         model, embedder = self.model_of_run, self.embedder
         was_training = model.training
         model.eval()
         metrics: dict[str, float] = {}
         try:
-            for name, pairs in named.items():
-                scores = score_pairs(embedder, pairs)
+            for name, dev_set in as_dev_sets(chosen).items():
+                scores = dev_set.scores(embedder)
                 prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
                 metrics.update({f"{prefix}_{key}": value for key, value in scores.items()})
-                self._warn_of(name or "the dev set", scores)
+                self._warn_of(name or "the dev set", scores[dev_set.metric], scores["average_cosine"])
             for scorer in self.extra_scorers if eval_dataset is None or eval_dataset is self.eval_dataset else []:
                 metrics.update({f"{metric_key_prefix}_{key}": value for key, value in scorer(embedder).items()})
         finally:
@@ -348,15 +403,15 @@ class CacseTrainer(ResumableTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _warn_of(self, name: str, scores: dict[str, float]) -> None:
+    def _warn_of(self, name: str, score: float, cosine: float) -> None:
         step = self.state.global_step
-        if math.isnan(scores["spearman"]):
+        if math.isnan(score):
             logger.warning("step %d: the score of %s is undefined (constant or non-finite similarities)", step, name)
-        if scores["average_cosine"] > COLLAPSE_COSINE:
+        if cosine > COLLAPSE_COSINE:
             logger.warning(
                 "step %d: the embeddings of %s are nearly constant (average cosine %.4f): collapse; "
                 "a lower learning rate or a larger batch helps",
                 step,
                 name,
-                scores["average_cosine"],
+                cosine,
             )

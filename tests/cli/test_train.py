@@ -197,7 +197,7 @@ def test_training_that_did_not_help_is_said(command, caplog):
 
 def test_all_scores_undefined_exports_nothing(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        "cacse_trainer.training.trainer.score_pairs",
+        "cacse_trainer.evaluation.dev_sets.score_pairs",
         lambda *_a, **_k: {"spearman": float("nan"), "average_cosine": 0.5},
     )
     assert run(train.main, command) == 1

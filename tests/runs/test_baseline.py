@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from cacse_trainer import SentenceEncoder
 from cacse_trainer.cli.main import main
 from cacse_trainer.data import load_pairs
 from cacse_trainer.encoding.sentence_transformers import write_modules
 from cacse_trainer.evaluation.compare import difference_of
+from cacse_trainer.evaluation.dev_sets import Answers, GradedPairs
 from cacse_trainer.evaluation.sts import score_pairs
 from cacse_trainer.runs.baseline import Reading, judge, outcome
 from tests.conftest import write_pairs
@@ -108,8 +110,9 @@ def test_the_verdict_goes_by_the_interval(shift, expected):
     random = np.random.default_rng(0)
     gold = random.uniform(0, 5, 200)
     noisy, good = gold + random.normal(0, 3, 200), gold + random.normal(0, 0.5 + 3 * shift, 200)
-    sets = {"pairs": {"score": gold}}
-    found = judge(Reading("start", "mean", {"pairs": noisy}, {}), Reading("", "mean", {"pairs": good}, {}), sets, [])
+    sets = {"pairs": GradedPairs(Dataset.from_dict({"score": gold}))}
+    start, trained = (Reading("", "mean", {"pairs": Answers(cosines, {})}, {}) for cosines in (noisy, good))
+    found = judge(start, trained, sets, [])
     assert found["outcome"] == expected and found["low"] <= found["trained"] - found["start"] <= found["high"]
 
 

@@ -63,7 +63,7 @@ def test_nan_and_negative_scores(make_trainer, monkeypatch, first):
     def fake_scores(*_args, **_kwargs):
         return {"spearman": next(given), "average_cosine": 0.5}
 
-    monkeypatch.setattr("cacse_trainer.training.trainer.score_pairs", fake_scores)
+    monkeypatch.setattr("cacse_trainer.evaluation.dev_sets.score_pairs", fake_scores)
     trainer = make_trainer()
     trainer.train()
     assert trainer.state.best_global_step == 4 and trainer.state.best_metric == 20.0
@@ -167,7 +167,8 @@ def test_half_written_checkpoint_is_invisible(make_trainer, tmp_path, monkeypatc
 def fake_scores(monkeypatch, values):
     given = iter(values)
     monkeypatch.setattr(
-        "cacse_trainer.training.trainer.score_pairs", lambda *_a, **_k: {"spearman": next(given), "average_cosine": 0.5}
+        "cacse_trainer.evaluation.dev_sets.score_pairs",
+        lambda *_a, **_k: {"spearman": next(given), "average_cosine": 0.5},
     )
 
 

@@ -55,7 +55,7 @@ class ExactVectors:
             device: where the products are computed.
 
         Returns:
-            (q, k) cosines, best first, and (q, k) row numbers.
+            (q, k) cosines, best first, and (q, k) row numbers; of equal cosines the row that stands first.
         """
         count = max(0, min(top_k, len(self)))
         scores = torch.empty((len(queries), 0), device=device)
@@ -67,8 +67,8 @@ class ExactVectors:
             found = [_best(part @ block.T, count) for part in wanted.split(QUERIES_AT_ONCE)]
             scores = torch.cat([scores, torch.cat([best for best, _ in found])], dim=1)  # (q, ≤ 2k)
             rows = torch.cat([rows, torch.cat([where for _, where in found]) + start], dim=1)
-            scores, kept = _best(scores, count)
-            rows = rows.gather(1, kept)
+            scores, kept = scores.sort(dim=1, descending=True, stable=True)  # earlier rows stand first
+            scores, rows = scores[:, :count], rows.gather(1, kept[:, :count])
         return scores.cpu().numpy(), rows.cpu().numpy()
 
     def _unit_rows(self, stored: np.ndarray, device: torch.device | str) -> torch.Tensor:
@@ -101,4 +101,19 @@ def open_table(path: Path, precision: str, dim: int) -> np.ndarray:
 
 
 def _best(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return scores.topk(min(count, scores.shape[1]), dim=1)
+    """The ``count`` largest of each row of (q, n), and their places; of equal ones the first, as topk does not say."""
+    count = min(count, scores.shape[1])
+    best, places = scores.topk(min(count + 1, scores.shape[1]), dim=1)
+    if best.shape[1] > count > 0:
+        tied = (best[:, count - 1] == best[:, count]).nonzero()[:, 0]  # rows with equal ones on both sides of the cut
+        cut = best[tied, count - 1]
+        rows, columns = (scores[tied] >= cut[:, None]).nonzero(as_tuple=True)  # few; in the order of their places
+        equal = scores[tied[rows], columns] == cut[rows]
+        passed = equal.cumsum(0)  # equal ones up to here, those of the rows before among them
+        before = torch.cat([passed.new_zeros(1), passed])[torch.searchsorted(rows, torch.arange(len(tied)).to(rows))]
+        free = count - torch.bincount(rows[~equal], minlength=len(tied))
+        kept = ~equal | (passed - before[rows] <= free[rows])
+        places[tied, :count] = columns[kept].view(-1, count)
+    places = places[:, :count].sort(dim=1).values
+    best, order = scores.gather(1, places).sort(dim=1, descending=True, stable=True)
+    return best, places.gather(1, order)

@@ -60,12 +60,9 @@ class SearchIndex:
         Raises:
             UserError: see `FaissVectors.build`; or a precision that only the exact index has.
         """
+        check_kind(kind, precision, search_effort)
         if kind == EXACT:
-            if search_effort is not None:
-                raise UserError("search_effort: the exact index compares everything; choose ivf or hnsw")
             store: ExactVectors | FaissVectors = ExactVectors(to_precision(table, precision), precision, table.shape[1])
-        elif precision != "float32":
-            raise UserError(f"precision {precision}: for the exact index; faiss names its own, such as 'SQ8' or 'PQ48'")
         else:
             store = FaissVectors.build(table, kind, search_effort)
         return cls(list(sentences), store, kind, made_by or {})
@@ -146,6 +143,18 @@ class SearchIndex:
         return cls(sentences, store, kind, facts["made_by"])
 
 
+def check_kind(kind: str, precision: str, search_effort: int | None) -> None:
+    """Refuse what the exact index has not, and what it alone has.
+
+    Raises:
+        UserError: a search effort for it, or a precision for another one.
+    """
+    if kind == EXACT and search_effort is not None:
+        raise UserError("search_effort: the exact index compares everything; choose ivf or hnsw")
+    if kind != EXACT and precision != "float32":
+        raise UserError(f"precision {precision}: for the exact index; faiss names its own, such as 'SQ8' or 'PQ48'")
+
+
 def read_facts(folder: Path) -> dict[str, Any]:
     """What is recorded of a saved index.
 
@@ -185,7 +194,8 @@ def open_vectors(path: Path, corpus: Corpus, made_by: dict[str, Any]) -> SearchI
     facts = read_object(beside, "encode anew", precision=str, dim=int, normalize=bool)
     precision, dim = facts["precision"], facts["dim"]
     table = open_table(path, precision, dim)
-    differing = [name for name, value in made_by.items() if name != "model" and facts.get(name) != value]
+    wanted = {"prompt": None, **made_by}
+    differing = [name for name, value in wanted.items() if name != "model" and facts.get(name) != value]
     if differing:
         raise UserError(
             f"vectors {path}: were made by {facts.get('model')}, and the encoder differs in {', '.join(differing)}"

@@ -1,0 +1,148 @@
+"""After the training: the share of it that is kept, the verdict, the encoder's folder, the report."""
+
+import json
+import logging
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cacse_trainer.adaptation.averaging import SHARES, Averaging, can_be_averaged
+from cacse_trainer.adaptation.plan import BETTER, DEV, NOT_BETTER, TEST, TRAINING, Plan
+from cacse_trainer.adaptation.report import card_section, write_report
+from cacse_trainer.adaptation.verdict import HELPED, Contender, Verdict, bm25, judge, pace_of, truncations
+from cacse_trainer.data.documents import Counts
+from cacse_trainer.data.retrieval import RetrievalSet
+from cacse_trainer.encoding.encoder import SentenceEncoder
+from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.dev_sets import Answers, Retrieval
+from cacse_trainer.files import writing_folder
+from cacse_trainer.runs.folder import REPORT as TRAINED
+from cacse_trainer.settings.adaptation import AdaptArguments
+from cacse_trainer.settings.arguments import CacseTrainingArguments
+from cacse_trainer.settings.recipes import Parsed
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class AdaptResult:
+    """What an adaptation has left.
+
+    Args:
+        folder: the output folder.
+        verdict: start against result; None: only checked.
+        recommended: the folder of the adapted encoder, or the start.
+        facts: all of ``adaptation.json``.
+    """
+
+    folder: Path
+    verdict: Verdict | None = None
+    recommended: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Start:
+    """The encoder that is adapted, and its answers to all that judges."""
+
+    name: str
+    encoder: SentenceEncoder
+    dev: Answers
+    test: Answers
+    dev_seconds: float
+    test_seconds: float
+
+
+def load(path: str, args: CacseTrainingArguments, trust_remote_code: bool = False) -> SentenceEncoder:
+    """An encoder on the device of the run, in float32: what is compared must not hang on a precision."""
+    return SentenceEncoder(path, device=args.device, trust_remote_code=trust_remote_code)
+
+
+def choose(
+    settings: AdaptArguments, start: SentenceEncoder, trained: SentenceEncoder, dev: RetrievalSet
+) -> tuple[SentenceEncoder, dict[float, float]]:
+    """The trained encoder with the share of its training that the dev part likes best, and what it says of each."""
+    wanted = settings.shares or SHARES
+    if not can_be_averaged(start, trained):
+        if settings.shares:
+            raise UserError(f"shares: {start.name} and the trained encoder differ in more than weights; leave them out")
+        return trained, {1.0: Retrieval(dev).read(trained.embedder).scores[Retrieval.metric]}
+    mixture = Averaging(start, trained)
+    found = {share: Retrieval(dev).read(mixture.set(share).embedder).scores[Retrieval.metric] for share in wanted}
+    return mixture.set(max(found, key=lambda share: (found[share], -share))), found
+
+
+def watched(report: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """What was scored beside the dev part: the start's score, and that of the trained encoder, before any averaging."""
+    start, trained = report["start"]["scores"], report["exported"]["encoder"]
+    return {name: (start[name], trained[name]) for name in trained if name in start and name != DEV}
+
+
+def write_encoder(folder: Path, name: str, encoder: SentenceEncoder, facts: dict[str, Any]) -> None:
+    """The encoder's folder: the training's export with these weights, and a card that says the verdict."""
+    with writing_folder(folder / name) as staged:
+        shutil.copytree(folder / TRAINING / "export" / "encoder", staged, dirs_exist_ok=True)
+        encoder.model.save_pretrained(staged)
+        card = staged / "README.md"
+        text = card.read_text(encoding="utf-8")
+        begin, end = text.index("## Scores"), text.index("## Training")
+        card.write_text(
+            f"{text[:begin]}## On held-out queries\n\n{card_section(facts)}\n\n{text[end:]}", encoding="utf-8"
+        )
+
+
+def finish(
+    folder: Path,
+    settings: AdaptArguments,
+    groups: tuple[Any, Any, Any],
+    parsed: Parsed,
+    sets: dict[str, RetrievalSet],
+    start: Start,
+    plan: Plan,
+    counts: Counts,
+    begun: float,
+) -> AdaptResult:
+    """Choose the share, judge, write the encoder, its other forms and the report."""
+    model_args, _, args = groups
+    trained = load(str(folder / TRAINING / "export" / "encoder"), args)
+    encoder, shares = choose(settings, start.encoder, trained, sets[DEV])
+    test = Retrieval(sets[TEST])
+    answers = test.read(encoder.embedder)
+    found = judge(sets[TEST], start.test, answers)
+    logger.info("%s", found.sentence)
+    name = BETTER if found.outcome == HELPED else NOT_BETTER
+    share = max(shares, key=lambda one: (shares[one], -one))
+    forms = [
+        Contender(f"the start, {start.name}", start.test.scores, pace_of(start.encoder.encode, sets[TEST])),
+        bm25(sets[TEST]),
+        Contender("adapted", answers.scores, pace_of(encoder.encode, sets[TEST])),
+        *truncations(encoder, sets[TEST], model_args.matryoshka_dims or []),
+    ]
+    report = json.loads((folder / TRAINING / TRAINED).read_text(encoding="utf-8"))
+    facts = {
+        "verdict": found.as_dict(),
+        "recommended": str(folder / name) if name == BETTER else start.name,
+        "encoder": name,
+        "share": share,
+        "shares": {f"{one:g}": score for one, score in shares.items()},
+        "forms": [asdict(one) for one in forms if one is not None],
+        "watched": watched(report),
+        "documents": asdict(counts),
+        "plan": plan.as_dict(),
+        "start": {
+            "name": start.name,
+            "pooling": start.encoder.pooling,
+            "dev": start.dev.scores,
+            "test": start.test.scores,
+        },
+        "dev": {"queries": len(sets[DEV].queries), "documents": len(sets[DEV].documents)},
+        "test": {"queries": len(sets[TEST].queries), "documents": len(sets[TEST].documents)},
+        "wall_seconds": time.monotonic() - begun,
+        "command": parsed.command,
+        "settings": {name: value for group in parsed.groups[:1] for name, value in vars(group).items()},
+    }
+    write_encoder(folder, name, encoder, facts)
+    write_report(folder, facts, report)
+    return AdaptResult(folder, found, str(facts["recommended"]), facts)

@@ -1,0 +1,122 @@
+"""A text in three parts that share no document: rows to train on, queries that choose, queries that judge.
+
+The held-out parts become retrieval sets: each document's title (without titles its headings, without these a sentence
+taken out of a passage) is a query, its passages are the answers, and passages of other documents stand between them.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cacse_trainer.data.documents import Document
+from cacse_trainer.data.retrieval import RetrievalSet, from_pairs
+from cacse_trainer.data.structure import Passage, passages_of, row_of
+from cacse_trainer.errors import UserError
+
+QUERY_KINDS = ("title", "heading", "cloze")
+"""What a query may be, the best first."""
+HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 0.2
+ENOUGH_QUERIES = 50
+"""Of a small text up to a fifth is held out in each part for so many."""
+FEWEST_QUERIES = 20
+"""Below that no interval could tell a gain."""
+
+
+@dataclass
+class Parts:
+    """A text, parted.
+
+    Args:
+        train: passages to make rows of.
+        dev, test: None: the text has nothing to make queries of.
+        kind: of the queries; None likewise.
+    """
+
+    train: list[Passage]
+    dev: RetrievalSet | None
+    test: RetrievalSet | None
+    kind: str | None
+
+
+def part(documents: Sequence[Document], *, held_out: int, distractors: int, words: int, seed: int) -> Parts:
+    """Hold out two parts of documents, a tenth each, and part the rest into passages.
+
+    Args:
+        documents: each once.
+        held_out: the most documents in each of the two parts; 0: none is held out.
+        distractors: passages of other documents that are added to each.
+        words: the most in a passage.
+        seed: of the draw.
+
+    Raises:
+        UserError: too few documents that queries can be made of.
+    """
+    order = random.Random(f"{seed} parts").sample(range(len(documents)), len(documents))
+    all_passages = passages_of(documents, words)
+    by_document: dict[int, list[Passage]] = {}
+    for passage in all_passages:
+        by_document.setdefault(passage.document, []).append(passage)
+    kind = _kind_of(by_document)
+    if kind is None or held_out == 0:
+        return Parts(all_passages, None, None, None)
+    able = [number for number in order if _pairs(by_document.get(number, []), kind)]
+    few = min(ENOUGH_QUERIES, int(len(documents) * MOST_HELD_OUT))
+    size = min(held_out, max(int(len(documents) * HELD_OUT_SHARE), few), len(able) // 3)
+    if size < FEWEST_QUERIES:
+        raise UserError(
+            f"{len(documents)} documents, {len(able)} of them with a {_said(kind)}, are too few: two held-out parts "
+            f"need at least {FEWEST_QUERIES} each, at most a fifth of the text; give more text, or queries of your own "
+            "(dev_queries and test_queries)"
+        )
+    chosen = able[:size], able[size : 2 * size]
+    apart = {*chosen[0], *chosen[1]}
+    train = [passage for passage in all_passages if passage.document not in apart]
+    others = random.Random(f"{seed} distractors").sample(train, min(distractors, len(train)))
+    sets = []
+    for numbers in chosen:
+        pairs = [pair for number in numbers for pair in _pairs(by_document[number], kind)]
+        sets.append(from_pairs(pairs, [passage.text for passage in others]))
+    return Parts(train, sets[0], sets[1], kind)
+
+
+def _said(kind: str) -> str:
+    return {"title": "title", "heading": "heading", "cloze": "passage of two sentences or more"}[kind]
+
+
+def _kind_of(by_document: dict[int, list[Passage]]) -> str | None:
+    """The best kind that a third of the documents can give, else the one that most can."""
+    able = {kind: sum(bool(_pairs(passages, kind)) for passages in by_document.values()) for kind in QUERY_KINDS}
+    best = max(able, key=lambda kind: able[kind])
+    enough = (kind for kind in QUERY_KINDS if 3 * able[kind] >= len(by_document))
+    return next(enough, best if able[best] >= 3 * FEWEST_QUERIES else None)
+
+
+def _pairs(passages: Sequence[Passage], kind: str) -> list[tuple[str, str]]:
+    """A document's queries with their answers: of its title all passages, of its headings one each; of cloze one."""
+    rows = [
+        row
+        for passage in passages
+        for number in (range(len(passage.sentences)) if kind == "cloze" else [0])
+        if (row := row_of(kind, passage, number, keep=1.0)) is not None
+    ]
+    return [(row.anchor, row.positive) for row in (rows[:1] if kind == "cloze" else rows)]
+
+
+def halves(given: RetrievalSet, seed: int) -> tuple[RetrievalSet, RetrievalSet]:
+    """A user's queries in two: one half chooses, the other judges; both search in all documents.
+
+    Raises:
+        UserError: too few queries.
+    """
+    count = len(given.queries)
+    if count < 2 * FEWEST_QUERIES:
+        raise UserError(
+            f"dev_queries: {count} queries are too few to choose by one half and judge by the other; give at least "
+            f"{2 * FEWEST_QUERIES}, or test_queries, too"
+        )
+    order = random.Random(f"{seed} halves").sample(range(count), count)
+    first, second = (
+        RetrievalSet([given.queries[i] for i in part], given.documents, [given.relevant[i] for i in part])
+        for part in (order[: count // 2], order[count // 2 :])
+    )
+    return first, second

@@ -1,0 +1,87 @@
+"""The rows of an adaptation: of the text's structure, of questions that a generator wrote, of a user's own pairs."""
+
+import json
+import logging
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cacse_trainer.data.structure import KINDS, Passage, Row, count_rows, draw_rows, row_of
+from cacse_trainer.files import writing
+
+logger = logging.getLogger(__name__)
+
+WITH_TITLES = {"title": 1.0, "heading": 1.0, "cloze": 1.0}
+WITHOUT = {"cloze": 1.0, "neighbour": 0.25}
+ENOUGH_TITLES = 1 / 3
+"""Share of the passages from which titles (or headings) count as what the text is made of."""
+SAMPLES = 3
+OWN = -1
+"""The document of a row that a user gave: none."""
+
+
+def default_shares(passages: Sequence[Passage]) -> dict[str, float]:
+    """Shares of the kinds of rows, by what the text has."""
+    counts = count_rows(passages)
+    if max(counts["title"], counts["heading"]) >= ENOUGH_TITLES * len(passages):
+        return dict(WITH_TITLES)
+    if counts["cloze"] or counts["neighbour"]:
+        return dict(WITHOUT)
+    return {"single": 1.0}
+
+
+class Rows:
+    """Rows of several kinds by shares.
+
+    Args:
+        passages: to train on.
+        shares: by kind: `KINDS`, and those in ``given``.
+        batch: rows that are trained at once; those of one document are kept apart.
+        seed: of the draws.
+        given: rows that are there already, by kind.
+    """
+
+    def __init__(
+        self,
+        passages: Sequence[Passage],
+        shares: Mapping[str, float],
+        batch: int,
+        seed: int,
+        given: Mapping[str, Sequence[Row]] | None = None,
+    ) -> None:
+        self.passages, self.shares, self.batch, self.seed = passages, shares, batch, seed
+        self.given: dict[str, Sequence[Row]] = dict(given or {})
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Different rows by kind, of the kinds with a share."""
+        counts = {**count_rows(self.passages), **{kind: len(rows) for kind, rows in self.given.items()}}
+        return {kind: count for kind, count in counts.items() if self.shares.get(kind)}
+
+    def drawn(self, count: int) -> list[Row]:
+        """So many rows, in the order in which they are trained."""
+        return draw_rows(self.passages, self.shares, count, self.batch, self.seed, self.given)
+
+    def write(self, path: Path, count: int) -> dict[str, int]:
+        """Write so many rows to a jsonl file (anchor, positive, kind); returns how many of each kind."""
+        rows = self.drawn(count)
+        with writing(path) as staged, staged.open("w", encoding="utf-8") as file:
+            for row in rows:
+                record = {"anchor": row.anchor, "positive": row.positive, "kind": row.kind}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        return dict(Counter(row.kind for row in rows))
+
+    def samples(self) -> dict[str, list[tuple[str, str]]]:
+        """Some rows of each kind."""
+        draws = random.Random(f"{self.seed} samples")
+        found: dict[str, list[tuple[str, str]]] = {}
+        passages = draws.sample(list(self.passages), min(200, len(self.passages)))
+        for kind in self.counts:
+            if kind in KINDS:
+                drawn = (row_of(kind, passage, draws.randrange(1000), 1.0) for passage in passages)
+                rows = [row for row in drawn if row is not None]
+            else:
+                rows = list(self.given[kind])
+            found[kind] = [(row.anchor, row.positive) for row in rows[:SAMPLES]]
+        return found
