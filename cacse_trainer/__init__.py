@@ -25,6 +25,8 @@ with leaving_on_ctrl_c() if _is_command else nullcontext():
         DiffcseModel,
         EnsembleModel,
         SentenceEmbeddingModel,
+        TncseConfig,
+        TncseModel,
     )
     from cacse_trainer.training.distillation import DistillationTrainer
     from cacse_trainer.training.trainer import CacseTrainer
@@ -39,6 +41,8 @@ __all__ = [
     "EnsembleModel",
     "SentenceEmbeddingModel",
     "SentenceEncoder",
+    "TncseConfig",
+    "TncseModel",
     "__version__",
     "adapt",
     "load_pairs",

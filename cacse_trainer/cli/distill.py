@@ -14,13 +14,14 @@ EPILOG = """examples:
   cacse-trainer distill --config distill/quickstart
   cacse-trainer distill --config distill/cacse_bert --teacher runs/cacse/export --train_file wiki1m.txt
   cacse-trainer distill --config distill/cacse_bert --teachers path=a,weight=0.25 path=b,pooling=mean,weight=0.75 …
+  cacse-trainer distill --config distill/rank_minilm --teachers path=a path=b --train_file wiki1m.txt
 """
 
 
 def parser() -> RecipeParser:
     """The command's flags."""
     settings = (DistillationArguments, DataArguments, CacseTrainingArguments)
-    what = "Train one encoder to give a frozen teacher's vectors, and export it."
+    what = "Train one encoder to give a frozen teacher's vectors, or to rank as teachers do, and export it."
     return RecipeParser(settings, prog="cacse-trainer distill", description=what, epilog=EPILOG)
 
 

@@ -15,6 +15,7 @@ from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.base import Part, contract_of
 from cacse_trainer.models.configuration_ensemble import POOLING_NAMES
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
+from cacse_trainer.models.modeling_similarity import SimilarityEnsemble
 from cacse_trainer.models.prompting import PLACEHOLDER, prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import TokenizerBundle, bundle, tokenizers_of
 
@@ -90,12 +91,31 @@ def load_ensemble(members: Sequence[Member]) -> tuple[EnsembleModel, Tokenizer]:
         UserError: the widths differ.
     """
     tokenizer = bundle([own for _, own in members])
+    return _sum_of(members, len(tokenizers_of(tokenizer)) > 1), tokenizer
+
+
+def load_similarities(
+    teachers: Sequence[Sequence[Member]], weights: Sequence[float]
+) -> tuple[SimilarityEnsemble, Tokenizer]:
+    """The weighted mean of the cosines of several teachers, each the sum of its members, and what tokenises for it.
+
+    Raises:
+        UserError: the widths of one teacher's members differ, or the weights are no weights.
+    """
+    tokenizer = bundle([own for members in teachers for _, own in members])
+    several = len(tokenizers_of(tokenizer)) > 1
+    sums = [_sum_of(members, several) for members in teachers]
+    try:
+        return SimilarityEnsemble(sums, weights).eval(), tokenizer
+    except ValueError as error:
+        raise UserError(f"teachers: {error}") from error
+
+
+def _sum_of(members: Sequence[Member], own_tokenizers: bool) -> EnsembleModel:
     encoders, poolings, weights, normalized = (
         list(column) for column in zip(*(part for part, _ in members), strict=True)
     )
-    several = len(tokenizers_of(tokenizer)) > 1
     try:
-        ensemble = EnsembleModel.from_encoders(encoders, weights, poolings, several, normalized)
+        return EnsembleModel.from_encoders(encoders, weights, poolings, own_tokenizers, normalized).eval()
     except ValueError as error:
         raise UserError(str(error)) from error
-    return ensemble.eval(), tokenizer

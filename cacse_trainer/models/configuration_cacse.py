@@ -1,17 +1,15 @@
 """Configuration of CACSE: the two towers' and the constraint model's own configs, and the cascade's settings."""
 
-from operator import attrgetter
 from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from cacse_trainer.models.base import SentenceConfig
+from cacse_trainer.models.configuration_two_towers import AGREE_IN, TwoTowersConfig
 
 CONSTRAINT_ATTENTIONS = ("batch", "sample")
-POOLINGS_OF_TOWERS = ("cls", "mean", "max")
 
 
-class CacseConfig(SentenceConfig):
+class CacseConfig(TwoTowersConfig):
     """Configuration of `CacseBertModel` and `CacseRobertaModel`.
 
     Args:
@@ -32,11 +30,12 @@ class CacseConfig(SentenceConfig):
             exports get it back.
 
     Raises:
-        ValueError: the towers do not fit each other or a setting is out of range; the message gives the values.
+        ValueError: the parts do not fit each other or a setting is out of range; the message gives the values.
     """
 
     model_type = "cacse"
-    sub_configs = {"tower_a_config": AutoConfig, "tower_b_config": AutoConfig, "constraint_config": AutoConfig}  # noqa: RUF012 - read by transformers as a class attribute
+    sub_configs = {**TwoTowersConfig.sub_configs, "constraint_config": AutoConfig}  # noqa: RUF012 - read by transformers as a class attribute
+    method = "CACSE"
 
     def __init__(
         self,
@@ -56,40 +55,19 @@ class CacseConfig(SentenceConfig):
         **kwargs: Any,
     ):
         self.keep(locals())
-        self.original_dropout = dict(original_dropout or {})
-        self._check()
-        super().__init__(**kwargs)
-
-    hidden_size = property(attrgetter("tower_a_config.hidden_size"))
-    """Width of the embedding, asked for by sentence-transformers and others."""
-    vocab_size = property(attrgetter("tower_a_config.vocab_size"))
-    """The towers' vocabulary."""
-
-    @property
-    def max_position_embeddings(self) -> int:
-        """The smaller of the towers' position tables, asked for by sentence-transformers for the length limit."""
-        return min(self.tower_a_config.max_position_embeddings, self.tower_b_config.max_position_embeddings)
+        super().__init__(
+            self.tower_a_config, self.tower_b_config, contrastive_temperature, pooling, original_dropout, **kwargs
+        )
 
     def _check(self) -> None:
-        a, b, constraint = self.tower_a_config, self.tower_b_config, self.constraint_config
-        names = {"model_type": "kind", "num_hidden_layers": "depth", "hidden_size": "width", "vocab_size": "vocabulary"}
-        for name, what in names.items():
-            if getattr(a, name) != getattr(b, name):
-                raise ValueError(
-                    f"the towers must agree in {what} ({name}): tower_a has {getattr(a, name)}, "
-                    f"tower_b has {getattr(b, name)}"
-                )
+        super()._check()
+        a, constraint = self.tower_a_config, self.constraint_config
         for name in ("model_type", "hidden_size"):
             if getattr(a, name) != getattr(constraint, name):
                 raise ValueError(
-                    f"the constraint model must agree with the towers in {names[name]} ({name}): the towers have "
+                    f"the constraint model must agree with the towers in {AGREE_IN[name]} ({name}): the towers have "
                     f"{getattr(a, name)}, the constraint model has {getattr(constraint, name)}"
                 )
-        if self.pooling not in POOLINGS_OF_TOWERS:
-            raise ValueError(
-                f"pooling={self.pooling!r} is not one that CACSE's towers have; choose one of "
-                f"{', '.join(POOLINGS_OF_TOWERS)}"
-            )
         if not 1 <= self.cascade_start_layer <= a.num_hidden_layers:
             raise ValueError(
                 f"cascade_start_layer={self.cascade_start_layer} is out of range: the towers have "
@@ -104,7 +82,5 @@ class CacseConfig(SentenceConfig):
             raise ValueError(
                 f"constraint_attention={self.constraint_attention!r} is unknown; choose one of {CONSTRAINT_ATTENTIONS}"
             )
-        if not self.contrastive_temperature > 0:
-            raise ValueError(f"contrastive_temperature must be positive, got {self.contrastive_temperature}")
         if not 0 <= self.cascade_dropout < 1:
             raise ValueError(f"cascade_dropout must be within [0, 1), got {self.cascade_dropout}")

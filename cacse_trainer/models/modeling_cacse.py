@@ -7,9 +7,8 @@ losses (published: at the first token); the cascade is not used. Backbones come 
 Source: the CACSE release, and the later papers of its authors, TNCSE (AAAI 2025) and JTCSE (arXiv 2505.02366).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,30 +19,18 @@ from transformers.models.roberta.modeling_roberta import RobertaLayer
 
 from cacse_trainer.compute.distributed import shared_rows
 from cacse_trainer.compute.encoder_tools import freeze_pooler, loaded_or
-from cacse_trainer.compute.packing import layer_vectors, sentence_vectors
+from cacse_trainer.compute.packing import layer_vectors
 from cacse_trainer.compute.pooling import pool
-from cacse_trainer.errors import UserError
 from cacse_trainer.losses import nt_xent
-from cacse_trainer.models.base import Export, Part, PlainEncoder, TowerSum, with_settings
 from cacse_trainer.models.cascade import Cascade
 from cacse_trainer.models.configuration_cacse import CacseConfig
-from cacse_trainer.models.configuration_sentence_embedding import set_encoder_dropout
-from cacse_trainer.models.modeling_ensemble import EnsembleModel
+from cacse_trainer.models.modeling_two_towers import TwoTowersModel, load_tower
 from cacse_trainer.models.outputs import CacseOutput
-from cacse_trainer.models.pretrained import build_encoder, load_config, load_encoder_model
 
 LAYER_CLASSES = {"bert": BertLayer, "roberta": RobertaLayer}
 
 
-def load_tower(path: str, config: Any, dtype: torch.dtype, attn_implementation: str | None) -> PreTrainedModel:
-    """A pretrained encoder, without the name of this machine's folder; raises as `load_encoder_model` does."""
-    tower, _ = load_encoder_model(path, config=config, dtype=dtype, attn_implementation=attn_implementation)
-    if Path(path).exists():
-        tower.config.name_or_path = ""
-    return tower
-
-
-class CacseModel(TowerSum):
+class CacseModel(TwoTowersModel):
     """The family behind `CacseBertModel` and `CacseRobertaModel`; use those.
 
     Args:
@@ -56,6 +43,7 @@ class CacseModel(TowerSum):
     """
 
     config_class = CacseConfig
+    output_class = CacseOutput
     _no_split_modules = ["BertLayer", "RobertaLayer", "CascadeBlock"]  # noqa: RUF012 - transformers' convention
     tower_kind = "bert"
 
@@ -69,12 +57,9 @@ class CacseModel(TowerSum):
         kind = config.tower_a_config.model_type
         if kind != self.tower_kind:
             raise ValueError(f"{type(self).__name__} is made of {self.tower_kind} towers, got {kind} towers")
-        super().__init__(config)
+        super().__init__(config, tower_a, tower_b)
         # The towers resolve their own; bare layers read their config's.
         config.constraint_config._attn_implementation = config._attn_implementation
-        dtype = torch.get_default_dtype()  # a sub-config may name another, which from_config would obey
-        self.tower_a = loaded_or(tower_a, lambda: build_encoder(config.tower_a_config, dtype=dtype))
-        self.tower_b = loaded_or(tower_b, lambda: build_encoder(config.tower_b_config, dtype=dtype))
         layers = range(config.constraint_layers)
         constraint_layers = loaded_or(
             constraint_layers,
@@ -127,12 +112,12 @@ class CacseModel(TowerSum):
         paths = tower_a, tower_b, constraint
         config = cls.configure(paths, tower_dropout, constraint_dropout, dtype=dtype, **settings)
         towers = [
-            load_tower(path, tower_config, dtype, attn_implementation)
+            load_tower(path, tower_config, dtype, attn_implementation)[0]
             for path, tower_config in zip(paths, (config.tower_a_config, config.tower_b_config), strict=False)
         ]
         layers = nn.ModuleList()
         if config.constraint_layers > 0:
-            whole: Any = load_tower(constraint, config.constraint_config, dtype, attn_implementation)
+            whole: Any = load_tower(constraint, config.constraint_config, dtype, attn_implementation)[0]
             layers = nn.ModuleList(whole.encoder.layer[-config.constraint_layers :])
         config._attn_implementation = towers[0].config._attn_implementation
         return cls(config, tower_a=towers[0], tower_b=towers[1], constraint_layers=layers)
@@ -151,20 +136,7 @@ class CacseModel(TowerSum):
         No machine's folder stands in what is saved of it.
         """
         CacseConfig.check_names(settings)
-        if tower_dropout is not None and len(tower_dropout) != 2:
-            raise ValueError(f"tower_dropout takes two numbers, for tower A and tower B, got {tower_dropout}")
-        configs = [load_config(path) for path in paths]
-        dropouts = (*(tower_dropout or (None, None)), constraint_dropout)
-        had = []
-        for path, config, dropout in zip(paths, configs, dropouts, strict=True):
-            if config.model_type != cls.tower_kind:
-                raise ValueError(
-                    f"{cls.__name__} is made of {cls.tower_kind} towers, got {config.model_type} towers ({path})"
-                )
-            if Path(path).exists():
-                config.name_or_path = ""
-            had.append(list(set_encoder_dropout(config, dropout).values()))
-        original = {"tower_a": had[0], "tower_b": had[1]}
+        configs, original = cls.part_configs(paths, tower_dropout, constraint_dropout)
         return CacseConfig(configs[0], configs[1], configs[2], original_dropout=original, dtype=dtype, **settings)
 
     def freeze(self) -> None:
@@ -181,76 +153,6 @@ class CacseModel(TowerSum):
         if self.config.cascade_loss_weight == 0:
             self.cascade.requires_grad_(False)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        text_ids: Tensor | None = None,
-        return_dict: bool | None = None,
-    ) -> CacseOutput | tuple[Tensor, ...]:
-        """(B, 2, L) → the losses and the embeddings they compare; (N, L) → the sentence embedding.
-
-        The arguments are those that `SentenceModel` names; the views are the two of each sentence.
-
-        Raises:
-            ValueError: another number of dimensions or views.
-        """
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        if input_ids.dim() == 3:
-            output = self._losses(inputs, text_ids)
-        elif input_ids.dim() == 2:
-            hidden = self.tower_a(**inputs).last_hidden_state + self.tower_b(**inputs).last_hidden_state  # (N, L, H)
-            vectors = pool(self.config.pooling, hidden, attention_mask=attention_mask)
-            output = CacseOutput(last_hidden_state=hidden, sentence_embedding=vectors)
-        else:
-            raise ValueError(f"input_ids must be (batch, 2, length) or (rows, length), got {tuple(input_ids.shape)}")
-        return output if return_dict is not False else output.to_tuple()
-
-    def embed(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> Tensor:
-        """(N, L) → (N, H), h_A + h_B, pooled."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        pooling = self.config.pooling
-        return sentence_vectors(self.tower_a, pooling, inputs) + sentence_vectors(self.tower_b, pooling, inputs)
-
-    @property
-    def stated_pooling(self) -> str:
-        """Of both towers."""
-        return self.config.pooling
-
-    def effective_negatives(self, batch_size: int) -> int:
-        """Negatives of each view in a global batch: every other view but its partner."""
-        return 2 * batch_size - 2
-
-    def check_rows(self, columns: Sequence[str], labels: Iterable[float] | None) -> None:
-        """Refuse more than two columns, and labels."""
-        if len(columns) > 2 or labels is not None:
-            raise UserError(
-                f"CACSE compares two views of a row, got the columns {', '.join(columns)}; "
-                "choose one or two with text_columns"
-            )
-
-    def parts(self) -> list[Part]:
-        """The two towers."""
-        return [Part(self.tower_a, self.config.pooling), Part(self.tower_b, self.config.pooling)]
-
-    def exports(self, title: str) -> list[Export]:
-        """``tower_a``, ``tower_b``, and ``ensemble``, their sum; the cascade is left behind."""
-        names, found, towers = ("hidden_dropout_prob", "attention_probs_dropout_prob"), [], []
-        pooling = self.config.pooling
-        for letter, tower in (("a", self.tower_a), ("b", self.tower_b)):
-            name, embed = f"tower_{letter}", PlainEncoder(tower).embed_as(pooling)
-            had = dict(zip(names, self.config.original_dropout.get(name, ()), strict=False))
-            towers.append(with_settings(tower, had))
-            what = f"Tower {letter.upper()} of {title}: a plain encoder."
-            found.append(Export(name, f"{title} {name}", what, towers[-1], embed, pooling))
-        what = f"Both towers of {title}: the sum of their vectors."
-        both = EnsembleModel.from_encoders(towers, poolings=[pooling, pooling])
-        found.append(Export("ensemble", f"{title} ensemble", what, both, self.embed, pooling, needs_package=True))
-        return found
-
     def _layer_vectors(self, tower: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         """Pooled states of the layers k0..last: (N, L) inputs → (N, K, H)."""
         start, pooling = self.config.cascade_start_layer, self.config.pooling
@@ -261,14 +163,9 @@ class CacseModel(TowerSum):
 
         return self.compute.packed_or(tower, inputs, partial(layer_vectors, tower, start, pooling), encode)
 
-    def _losses(self, given: dict[str, Tensor | None], text_ids: Tensor | None) -> CacseOutput:
-        rows = {name: tensor for name, tensor in given.items() if tensor is not None}
-        batch, views, _ = rows["input_ids"].shape
-        if views != 2:
-            raise ValueError(f"CACSE compares two views of each row, got {views}: give one text column, or two")
-        inputs = {name: tensor.flatten(0, 1) for name, tensor in rows.items()}  # (2B, L)
-        states_a = self._layer_vectors(self.tower_a, inputs).unflatten(0, (batch, views))  # (B, 2, K, H)
-        states_b = self._layer_vectors(self.tower_b, inputs).unflatten(0, (batch, views))
+    def _losses(self, inputs: dict[str, Tensor], batch: int, text_ids: Tensor | None) -> CacseOutput:
+        states_a = self._layer_vectors(self.tower_a, inputs).unflatten(0, (batch, 2))  # (B, 2, K, H)
+        states_b = self._layer_vectors(self.tower_b, inputs).unflatten(0, (batch, 2))
         vectors_a, vectors_b = states_a[:, :, -1], states_b[:, :, -1]  # (B, 2, H)
 
         # Every process sees the whole global batch, the cascade's constraint layers included: they attend across it.

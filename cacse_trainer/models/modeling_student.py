@@ -1,6 +1,6 @@
-"""The student of a distillation: one encoder without a head, and where the widths differ a projection to the teacher's.
+"""The student of a distillation: one encoder, and for the loss alone a head, or a projection to the teacher's width.
 
-The projection serves the loss only. The sentence embedding, which is scored and exported, is the encoder's own.
+Neither is left in the end. The sentence embedding, which is scored and exported, is the encoder's own.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,8 @@ class StudentConfig(SentenceEmbeddingConfig):
 
     Args:
         encoder_config: the encoder's config (or its dict).
-        pooling: one of `POOLINGS` without a head.
+        pooling: one of `POOLINGS`; ``cls`` is the raw CLS state.
+        mlp_only_train: with ``cls``, the loss compares what SimCSE's head, a dense layer and tanh, makes of it.
         teacher_size: width of the teacher's vectors, where it is not the student's; None: no projection.
 
     The other arguments, and what is raised, are those of `SentenceEmbeddingConfig`.
@@ -33,12 +34,13 @@ class StudentConfig(SentenceEmbeddingConfig):
         encoder_config: PretrainedConfig | dict[str, Any] | None = None,
         pooling: str = "cls_before_pooler",
         teacher_size: int | None = None,
+        mlp_only_train: bool = False,
         **kwargs: Any,
     ):
-        if pooling == "cls":
+        if pooling == "cls" and not mlp_only_train:
             pooling = "cls_before_pooler"  # a student is a plain encoder: its CLS has no head on top
         self.teacher_size = teacher_size
-        super().__init__(encoder_config, pooling=pooling, **kwargs)
+        super().__init__(encoder_config, pooling=pooling, mlp_only_train=mlp_only_train, **kwargs)
 
 
 class StudentModel(SentenceEmbeddingModel):
@@ -63,12 +65,14 @@ class StudentModel(SentenceEmbeddingModel):
     def _embedding(self, inputs: Mapping[str, Tensor | None]) -> EmbeddingOutput:
         """In training by `compute`, with ``embeddings``, what the loss compares.
 
-        They are (N, teacher_size) with a projection, else the sentence embedding itself.
+        They are (N, teacher_size) with a projection, (N, H) behind a head, else the sentence embedding itself.
         """
         if not self.training:
             return super()._embedding(inputs)
         vectors = self._encode_rows(inputs)  # (N, H)
-        compared = self.teacher_projection(vectors) if self.config.teacher_size is not None else vectors
+        compared = self.projection_head(vectors) if self.config.has_projection else vectors
+        if self.config.teacher_size is not None:
+            compared = self.teacher_projection(compared)
         return EmbeddingOutput(sentence_embedding=vectors, embeddings=compared)
 
 

@@ -26,17 +26,24 @@ class EmbeddingOutput(ModelOutput):
 
 
 @dataclass
-class CacseOutput(EmbeddingOutput):
-    """Output of the CACSE models: the loss is ``L_A + L_B + λ·L_C``, of `losses` ``tower_a``, ``tower_b``, ``cascade``.
-
-    Token states and sentence embedding are h_A + h_B.
+class TwoTowersOutput(EmbeddingOutput):
+    """Output of the models of two towers, whose token states and sentence embedding are h_A + h_B.
 
     Args:
-        tower_a_embeddings: (B, 2, H), tower A's CLS vectors of both views.
+        tower_a_embeddings: (B, 2, H), tower A's pooled states of both views.
         tower_b_embeddings: (B, 2, H), tower B's.
-        cascade_embeddings: (B, 2, H), the cascade's.
     """
 
     tower_a_embeddings: Tensor | None = None
     tower_b_embeddings: Tensor | None = None
+
+
+@dataclass
+class CacseOutput(TwoTowersOutput):
+    """Output of the CACSE models: the loss is ``L_A + L_B + λ·L_C``, of `losses` ``tower_a``, ``tower_b``, ``cascade``.
+
+    Args:
+        cascade_embeddings: (B, 2, H), the cascade's of both views.
+    """
+
     cascade_embeddings: Tensor | None = None

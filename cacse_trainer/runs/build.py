@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cacse_trainer.data.tokens import check_limit
 from cacse_trainer.encoding.embedder import position_limit
-from cacse_trainer.encoding.members import load_ensemble, load_members
+from cacse_trainer.encoding.members import load_ensemble, load_members, load_similarities
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.adapters import LoraSettings
 from cacse_trainer.models.base import SentenceModel
@@ -16,11 +17,13 @@ from cacse_trainer.models.modeling_cacse import cacse_class
 from cacse_trainer.models.modeling_diffcse import DiffcseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
+from cacse_trainer.models.modeling_similarity import SimilarityEnsemble
+from cacse_trainer.models.modeling_tncse import TncseModel
 from cacse_trainer.models.modeling_tsdae import TsdaeModel
 from cacse_trainer.models.pretrained import is_decoder, load_config
 from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
-from cacse_trainer.runs.methods import CACSE, DIFFCSE, SIMCSE, TSDAE, method_of, settings_of
+from cacse_trainer.runs.methods import CACSE, DIFFCSE, SIMCSE, TNCSE, TSDAE, method_of, settings_of
 from cacse_trainer.settings.arguments import ModelArguments
 from cacse_trainer.settings.distillation import EncoderChoice
 from cacse_trainer.settings.resources import resolve_resource
@@ -55,6 +58,19 @@ def load_encoders(choices: Sequence[EncoderChoice]) -> tuple[EnsembleModel, Any]
     return load_ensemble(members)
 
 
+def load_teachers_of_similarities(choices: Sequence[EncoderChoice]) -> tuple[SimilarityEnsemble, Any]:
+    """The weighted mean of the cosines of the chosen encoders, and their tokenizer or `TokenizerBundle`.
+
+    Raises:
+        UserError: one cannot be read, the widths of one's parts differ, or a weight is negative.
+    """
+    teachers = []
+    for choice in choices:
+        with user_errors(f"encoder {choice.path}"):
+            teachers.append(load_members(resolve_resource(choice.path), choice.pooling))
+    return load_similarities(teachers, [choice.weight for choice in choices])
+
+
 def build_model(settings: ModelArguments) -> Built:
     """The model that the settings describe, with its tokenizer.
 
@@ -62,7 +78,7 @@ def build_model(settings: ModelArguments) -> Built:
         UserError: parts are missing or do not fit each other, or cannot be read.
     """
     if settings.model is not None and (settings.tower_a is not None or settings.tower_b is not None):
-        raise UserError("give either model (SimCSE, DiffCSE) or tower_a and tower_b (CACSE), not both")
+        raise UserError("give either model (SimCSE, DiffCSE) or tower_a and tower_b (CACSE, TNCSE), not both")
     return BUILDERS[method_of(settings)](settings)
 
 
@@ -142,17 +158,30 @@ def check_pooling_of(name: str, config: PretrainedConfig, pooling: str) -> None:
 
 def build_cacse(settings: ModelArguments) -> Built:
     """Two towers and a fresh cascade."""
-    tower_a, tower_b = settings.tower_a, settings.tower_b
-    if tower_a is None or tower_b is None:
-        raise UserError(
-            "nothing to train: give model (SimCSE, DiffCSE), or tower_a and tower_b (CACSE), in a recipe or as flags"
-        )
-    path_a, path_b = resolve_resource(tower_a), resolve_resource(tower_b)
     own = stated(settings_of(CACSE, settings))
     if settings.constraint is not None:
         own["constraint"] = resolve_resource(settings.constraint)
+    return _build_towers(settings, lambda path_a: cacse_class(load_config(path_a)).from_towers, own)
+
+
+def build_tncse(settings: ModelArguments) -> Built:
+    """Two towers that learn from each other."""
+    return _build_towers(settings, lambda path_a: TncseModel.from_towers, stated(settings_of(TNCSE, settings)))
+
+
+def _build_towers(
+    settings: ModelArguments, from_towers_for: Callable[[str], Callable[..., SentenceModel]], own: dict[str, Any]
+) -> Built:
+    """A pair of towers by what ``from_towers_for`` gives for tower A's folder, and the tokenizer of both."""
+    tower_a, tower_b = settings.tower_a, settings.tower_b
+    if tower_a is None or tower_b is None:
+        raise UserError(
+            "nothing to train: give model (SimCSE, DiffCSE), or tower_a and tower_b (CACSE, TNCSE), in a recipe or as "
+            "flags"
+        )
+    path_a, path_b = resolve_resource(tower_a), resolve_resource(tower_b)
     with user_errors(f"towers {tower_a}, {tower_b}"):
-        model = cacse_class(load_config(path_a)).from_towers(path_a, path_b, **own)
+        model = from_towers_for(path_a)(path_a, path_b, **own)
     tokenizer = load_tokenizer(path_a)
     other = load_tokenizer(path_b)
     if tokenizer.get_vocab() != other.get_vocab():
@@ -161,7 +190,7 @@ def build_cacse(settings: ModelArguments) -> Built:
 
 
 BUILDERS: dict[str, Callable[[ModelArguments], Built]]
-BUILDERS = {CACSE: build_cacse, SIMCSE: build_simcse, DIFFCSE: build_diffcse, TSDAE: build_tsdae}
+BUILDERS = {CACSE: build_cacse, TNCSE: build_tncse, SIMCSE: build_simcse, DIFFCSE: build_diffcse, TSDAE: build_tsdae}
 """Every method that has a model of its own, by the name that `method_of` the settings gives."""
 
 
@@ -178,7 +207,7 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_se
     check_limit(tokenizer, max_seq_length)
 
 
-def check_weights(model: PreTrainedModel) -> None:
+def check_weights(model: nn.Module) -> None:
     """Refuse weights that are NaN or infinite, with which nothing can be learned."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():

@@ -11,10 +11,18 @@ import torch
 from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
+from cacse_trainer.models.modeling_similarity import SimilarityEnsemble
 from cacse_trainer.models.modeling_student import StudentModel
 from cacse_trainer.models.pretrained import load_config
 from cacse_trainer.runs.baseline import own_pooling, stated_pooling, take_stated_prompts
-from cacse_trainer.runs.build import check_fit, check_pooling_of, check_weights, load_encoders, load_tokenizer
+from cacse_trainer.runs.build import (
+    check_fit,
+    check_pooling_of,
+    check_weights,
+    load_encoders,
+    load_teachers_of_similarities,
+    load_tokenizer,
+)
 from cacse_trainer.runs.methods import settle
 from cacse_trainer.runs.run import RunResult, TrainingRun
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
@@ -22,10 +30,12 @@ from cacse_trainer.settings.distillation import DistillationArguments, EncoderCh
 from cacse_trainer.settings.precision import resolve_bf16
 from cacse_trainer.settings.recipes import Parsed
 from cacse_trainer.settings.resources import public_name, resolve_resource
-from cacse_trainer.training.distillation import DistillationTrainer, check_widths
+from cacse_trainer.training.distillation import DistillationTrainer, Ranking, check_widths
 from cacse_trainer.training.teacher_cache import cached_teacher_embeddings
 
 logger = logging.getLogger(__name__)
+
+Teacher = EnsembleModel | SimilarityEnsemble
 
 
 def distill(
@@ -47,6 +57,8 @@ def distill(
     if settings.student is None:
         raise UserError("no student: give an encoder to train, in a recipe or as --student FOLDER")
     settings.pooling = settings.pooling or stated_pooling(settings.student) or own_pooling(settings.student)
+    ranking = ranking_of(settings)
+    settle(parsed, unused_settings(settings), ("objective", "pooling"))
     bf16 = resolve_bf16(settings.teacher_bf16, "teacher_bf16", use_cpu=args.use_cpu)
     check_cache(settings, data_args, args)
     training = TrainingRun(parsed)
@@ -55,7 +67,7 @@ def distill(
         raise UserError(
             f"distillation reads single sentences, got the columns {', '.join(columns)}; name one with text_columns"
         )
-    teacher, teacher_tokenizer = load_encoders(choices)
+    teacher, teacher_tokenizer = (load_encoders if ranking is None else load_teachers_of_similarities)(choices)
     student, tokenizer = build_student(settings, settings.student, teacher)
     take_stated_prompts(data_args, [settings.student])
     for model in (teacher, student):
@@ -76,6 +88,7 @@ def distill(
         teacher_vectors=vectors,
         contrastive_weight=settings.contrastive_weight,
         temperature=settings.contrastive_temperature,
+        ranking=ranking,
         max_seq_length=data_args.max_seq_length,
         eval_max_seq_length=data_args.eval_max_seq_length,
         query_prompt=data_args.query_prompt or "",
@@ -83,6 +96,47 @@ def distill(
     )
     facts = {} if args.check else describe_teacher(choices, trainer)
     return training.execute(trainer, tokenizer, [settings.student], {"teacher": facts})
+
+
+def ranking_of(settings: DistillationArguments) -> Ranking | None:
+    """The ranking objective that the settings ask for; None: the teacher's vectors are learned.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+    if settings.objective == "vectors":
+        return None
+    return Ranking(
+        settings.objective,
+        settings.ranking_weight,
+        settings.ranking_temperature,
+        settings.teacher_temperature,
+        settings.consistency_weight,
+        settings.consistency_temperature,
+    )
+
+
+RANKING = ("ranking_weight", "ranking_temperature", "consistency_weight", "consistency_temperature", "mlp_only_train")
+READ_BY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("contrastive_weight", "project_to_teacher"), ("vectors",)),
+    **dict.fromkeys(RANKING, ("listnet", "listmle")),
+    "teacher_temperature": ("listnet",),
+}
+"""Settings of some objectives only."""
+
+
+def unused_settings(settings: DistillationArguments) -> dict[str, str]:
+    """Every setting that nothing would read, and what to say of it."""
+    chosen = settings.objective
+    unused = {
+        name: f"{name} has no effect with objective {chosen}; it belongs to {' and '.join(readers)}: leave it out"
+        for name, readers in READ_BY.items()
+        if chosen not in readers
+    }
+    if settings.pooling != "cls":
+        wrong = f"mlp_only_train has no effect with pooling {settings.pooling}: only cls has a head on top"
+        unused.setdefault("mlp_only_train", wrong)
+    return unused
 
 
 def teacher_choices(settings: DistillationArguments) -> list[EncoderChoice]:
@@ -115,7 +169,7 @@ def check_cache(settings: DistillationArguments, data_args: DataArguments, args:
 
 
 def cached_vectors(
-    settings: DistillationArguments, training: TrainingRun, teacher: EnsembleModel, tokenizer: Any, bf16: bool
+    settings: DistillationArguments, training: TrainingRun, teacher: Teacher, tokenizer: Any, bf16: bool
 ) -> np.ndarray | None:
     """The teacher's vectors of the training text, where they are to be kept; else None."""
     args = training.args
@@ -133,20 +187,22 @@ def cached_vectors(
     )
 
 
-def build_student(settings: DistillationArguments, encoder: str, teacher: EnsembleModel) -> tuple[StudentModel, Any]:
+def build_student(settings: DistillationArguments, encoder: str, teacher: Teacher) -> tuple[StudentModel, Any]:
     """The student and its tokenizer.
 
     Raises:
         UserError: it cannot be read, or is not of the teacher's width and no projection is asked for.
     """
     path = resolve_resource(encoder)
-    common: Any = {name: getattr(settings, name) for name in ("pooling", "dropout", "attn_implementation")}
+    names = ("pooling", "dropout", "mlp_only_train", "attn_implementation")
+    common: Any = {name: getattr(settings, name) for name in names}
     with user_errors(f"student {encoder}"):
         check_pooling_of(encoder, load_config(path), str(settings.pooling))
         student = StudentModel.from_encoder(path, **common)
         if settings.project_to_teacher and student.config.hidden_size != teacher.config.hidden_size:
             student = StudentModel.from_encoder(path, teacher_size=teacher.config.hidden_size, **common)
-    check_widths(student, teacher)
+    if settings.objective == "vectors":
+        check_widths(student, teacher)
     return student, load_tokenizer(path)
 
 

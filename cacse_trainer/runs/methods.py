@@ -11,15 +11,17 @@ from cacse_trainer.settings.contrastive import ContrastiveArguments
 from cacse_trainer.settings.decoder import DecoderArguments
 from cacse_trainer.settings.recipes import Parsed
 
-CACSE, SIMCSE, DIFFCSE, TSDAE = "CACSE", "SimCSE", "DiffCSE", "TSDAE"
+CACSE, TNCSE, SIMCSE, DIFFCSE, TSDAE = "CACSE", "TNCSE", "SimCSE", "DiffCSE", "TSDAE"
 BELONGS_TO: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
             *("constraint", "cascade_start_layer", "constraint_layers", "cascade_heads", "cascade_loss_weight"),
-            *("cascade_dropout", "constraint_dropout", "constraint_attention", "tower_dropout", "freeze_embeddings"),
+            *("cascade_dropout", "constraint_dropout", "constraint_attention", "freeze_embeddings"),
         ),
         (CACSE,),
     ),
+    **dict.fromkeys(("cross_loss_weight", "norm_constraint_weight"), (TNCSE,)),
+    "tower_dropout": (CACSE, TNCSE),
     **dict.fromkeys(("projection", "mlp_only_train", "objective", "hard_negative_weight"), (SIMCSE, DIFFCSE)),
     "dropout": (SIMCSE, DIFFCSE, TSDAE),
     **dict.fromkeys(
@@ -37,6 +39,7 @@ SHARED = ("pooling", "contrastive_temperature", "attn_implementation")
 DECIDING = (
     "model",
     "tower_a",
+    "norm_constraint_weight",
     "generator",
     "pooling",
     "objective",
@@ -56,7 +59,7 @@ ZERO_COUNTS = ("dropout", "cascade_start_layer", "bidirectional_start_layer")
 def method_of(settings: ModelArguments) -> str:
     """The method that the settings ask for, by the parts that they name."""
     if settings.model is None:
-        return CACSE
+        return CACSE if settings.norm_constraint_weight is None else TNCSE
     if settings.generator is not None:
         return DIFFCSE
     return SIMCSE if settings.tsdae_layers is None else TSDAE
@@ -118,7 +121,7 @@ def _unused(model_args: ModelArguments) -> Iterator[tuple[str, str]]:
         )
     if method == TSDAE:
         yield "mask_duplicates", "mask_duplicates has no effect with TSDAE, which has no negatives: leave it out"
-    if method in (CACSE, TSDAE):
+    if method in (CACSE, TNCSE, TSDAE):
         return
     if model_args.pooling != "cls":
         for name in HEAD:

@@ -304,4 +304,5 @@ def card_settings(model_args: Settings, data_args: DataArguments, args: Any, rec
         "max_seq_length": data_args.max_seq_length,
         "seed": args.seed,
         "bf16": args.bf16,
+        "note": args.card_note,
     }

@@ -29,8 +29,8 @@ class ModelArguments(ContrastiveArguments, DecoderArguments):
     pooling: str | None = setting(
         None,
         "cls (SimCSE, DiffCSE: with a projection), cls_before_pooler (raw), mean, weighted_mean, avg_top2, "
-        "avg_first_last, max or last_token; CACSE: cls, mean or max. Default: what the start's folder states; of a "
-        "plain checkpoint cls, of a decoder last_token.",
+        "avg_first_last, max or last_token; CACSE, TNCSE: cls, mean or max. Default: what the start's folder states; "
+        "of a plain checkpoint cls, of a decoder last_token.",
     )
     projection: str | None = setting(
         None, "With pooling cls: tanh or batch_norm. Default: SimCSE tanh, DiffCSE batch_norm."
@@ -56,9 +56,9 @@ class ModelArguments(ContrastiveArguments, DecoderArguments):
         "all", "DiffCSE: all positions (the release: padding too) or tokens, in the detection loss."
     )
     tower_a: str | None = setting(
-        None, "CACSE: tower A, a folder, a hub id, or package:NAME/FOLDER (files of an installed package)."
+        None, "CACSE, TNCSE: tower A, a folder, a hub id, or package:NAME/FOLDER (files of an installed package)."
     )
-    tower_b: str | None = setting(None, "CACSE: tower B, of the same kind, depth and width.")
+    tower_b: str | None = setting(None, "CACSE, TNCSE: tower B, of the same kind, depth and width.")
     constraint: str | None = setting(
         None, "CACSE: the model whose last layers constrain the cascade. Default: tower A."
     )
@@ -72,11 +72,15 @@ class ModelArguments(ContrastiveArguments, DecoderArguments):
     constraint_dropout: float | None = setting(0.1, "CACSE: dropout of the constraint layers.")
     constraint_attention: str = setting("batch", "CACSE: batch (the reference: across the batch) or sample.")
     tower_dropout: list[float] | None = setting(
-        None, "CACSE: dropout of tower A and tower B. Default: what their configs say."
+        None, "CACSE, TNCSE: dropout of tower A and tower B. Default: what their configs say."
     )
     freeze_embeddings: bool = setting(
         False, "CACSE: freeze the towers' embeddings too; faster, the frozen prefix needs no graph."
     )
+    norm_constraint_weight: float | None = setting(
+        None, "TNCSE: weight of the constraint on the towers' norms (published: 1). Given, TNCSE is trained, not CACSE."
+    )
+    cross_loss_weight: float = setting(1.0, "TNCSE: weight of the NT-Xent from tower A to tower B.")
     contrastive_temperature: float = setting(0.05, "τ of the contrastive losses.")
     attn_implementation: str | None = setting(None, "sdpa, eager or flash_attention_2. Default: transformers' choice.")
 
@@ -277,6 +281,7 @@ class CacseTrainingArguments(CommonTrainingArguments):
     decay_all_parameters: bool = setting(False, "Weight decay on biases and norms too, as in the CACSE release.")
     overwrite_output_dir: bool = setting(False, "Delete the output folder of an earlier run and start anew.")
     hub_license: str | None = setting(None, "Licence id for the cards of the exported encoders, such as mit.")
+    card_note: str | None = setting(None, "A sentence for the cards of the exported encoders.")
     check: bool = setting(False, "Check the settings, the text, the dev sets and the models, then stop.")
     export: bool = setting(True, "Write the trained encoders to output_dir/export.")
     dataloader_drop_last: bool = setting(True, "Drop the last incomplete batch: it has fewer negatives.")

@@ -56,6 +56,12 @@ class DistillationArguments:
     teachers: list[EncoderChoice] | None = setting(
         None, "Instead: a weighted list, path=…,pooling=…,weight=… each; tokenizers may differ."
     )
+    objective: str = setting(
+        "vectors",
+        "vectors: the student learns the teacher's vectors; listnet, listmle: its ranking of the batch's sentences, by "
+        "InfoNCE + β·consistency + γ·ranking. Then teachers are a weighted mean of cosines, of any width.",
+        choices=["vectors", "listnet", "listmle"],
+    )
     teacher_bf16: str = setting("false", f"Run the teacher in bfloat16: {HELP}", **FLAG)
     teacher_cache: str | None = setting(
         None, "Folder for the teacher's vectors, computed once and reused. Default: computed at each step."
@@ -65,10 +71,20 @@ class DistillationArguments:
     )
     dropout: float | None = setting(None, "Every dropout of the student. Default: what its config says.")
     project_to_teacher: bool = setting(
-        False, "Where the widths differ: learn a projection of the student for the loss."
+        False, "Vectors: where the widths differ, learn a projection of the student for the loss."
     )
     contrastive_weight: float = setting(
-        0.01, "w in w·NT-Xent + (1-w)·mean|student - teacher| (published: 0.01; with UC 0.1)."
+        0.01, "Vectors: w in w·NT-Xent + (1-w)·mean|student - teacher| (published: 0.01; with UC 0.1)."
     )
-    contrastive_temperature: float = setting(0.05, "τ of the NT-Xent part.")
+    contrastive_temperature: float = setting(0.05, "τ of the NT-Xent part; listnet, listmle: of InfoNCE.")
+    ranking_weight: float = setting(1.0, "Listnet, listmle: γ, weight of the ranking.")
+    ranking_temperature: float = setting(0.05, "Listnet, listmle: τ₂, of the student's cosines.")
+    teacher_temperature: float = setting(0.025, "Listnet: τ₃, of the teacher's cosines.")
+    consistency_weight: float = setting(
+        1.0, "Listnet, listmle: β, weight of the Jensen-Shannon divergence of the similarities of both views."
+    )
+    consistency_temperature: float = setting(0.05, "Listnet, listmle: τ₁, of both views' cosines.")
+    mlp_only_train: bool = setting(
+        False, "Listnet, listmle: with pooling cls, compare what a head (dense, tanh) makes of it, in training only."
+    )
     attn_implementation: str | None = setting(None, "sdpa, eager or flash_attention_2. Default: transformers' choice.")

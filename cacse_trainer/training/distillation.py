@@ -1,13 +1,15 @@
-"""`DistillationTrainer`: one encoder learns the vectors of a frozen teacher.
+"""`DistillationTrainer`: one encoder learns from a frozen teacher, its vectors or its ranking of a batch.
 
-``loss = w·NT-Xent(interleave(teacher, student); τ) + (1-w)·mean|student - teacher|`` over the global batch of single
-sentences. The teacher is the trainer's, not the model's: it is not saved, not wrapped by DDP, never in train mode, and
-no graph is built through it.
+Vectors: ``loss = w·NT-Xent(interleave(teacher, student); τ) + (1-w)·mean|student - teacher|`` over the global batch of
+single sentences. Ranking: see `Ranking`. The teacher is the trainer's, not the model's: it is not saved, not wrapped by
+DDP, never in train mode, and no graph is built through it.
 
-Source: the CACSE release's distillation scripts (METHODS: self-distillation and UC ensemble).
+Source: the CACSE release's distillation scripts (METHODS: self-distillation and UC ensemble); Liu et al. 2023
+(RankCSE).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,13 +25,72 @@ from cacse_trainer.data.tokens import pad_rows, tokenise
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import as_dev_sets, scores_by_set
-from cacse_trainer.losses import distillation_parts
+from cacse_trainer.losses import cosines, distillation_parts, info_nce, js_consistency, listmle_loss, listnet_loss
 from cacse_trainer.models.tokenizer_bundle import same_tokens, tokenizers_of
 from cacse_trainer.training.trainer import CacseTrainer
 
 TEACHER = "teacher_"
 ROW = "teacher_row"
 VECTORS = "teacher_vectors"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The objective of ranking distillation: ``InfoNCE(S/τ) + β·JS(S, S') + γ·L_rank(S, S^T)``.
+
+    With the student's two views x, x' of each sentence, S_ij = cos(f(x_i), f(x'_j)), S'_ij = cos(f(x'_i), f(x_j)), and
+    S^T the teacher's cosines.
+
+    Args:
+        kind: ``listnet`` or ``listmle``, L_rank.
+        weight: γ.
+        temperature: τ₂, of the student's cosines in L_rank.
+        teacher_temperature: τ₃, of the teacher's, in ``listnet``.
+        consistency_weight: β.
+        consistency_temperature: τ₁.
+
+    Raises:
+        UserError: the kind is unknown, or a number is out of range.
+    """
+
+    kind: str
+    weight: float = 1.0
+    temperature: float = 0.05
+    teacher_temperature: float = 0.025
+    consistency_weight: float = 1.0
+    consistency_temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("listnet", "listmle"):
+            raise UserError(f"objective {self.kind!r} is no ranking; choose listnet or listmle")
+        names = {"weight": "ranking_weight", "temperature": "ranking_temperature"}  # as the flags are called
+        for name, value in vars(self).items():
+            if name.endswith("weight") and not value >= 0:
+                raise UserError(f"{names.get(name, name)} must not be negative, got {value}")
+            if name.endswith("temperature") and not value > 0:
+                raise UserError(f"{names.get(name, name)} must be positive, got {value}")
+
+    def parts(
+        self, first: Tensor, second: Tensor, teacher: Tensor, temperature: float, texts: Tensor | None
+    ) -> dict[str, Tensor]:
+        """``contrastive``, ``consistency`` and ``ranking``, before their weights.
+
+        Args:
+            first, second: (N, H), the student's vectors of both views.
+            teacher: (N, D), the teacher's.
+            temperature: τ.
+            texts: as for `info_nce`.
+        """
+        similarities, given = cosines(first, second), cosines(teacher, teacher)  # (N, N)
+        if self.kind == "listnet":
+            ranking = listnet_loss(similarities, given, self.temperature, self.teacher_temperature)
+        else:
+            ranking = listmle_loss(similarities, given, self.temperature)
+        return {
+            "contrastive": info_nce(first, second, temperature=temperature, texts=texts),
+            "consistency": js_consistency(similarities, similarities.T, self.consistency_temperature),
+            "ranking": ranking,
+        }
 
 
 class DistillationCollator(ContrastiveCollator):
@@ -88,6 +149,7 @@ class DistillationTrainer(CacseTrainer):
         teacher_vectors: (training rows, H), the teacher's vectors computed before (`cached_teacher_embeddings`).
         contrastive_weight: w.
         temperature: τ.
+        ranking: learn the teacher's ranking, not its vectors; their widths may differ. None: the vectors.
 
     The other arguments are those of `CacseTrainer`.
 
@@ -110,6 +172,7 @@ class DistillationTrainer(CacseTrainer):
         teacher_vectors: np.ndarray | None = None,
         contrastive_weight: float = 0.01,
         temperature: float = 0.05,
+        ranking: Ranking | None = None,
         max_seq_length: int = 64,
         **others: Any,
     ):
@@ -117,7 +180,8 @@ class DistillationTrainer(CacseTrainer):
             raise UserError(f"contrastive_weight must be within [0, 1], got {contrastive_weight}")
         if not temperature > 0:
             raise UserError(f"temperature must be positive, got {temperature}")
-        check_widths(model, teacher)
+        if ranking is None:
+            check_widths(model, teacher)
         if teacher_vectors is not None:
             train_dataset = _with_row_numbers(train_dataset, teacher_vectors)
         self.teacher_tokenizer: Any = processing_class if teacher_tokenizer is None else teacher_tokenizer
@@ -134,31 +198,46 @@ class DistillationTrainer(CacseTrainer):
         self.teacher_dtype = torch.bfloat16 if teacher_bf16 else None
         self.contrastive_weight = contrastive_weight
         self.temperature = temperature
+        self.ranking = ranking
 
     def effective_negatives(self, batch_size: int) -> int:
-        """Every other row of the 2B teacher and student vectors but the partner."""
-        return 2 * batch_size - 2
+        """Every other row of the 2B teacher and student vectors but the partner; in a ranking the other sentences."""
+        return 2 * batch_size - 2 if self.ranking is None else batch_size - 1
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The distillation loss of the global batch; the parts are ``contrastive`` and ``distance``.
+        """The distillation loss of the global batch, and its parts.
+
+        Vectors: ``contrastive`` and ``distance``; a ranking: ``contrastive``, ``consistency`` and ``ranking``.
 
         Raises:
             NonFiniteLossError: with the step and the parts.
         """
         inputs, texts = self.take_batch(inputs)
-        negatives = self.model_of_run.compute.negatives
-        student_inputs = {name: tensor for name, tensor in inputs.items() if not name.startswith(TEACHER)}
+        negatives, views = self.model_of_run.compute.negatives, 1 if self.ranking is None else 2
+        student_inputs = {
+            name: tensor.repeat_interleave(views, dim=0) if views > 1 else tensor  # a ranking sees each sentence twice
+            for name, tensor in inputs.items()
+            if not name.startswith(TEACHER)
+        }
         outputs = model(**student_inputs)
-        vectors = outputs["embeddings"] if "embeddings" in outputs else outputs["sentence_embedding"]  # (B, H)
-        student, teacher = (shared_rows(rows, negatives) for rows in (vectors, self.teach(inputs)))  # (global B, H)
+        vectors = outputs["embeddings"] if "embeddings" in outputs else outputs["sentence_embedding"]  # (B · views, H)
+        student = shared_rows(vectors.unflatten(0, (-1, views)), negatives)  # (global B, views, H)
+        teacher = shared_rows(self.teach(inputs), negatives)
         if texts is not None:
             texts = shared_rows(texts[:, None], negatives) if self.mask_duplicates else None
-        loss, contrastive, distance = distillation_parts(
-            student, teacher, self.temperature, self.contrastive_weight, texts
-        )
-        self.record_loss(loss, {"contrastive": contrastive.detach(), "distance": distance.detach()})
+        if self.ranking is None:
+            loss, contrastive, distance = distillation_parts(
+                student[:, 0], teacher, self.temperature, self.contrastive_weight, texts
+            )
+            parts = {"contrastive": contrastive, "distance": distance}
+        else:
+            parts = self.ranking.parts(student[:, 0], student[:, 1], teacher, self.temperature, texts)
+            loss = parts["contrastive"]
+            for name, weight in (("consistency", self.ranking.consistency_weight), ("ranking", self.ranking.weight)):
+                loss = loss + weight * parts[name]
+        self.record_loss(loss, {name: part.detach() for name, part in parts.items()})
         return (loss, outputs) if return_outputs else loss
 
     @torch.no_grad()

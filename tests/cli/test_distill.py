@@ -9,6 +9,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from cacse_trainer.cli import distill, export
 from cacse_trainer.cli.common import run
+from cacse_trainer.runs.distill import unused_settings
+from cacse_trainer.runs.methods import settle
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.distillation import DistillationArguments
 from cacse_trainer.settings.recipes import RecipeParser, find_recipe, parse_run, recipe_names
@@ -73,6 +75,23 @@ def test_cached_run_and_resumed_run_equal_the_plain_one(command, tmp_path):
     assert_near(*(torch.cat([tensor.flatten() for tensor in state.values()]) for state in (of_cache, whole)))
 
 
+def test_a_ranking_of_wider_teachers(command, tmp_path, tiny_towers):
+    """Cached vectors of both teachers, a head in training only, no projection."""
+    a, wide = tiny_towers("bert")[0], tiny_towers("bert", layers=2, hidden_size=48)[0]
+    taught = [*command, "--teachers", f"path={a},weight=0.3", f"path={wide},pooling=mean,weight=0.7"]
+    taught += ["--objective", "listnet", "--pooling", "cls", "--mlp_only_train", "true", "--optim", "sgd"]
+    assert run(distill.main, taught) == 0
+    folder = tmp_path / "run"
+    report = json.loads((folder / "training_report.json").read_text(), parse_constant=pytest.fail)
+    assert {"loss_contrastive", "loss_consistency", "loss_ranking"} <= {k for e in report["log_history"] for k in e}
+    assert report["run"]["effective_negatives"] == 7 and isinstance(report["teacher"]["scores"]["stsb"], float)
+    assert report["exported"]["student"]["stsb"] == pytest.approx(report["best"], abs=1e-4)
+    student = AutoModel.from_pretrained(folder)
+    assert student.config.mlp_only_train and "projection_head.dense.weight" in student.state_dict()
+    plain = AutoModel.from_pretrained(folder / "export" / "student")
+    assert type(plain).__name__ == "BertModel"
+
+
 def test_projection_to_another_width(command, tmp_path, tiny_towers):
     wide = tiny_towers("bert", hidden_size=48)[0]
     run_of = [*command, "--student", wide, "--output_dir", str(tmp_path / "wide")]
@@ -93,9 +112,27 @@ def test_projection_to_another_width(command, tmp_path, tiny_towers):
         (["--teacher_cache", "x", "--streaming", "true"], "no stream"),
         (["--teacher_cache", "x/cache", "--output_dir", "x"], "lies in output_dir"),
         (["--pooling", "avg_first_last"], "has no form that sentence-transformers loads"),
+        (["--objective", "rank"], "rank"),
+        (
+            ["--ranking_weight", "2"],
+            "ranking_weight has no effect with objective vectors; it belongs to listnet and li",
+        ),
+        (
+            ["--objective", "listmle", "--teacher_temperature", "0.1"],
+            "teacher_temperature has no effect with",
+        ),
+        (["--objective", "listnet", "--contrastive_weight", "0.1"], "contrastive_weight has no effect with objective"),
+        (["--objective", "listnet", "--project_to_teacher", "true"], "project_to_teacher has no effect with objective"),
+        (["--objective", "listnet", "--ranking_temperature", "0"], "ranking_temperature must be positive, got 0.0"),
+        (
+            ["--objective", "listnet", "--pooling", "mean", "--mlp_only_train", "true"],
+            "mlp_only_train has no effect with pooling mean",
+        ),
+        (["--objective", "listnet", "--teachers", "path=A,weight=-1"], "weighed by numbers from 0 on"),
     ],
 )
-def test_wrong_input_is_one_line(command, capsys, change, words):
+def test_wrong_input_is_one_line(command, capsys, tiny_towers, change, words):
+    change = [flag.replace("path=A", f"path={tiny_towers('bert')[0]}") for flag in change]
     assert run(distill.main, [*command, *change]) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and words in error[0]
@@ -108,8 +145,12 @@ def test_recipes(tmp_path):
         "cacse_uc_bert": (0.1, 8.5e-6, 128, 0.015, [0.25, 0.75]),
         "cacse_roberta": (0.01, 1e-5, 256, 0.1, None),
         "cacse_uc_roberta": (0.1, 1.5e-5, 128, 0.015, [2.2 / 7, 4.8 / 7]),
+        "tncse_bert": (0.01, 1e-5, 128, 0.1, None),
+        "tncse_uc_bert": (0.1, 1.5e-5, 128, 0.015, [0.3, 0.7]),
+        "tncse_roberta": (0.01, 1e-5, 256, 0.1, None),
+        "tncse_uc_roberta": (0.1, 1.5e-5, 128, 0.015, [0.25, 0.75]),
     }
-    assert {f"distill/{name}" for name in (*published, "quickstart")} == {
+    assert {f"distill/{name}" for name in (*published, "quickstart", "rank_bert", "rank_minilm")} == {
         name for name in recipe_names() if name.startswith("distill/")
     }
     for name, (weight, rate, batch, dropout, weights) in published.items():
@@ -119,3 +160,26 @@ def test_recipes(tmp_path):
         assert str(args.lr_scheduler_type.value) == "constant" and args.eval_steps == 100 and args.num_train_epochs == 1
         assert [t.weight for t in settings.teachers or []] == pytest.approx(weights or [])
         assert f"--config distill/{name} " in find_recipe(f"distill/{name}").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("distill/")])
+def test_no_recipe_holds_what_nothing_reads(name):
+    parsed = parse_run(RecipeParser(KINDS, prog="distill"), ["--config", name])
+    before = list(parsed.from_recipe)
+    settings = parsed.groups[0]
+    settings.pooling = settings.pooling or "mean"  # of a start that states it
+    settle(parsed, unused_settings(settings))
+    assert parsed.from_recipe == before
+
+
+def test_ranking_recipes():
+    """The public reimplementation's settings; its mean over 128 places is our sum by 1/128."""
+    settings, data, args = parse_run(RecipeParser(KINDS, prog="distill"), ["--config", "distill/rank_bert"]).groups
+    assert (settings.objective, settings.ranking_weight * args.per_device_train_batch_size) == ("listmle", 1)
+    assert (settings.consistency_weight, settings.mlp_only_train, settings.pooling) == (1, True, "cls")
+    assert (args.learning_rate, data.max_seq_length, args.eval_steps, args.num_train_epochs) == (3e-5, 32, 125, 1)
+    assert [teacher.weight for teacher in settings.teachers] == [0.33, 0.67]
+    flags = ["--config", "distill/rank_bert", "--objective", "vectors"]
+    parsed = parse_run(RecipeParser(KINDS, prog="distill"), flags)
+    settle(parsed, unused_settings(parsed.groups[0]), ("objective", "pooling"))
+    assert not {"ranking_weight", "mlp_only_train", "consistency_weight"} & set(parsed.from_recipe)

@@ -77,7 +77,7 @@ def test_several_hard_negatives(command, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--tower_a", "x"], "either model (SimCSE, DiffCSE) or tower_a and tower_b (CACSE), not both"),
+        (["--tower_a", "x"], "either model (SimCSE, DiffCSE) or tower_a and tower_b (CACSE, TNCSE), not both"),
         (["--pooling", "first"], "pooling 'first' is unknown; choose one of cls"),
         (["--pooling", "avg_first_last"], "pooling avg_first_last has no form that sentence-transformers loads"),
         (["--generator", "MASKED_LM", "--mlm_weight", "0.1"], "mlm_weight has no effect with DiffCSE"),

@@ -1,4 +1,4 @@
-"""Two and four gloo processes give CACSE's one-process loss and gradient; a launched run exports once."""
+"""Two and four gloo processes give CACSE's and TNCSE's one-process loss and gradient; a launched run exports once."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from cacse_trainer import CacseBertModel
+from cacse_trainer import CacseBertModel, TncseModel
 from tests.conftest import ROOT
 from tests.distributed.processes import run_processes
 from tests.models.test_cacse import batch
@@ -17,8 +17,10 @@ from tests.models.test_cacse import batch
 ROWS = 8
 
 
-def build(folders) -> CacseBertModel:
+def build(folders, method="cacse") -> CacseBertModel | TncseModel:
     torch.manual_seed(0)
+    if method == "tncse":
+        return TncseModel.from_towers(*folders[:2]).double().train()
     model = CacseBertModel.from_towers(
         *folders, cascade_start_layer=2, constraint_layers=2, cascade_dropout=0.0, constraint_dropout=0.0
     )
@@ -33,18 +35,18 @@ def step(model) -> dict[str, torch.Tensor]:
     return {**gradients, "loss": output.loss.detach(), **{f"part.{k}": v for k, v in output.losses.items()}}
 
 
-def work(rank: int, world: int, folders: list[str], results: str) -> None:
-    plain = build(folders)
+def work(rank: int, world: int, folders: list[str], method: str, results: str) -> None:
+    plain = build(folders, method)
     part = {name: tensor.chunk(world)[rank] for name, tensor in batch(ROWS).items()}
     found = step({"plain": plain, "run": DistributedDataParallel(plain, broadcast_buffers=False), "batch": part})
     torch.save(found, f"{results}/{rank}")
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_processes_equal_one(world, tiny_towers, tmp_path):
+@pytest.mark.parametrize(("method", "world"), [("cacse", 2), ("cacse", 4), ("tncse", 2)])
+def test_processes_equal_one(method, world, tiny_towers, tmp_path):
     folders = tiny_towers("bert")
-    run_processes(work, world, str(tmp_path), world, folders, str(tmp_path))
-    plain = build(folders)
+    run_processes(work, world, str(tmp_path), world, folders, method, str(tmp_path))
+    plain = build(folders, method)
     expected = step({"plain": plain, "run": plain, "batch": batch(ROWS)})
     for rank in range(world):
         found = torch.load(tmp_path / str(rank))

@@ -9,6 +9,7 @@ from cacse_trainer.models.base import ComputeSettings
 from tests.models.test_cacse import batch as cacse_batch
 from tests.models.test_cacse import build as build_cacse
 from tests.models.test_sentence_embedding import make_batch
+from tests.models.test_tncse import build as build_tncse
 
 SINGLE = {
     "unsupervised": (2, {}),
@@ -21,7 +22,7 @@ SINGLE = {
     "diffcse": (2, {"rtd_loss_weight": 1.0}),
     "diffcse_tokens": (2, {"rtd_loss_weight": 1.0, "rtd_positions": "tokens"}),
 }
-CASES = ["cacse", "cacse_frozen_embeddings", "student", *SINGLE]
+CASES = ["cacse", "cacse_frozen_embeddings", "tncse", "student", *SINGLE]
 
 
 @pytest.fixture
@@ -34,6 +35,8 @@ def make(masked_lm, tiny_towers):
             settings = {"freeze_embeddings": True} if case.endswith("embeddings") else {}
             dropouts = {"tower_dropout": [dropout] * 2, "cascade_dropout": dropout, "constraint_dropout": dropout}
             return build_cacse(tiny_towers, **dropouts, **settings).double().train(), cacse_batch()
+        if case == "tncse":
+            return build_tncse(tiny_towers, tower_dropout=[dropout] * 2).double().train(), cacse_batch()
         if case == "student":
             rows = {name: make_batch()[name].flatten(0, 1) for name in ("input_ids", "attention_mask")}
             return StudentModel.from_encoder(masked_lm, dropout=dropout).double().train(), rows

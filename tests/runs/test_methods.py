@@ -3,7 +3,7 @@
 import pytest
 
 from cacse_trainer.errors import UserError
-from cacse_trainer.runs.methods import BELONGS_TO, CACSE, check_hard_negatives, check_used
+from cacse_trainer.runs.methods import BELONGS_TO, CACSE, TNCSE, check_hard_negatives, check_used, method_of
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.recipes import Parsed, RecipeParser, parse_run, recipe_names
 
@@ -24,8 +24,20 @@ def test_every_setting_in_the_table_is_one_and_its_help_says_the_same():
     fields = {field.name: field.metadata.get("help", "") for field in ModelArguments.__dataclass_fields__.values()}
     assert set(BELONGS_TO) <= set(fields)
     for name, owners in BELONGS_TO.items():
-        if owners == (CACSE,):
-            assert fields[name].startswith("CACSE: "), name
+        if set(owners) <= {CACSE, TNCSE}:
+            assert fields[name].startswith(f"{', '.join(owners)}: "), name
+
+
+@pytest.mark.parametrize(
+    ("flags", "method"),
+    [
+        ("--config tncse/minilm", TNCSE),
+        ("--config cacse/minilm", CACSE),
+        ("--config tncse/minilm --norm_constraint_weight 0", TNCSE),
+    ],
+)
+def test_a_weight_of_the_constraint_asks_for_tncse(flags, method):
+    assert method_of(parsed(*flags.split()).groups[0]) == method
 
 
 @pytest.mark.parametrize("name", training_recipes())
@@ -45,6 +57,8 @@ def test_no_recipe_holds_what_nothing_reads(name):
         ("--config diffcse/minilm --pooling mean", {"mlp_only_train": None, "projection": None}),
         ("--config decoder/angle_bert_base --objective info_nce", {"angle_weight": 0.02, "ranking_scale": 20.0}),
         ("--config decoder/tiny --adapter a", {"lora_r": None, "lora_target_modules": None}),
+        ("--config cacse/bert_base --norm_constraint_weight 1", {"cascade_start_layer": 7, "constraint": None}),
+        ("--config tncse/minilm --model m", {"norm_constraint_weight": None, "tower_dropout": None}),
         ("--config decoder/tiny --generator g", {"lora_r": None, "prompt_template": None, "append_eos": False}),
     ],
 )
@@ -64,6 +78,18 @@ def test_a_flag_drops_what_it_makes_meaningless_in_the_recipe(flags, dropped):
         ("--tower_a x --tower_b y --generator z", "generator has no effect with CACSE; it belongs to DiffCSE"),
         ("--tower_a x --tower_b y --append_eos", "append_eos has no effect with CACSE; it belongs to SimCSE"),
         ("--tower_a x --tower_b y --dropout 0", "dropout has no effect with CACSE"),
+        (
+            "--tower_a x --tower_b y --norm_constraint_weight 1 --cascade_loss_weight 0.5",
+            "cascade_loss_weight has no effect with TNCSE; it belongs to CACSE",
+        ),
+        ("--config tncse/minilm --freeze_embeddings", "freeze_embeddings has no effect with TNCSE"),
+        ("--config tncse/minilm --dropout 0.1", "dropout has no effect with TNCSE; it belongs to SimCSE and DiffCSE"),
+        (
+            "--tower_a x --tower_b y --cross_loss_weight 2",
+            "cross_loss_weight has no effect with CACSE; it belongs to TNCSE",
+        ),
+        ("--model x --tower_dropout 0.1 0.1", "tower_dropout has no effect with SimCSE; it belongs to CACSE and TNCSE"),
+        ("--model x --norm_constraint_weight 1", "norm_constraint_weight has no effect with SimCSE"),
         ("--model x --generator y --lora_r 8", "lora_r has no effect with DiffCSE"),
         ("--model x --lora_alpha 8", "give lora_r, too"),
         ("--model x --adapter a --lora_r 8", "lora_r has no effect with adapter"),
@@ -86,6 +112,7 @@ def test_a_flag_that_would_do_nothing_is_refused(flags, words):
         "--model x --objective cosent --mask_duplicates false --hard_negative_weight 0",
         "--tower_a x --tower_b y --mlm_weight 0 --append_eos false --load_in_4bit false",
         "--model x --generator y --mlm_weight 0 --lora_dropout 0.0",
+        "--tower_a x --tower_b y --norm_constraint_weight 0 --cascade_loss_weight 0",
     ],
 )
 def test_what_switches_a_thing_off_is_never_refused(flags):

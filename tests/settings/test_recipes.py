@@ -5,7 +5,7 @@ import yaml
 
 from cacse_trainer.errors import UserError
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
-from cacse_trainer.settings.recipes import RecipeParser, find_recipe, parse_run, recipe_names
+from cacse_trainer.settings.recipes import RecipeParser, find_recipe, parse_run, read_recipe, recipe_names
 from cacse_trainer.settings.resources import resolve_resource
 from tests.conftest import ROOT
 
@@ -48,6 +48,25 @@ def test_published_cacse_settings():
         assert (training.learning_rate, training.per_device_train_batch_size, data.max_seq_length) == (1e-6, 64, 64)
         assert (training.weight_decay, training.decay_all_parameters, training.max_grad_norm) == (0.01, True, 0)
         assert str(training.lr_scheduler_type.value) == "constant" and training.eval_steps == 100
+
+
+def test_published_tncse_settings():
+    for name, dropout in (("bert_base", 0.00025), ("roberta_base", 0.0175)):
+        model, data, training = parse("--config", f"tncse/{name}")
+        assert model.tower_dropout == [dropout, dropout]
+        assert (model.norm_constraint_weight, model.cross_loss_weight, model.contrastive_temperature) == (1, 1, 0.05)
+        assert (training.learning_rate, training.per_device_train_batch_size, data.max_seq_length) == (1e-6, 64, 64)
+        assert (training.weight_decay, training.decay_all_parameters, training.max_grad_norm) == (0.01, True, 0)
+        assert str(training.lr_scheduler_type.value) == "constant" and training.eval_steps == 100
+
+
+def test_recipes_of_the_cacse_family_say_what_their_text_held():
+    family = [
+        name for name in recipe_names() if name.startswith(("cacse/", "tncse/", "distill/cacse", "distill/tncse"))
+    ]
+    assert len(family) >= 14
+    for name in family:
+        assert "held SICK-R's sentences" in read_recipe(find_recipe(name))["card_note"], name
 
 
 def test_flags_win_over_the_recipe():
