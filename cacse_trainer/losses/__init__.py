@@ -2,6 +2,7 @@
 
 from cacse_trainer.losses.contrastive import false_negatives, info_nce, labelled_nt_xent, nt_xent
 from cacse_trainer.losses.distillation import cosine_drift, distillation_loss, distillation_parts, interleave
+from cacse_trainer.losses.margin import margin_mse_loss
 from cacse_trainer.losses.ranking import angle_loss, cosent_loss
 from cacse_trainer.losses.ranking_distillation import cosines, js_consistency, listmle_loss, listnet_loss
 from cacse_trainer.losses.two_towers import cross_nt_xent, norm_constraint
@@ -21,6 +22,7 @@ __all__ = [
     "labelled_nt_xent",
     "listmle_loss",
     "listnet_loss",
+    "margin_mse_loss",
     "norm_constraint",
     "nt_xent",
 ]
