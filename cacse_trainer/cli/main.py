@@ -22,7 +22,7 @@ COMMANDS = {
     "sweep": "several seeds and a grid of settings of one recipe",
     "doctor": "what this machine has and lacks, and what to do about it",
     "export": "turn a training checkpoint into plain encoder folders",
-    "export-static": "turn an encoder into a table of token vectors, hundreds of times faster",
+    "export-static": "turn an encoder into a table of token vectors, many times as fast",
     "import": "turn a checkpoint of the CACSE release into a model folder",
     "completion": "a script that completes this program's commands and flags in your shell",
     "instruct": "teach a causal language model an encoder's similarity scores, and measure it",
