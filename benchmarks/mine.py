@@ -24,7 +24,8 @@ from cacse_trainer import SentenceEncoder, mine_hard_negatives
 from cacse_trainer.encoding.sentence_transformers import list_modules
 from cacse_trainer.evaluation.environment import environment
 from cacse_trainer.files import write_json
-from cacse_trainer.models.modeling_static import OURS, STATIC, TOKENIZER, WEIGHTS
+from cacse_trainer.models.modeling_static import OURS, TOKENIZER, WEIGHTS
+from cacse_trainer.models.pretrained import STATIC
 
 WORDS = [f"{first}{second}" for first in "bcdfghjklmnprstvwz" for second in ("a", "e", "i", "o", "u", "an", "ol", "ir")]
 WORDS_A_LINE, DIMS = 8, 64

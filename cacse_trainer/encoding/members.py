@@ -66,6 +66,8 @@ def _plain_part(path: str, loaded: Loaded) -> Part:
         UserError: what an ensemble has no place for.
     """
     stated = loaded.stated
+    if stated.static is not None:
+        raise UserError(f"encoder {path}: is a static table, which has no place in a sum; give the encoder itself")
     if stated.above:
         raise UserError(
             f"encoder {path}: a dense layer follows its pooling, which an ensemble has not; "

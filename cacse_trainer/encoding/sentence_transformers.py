@@ -18,8 +18,7 @@ from cacse_trainer.compute.pooling import POOLINGS
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import write_json
 from cacse_trainer.models.modeling_static import POOLING as STATIC_POOLING
-from cacse_trainer.models.modeling_static import STATIC
-from cacse_trainer.models.pretrained import damage_named, find_file, list_of_modules, read_settings
+from cacse_trainer.models.pretrained import STATIC, damage_named, find_file, list_of_modules, read_settings
 
 MODULES = "modules.json"
 LENGTH = "sentence_bert_config.json"

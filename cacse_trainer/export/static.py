@@ -1,4 +1,4 @@
-"""A static table of an encoder: a vector for each token, hundreds of times faster to encode with than the encoder.
+"""A static table of an encoder: a vector for each token, many times as fast to encode with as the encoder.
 
 Each entry of the vocabulary goes through the encoder by itself, between its special tokens; the vectors are reduced by
 a principal component analysis, and weighted by frequency (Arora et al. 2017, smooth inverse frequency):
@@ -29,7 +29,8 @@ from cacse_trainer.encoding.sentence_transformers import list_modules
 from cacse_trainer.encoding.vectors.precision import truncated
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import write_json, writing_folder
-from cacse_trainer.models.modeling_static import LONGEST, OURS, STATIC, TOKENIZER, WEIGHTS
+from cacse_trainer.models.modeling_static import LONGEST, OURS, TOKENIZER, WEIGHTS
+from cacse_trainer.models.pretrained import STATIC
 from cacse_trainer.models.tokenizer_bundle import unbound
 
 DIMS, SIF = 256, 1e-4

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.models.pretrained import damage_named, find_file
+from cacse_trainer.models.pretrained import STATIC, damage_named, find_file
 
-STATIC = "StaticEmbedding"
-"""The module's name in ``modules.json``."""
 POOLING = "static"
 """What is told for the pooling."""
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"

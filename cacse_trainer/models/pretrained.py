@@ -44,6 +44,8 @@ SEES_BOTH_SIDES = frozenset({"xlnet", "bert-generation"})
 READ = frozenset({".safetensors", ".bin", ".json", ".model", ".txt"})
 """Endings of the files that a model is read from."""
 MEND = "download the model anew"
+STATIC = "StaticEmbedding"
+"""In ``modules.json`` the module of a model that has no transformer."""
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -230,6 +232,8 @@ def _transformer_of(path: str | Path, where: dict[str, Any]) -> tuple[str, dict[
 
 def _subfolder(path: str | Path) -> str:
     first = next(iter(list_of_modules(path)), {"type": "", "path": ""})
+    if first["type"].endswith(f".{STATIC}"):
+        raise UserError(f"model {path}: is a static table, which has no transformer; give the encoder it was made of")
     return first["path"] if first["type"].endswith(".Transformer") else ""
 
 

@@ -11,11 +11,13 @@ from transformers import AutoModel, AutoTokenizer
 from cacse_trainer import SentenceEncoder
 from cacse_trainer.cli import encode, export_static, search
 from cacse_trainer.cli.common import run
+from cacse_trainer.encoding.members import load_members
 from cacse_trainer.encoding.sentence_transformers import write_modules
 from cacse_trainer.encoding.vectors.precision import normalized
 from cacse_trainer.errors import UserError
 from cacse_trainer.export import static
 from cacse_trainer.export.onnx import export_onnx
+from cacse_trainer.models.pretrained import load_config
 from tests.conftest import WORDS
 from tests.tolerances import assert_near
 
@@ -165,6 +167,10 @@ def test_lower_casing_outside_of_the_tokenizer_is_refused(tiny_towers, tmp_path)
 def test_what_a_table_has_not_is_told(table):
     with pytest.raises(UserError, match="static table, which takes no pooling"):
         SentenceEncoder(table, "mean")
+    with pytest.raises(UserError, match="has no place in a sum"):
+        load_members(table)
+    with pytest.raises(UserError, match="has no transformer"):
+        load_config(table)
     with pytest.raises(UserError, match="no exported encoder folder"):
         export_onnx(Path(table))
 
