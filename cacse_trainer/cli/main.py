@@ -23,13 +23,8 @@ COMMANDS = {
     "sweep": "several seeds and a grid of settings of one recipe",
     "doctor": "what this machine has and lacks, and what to do about it",
     "export": "turn a training checkpoint into plain encoder folders",
-<<<<<<< HEAD
-    "export-static": "turn an encoder into a table of token vectors, hundreds of times faster",
-    "import": "turn a checkpoint of the CACSE release, or a pair of TNCSE's, into a model folder",
-=======
     "export-static": "turn an encoder into a table of token vectors, many times as fast",
-    "import": "turn a checkpoint of the CACSE release into a model folder",
->>>>>>> mine
+    "import": "turn a checkpoint of the CACSE release, or a pair of TNCSE's, into a model folder",
     "completion": "a script that completes this program's commands and flags in your shell",
     "instruct": "teach a causal language model an encoder's similarity scores, and measure it",
 }
