@@ -219,17 +219,8 @@ def short(name: str, given: Sequence[str] = ()) -> list[str]:
         flags += [] if "--resume_from_checkpoint" in flags else ["--overwrite_output_dir", "true"]
         flags += ["--use_cpu", "true", "--disable_tqdm", "true"]
     elif name == "adapt":
-        flags += [
-            "--max_steps",
-            "2",
-            "--per_device_train_batch_size",
-            "8",
-            "--use_cpu",
-            "true",
-            "--disable_tqdm",
-            "true",
-        ]
-        flags += ["--overwrite_output_dir", "true"]
+        quick = {"max_steps": 2, "per_device_train_batch_size": 8, "use_cpu": True, "disable_tqdm": True}
+        flags += [f"--{field}={value}" for field, value in {**quick, "overwrite_output_dir": True}.items()]
     elif name in ("pipeline", "sweep"):
         prefix = "common." if name == "pipeline" else ""
         changes = {**SHORT, "use_cpu": "true", "dev_file": f"[{DEV}]"}
