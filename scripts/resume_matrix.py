@@ -62,6 +62,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "simcse": {"model": "a", "dropout": 0.1},
     "simcse_mlm": {"model": "mlm", "dropout": 0.1, "mlm_weight": 0.1},
+    "contrastive": {
+        "model": "a",
+        "pooling": "mean",
+        "dropout": 0.1,
+        "guide": "start",
+        "guide_margin": 0.1,
+        "within_view_negatives": True,
+        "matryoshka_dims": [16, 4],
+        "keep_weight": 10.0,
+    },
+    "tsdae": {"model": "a", "dropout": 0.1, "tsdae_layers": 1},
     "diffcse": {"model": "a", "dropout": 0.1, "generator": "mlm"},
     "decoder": {"model": "decoder", "pooling": "last_token", "lora_r": 2, "lora_target_modules": ["q_proj", "v_proj"]},
     "distill": {"student": "b", "dropout": 0.1},
@@ -85,9 +96,11 @@ class Cell(NamedTuple):
 
 
 def cells() -> list[Cell]:
-    """All combinations that there are: a distillation reads no pairs, an instruction training its records."""
+    """All combinations that there are: distillation and TSDAE read no pairs, an instruction training its records."""
     kinds = {name: ("txt", "pairs", "stream") for name in FAMILIES}
-    kinds.update(distill=("txt", "stream"), instruct=("records",))
+    kinds.update(
+        distill=("txt", "stream"), instruct=("records",), contrastive=("pairs", "stream"), tsdae=("txt", "stream")
+    )
     return [
         Cell(family, data, *others)
         for family, own in kinds.items()
@@ -173,6 +186,10 @@ def train_cell(cell: Cell, inputs: Path, output: Path, *, resume: bool, **more: 
     data = DataArguments(
         train_file=str(text), evaluation="none", streaming=cell.data == "stream", shuffle_buffer=8, max_seq_length=16
     )
+    if cell.family == "contrastive":
+        data.keep_file = str(inputs / f"text{rows}.txt")
+        data.mix = [f"{inputs / f'pairs{ROWS[1]}.csv'}=0.2"] if cell.data == "pairs" and rows != ROWS[1] else None
+        shared["unique_batches"] = cell.data == "pairs"
     if cell.family == "distill":
         teachers = [EncoderChoice(f"path={inputs / 'a'}"), EncoderChoice(f"path={inputs / 'b'},pooling=mean")]
         distill(DistillationArguments(**own, teachers=teachers), data, CacseTrainingArguments(str(output), **shared))

@@ -169,7 +169,17 @@ def make_trainer(tmp_path, tiny_towers, tiny_tokenizer):
 
     from cacse_trainer import CacseBertModel, CacseTrainer, load_pairs, load_sentences
 
-    def make(output="run", *, text=None, pairs=None, callbacks=None, model=None, kind=TrainingArguments, **arguments):
+    def make(
+        output="run",
+        *,
+        text=None,
+        pairs=None,
+        callbacks=None,
+        model=None,
+        kind=TrainingArguments,
+        guide=None,
+        **arguments,
+    ):
         folders = tiny_towers("bert")  # made with seeds of their own, where this is the first test that asks
         torch.manual_seed(3)
         model = model or CacseBertModel.from_towers(
@@ -203,6 +213,7 @@ def make_trainer(tmp_path, tiny_towers, tiny_tokenizer):
             eval_dataset=pairs,
             processing_class=tiny_tokenizer,
             callbacks=callbacks,
+            guide=guide,
         )
 
     return make

@@ -39,7 +39,8 @@ def pace(train: Callable[..., Any], groups: tuple[Any, Any, Any], write_rows: Ca
         data_args.train_file, data_args.evaluation = str(rows), "none"
         data_args.dev_file = data_args.test_file = data_args.eval_sets = None
         args.output_dir, args.max_steps, args.save_strategy = str(output), TIMED, "no"
-        args.export, args.report_to, args.disable_tqdm, args.overwrite_output_dir = False, [], True, False
+        args.check = args.export = args.overwrite_output_dir = False
+        args.report_to, args.disable_tqdm = [], True
         with _quietly():
             train(model_args, data_args, args)
         report = json.loads((output / REPORT).read_text(encoding="utf-8"))

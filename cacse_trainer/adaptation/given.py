@@ -31,13 +31,13 @@ def given_rows(
     if args.check:
         return found
     shown = not args.disable_tqdm
-    if settings.generator is not None:
+    if settings.question_writer is not None:
         found["questions"] = write_questions(
             parts.train,
             folder / QUESTIONS,
-            generator=settings.generator,
-            model=settings.generator_model,
-            prompt=settings.generator_prompt,
+            writer=settings.question_writer,
+            model=settings.question_model,
+            prompt=settings.question_prompt,
             count=settings.questions,
             seed=args.seed,
             device=args.device,

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cacse_trainer.adaptation import verdict
 from cacse_trainer.adaptation.averaging import SHARES, Averaging, can_be_averaged
 from cacse_trainer.adaptation.plan import BETTER, DEV, NOT_BETTER, TEST, TRAINING, Plan
 from cacse_trainer.adaptation.report import card_section, write_report
+from cacse_trainer.adaptation.verdict import HELPED, Contender, Verdict, bm25, judge, pace_of, truncations
 from cacse_trainer.data.documents import Counts
 from cacse_trainer.data.retrieval import RetrievalSet
 from cacse_trainer.encoding.encoder import SentenceEncoder
@@ -38,7 +38,7 @@ class AdaptResult:
     """
 
     folder: Path
-    verdict: verdict.Verdict | None = None
+    verdict: Verdict | None = None
     recommended: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -110,17 +110,17 @@ def finish(
     encoder, shares = choose(settings, start.encoder, trained, sets[DEV])
     test = Retrieval(sets[TEST])
     answers = test.read(encoder.embedder)
-    found = verdict.judge(sets[TEST], start.test, answers)
+    found = judge(sets[TEST], start.test, answers)
     logger.info("%s", found.sentence)
-    name = BETTER if found.outcome == verdict.HELPED else NOT_BETTER
+    name = BETTER if found.outcome == HELPED else NOT_BETTER
     share = max(shares, key=lambda one: (shares[one], -one))
     forms = [
-        verdict.Contender(
-            f"the start, {start.name}", start.test.scores, verdict.pace_of(start.encoder.encode, sets[TEST])
+        Contender(
+            f"the start, {start.name}", start.test.scores, pace_of(start.encoder.encode, sets[TEST])
         ),
-        verdict.bm25(sets[TEST]),
-        verdict.Contender("adapted", answers.scores, verdict.pace_of(encoder.encode, sets[TEST])),
-        *verdict.truncations(encoder, sets[TEST], model_args.matryoshka_dims or []),
+        bm25(sets[TEST]),
+        Contender("adapted", answers.scores, pace_of(encoder.encode, sets[TEST])),
+        *truncations(encoder, sets[TEST], model_args.matryoshka_dims or []),
     ]
     report = json.loads((folder / TRAINING / TRAINED).read_text(encoding="utf-8"))
     facts = {

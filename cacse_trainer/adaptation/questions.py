@@ -32,10 +32,10 @@ def read_prompt(path: str | None) -> str:
     """
     if path is None:
         return PROMPT
-    with user_errors(f"generator_prompt {path}"):
+    with user_errors(f"question_prompt {path}"):
         text = Path(path).expanduser().read_text(encoding="utf-8")
     if text.count(PLACE) != 1:
-        raise UserError(f"generator_prompt {path}: holds {PLACE} {text.count(PLACE)} times; write it once")
+        raise UserError(f"question_prompt {path}: holds {PLACE} {text.count(PLACE)} times; write it once")
     return text
 
 
@@ -52,7 +52,7 @@ def write_questions(
     passages: Sequence[Passage],
     output: Path,
     *,
-    generator: str,
+    writer: str,
     model: str | None,
     prompt: str | None,
     count: int,
@@ -65,7 +65,7 @@ def write_questions(
     Args:
         passages: from which they are drawn.
         output: a csv file; beside it a partial one while it grows, from which a second call goes on.
-        generator: a folder, hub id, or the URL of a server.
+        writer: a folder, hub id, or the URL of a server.
         model: the name of the server's model.
         prompt: a file, see `read_prompt`.
         count: of the passages.
@@ -74,26 +74,26 @@ def write_questions(
         shown: a progress bar.
 
     Raises:
-        UserError: the generator cannot be read or reached, or it wrote nothing.
+        UserError: the writer cannot be read or reached, or it wrote nothing.
     """
     template = read_prompt(prompt)
     chosen = random.Random(f"{seed} questions").sample(list(passages), min(count, len(passages)))
     by_text = {passage.text: passage.document for passage in chosen}
     texts = list(by_text)
     if not output.is_file():
-        if generator.startswith(("http://", "https://")):
+        if writer.startswith(("http://", "https://")):
             if model is None:
-                raise UserError("generator is a server: name its model with --generator_model")
-            ask: Any = Server(generator, model)
+                raise UserError("question_writer is a server: name its model with --question_model")
+            ask: Any = Server(writer, model)
         else:
-            ask = LocalModel(resolve_resource(generator), device)
+            ask = LocalModel(resolve_resource(writer), device)
 
         def queries(some: Sequence[str]) -> list[str]:
             return [query_in(answer) for answer in ask([template.replace(PLACE, text) for text in some])]
 
-        settings = {"generator": generator, "model": model, "prompt": template}
+        settings = {"writer": writer, "model": model, "prompt": template}
         write_pairs(texts, queries, list, output, settings=settings, show_progress_bar=shown)
     rows = load_sentences(str(output), ["positive", "anchor"])
     if not len(rows):
-        raise UserError(f"generator {generator}: wrote no query for {len(texts)} passages; look at its prompt")
+        raise UserError(f"question_writer {writer}: wrote no query for {len(texts)} passages; look at its prompt")
     return [Row(row["anchor"], row["positive"], "questions", by_text[row["positive"]]) for row in rows]

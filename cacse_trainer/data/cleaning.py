@@ -7,16 +7,26 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cacse_trainer.data.collator import VIEWS, numbered_negatives
 from cacse_trainer.data.readers import Batch
 from cacse_trainer.data.sources import Source
 from cacse_trainer.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# The names under which one, two or three source columns reach the collator.
-OUTPUT_COLUMNS = {1: ("text",), 2: ("anchor", "positive"), 3: ("anchor", "positive", "hard_negative")}
 LONG_SENTENCE = 1_000_000
 NAN_WORDS = ("NaN", "nan")
+
+
+def output_columns(count: int) -> tuple[str, ...]:
+    """The names under which so many source columns reach the collator.
+
+    >>> output_columns(1), output_columns(3), output_columns(4)
+    (('text',), ('anchor', 'positive', 'hard_negative'), ('anchor', 'positive', 'negative_1', 'negative_2'))
+    """
+    if count <= len(VIEWS):
+        return VIEWS[count - 1]
+    return ("anchor", "positive", *numbered_negatives(count - 2))
 
 
 class CleanText:
@@ -36,7 +46,7 @@ class CleanText:
         self.source = source
         self.columns = columns
         self.max_rows = max_rows
-        self.names = OUTPUT_COLUMNS[len(columns)]
+        self.names = output_columns(len(columns))
         self.rows = self.blank = self.kept = 0
         self._first: dict[str, str] = {}
         self._all_same = True

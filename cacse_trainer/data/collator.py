@@ -5,7 +5,8 @@ own longest row.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,19 +15,22 @@ from transformers import PreTrainedTokenizerBase
 from cacse_trainer.data.tokens import check_limit, flaw, pad_rows, tell_of_unknown, tokenise
 from cacse_trainer.errors import UserError
 
-# The columns of a row, in the order of its views. One column is the same sentence seen twice.
+# The columns of a row, in the order of its views. One column is the same sentence seen twice. In place of hard_negative
+# there may be negative_1, negative_2 and so on.
 VIEWS = (("text",), ("anchor", "positive"), ("anchor", "positive", "hard_negative"))
 _KNOWN = ("text", "anchor", "positive", "hard_negative")
+NEGATIVE = "negative_"
 LABELLED_VIEWS = (("sentence1", "sentence2"), ("text1", "text2"))
 LABELS = ("label", "score")
+_NUMBERED = re.compile(NEGATIVE + r"[1-9]\d*")
 
 
 class ContrastiveCollator:
     """Rows of raw text to ``(batch, views, length)`` tensors.
 
     A row is ``text`` (two equal views, told apart by dropout), ``anchor`` and ``positive`` (two views), these with
-    ``hard_negative`` (three), or ``sentence1`` and ``sentence2`` (``text1``, ``text2``) with a number, ``label`` or
-    ``score``. Other columns are ignored.
+    ``hard_negative`` (three) or with ``negative_1`` … ``negative_K`` (2 + K), or ``sentence1`` and ``sentence2``
+    (``text1``, ``text2``) with a number, ``label`` or ``score``. Other columns are ignored.
 
     Args:
         tokenizer: any Hugging Face tokenizer that has a padding token.
@@ -34,7 +38,7 @@ class ContrastiveCollator:
         pad_to_multiple_of: round the length up to a multiple, for tensor cores.
         with_text_ids: add ``text_ids`` (B, V), a number for each sentence, equal for equal texts in every process.
         query_prompt: put before every ``anchor``.
-        document_prompt: put before every ``positive`` and ``hard_negative``; sentences without sides have neither.
+        document_prompt: put before every ``positive`` and negative; sentences without sides have neither.
 
     Returns:
         On a call with B rows: ``input_ids``, ``attention_mask`` and, where the tokenizer's models read them,
@@ -88,9 +92,14 @@ class ContrastiveCollator:
 
     def prompt_of(self, column: str) -> str:
         """What is put before the sentences of a column."""
-        if column == "anchor":
-            return self.query_prompt
-        return self.document_prompt if column in ("positive", "hard_negative") else ""
+        return by_side(column, self.query_prompt, self.document_prompt, "")
+
+
+def by_side(column: str, query: Any, document: Any, neither: Any) -> Any:
+    """What belongs to a column: to anchors, to positives and negatives, or to sentences without sides."""
+    if column == "anchor":
+        return query
+    return document if column in ("positive", "hard_negative") or _NUMBERED.fullmatch(column) else neither
 
 
 def text_id(sentence: str) -> int:
@@ -100,14 +109,16 @@ def text_id(sentence: str) -> int:
 
 
 def _columns_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    columns = _views_of(rows[0])
-    if columns not in (*VIEWS, *LABELLED_VIEWS):
+    columns = views_of(rows[0])
+    negatives = numbered_negatives(len(columns) - 2)
+    if columns not in (*VIEWS, *LABELLED_VIEWS, ("anchor", "positive", *negatives)):
         raise UserError(
-            f"a row has the columns {', '.join(rows[0]) or '(none)'}; needed: text, or anchor and positive "
-            "(and hard_negative), or sentence1, sentence2 and label; rename yours with dataset.rename_column"
+            f"a row has the columns {', '.join(rows[0]) or '(none)'}; needed: text, or anchor and positive (and "
+            "hard_negative, or negative_1, negative_2, …), or sentence1, sentence2 and label; rename yours with "
+            "dataset.rename_column"
         )
     for number, row in enumerate(rows):
-        if _views_of(row) != columns:
+        if views_of(row) != columns:
             raise UserError(
                 f"rows of several kinds in one batch: the first has {', '.join(columns)}, "
                 f"row {number} has {', '.join(row) or '(none)'}; give all rows the same columns"
@@ -115,8 +126,17 @@ def _columns_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return columns
 
 
-def _views_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+def numbered_negatives(count: int) -> tuple[str, ...]:
+    """``negative_1`` … ``negative_count``."""
+    return tuple(f"{NEGATIVE}{number}" for number in range(1, count + 1))
+
+
+def views_of(row: Collection[str]) -> tuple[str, ...]:
+    """Which of a row's columns are its views, in their order."""
     found = tuple(name for name in _KNOWN if name in row)
+    if "anchor" in found:
+        numbers = sorted(int(name.removeprefix(NEGATIVE)) for name in row if _NUMBERED.fullmatch(name))
+        found += tuple(f"{NEGATIVE}{number}" for number in numbers)
     labelled = next((views for views in LABELLED_VIEWS if set(views) <= set(row) and any(x in row for x in LABELS)), ())
     return found or labelled
 

@@ -12,6 +12,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import count as count_from
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import datasets
 import pyarrow as pa
 
 from cacse_trainer.data import readers
-from cacse_trainer.data.cleaning import OUTPUT_COLUMNS, CleanText
+from cacse_trainer.data.cleaning import CleanText, output_columns
+from cacse_trainer.data.collator import numbered_negatives
 from cacse_trainer.data.sources import FileSource, Source, open_source
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import private_folder
@@ -58,14 +60,16 @@ def load_sentences(
     """Load training text as raw-text columns.
 
     One source column becomes ``text`` (a sentence that is its own positive), two become ``anchor`` and ``positive``,
-    three ``anchor``, ``positive`` and ``hard_negative``. Rows with a blank, None or NaN cell are dropped and counted.
+    three ``anchor``, ``positive`` and ``hard_negative``, more ``anchor``, ``positive`` and ``negative_1`` to
+    ``negative_K``. Rows with a blank, None or NaN cell are dropped and counted.
 
     Args:
         path_or_name: a txt (one sentence a line), csv (quoted as usual), tsv (never quoted), jsonl, json or parquet
             file, text files also as .gz, .bz2, .zst or .lz4; a file of unknown ending is read as txt. Otherwise a
             Hugging Face data set, ``owner/name[:config][@split]``.
-        text_columns: the source columns to use, in the order anchor, positive, hard negative. Default: the first of
-            `KNOWN_COLUMNS` that the source has, else its only column; of csv and tsv one whose first line is a word,
+        text_columns: the source columns to use, in the order anchor, positive, hard negatives. Default: anchor (or
+            query), positive and negative_1 to negative_K, else the first of `KNOWN_COLUMNS` that the source has, else
+            its only column; of csv and tsv one whose first line is a word,
             since a sentence there means that the file has no header, or another delimiter.
         streaming: read lazily, anew on each pass. The same rows; errors in the text come when they are reached.
         split: the split of a Hugging Face data set.
@@ -81,7 +85,7 @@ def load_sentences(
         return load_sentences_with_stats(path_or_name, text_columns, split=split, max_rows=max_rows)[0]
     source = open_source(path_or_name, split, streaming=True)
     columns = choose_columns(source, text_columns)
-    features = datasets.Features({name: datasets.Value("string") for name in OUTPUT_COLUMNS[len(columns)]})
+    features = datasets.Features({name: datasets.Value("string") for name in output_columns(len(columns))})
     given = {"source": source, "columns": columns, "max_rows": max_rows}
     return datasets.IterableDataset.from_generator(_stream_rows, features=features, gen_kwargs=given)
 
@@ -122,8 +126,8 @@ def choose_columns(source: Source, wanted: Columns) -> tuple[str, ...]:
         raise UserError(f"{source.name}: is empty; give at least two different sentences")
     columns = _known_columns(source, found) if wanted is None else (wanted,) if isinstance(wanted, str) else wanted
     listed = ", ".join(found)
-    if len(columns) not in OUTPUT_COLUMNS or len(set(columns)) < len(columns):
-        raise UserError(f"text_columns {list(columns)}: name one, two or three different columns of {listed}")
+    if not columns or len(set(columns)) < len(columns):
+        raise UserError(f"text_columns {list(columns)}: name one, two or more different columns of {listed}")
     for column in columns:
         if column not in found:
             _check_header(source, found)
@@ -132,19 +136,19 @@ def choose_columns(source: Source, wanted: Columns) -> tuple[str, ...]:
             raise UserError(f"{source.name}: no column {column!r}, it has {listed}; {mend}")
         if found.count(column) > 1:
             raise UserError(f"{source.name}: {found.count(column)} columns are called {column!r}; rename one")
-    if tuple(columns) != OUTPUT_COLUMNS[len(columns)]:
-        logger.info("%s: %s from %s", source.name, ", ".join(OUTPUT_COLUMNS[len(columns)]), ", ".join(columns))
+    if tuple(columns) != output_columns(len(columns)):
+        logger.info("%s: %s from %s", source.name, ", ".join(output_columns(len(columns))), ", ".join(columns))
     return tuple(columns)
 
 
 def _known_columns(source: Source, found: list[str]) -> Sequence[str]:
-    for known in KNOWN_COLUMNS:
+    count = next(number for number in count_from(0) if f"negative_{number + 1}" not in found)
+    several = [(first, "positive", *numbered_negatives(count)) for first in ("anchor", "query") if count > 0]
+    for known in (*several, *KNOWN_COLUMNS):
         if set(known) <= set(found):
             return known
     if len(found) > 1:
-        raise UserError(
-            f"{source.name}: which of its columns ({', '.join(found)})? name one to three with text_columns"
-        )
+        raise UserError(f"{source.name}: which of its columns ({', '.join(found)})? name them with text_columns")
     _check_header(source, found)
     if isinstance(source, FileSource) and source.kind in DELIMITERS:
         logger.warning(

@@ -37,18 +37,20 @@ def equal_rows(texts: Tensor) -> Tensor:
 
     Args:
         texts: (N, V), a number for each sentence, equal for equal texts: V = 1, or anchor and positive, or these and
-            a hard negative.
+            K hard negatives.
 
     Returns:
         (N, N), true at (i, j) with i ≠ j where an anchor or positive of row i is one of row j; with hard negatives
-        (N, 2N), the right half true where the hard negative of row j is the anchor or the positive of row i.
+        (N, N + N·K), the right part true at j·K + k where hard negative k of row j is the anchor or the positive of
+        row i.
     """
     own = texts[:, :2]  # (N, 1 or 2)
     same = (own[:, None, :, None] == own[None, :, None, :]).flatten(2).any(dim=2)  # (N, N)
     same.fill_diagonal_(False)
     if texts.shape[1] < 3:
         return same
-    against_negatives = (own[:, None, :] == texts[None, :, 2:]).any(dim=2)  # (N, N)
+    negatives = texts[:, 2:].flatten()  # (N·K,)
+    against_negatives = (own[:, :, None] == negatives).any(dim=1)  # (N, N·K)
     return torch.cat([same, against_negatives], dim=1)
 
 
@@ -135,25 +137,32 @@ def info_nce(
     temperature: float = 0.05,
     hard_negative_weight: float = 0.0,
     texts: Tensor | None = None,
+    within_views: bool = False,
+    left_out: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE with in-batch negatives and, where given, hard negatives: the loss of SimCSE.
 
-    ``s_ij = cos(a_i, p_j)/τ``, ``t_ij = cos(a_i, n_j)/τ + weight·[i = j]``, ``L = CE([s | t], i)``, mean over rows.
+    ``s_ij = cos(a_i, p_j)/τ``, ``t_ijk = cos(a_i, n_jk)/τ + weight·[i = j]``, ``L = CE([s | t], i)``, mean over rows:
+    of K hard negatives a row each anchor has all N·K of the batch as negatives.
 
     Args:
         anchors: (N, H).
         positives: (N, H).
-        hard_negatives: (N, H), or None.
+        hard_negatives: (N, H) or (N, K, H), or None.
         temperature: τ > 0.
-        hard_negative_weight: a logit added to each anchor's own hard negative, after the division by τ.
-        texts: (N, V), numbers of the sentences, V = 3 with hard negatives: sentences that are a row's own anchor or
-            positive are no negatives of it (`equal_rows`).
+        hard_negative_weight: a logit added to each anchor's own hard negatives, after the division by τ.
+        texts: (N, V), numbers of the sentences, V = 2 + K with hard negatives: sentences that are a row's own anchor
+            or positive are no negatives of it (`equal_rows`).
+        within_views: the anchors and positives of the other rows are compared with their own kind, too:
+            ``cos(a_i, a_j)/τ`` and ``cos(p_i, p_j)/τ``, i ≠ j, are logits of row i as well (GIST).
+        left_out: (N, M), candidates of each row that are no negatives of it, in the order of the logits: N positives,
+            N·K hard negatives, and within the views N anchors, N positives (`false_negatives`).
 
     Returns:
         Scalar loss, float32 for half-precision input.
 
     Raises:
-        ValueError: shapes differ or are not (N, H); the temperature is not positive.
+        ValueError: shapes differ or are not these; the temperature is not positive.
 
     Source: Gao et al. 2021 (arXiv 2104.08821), equations 1 and 5, and the SimCSE release.
 
@@ -168,11 +177,65 @@ def info_nce(
         positives = F.normalize(full_precision(positives), dim=-1)
         logits = anchors @ positives.T / temperature  # (N, N)
         if hard_negatives is not None:
-            check_same_shape(anchors, hard_negatives)
-            negatives = F.normalize(full_precision(hard_negatives), dim=-1)
-            against_negatives = anchors @ negatives.T / temperature  # (N, N)
+            if hard_negatives.dim() == 2:
+                hard_negatives = hard_negatives[:, None]  # (N, K, H)
+            check_same_shape(anchors, hard_negatives[:, 0])
+            negatives = F.normalize(full_precision(hard_negatives.flatten(0, 1)), dim=-1)  # (N·K, H)
+            against_negatives = anchors @ negatives.T / temperature  # (N, N·K)
             own = torch.eye(anchors.shape[0], dtype=logits.dtype, device=logits.device)
-            logits = torch.cat([logits, against_negatives + hard_negative_weight * own], dim=1)  # (N, 2N)
-        if texts is not None:
-            logits = logits.masked_fill(equal_rows(texts)[:, : logits.shape[1]], float("-inf"))
+            own = own.repeat_interleave(hard_negatives.shape[1], dim=1)
+            logits = torch.cat([logits, against_negatives + hard_negative_weight * own], dim=1)  # (N, N + N·K)
+        equal = equal_rows(texts)[:, : logits.shape[1]] if texts is not None else None
+        if within_views:
+            itself = torch.eye(anchors.shape[0], dtype=torch.bool, device=anchors.device)
+            same_kind = [
+                (views @ views.T / temperature).masked_fill(itself, -torch.inf) for views in (anchors, positives)
+            ]
+            logits = torch.cat([logits, *same_kind], dim=1)  # (N, 3N + N·K)
+            equal = torch.cat([equal, *[equal[:, : len(itself)]] * 2], dim=1) if equal is not None else None
+        for mask in (equal, left_out):
+            logits = logits.masked_fill(mask, -torch.inf) if mask is not None else logits
         return F.cross_entropy(logits, torch.arange(anchors.shape[0], device=anchors.device))
+
+
+MARGIN_TYPES = ("absolute", "relative")
+
+
+def false_negatives(
+    guide: Tensor, margin: float = 0.0, margin_type: str = "absolute", within_views: bool = False
+) -> Tensor:
+    """Candidates of each row that a guide finds as close as the row's own positive: no negatives (GIST).
+
+    Candidate c of row i is left out where ``cos_g(a_i, c) > cos_g(a_i, p_i) - margin``; with a relative margin where
+    ``cos_g(a_i, c) > (1 - margin)·cos_g(a_i, p_i)``. Within the views the same bound holds of ``cos_g(a_i, a_j)`` and
+    ``cos_g(p_i, p_j)``. A row's own positive is never left out.
+
+    Args:
+        guide: (N, 2 + K, H), the guide's vectors of anchors, positives and K hard negatives.
+        margin: how far under its positive a candidate must lie to be a negative; below 0 it may lie above it.
+        margin_type: one of `MARGIN_TYPES`.
+        within_views: of the logits of `info_nce` with ``within_views``.
+
+    Returns:
+        (N, N + N·K), or (N, 3N + N·K) within the views: `info_nce`'s ``left_out``.
+
+    Raises:
+        ValueError: an unknown margin type, or vectors of another shape.
+
+    Source: Solatorio 2024 (arXiv 2402.16829); the margins are those of sentence-transformers.
+    """
+    if margin_type not in MARGIN_TYPES:
+        raise ValueError(f"the margin's type {margin_type!r} is unknown; choose one of {', '.join(MARGIN_TYPES)}")
+    if guide.dim() != 3 or guide.shape[1] < 2:
+        raise ValueError(f"the guide's vectors must be (N, 2 + K, H), got {tuple(guide.shape)}")
+    with torch.autocast(guide.device.type, enabled=False):
+        vectors = F.normalize(full_precision(guide), dim=-1)
+        anchors, positives, negatives = vectors[:, 0], vectors[:, 1], vectors[:, 2:].flatten(0, 1)
+        similarities = [anchors @ positives.T, anchors @ negatives.T]  # (N, N), (N, N·K)
+        own = similarities[0].diagonal()[:, None]  # (N, 1)
+        bound = own - margin if margin_type == "absolute" else own * (1 - margin)
+        if within_views:
+            similarities += [anchors @ anchors.T, positives @ positives.T]
+        found = torch.cat(similarities, dim=1) > bound
+    found[:, : len(guide)].fill_diagonal_(False)
+    return found

@@ -1,6 +1,7 @@
-"""The distillation loss of CACSE: the student contrasts with its teacher and is drawn to it."""
+"""The distillation loss of CACSE: the student contrasts with its teacher and is drawn to it; and what it forgets."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cacse_trainer.losses.contrastive import check_same_shape, full_precision, nt_xent
@@ -28,6 +29,31 @@ def distillation_parts(
     teacher, student = full_precision(teacher.detach()), full_precision(student)
     contrastive, distance = nt_xent(teacher, student, temperature, texts), (student - teacher).abs().mean()
     return contrastive_weight * contrastive + (1 - contrastive_weight) * distance, contrastive, distance
+
+
+def cosine_drift(vectors: Tensor, start: Tensor) -> Tensor:
+    """How far the cosines of N sentences have moved: the mean over i ≠ j of ``(cos(v_i, v_j) - cos(s_i, s_j))²``.
+
+    Args:
+        vectors: (N, H), of the model that is trained.
+        start: (N, H'), of the model that it started from; detached here.
+
+    Returns:
+        Scalar, float32 for half-precision input; 0 with fewer than two sentences.
+
+    Raises:
+        ValueError: the numbers of rows differ.
+
+    >>> cosine_drift(torch.eye(2), torch.ones(2, 3)).item()     # cosine 0 where it was 1
+    1.0
+    """
+    if vectors.dim() != 2 or start.dim() != 2 or len(vectors) != len(start):
+        raise ValueError(f"give (N, H) and (N, H'), got {tuple(vectors.shape)} and {tuple(start.shape)}")
+    with torch.autocast(vectors.device.type, enabled=False):
+        own, old = (F.normalize(full_precision(rows), dim=-1) for rows in (vectors, start.detach()))
+        squares = (own @ own.T - old @ old.T).square()
+        pairs = len(own) * (len(own) - 1)
+        return (squares.sum() - squares.diagonal().sum()) / max(pairs, 1)
 
 
 def distillation_loss(

@@ -6,11 +6,13 @@ from cacse_trainer.models.configuration_cacse import CacseConfig
 from cacse_trainer.models.configuration_diffcse import DiffcseConfig
 from cacse_trainer.models.configuration_ensemble import EnsembleConfig
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
+from cacse_trainer.models.configuration_tsdae import TsdaeConfig
 from cacse_trainer.models.modeling_cacse import CacseBertModel, CacseModel, CacseRobertaModel
 from cacse_trainer.models.modeling_diffcse import DiffcseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
 from cacse_trainer.models.modeling_student import StudentConfig, StudentModel
+from cacse_trainer.models.modeling_tsdae import TsdaeModel
 from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
 
@@ -32,5 +34,7 @@ __all__ = [
     "StudentConfig",
     "StudentModel",
     "TokenizerBundle",
+    "TsdaeConfig",
+    "TsdaeModel",
     "prepare_tokenizer",
 ]

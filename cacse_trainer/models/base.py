@@ -170,7 +170,8 @@ class SentenceModel(PreTrainedModel):
 
     ``forward`` takes by name (no ``**kwargs``) ``input_ids`` (B, V, L), and of the same shape ``attention_mask``, 1 for
     tokens and 0 for padding (default: all ones), and what else the tokenizer gives, such as ``token_type_ids``. It may
-    take ``text_ids`` (B, V), numbers of the sentences: equal ones are no negatives of each other; and ``return_dict``,
+    take ``text_ids`` (B, V), numbers of the sentences: equal ones are no negatives of each other; what the trainer adds
+    for a guide and for ``keep_weight`` (``left_out``, ``kept``: see `SentenceEmbeddingModel`); and ``return_dict``,
     of which False gives a tuple, as everywhere in transformers. It returns a `ModelOutput` with ``loss``; its parts may
     stand in ``losses``, by name, for the log. `embed` gives the sentence embedding. Register both classes with
     `AutoConfig` and `AutoModel`.
@@ -179,6 +180,8 @@ class SentenceModel(PreTrainedModel):
         compute: see `ComputeSettings`; the trainer sets it by `use`. A model may leave it unread.
         export_name: folder of its export.
         stated_pooling: name of the pooling of `embed`.
+        deletion: share of the words that are deleted of the copy that the loss reads as ``damaged_input_ids``: the
+            trainer adds it (`data.deletion`); 0: none is read.
         needs_masked_copies: whether the loss reads ``mlm_input_ids``: the trainer adds it (`Masking`).
         has_adapter: whether an adapter is trained, and saved, instead of its own weights (`AdapterModel`).
     """
@@ -190,6 +193,7 @@ class SentenceModel(PreTrainedModel):
     compute = ComputeSettings()
     export_name = "encoder"
     stated_pooling: Any = "own"
+    deletion: Any = 0.0
     needs_masked_copies: Any = False
     has_adapter: Any = False
 

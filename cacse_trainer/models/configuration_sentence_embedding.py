@@ -8,7 +8,7 @@ from transformers import AutoConfig, PretrainedConfig
 from cacse_trainer.compute.pooling import check_pooling
 from cacse_trainer.models.base import SentenceConfig
 from cacse_trainer.models.heads import PROJECTIONS
-from cacse_trainer.models.objectives import OBJECTIVES
+from cacse_trainer.models.objectives import OBJECTIVES, SPLITS_VECTORS
 
 # What the kinds of encoder call their dropouts; dropouts of classifiers are not among them.
 DROPOUTS = (
@@ -53,7 +53,11 @@ class SentenceEmbeddingConfig(SentenceConfig):
         mlp_only_train: drop the projection at inference (SimCSE's unsupervised models).
         objective: one of `OBJECTIVES`.
         contrastive_temperature: τ.
-        hard_negative_weight: a logit added to each anchor's own hard negative.
+        hard_negative_weight: a logit added to each anchor's own hard negatives.
+        within_view_negatives: anchors are compared with anchors and positives with positives, too (`info_nce`).
+        matryoshka_dims: the objective is summed over the first so many coordinates of the vectors, for each of these.
+        matryoshka_weights: of the sum, one each; None: 1.
+        keep_weight: weight of `cosine_drift` on the general sentences that a batch has in ``kept``.
         mlm_weight: weight of the auxiliary masked language model loss (SimCSE: 0.1); 0 is none, and no head for it.
         original_dropout: the encoder's dropouts before training, by name; an export gets them back.
         cosine_weight, ibn_weight, cln_weight, angle_weight: of the parts of ``angle_combined`` and ``bellm``.
@@ -79,6 +83,10 @@ class SentenceEmbeddingConfig(SentenceConfig):
         objective: str = "info_nce",
         contrastive_temperature: float = 0.05,
         hard_negative_weight: float = 0.0,
+        within_view_negatives: bool = False,
+        matryoshka_dims: list[int] | None = None,
+        matryoshka_weights: list[float] | None = None,
+        keep_weight: float = 0.0,
         mlm_weight: float = 0.0,
         original_dropout: dict[str, float] | None = None,
         cosine_weight: float = 0.0,
@@ -101,12 +109,36 @@ class SentenceEmbeddingConfig(SentenceConfig):
         for name in ("contrastive_temperature", "ranking_scale"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("mlm_weight", "cosine_weight", "ibn_weight", "cln_weight", "angle_weight"):
+        for name in ("keep_weight", "mlm_weight", "cosine_weight", "ibn_weight", "cln_weight", "angle_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        self._check_matryoshka()
         # The base class writes its choice into the sub-configs; an encoder that already runs keeps its own.
         kwargs.setdefault("attn_implementation", self.encoder_config._attn_implementation)
         super().__init__(**kwargs)
+
+    def _check_matryoshka(self) -> None:
+        dims, weights = self.matryoshka_dims, self.matryoshka_weights
+        if dims is None:
+            if weights is not None:
+                raise ValueError("matryoshka_weights belong to matryoshka_dims: give these, too")
+            return
+        width = self.hidden_size
+        if not dims or len(set(dims)) < len(dims) or not all(1 <= size <= width for size in dims):
+            raise ValueError(
+                f"matryoshka_dims {dims}: give different numbers from 1 to the vectors' {width} dimensions"
+            )
+        if weights is not None and (len(weights) != len(dims) or not all(weight > 0 for weight in weights)):
+            raise ValueError(f"matryoshka_weights {weights}: give one above 0 for each of the {len(dims)} dimensions")
+        if self.objective in SPLITS_VECTORS and any(size % 2 for size in dims):
+            raise ValueError(
+                f"matryoshka_dims {dims}: objective {self.objective} splits vectors in halves, give even ones"
+            )
+        if self.has_projection and self.mlp_only_train:
+            raise ValueError(
+                "matryoshka_dims shape the vectors behind the projection, which mlp_only_train drops; choose pooling "
+                "mean or cls_before_pooler, or mlp_only_train false"
+            )
 
     hidden_size = property(attrgetter("encoder_config.hidden_size"))
     """Width of the embedding, asked for by sentence-transformers and others."""

@@ -48,7 +48,7 @@ class LocalModel:
         batch_size: int = 8,
         trust_remote_code: bool = False,
     ) -> None:
-        with user_errors(f"generator {path}", KeyError, RuntimeError):
+        with user_errors(f"language model {path}", KeyError, RuntimeError):
             self.model, _ = load_weights(AutoModelForCausalLM, path, trust_remote_code=trust_remote_code)
             self.tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
         self.model = self.model.eval().to(device)
@@ -122,11 +122,11 @@ class Server:
             except urllib.error.HTTPError as error:
                 if error.code not in PASSING or attempt + 1 == ATTEMPTS:
                     said = error.read()[:200].decode(errors="replace")
-                    raise UserError(f"generator {self.url}: answers {error.code} ({' '.join(said.split())})") from error
+                    raise UserError(f"language model {self.url}: answers {error.code} ({' '.join(said.split())})") from error
             except (OSError, ValueError) as error:
                 if attempt + 1 == ATTEMPTS:
                     raise UserError(
-                        f"generator {self.url}: cannot be reached ({one_line(error)}); is the server running there?"
+                        f"language model {self.url}: cannot be reached ({one_line(error)}); is the server running there?"
                     ) from error
             time.sleep(PAUSE * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
@@ -137,5 +137,5 @@ class Server:
             return str(found["choices"][0]["message"]["content"] or "")
         except (KeyError, IndexError, TypeError) as error:
             raise UserError(
-                f"generator {self.url}: answers {answer[:100].decode(errors='replace')!r}, no chat completion"
+                f"language model {self.url}: answers {answer[:100].decode(errors='replace')!r}, no chat completion"
             ) from error

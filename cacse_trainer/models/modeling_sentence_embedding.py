@@ -23,6 +23,7 @@ from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, know
 from cacse_trainer.compute.packing import pool_packed, pool_padded, sentence_vectors
 from cacse_trainer.compute.pooling import LAYER_POOLINGS, POOLINGS
 from cacse_trainer.errors import UserError, user_errors
+from cacse_trainer.losses import cosine_drift
 from cacse_trainer.losses.contrastive import full_precision
 from cacse_trainer.models.adapters import (
     AdapterModel,
@@ -164,16 +165,20 @@ class SentenceEmbeddingModel(AdapterModel):
         mlm_labels: Tensor | None = None,
         labels: Tensor | None = None,
         text_ids: Tensor | None = None,
+        left_out: Tensor | None = None,
+        kept: dict[str, Tensor] | None = None,
         return_dict: bool | None = None,
     ) -> EmbeddingOutput | tuple[Any, ...]:
         """(B, V, L) → the loss and the embeddings it compares; (N, L) → the sentence embedding.
 
         Args:
-            input_ids: (B, V, L), the views of each row (anchor, positive[, hard negative]), or (N, L).
+            input_ids: (B, V, L), the views of each row (anchor, positive[, hard negatives]), or (N, L).
             attention_mask, token_type_ids, text_ids, return_dict: see `SentenceModel`.
             mlm_input_ids: of the shape of ``input_ids``, masked copies, for (B, V, L) inputs.
             mlm_labels: of the same shape, the original ids where masked, else -100.
             labels: (B,), similarities of labelled pairs, for the objectives that read them.
+            left_out: candidates of each row of the compared batch that are no negatives of it, see `info_nce`.
+            kept: for ``keep_weight``: (n, L) inputs of general sentences, and ``start_vectors`` (n, H), the start's.
 
         Raises:
             ValueError: another number of dimensions or views, no masked copies where the loss needs them, or rows of
@@ -182,7 +187,9 @@ class SentenceEmbeddingModel(AdapterModel):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         if input_ids.dim() == 3:
             given = {**inputs, "mlm_input_ids": mlm_input_ids, "mlm_labels": mlm_labels}
-            output = self._losses(given, labels, text_ids)
+            output = self._losses(given, labels, text_ids, left_out)
+            if kept is not None:
+                output = self._with_drift(output, kept)
         elif input_ids.dim() == 2:
             output = self._embedding(inputs)
         else:
@@ -280,6 +287,9 @@ class SentenceEmbeddingModel(AdapterModel):
                     pooler.load_state_dict(head.state_dict())
         what = f"a plain encoder{merged}" + ("; a dense layer and tanh follow the pooling" if head is not None else "")
         what = f"The encoder of {title}, {what}."
+        if config.matryoshka_dims is not None:
+            sizes = ", ".join(map(str, config.matryoshka_dims))
+            what += f" It was trained so that the first {sizes} coordinates of its vectors serve by themselves."
         exported: PreTrainedModel = plain
         if config.bidirectional_start_layer is not None:
             start = config.bidirectional_start_layer
@@ -318,7 +328,11 @@ class SentenceEmbeddingModel(AdapterModel):
         return EmbeddingOutput(last_hidden_state=states, sentence_embedding=vectors)
 
     def _losses(
-        self, given: dict[str, Tensor | None], labels: Tensor | None, text_ids: Tensor | None
+        self,
+        given: dict[str, Tensor | None],
+        labels: Tensor | None,
+        text_ids: Tensor | None,
+        left_out: Tensor | None,
     ) -> EmbeddingOutput:
         rows = {name: tensor.flatten(0, 1) for name, tensor in given.items() if tensor is not None}  # (B·V, L)
         batch, views, _ = given["input_ids"].shape  # type: ignore[union-attr]
@@ -330,11 +344,22 @@ class SentenceEmbeddingModel(AdapterModel):
             everywhere = self.projection_head(everywhere)
         vectors = everywhere[rank() * batch : (rank() + 1) * batch]  # (B, V, H), this process's own
         negatives = self.compute.negatives
-        shared = [shared_rows(part, negatives) if part is not None else None for part in (labels, text_ids)]
-        loss = compute(everywhere if negatives == "global" else vectors, self.config, *shared)
+        labels, text_ids = (shared_rows(part, negatives) if part is not None else None for part in (labels, text_ids))
+        compared = everywhere if negatives == "global" else vectors
+        loss = compute(compared, self.config, labels, text_ids, left_out)
         auxiliary, parts = self._auxiliary_loss(rows, pooled.flatten(0, 1), vectors.flatten(0, 1))
         losses = {"contrastive": loss.detach(), **parts}
         return EmbeddingOutput(loss=loss if auxiliary is None else loss + auxiliary, losses=losses, embeddings=vectors)
+
+    def _with_drift(self, output: EmbeddingOutput, kept: dict[str, Tensor]) -> EmbeddingOutput:
+        """The loss and what the model has forgotten, ``loss + keep_weight·drift``."""
+        vectors = self._encode_rows({name: rows for name, rows in kept.items() if name != "start_vectors"})
+        if self.config.projects_at_inference:
+            vectors = self.projection_head(vectors)
+        drift = cosine_drift(*(shared_rows(r, self.compute.negatives) for r in (vectors, kept["start_vectors"])))
+        output["loss"] = output.loss + self.config.keep_weight * drift
+        output["losses"] = {**(output.losses or {}), "drift": drift.detach()}
+        return output
 
     def _auxiliary_loss(
         self, rows: dict[str, Tensor], pooled: Tensor, vectors: Tensor

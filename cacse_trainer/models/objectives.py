@@ -1,7 +1,7 @@
 """Training objectives over the vectors of a batch, by name. A new one is a function and a line in `OBJECTIVES`.
 
-Rows come in three formats: ``pair`` (B, 2, H), anchor and positive; ``triplet`` (B, 3, H), with a hard negative;
-``labelled`` (B, 2, H) with a label a pair (AnglE's formats B, C and A).
+Rows come in four formats: ``pair`` (B, 2, H), anchor and positive; ``triplet`` (B, 3, H), with a hard negative;
+``negatives`` (B, 2 + K, H), with several; ``labelled`` (B, 2, H) with a label a pair (AnglE's formats B, C and A).
 """
 
 from collections.abc import Callable
@@ -12,23 +12,28 @@ from torch import Tensor
 
 from cacse_trainer.losses import angle_loss, cosent_loss, info_nce, labelled_nt_xent, nt_xent
 
-PAIR, TRIPLET, LABELLED = "pair", "triplet", "labelled"
+PAIR, TRIPLET, NEGATIVES, LABELLED = "pair", "triplet", "negatives", "labelled"
 FORMATS = {
     PAIR: "pairs (two columns, or one seen twice)",
     TRIPLET: "triplets (three columns)",
+    NEGATIVES: "rows with several negatives (four columns or more)",
     LABELLED: "pairs with a label",
 }
 
 
-def info_nce_objective(vectors: Tensor, config: Any, texts: Tensor | None = None) -> Tensor:
-    """SimCSE, STS-CFT: in-batch negatives, and hard negatives where there is a third view. (B, 2 or 3, H) → scalar."""
+def info_nce_objective(
+    vectors: Tensor, config: Any, texts: Tensor | None = None, left_out: Tensor | None = None
+) -> Tensor:
+    """SimCSE, STS-CFT: in-batch negatives, and hard negatives where there are more views. (B, 2 + K, H) → scalar."""
     return info_nce(
         anchors=vectors[:, 0],
         positives=vectors[:, 1],
-        hard_negatives=vectors[:, 2] if vectors.shape[1] == 3 else None,
+        hard_negatives=vectors[:, 2:] if vectors.shape[1] > 2 else None,
         temperature=config.contrastive_temperature,
         hard_negative_weight=config.hard_negative_weight,
         texts=texts,
+        within_views=config.within_view_negatives,
+        left_out=left_out,
     )
 
 
@@ -117,7 +122,8 @@ class Objective(NamedTuple):
             sentences, to leave out negatives that are a row's own sentence.
         negatives: in-batch negatives of each view, as a function of the global batch size B.
         formats: of rows that it compares.
-        reads: the settings that it reads, of those that not every objective does.
+        reads: the settings that it reads, of those that not every objective does; one that reads ``guide`` takes
+            ``left_out``, see `info_nce`.
     """
 
     loss: Callable[..., Tensor]
@@ -127,8 +133,11 @@ class Objective(NamedTuple):
 
 
 COMBINED = ("cosine_weight", "ibn_weight", "angle_weight", "ranking_scale")  # what a sum of losses reads
+GUIDED = ("within_view_negatives", "guide", "guide_margin", "guide_margin_type")
 OBJECTIVES: dict[str, Objective] = {
-    "info_nce": Objective(info_nce_objective, lambda batch: batch - 1, reads=("hard_negative_weight",)),
+    "info_nce": Objective(
+        info_nce_objective, lambda batch: batch - 1, (PAIR, TRIPLET, NEGATIVES), ("hard_negative_weight", *GUIDED)
+    ),
     "nt_xent": Objective(nt_xent_objective, lambda batch: 2 * batch - 2, (PAIR,)),
     "cosent": Objective(cosent_objective, lambda batch: 0, (LABELLED, TRIPLET), ("ranking_scale",)),
     "angle": Objective(angle_objective, lambda batch: 0, (LABELLED, TRIPLET), ("ranking_scale",)),
@@ -141,6 +150,8 @@ OBJECTIVES: dict[str, Objective] = {
     "bellm": Objective(bellm_objective, lambda batch: batch - 1, (TRIPLET,), COMBINED),
 }
 """Every objective by name."""
+SPLITS_VECTORS = ("angle", "angle_combined", "bellm")
+"""Objectives that read a vector as real and imaginary halves."""
 
 
 def needs_binary_labels(config: Any) -> bool:
@@ -154,7 +165,7 @@ def check_format(objective: str, views: int, labelled: bool) -> None:
     Raises:
         ValueError: with the formats that it knows, and the objectives that know this one.
     """
-    found = LABELLED if labelled and views == 2 else {2: PAIR, 3: TRIPLET}.get(views)
+    found = LABELLED if labelled and views == 2 else {2: PAIR, 3: TRIPLET}.get(views, NEGATIVES if views > 3 else None)
     if found not in OBJECTIVES[objective].formats:
         known = ", ".join(FORMATS[name] for name in OBJECTIVES[objective].formats)
         others = ", ".join(name for name, other in OBJECTIVES.items() if found in other.formats)
@@ -164,13 +175,36 @@ def check_format(objective: str, views: int, labelled: bool) -> None:
         )
 
 
-def compute(vectors: Tensor, config: Any, labels: Tensor | None, texts: Tensor | None = None) -> Tensor:
+def compute(
+    vectors: Tensor, config: Any, labels: Tensor | None, texts: Tensor | None = None, left_out: Tensor | None = None
+) -> Tensor:
     """The config's objective over (B, V, H) vectors and (B,) labels or None: a scalar.
 
-    ``texts`` (B, V) are numbers of the sentences: equal ones are no negatives of each other; None: nothing is left out.
-    Raises as `check_format` does.
+    With ``matryoshka_dims`` it is ``Σ_d w_d·objective(first d coordinates)`` (Kusupati et al. 2022, arXiv 2205.13147).
+
+    Args:
+        vectors: of the batch.
+        config: a `SentenceEmbeddingConfig`.
+        labels: of labelled pairs.
+        texts: (B, V), numbers of the sentences: equal ones are no negatives of each other; None: nothing is left out.
+        left_out: more candidates that are no negatives, see `info_nce`.
+
+    Raises:
+        ValueError: as `check_format`, or the objective leaves none out.
     """
     check_format(config.objective, vectors.shape[1], labels is not None)
     objective = OBJECTIVES[config.objective]
     named = {"texts": texts} if texts is not None and objective.negatives(len(vectors)) > 0 else {}
-    return objective.loss(vectors, config, *([] if labels is None else [labels]), **named)
+    if left_out is not None:
+        if "guide" not in objective.reads:
+            raise ValueError(f"objective {config.objective} leaves out no negatives of a guide's choice; use info_nce")
+        named["left_out"] = left_out
+    given = [] if labels is None else [labels]
+    if config.matryoshka_dims is None:
+        return objective.loss(vectors, config, *given, **named)
+    weights = config.matryoshka_weights or [1.0] * len(config.matryoshka_dims)
+    sized = zip(config.matryoshka_dims, weights, strict=True)
+    return sum(
+        (weight * objective.loss(vectors[..., :size], config, *given, **named) for size, weight in sized),
+        vectors.new_zeros(()),
+    )

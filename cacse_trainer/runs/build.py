@@ -16,10 +16,11 @@ from cacse_trainer.models.modeling_cacse import cacse_class
 from cacse_trainer.models.modeling_diffcse import DiffcseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
+from cacse_trainer.models.modeling_tsdae import TsdaeModel
 from cacse_trainer.models.pretrained import is_decoder, load_config
 from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
-from cacse_trainer.runs.methods import CACSE, DIFFCSE, SIMCSE, method_of, settings_of
+from cacse_trainer.runs.methods import CACSE, DIFFCSE, SIMCSE, TSDAE, method_of, settings_of
 from cacse_trainer.settings.arguments import ModelArguments
 from cacse_trainer.settings.distillation import EncoderChoice
 from cacse_trainer.settings.resources import resolve_resource
@@ -98,6 +99,19 @@ def build_diffcse(settings: ModelArguments) -> Built:
     return model, tokenizer
 
 
+def build_tsdae(settings: ModelArguments) -> Built:
+    """The encoder, and a decoder that starts from it; the first token is read without a projection."""
+    encoder = str(settings.model)
+    path = resolve_resource(encoder)
+    own = stated(settings_of(TSDAE, settings))
+    if own["pooling"] == "cls":
+        own["pooling"] = "cls_before_pooler"
+    with user_errors(f"model {encoder}", KeyError, RuntimeError):
+        check_pooling_of(encoder, load_config(path), own["pooling"])
+        model = TsdaeModel.from_encoder(path, **own)
+    return model, load_tokenizer(path)
+
+
 def stated(settings: dict[str, Any]) -> dict[str, Any]:
     """Without those whose None stands for the model's own default."""
     return {name: value for name, value in settings.items() if value is not None}
@@ -147,7 +161,7 @@ def build_cacse(settings: ModelArguments) -> Built:
 
 
 BUILDERS: dict[str, Callable[[ModelArguments], Built]]
-BUILDERS = {CACSE: build_cacse, SIMCSE: build_simcse, DIFFCSE: build_diffcse}
+BUILDERS = {CACSE: build_cacse, SIMCSE: build_simcse, DIFFCSE: build_diffcse, TSDAE: build_tsdae}
 """Every method that has a model of its own, by the name that `method_of` the settings gives."""
 
 

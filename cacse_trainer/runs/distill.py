@@ -38,7 +38,10 @@ def distill(
     parsed = parsed or Parsed((settings, data_args, args))
     settle(
         parsed,
-        {"mask_probability": "mask_probability has no effect with distillation, which masks nothing; leave it out"},
+        {
+            "mask_probability": "mask_probability has no effect with distillation, which masks nothing; leave it out",
+            "keep_file": "keep_file has no effect with distillation; it belongs to keep_weight of train: leave it out",
+        },
     )
     choices = teacher_choices(settings)
     if settings.student is None:

@@ -7,10 +7,11 @@ from typing import Any
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.objectives import OBJECTIVES
 from cacse_trainer.settings.arguments import ModelArguments
+from cacse_trainer.settings.contrastive import ContrastiveArguments
 from cacse_trainer.settings.decoder import DecoderArguments
 from cacse_trainer.settings.recipes import Parsed
 
-CACSE, SIMCSE, DIFFCSE = "CACSE", "SimCSE", "DiffCSE"
+CACSE, SIMCSE, DIFFCSE, TSDAE = "CACSE", "SimCSE", "DiffCSE", "TSDAE"
 BELONGS_TO: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
@@ -19,16 +20,32 @@ BELONGS_TO: dict[str, tuple[str, ...]] = {
         ),
         (CACSE,),
     ),
+    **dict.fromkeys(("projection", "mlp_only_train", "objective", "hard_negative_weight"), (SIMCSE, DIFFCSE)),
+    "dropout": (SIMCSE, DIFFCSE, TSDAE),
     **dict.fromkeys(
-        ("projection", "mlp_only_train", "objective", "dropout", "hard_negative_weight"), (SIMCSE, DIFFCSE)
+        ("mlm_weight", *(field.name for kind in (ContrastiveArguments, DecoderArguments) for field in fields(kind))),
+        (SIMCSE,),
     ),
-    **dict.fromkeys(("mlm_weight", *(field.name for field in fields(DecoderArguments))), (SIMCSE,)),
+    **dict.fromkeys(("tsdae_layers", "tsdae_deletion"), (TSDAE,)),
     **dict.fromkeys(("generator", "rtd_loss_weight", "rtd_positions"), (DIFFCSE,)),
 }
 """Settings of some methods only; all others count in every one."""
+OF_THE_TRAINER = ("guide", "guide_margin", "guide_margin_type")
+"""Among them those that the model is not built with."""
 SHARED = ("pooling", "contrastive_temperature", "attn_implementation")
 """Settings that every method's model is built with."""
-DECIDING = ("model", "tower_a", "generator", "pooling", "objective", "mlm_weight", "lora_r", "adapter")
+DECIDING = (
+    "model",
+    "tower_a",
+    "generator",
+    "pooling",
+    "objective",
+    "mlm_weight",
+    "lora_r",
+    "adapter",
+    "guide",
+    "tsdae_layers",
+)
 """Flags that choose what the other settings are for."""
 HEAD = ("projection", "mlp_only_train")
 """Settings of the head that pooling cls has."""
@@ -40,13 +57,15 @@ def method_of(settings: ModelArguments) -> str:
     """The method that the settings ask for, by the parts that they name."""
     if settings.model is None:
         return CACSE
-    return SIMCSE if settings.generator is None else DIFFCSE
+    if settings.generator is not None:
+        return DIFFCSE
+    return SIMCSE if settings.tsdae_layers is None else TSDAE
 
 
 def settings_of(method: str, settings: ModelArguments) -> dict[str, Any]:
     """The settings that a method's model is built with, by name."""
     own = (name for name, owners in BELONGS_TO.items() if method in owners)
-    return {name: getattr(settings, name) for name in (*SHARED, *own)}
+    return {name: getattr(settings, name) for name in (*SHARED, *own) if name not in OF_THE_TRAINER}
 
 
 def settle(
@@ -97,7 +116,9 @@ def _unused(model_args: ModelArguments) -> Iterator[tuple[str, str]]:
             "mask_probability has no effect: no loss here reads masked sentences; it belongs to DiffCSE, and to SimCSE "
             "with mlm_weight above 0",
         )
-    if method == CACSE:
+    if method == TSDAE:
+        yield "mask_duplicates", "mask_duplicates has no effect with TSDAE, which has no negatives: leave it out"
+    if method in (CACSE, TSDAE):
         return
     if model_args.pooling != "cls":
         for name in HEAD:
@@ -109,6 +130,11 @@ def _unused(model_args: ModelArguments) -> Iterator[tuple[str, str]]:
     elif model_args.lora_r is None:
         for name in of_a_new_adapter:
             yield name, f"{name} has no effect without a new adapter; give lora_r, too"
+    if model_args.keep_weight == 0:
+        yield "keep_file", "keep_file has no effect with keep_weight 0; give a weight above it, such as 10"
+    if model_args.guide is None:
+        for name in ("guide_margin", "guide_margin_type"):
+            yield name, f"{name} has no effect without a guide: give guide, too, such as start"
     objective = OBJECTIVES.get(model_args.objective)
     if objective is None:  # the model says so
         return
@@ -127,6 +153,6 @@ def check_hard_negatives(parsed: Parsed, columns: int) -> None:
     if columns in (1, 2):
         wrong = (
             f"hard_negative_weight has no effect: the training text has {columns} column(s), and no hard negatives; "
-            "name three with text_columns"
+            "name three or more with text_columns"
         )
         settle(parsed, {"hard_negative_weight": wrong}, ("train_file", "text_columns"))

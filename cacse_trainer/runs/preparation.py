@@ -11,6 +11,7 @@ from cacse_trainer.data import has_labels, load_pairs, load_sentences, load_sent
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.evaluation.dev_sets import DevSet, GradedPairs, load_named
 from cacse_trainer.files import crc32_of
+from cacse_trainer.runs.mixing import mixed, shares_of
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.resources import nearest, public_name, resolve_resource
 
@@ -25,7 +26,22 @@ def load_training_text(
     """The training rows, and what is known of them for the report."""
     if data_args.train_file is None:
         raise UserError("no training text: give train_file, in a recipe or as --train_file FILE")
-    source = resolve_resource(data_args.train_file)
+    if not data_args.mix:
+        return _load_rows(data_args.train_file, data_args, args)
+    if data_args.streaming:
+        raise UserError("mix takes shares of texts whose lengths are known: leave out streaming, or mix")
+    loaded = {name: _load_rows(name, data_args, args) for name in (data_args.train_file, *shares_of(data_args.mix))}
+    seed = args.seed if args.data_seed is None else args.data_seed
+    dataset, counts = mixed({name: rows for name, (rows, _) in loaded.items()}, shares_of(data_args.mix), seed)
+    facts = {"mixed": {public_name(name): told for name, told in counts.items()}, "kept": len(dataset)}
+    return dataset, {**loaded[data_args.train_file][1], **facts}
+
+
+def _load_rows(
+    name: str, data_args: DataArguments, args: CacseTrainingArguments
+) -> tuple[Dataset | IterableDataset, dict[str, Any]]:
+    """`load_training_text` of one file or data set."""
+    source = resolve_resource(name)
     columns = None
     if data_args.label_column is not None:
         if data_args.text_columns is None or len(data_args.text_columns) != 2:
@@ -57,12 +73,20 @@ def text_facts(data_args: DataArguments) -> dict[str, Any]:
     """
     if data_args.train_file is None:
         return {}
-    source = Path(resolve_resource(data_args.train_file)).expanduser()
+    own = _text_facts(data_args.train_file, "train_file", data_args.streaming)
+    shares = shares_of(data_args.mix or [])
+    more = [f"{share:g} of {_text_facts(name, 'mix')}" for name, share in shares.items()]
+    kept = {"kept_text": _text_facts(data_args.keep_file, "keep_file")} if data_args.keep_file is not None else {}
+    return {"text": own, **({"mixed_text": ", ".join(more)} if more else {}), **kept}
+
+
+def _text_facts(name: str, option: str, streaming: bool = False) -> str:
+    source = Path(resolve_resource(name)).expanduser()
     if not source.is_file():
-        return {"text": data_args.train_file}
-    with user_errors(f"train_file {source}"), source.open("rb") as file:
-        sums = crc32_of(source) if not data_args.streaming else zlib.crc32(file.read(STREAM_HEAD))
-    return {"text": f"{source.stat().st_size} bytes, checksum {sums:08x}"}
+        return name
+    with user_errors(f"{option} {source}"), source.open("rb") as file:
+        sums = crc32_of(source) if not streaming else zlib.crc32(file.read(STREAM_HEAD))
+    return f"{source.stat().st_size} bytes, checksum {sums:08x}"
 
 
 def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, DevSet]:

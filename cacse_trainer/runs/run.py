@@ -110,6 +110,11 @@ class TrainingRun:
         set_seed(args.seed)
         preparation.check_metric(args, self.dev_sets, self.scorers)
 
+    @property
+    def text_names(self) -> list[str]:
+        """The training texts, as they may be told to others."""
+        return list(self.data_facts.get("mixed", [public_name(self.data_args.train_file or "")]))
+
     def execute(
         self,
         trainer: CacseTrainer,
@@ -162,7 +167,7 @@ class TrainingRun:
                 start=start.scores if start is not None else {},
                 start_pooling=start.pooling if start is not None else "",
                 license=args.hub_license,
-                data=f"{public_name(self.data_args.train_file or '')}, {self.data_facts.get('kept', 'streamed')} rows",
+                data=f"{', '.join(self.text_names)}, {self.data_facts.get('kept', 'streamed')} rows",
                 settings=card_settings(self.model_args, self.data_args, args, self.parsed.recipe),
             )
             if args.export and trainer.is_world_process_zero():

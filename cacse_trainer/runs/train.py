@@ -3,6 +3,7 @@
 from cacse_trainer.errors import user_errors
 from cacse_trainer.runs.baseline import take_stated_pooling, take_stated_prompts
 from cacse_trainer.runs.build import build_model, check_fit, check_weights
+from cacse_trainer.runs.guide import build_guide, build_keeping
 from cacse_trainer.runs.methods import check_hard_negatives, check_used
 from cacse_trainer.runs.run import RunResult, TrainingRun
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
@@ -44,6 +45,8 @@ def train(
     for length in (data_args.max_seq_length, data_args.eval_max_seq_length):
         if length is not None:
             check_fit(model, tokenizer, length)
+    guide = build_guide(model_args, data_args, args)
+    keeping = build_keeping(model_args, data_args, args, tokenizer)
     with user_errors("settings", ImportError, RuntimeError):  # a logger or an optimizer that is not installed
         trainer = CacseTrainer(
             model=model,
@@ -56,5 +59,7 @@ def train(
             mask_probability=data_args.mask_probability,
             query_prompt=data_args.query_prompt or "",
             document_prompt=data_args.document_prompt or "",
+            guide=guide,
+            keeping=keeping,
         )
     return training.execute(trainer, tokenizer, starts)

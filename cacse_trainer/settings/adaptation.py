@@ -62,13 +62,13 @@ class AdaptArguments:
     pairs_file: str | None = setting(
         None, "Pairs of your own (anchor, positive), for rows of kind pairs: of `cacse-trainer pairs`, clicks, …"
     )
-    generator: str | None = setting(
+    question_writer: str | None = setting(
         None,
         "Writes questions that passages answer, for rows of kind questions: a causal language model (folder, hub id), "
         "or the URL of an OpenAI-compatible server (http://localhost:8000/v1).",
     )
-    generator_model: str | None = setting(None, "The model's name on that server.")
-    generator_prompt: str | None = setting(None, "A file with the prompt; {passage} stands for the passage.")
+    question_model: str | None = setting(None, "The model's name on that server.")
+    question_prompt: str | None = setting(None, "A file with the prompt; {passage} stands for the passage.")
     questions: int = setting(2000, "So many passages get a question, and so many sentences are translated.")
     there: str | None = setting(
         None, "A translation model (folder, hub id) into another language, for rows of kind round_trip, with back."

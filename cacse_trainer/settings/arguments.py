@@ -10,6 +10,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from cacse_trainer.settings import setting
 from cacse_trainer.settings.command_line import SEEDS
+from cacse_trainer.settings.contrastive import ContrastiveArguments
 from cacse_trainer.settings.decoder import DecoderArguments
 from cacse_trainer.settings.precision import FLAG, HELP, accelerator, resolve_bf16
 
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class ModelArguments(DecoderArguments):
+class ModelArguments(ContrastiveArguments, DecoderArguments):
     """Which model is trained, and its parts."""
 
     _argument_group_name: ClassVar[str] = "model"
@@ -42,7 +43,7 @@ class ModelArguments(DecoderArguments):
         "info_nce (SimCSE, STS-CFT), nt_xent, cosent, angle, angle_combined (AnglE: labelled pairs, pairs or "
         "triplets) or bellm (triplets).",
     )
-    hard_negative_weight: float = setting(0.0, "SimCSE: a logit added to each anchor's own hard negative.")
+    hard_negative_weight: float = setting(0.0, "SimCSE: a logit added to each anchor's own hard negatives.")
     mlm_weight: float = setting(0.0, "SimCSE: weight of the auxiliary masked language model loss (published: 0.1).")
     dropout: float | None = setting(
         None, "SimCSE, DiffCSE: every dropout of the encoder. Default: what its config says."
@@ -91,8 +92,18 @@ class DataArguments:
         "Training text: a txt, csv, tsv, jsonl or parquet file, a Hugging Face dataset name, or sample:FILE (the text "
         "shipped with the package).",
     )
+    mix: list[str] | None = setting(
+        None,
+        "More training text with rows of the same columns, path=share each: of the rows of an epoch so large a share "
+        "is drawn from it, repeated where it is too short; the rest is train_file, once.",
+    )
+    keep_file: str | None = setting(
+        None, "General sentences for keep_weight, one column; as many as the batch has rows are drawn at each step."
+    )
     text_columns: list[str] | None = setting(
-        None, "Columns to read: one (seen twice), two (a positive pair) or three (and a hard negative)."
+        None,
+        "Columns to read: one (seen twice), two (a positive pair), three (and a hard negative) or more (several). "
+        "Default: known names, such as anchor, positive, negative_1, negative_2.",
     )
     label_column: str | None = setting(
         None,
@@ -257,6 +268,11 @@ class CacseTrainingArguments(CommonTrainingArguments):
         False,
         "Equal sentences within a batch are no negatives of each other. Default: they are, as published; they are "
         "counted in any case.",
+    )
+    unique_batches: bool = setting(
+        False,
+        "The rows of a batch, of all processes, share no sentence in any column: a row that does waits for the next "
+        "batch. Not for a stream.",
     )
     decay_all_parameters: bool = setting(False, "Weight decay on biases and norms too, as in the CACSE release.")
     overwrite_output_dir: bool = setting(False, "Delete the output folder of an earlier run and start anew.")

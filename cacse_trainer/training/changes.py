@@ -38,6 +38,8 @@ HARMLESS = frozenset(
         *("overwrite_output_dir", "check", "export", "trust_remote_code", "merged_dtype"),
         *(
             "train_file",
+            "mix",
+            "keep_file",
             "test_file",
             "senteval_data",
         ),  # a moved text is the same one: its size and checksum are recorded

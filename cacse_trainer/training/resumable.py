@@ -29,8 +29,9 @@ from cacse_trainer.settings.arguments import CommonTrainingArguments
 from cacse_trainer.training import changes, checkpoints
 from cacse_trainer.training.interruption import SignalWatch
 
-DUPLICATES = "duplicate_rows"
-"""Among the parts of the log that is no part of the loss."""
+DUPLICATES, LEFT_OUT = "duplicate_rows", "guide_left_out"
+NO_LOSS = (DUPLICATES, LEFT_OUT)
+"""Among the parts of the log those that are no part of the loss."""
 
 
 class BestAndLast(TrainerCallback):
@@ -210,7 +211,7 @@ class ResumableTrainer(Trainer):
         if "loss" in logs and self._part_count:
             logs = dict(logs)
             for name, total in self._part_sums.items():
-                logs[name if name == DUPLICATES else f"loss_{name}"] = (total / self._part_count).item()
+                logs[name if name in NO_LOSS else f"loss_{name}"] = (total / self._part_count).item()
             self._part_sums, self._part_count = {}, 0
         super().log(logs, start_time)
 

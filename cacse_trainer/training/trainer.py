@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 
 from cacse_trainer.compute.distributed import shared_rows, world_size
 from cacse_trainer.data import ContrastiveCollator, Masking
+from cacse_trainer.data.deletion import Deletion, RawCollator
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.encoding.sentence_transformers import search_prompts, write_prompts
 from cacse_trainer.errors import UserError
@@ -29,7 +30,10 @@ from cacse_trainer.models.base import ComputeSettings, SentenceModel
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training import guards
 from cacse_trainer.training.description import describe, describe_text
-from cacse_trainer.training.resumable import DUPLICATES, ResumableTrainer
+from cacse_trainer.training.guide import Guide, GuidedCollator
+from cacse_trainer.training.keeping import KEPT, Keeping
+from cacse_trainer.training.resumable import DUPLICATES, LEFT_OUT, ResumableTrainer
+from cacse_trainer.training.unique import unique_order
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,8 @@ class CacseTrainer(ResumableTrainer):
             ``metric_for_best_model`` the first dev set chooses the best model: graded pairs by Spearman's correlation,
             a retrieval set by nDCG@10.
         data_collator: default: `ContrastiveCollator` of the tokenizer.
-        train_dataset: raw columns text | anchor, positive[, hard_negative]; a map-style or a streamed dataset.
+        train_dataset: raw columns text | anchor, positive[, hard_negative | negative_1, …]; a map-style or a streamed
+            dataset.
         eval_dataset: graded pairs (sentence1, sentence2, score), a `RetrievalSet`, or a dict of these by name; the
             scores of the set ``stsb`` are logged as ``eval_stsb_spearman``, of a retrieval set ``docs`` as
             ``eval_docs_ndcg@10``, and so on.
@@ -55,6 +60,8 @@ class CacseTrainer(ResumableTrainer):
         document_prompt: put before positives, hard negatives and documents; checkpoints keep it.
         mask_probability: chance of a token to be masked, for a model that reads masked copies.
         callbacks, optimizers: as for `Trainer`.
+        guide: tells false negatives, for a model whose ``forward`` takes ``left_out`` (`SentenceEmbeddingModel`).
+        keeping: gives general sentences to hold the cosines of, for one that takes ``kept``.
 
     Attributes:
         extra_scorers: called at each evaluation of the dev sets with the `embedder`, for more metrics by name; none by
@@ -84,6 +91,8 @@ class CacseTrainer(ResumableTrainer):
         optimizers: tuple[Any, Any] = (None, None),
         query_prompt: str = "",
         document_prompt: str = "",
+        guide: Guide | None = None,
+        keeping: Keeping | None = None,
     ):
         args = copy.copy(args) if args is not None else TrainingArguments("outputs")
         args.remove_unused_columns = False
@@ -117,7 +126,10 @@ class CacseTrainer(ResumableTrainer):
             raise UserError("CacseTrainer needs the tokenizer: pass processing_class=tokenizer")
         if data_collator is None:
             own: Any = {"query_prompt": query_prompt, "document_prompt": document_prompt}
-            data_collator = ContrastiveCollator(processing_class, max_seq_length, with_text_ids=True, **own)
+            kind = RawCollator if model.deletion else ContrastiveCollator
+            data_collator = kind(processing_class, max_seq_length, with_text_ids=True, **own)
+            if guide is not None:
+                data_collator = GuidedCollator(processing_class, max_seq_length, guide.reader, **own)
         if isinstance(args, CacseTrainingArguments):
             chosen = (args.num_length_buckets, args.mini_batch_size, args.negatives, args.use_fast_paths)
             model.use(ComputeSettings(*chosen))
@@ -127,7 +139,11 @@ class CacseTrainer(ResumableTrainer):
         self.eval_max_seq_length = eval_max_seq_length or length_limit(processing_class, model.config)
         self.query_prompt, self.document_prompt = query_prompt, document_prompt
         self.masking = Masking(processing_class, mask_probability) if model.needs_masked_copies else None
+        words = Deletion(processing_class, max_seq_length, model.deletion) if model.deletion else None
+        self.guide, self.keeping = guide, keeping
+        self.additions: list[Any] = [one for one in (keeping, words) if one is not None]  # to each step's batches
         self.mask_duplicates: bool = getattr(args, "mask_duplicates", False)
+        self.unique_batches: bool = getattr(args, "unique_batches", False)
         self._batch: tuple[int, Tensor | None] = (0, None)  # rows of the last batch, and the numbers of their texts
         self._overflows = 0  # steps in a row whose fp16 gradients overflowed
         self._told_of_duplicates = False
@@ -143,18 +159,30 @@ class CacseTrainer(ResumableTrainer):
                 "nothing to train: every parameter of the model is frozen; lower cascade_start_layer, or set "
                 "freeze_embeddings false"
             )
+        if self.unique_batches and isinstance(self.train_dataset, IterableDataset):
+            raise UserError("unique_batches needs to know all rows beforehand: leave out streaming, or unique_batches")
         batch = self.args.train_batch_size * world_size()
         if batch < 2:
             raise UserError(
                 f"per_device_train_batch_size={self.args.train_batch_size}: a batch of one row has no negatives; "
                 "give 2 or more"
             )
+        if self.keeping is not None:
+            self.keeping.check_size(batch)
         if hasattr(self.train_dataset, "__len__") and (rows := len(self.train_dataset)) < batch:
             raise UserError(
                 f"the training data has {rows} rows, fewer than one batch of {batch}, and incomplete "
                 f"batches are dropped (a batch gives the negatives); give more text or a per_device_train_batch_size "
                 f"of at most {rows // world_size()}"
             )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """As `ResumableTrainer`'s; with ``unique_batches`` rearranged."""
+        sampler = super()._get_train_sampler(train_dataset)
+        if self.unique_batches:
+            batch = self.args.train_batch_size * world_size()
+            self._order = sampler = unique_order(sampler, self.train_dataset, batch)
+        return sampler
 
     def describe(self) -> dict[str, Any]:
         """What is about to be trained: parameters, batch, effective negatives, tokens a batch, dropout in force."""
@@ -201,6 +229,8 @@ class CacseTrainer(ResumableTrainer):
         if self.masking is not None:
             step = self.args.seed, self.state.global_step, self.args.process_index
             batches = [self.masking(batch, *step, part) for part, batch in enumerate(batches)]
+        for add in self.additions:
+            batches = [add(b, self.args.seed, self.state.global_step, part) for part, b in enumerate(batches)]
         return batches, items
 
     def compute_loss(
@@ -214,6 +244,11 @@ class CacseTrainer(ResumableTrainer):
         inputs, texts = self.take_batch(inputs)
         if self.mask_duplicates and texts is not None:
             inputs["text_ids"] = texts
+        if self.guide is not None:
+            inputs = self.guide.applied(inputs, self.model_of_run)
+            self.sum_part(LEFT_OUT, inputs["left_out"].float().mean())
+        if self.keeping is not None and KEPT in inputs:
+            inputs = self.keeping.with_start(inputs, self.model_of_run.compute)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
         self.record_loss(loss, outputs.get("losses", {}), outputs)
         return (loss, outputs) if return_outputs else loss

@@ -162,7 +162,7 @@ def test_questions_from_a_server(server, tmp_path, monkeypatch):
     monkeypatch.setattr("cacse_trainer.models.generation.PAUSE", 0.01)
     url, asked = server
     passages = passages_of(documents(30))
-    given = {"generator": url, "prompt": None, "count": 10, "seed": 0, "device": "cpu", "shown": False}
+    given = {"writer": url, "prompt": None, "count": 10, "seed": 0, "device": "cpu", "shown": False}
     rows = write_questions(passages, tmp_path / "q.csv", model="m", **given)
     assert len(rows) == 10 and all(row.anchor == f"what is {row.document}?" for row in rows)
     assert all(str(row.document) in row.positive for row in rows) and asked[-1]["model"] == "m"
@@ -170,10 +170,10 @@ def test_questions_from_a_server(server, tmp_path, monkeypatch):
     assert write_questions(passages, tmp_path / "q.csv", model="m", **given) == rows and len(asked) == calls
     with pytest.raises(UserError, match="answers 400"):
         write_questions(passages, tmp_path / "other.csv", model="wrong", **given)
-    with pytest.raises(UserError, match="generator_model"):
+    with pytest.raises(UserError, match="question_model"):
         write_questions(passages, tmp_path / "none.csv", model=None, **given)
     with pytest.raises(UserError, match="cannot be reached"):
-        write_questions(passages, tmp_path / "down.csv", model="m", **{**given, "generator": "http://127.0.0.1:9/v1"})
+        write_questions(passages, tmp_path / "down.csv", model="m", **{**given, "writer": "http://127.0.0.1:9/v1"})
 
 
 def test_prompts(tmp_path):

@@ -61,6 +61,19 @@ def test_triplets(command, tmp_path):
     assert run(train.main, [*command, "--train_file", str(tmp_path / "nli.csv"), "--hard_negative_weight", "1"]) == 0
 
 
+def test_several_hard_negatives(command, tmp_path, capsys):
+    words = ["red", "blue", "big", "small"] * 4
+    rows = [f"man {word},a man in {word},a dog,the cat is {word},a house" for word in words]
+    path = tmp_path / "mined.csv"
+    path.write_text("\n".join(["anchor,positive,negative_1,negative_2,negative_3", *rows]) + "\n")
+    flags = [*command, "--train_file", str(path), "--hard_negative_weight", "1", "--mask_duplicates"]
+    assert run(train.main, flags) == 0
+    report = json.loads((tmp_path / "run" / "training_report.json").read_text())
+    assert report["data"]["columns"] == ["anchor", "positive", "negative_1", "negative_2", "negative_3"]
+    assert run(train.main, [*command, "--train_file", str(path), "--objective", "angle", "--overwrite_output_dir"]) == 2
+    assert "rows with several negatives (four columns or more), which info_nce compare" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

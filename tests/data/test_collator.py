@@ -117,6 +117,8 @@ def test_says_nothing(tokenizer, caplog):
         ([{"sentence": "a"}], ["sentence", "rename_column"]),
         ([{}], ["(none)"]),
         ([{"anchor": "a"}], ["columns anchor;"]),
+        ([{"anchor": "a", "positive": "b", "negative_1": "c", "negative_3": "d"}], ["negative_1, negative_3; needed"]),
+        ([{"anchor": "a", "positive": "b", "hard_negative": "c", "negative_1": "d"}], ["hard_negative, negative_1;"]),
         ([{"text": "a", "anchor": "a", "positive": "b"}], ["text, anchor, positive"]),
         ([{"text": "a"}, {"anchor": "a", "positive": "b"}], ["several kinds", "row 1"]),
         ([{"text": "a"}, {"text": None}], ["row 1", "text is None"]),

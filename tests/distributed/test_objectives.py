@@ -16,6 +16,7 @@ ROWS = 8
 CASES: dict[str, tuple[int, bool, dict]] = {  # views, labels, settings
     "info_nce": (2, False, {"mlp_only_train": True}),
     "hard_negatives": (3, False, {"hard_negative_weight": 0.7}),
+    "several_negatives": (5, False, {"hard_negative_weight": 0.7, "pooling": "mean"}),
     "nt_xent": (2, False, {"objective": "nt_xent", "pooling": "mean"}),
     "batch_norm": (2, False, {"projection": "batch_norm"}),
     "mlm": (2, False, {"mlm_weight": 0.1}),

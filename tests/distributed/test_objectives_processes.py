@@ -19,6 +19,12 @@ CASES = {
     "angle_triplets": (3, False, {"objective": "angle_combined", "cosine_weight": 1.0, "angle_weight": 1.0}),
     "bellm": (3, False, {"objective": "bellm", "ibn_weight": 20.0, "bidirectional_start_layer": 3}),
     "cft": (3, False, {"objective": "info_nce"}),
+    "several_negatives": (5, False, {"objective": "info_nce", "hard_negative_weight": 0.7}),
+    "matryoshka": (
+        3,
+        False,
+        {"within_view_negatives": True, "matryoshka_dims": [48, 8]},
+    ),
 }
 
 

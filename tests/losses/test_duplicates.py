@@ -21,6 +21,12 @@ def test_which_rows_are_equal():
     assert equal_rows(triplets)[:, 3:].tolist() == [[False, True, False], [False] * 3, [False, False, True]]
 
 
+def test_which_of_several_hard_negatives_are_own_sentences():
+    texts = torch.tensor([[1, 2, 9, 4], [3, 4, 1, 8], [5, 6, 7, 5]])
+    expected = [[False, False, True, False, False, False], [False, True] + [False] * 4, [False] * 5 + [True]]
+    assert equal_rows(texts)[:, 3:].tolist() == expected
+
+
 @pytest.mark.parametrize(
     ("texts", "count"),
     [([[1, 1], [1, 1], [2, 2]], 2), ([[1, 2], [3, 1], [4, 5]], 2), ([[1, 2, 5], [3, 4, 1]], 0), ([1, 1, 1, 2], 3)],
@@ -61,5 +67,6 @@ def test_collator_numbers_texts(tiny_tokenizer):
     ids = collator([{"text": "a man"}, {"text": "a dog"}, {"text": "a man"}])["text_ids"]
     assert ids.shape == (3, 2) and ids[0, 0] == ids[0, 1] == ids[2, 0] != ids[1, 0]
     assert ids[0, 0] == text_id("a man") == 4201870724910980586
-    rows = [{"anchor": "a man", "positive": "the man", "hard_negative": "a dog"}]
-    assert collator(rows)["text_ids"].tolist() == [[text_id("a man"), text_id("the man"), text_id("a dog")]]
+    rows = [{"anchor": "a man", "positive": "the man", "negative_2": "a dog", "negative_1": "a cat"}]
+    expected = [text_id(text) for text in ("a man", "the man", "a cat", "a dog")]
+    assert collator(rows)["text_ids"].tolist() == [expected]

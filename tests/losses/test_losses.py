@@ -80,6 +80,19 @@ def test_info_nce_by_hand():
     assert info_nce(x, x, negatives, temperature=1.0, hard_negative_weight=0.7).item() == pytest.approx(expected)
 
 
+def test_info_nce_of_several_negatives_by_hand():
+    """Each row has all four negatives of the batch, and the weight on its own two."""
+    x = torch.eye(2)
+    negatives = torch.stack([x.flip(0), x], dim=1)  # (2, 2, 2): of each anchor one orthogonal, one equal to it
+    # logits of row 0: positives (1, 0), own negatives (0 + 0.7, 1 + 0.7), those of row 1 (1, 0)
+    total = math.e + 1 + math.exp(0.7) + math.exp(1.7) + math.e + 1
+    found = info_nce(x, x, negatives, temperature=1.0, hard_negative_weight=0.7)
+    assert found.item() == pytest.approx(1 - 2 + math.log(total))
+    torch.manual_seed(0)
+    a, p, n = torch.randn(3, 5, 8, dtype=torch.float64).unbind()
+    assert info_nce(a, p, n[:, None], hard_negative_weight=0.7) == info_nce(a, p, n, hard_negative_weight=0.7)
+
+
 def test_nt_xent_is_symmetric_and_info_nce_is_not():
     torch.manual_seed(0)
     x, y = torch.randn(2, 5, 8, dtype=torch.float64)

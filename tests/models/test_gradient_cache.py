@@ -13,6 +13,8 @@ from tests.models.test_sentence_embedding import make_batch
 SINGLE = {
     "unsupervised": (2, {}),
     "hard_negatives": (3, {"hard_negative_weight": 0.7}),
+    "several_negatives": (5, {"hard_negative_weight": 0.7, "pooling": "mean"}),
+    "matryoshka": (4, {"pooling": "mean", "matryoshka_dims": [32, 8, 4], "within_view_negatives": True}),
     "nt_xent": (2, {"objective": "nt_xent", "pooling": "avg_first_last"}),
     "batch_norm": (2, {"projection": "batch_norm"}),
     "mlm": (2, {"mlm_weight": 0.1}),

@@ -108,12 +108,13 @@ def encoder(tiny_towers) -> str:
     return tiny_towers("bert")[0]
 
 
-@pytest.mark.parametrize(("views", "weight"), [(2, 0.0), (3, 0.0), (3, 0.7)])
+@pytest.mark.parametrize(("views", "weight"), [(2, 0.0), (3, 0.0), (3, 0.7), (6, 0.7)])
 def test_info_nce(encoder, views, weight):
     model = SentenceEmbeddingModel.from_encoder(encoder, hard_negative_weight=weight).double().eval()
     batch = make_batch(views)
     vectors = [model.embed(**rows(batch, view)) for view in range(views)]
-    expected = info_nce(*vectors, temperature=0.05, hard_negative_weight=weight)
+    negatives = torch.stack(vectors[2:], dim=1) if views > 2 else None
+    expected = info_nce(*vectors[:2], negatives, temperature=0.05, hard_negative_weight=weight)
     output = model(**batch)
     assert output.loss.item() == pytest.approx(expected.item(), rel=1e-10)
     assert torch.allclose(output.embeddings, torch.stack(vectors, dim=1), atol=1e-10)

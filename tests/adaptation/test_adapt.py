@@ -1,0 +1,163 @@
+"""`adapt` from raw text to a verdict, on a tiny model."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+from transformers import BertModel
+
+from cacse_trainer import SentenceEncoder
+from cacse_trainer.adaptation import run as adaptation
+from cacse_trainer.cli.main import main
+from tests.conftest import WORDS
+
+
+@pytest.fixture
+def text(tmp_path):
+    """Documents of a tiny vocabulary: the title has three words of the body."""
+    draws = random.Random(0)
+    records = []
+    for _ in range(160):
+        words = draws.sample(WORDS, 8)
+        body = f"{' '.join(words[:4])}. {' '.join(words[4:])}. {' '.join(draws.sample(WORDS, 4))}."
+        records.append({"title": " ".join(draws.sample(words, 3)), "body": body})
+    path = tmp_path / "text.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)))
+    return path
+
+
+@pytest.fixture
+def model(tiny_towers, tmp_path):
+    """A tiny encoder that states mean pooling."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+
+    word = Transformer(str(tiny_towers("bert")[0]))
+    folder = tmp_path / "start"
+    SentenceTransformer(modules=[word, Pooling(word.get_word_embedding_dimension(), "mean")]).save(str(folder))
+    return folder
+
+
+def flags(text, model, folder, **more) -> list[str]:
+    given = {"text": text, "model": model, "output_dir": folder, "max_steps": 12, "per_device_train_batch_size": 16}
+    given |= {"learning_rate": 1e-3, "use_cpu": True, "bf16": False, "logging_steps": 4, "disable_tqdm": True, **more}
+    return ["adapt", *(f"--{name}={value}" for name, value in given.items()), "--json"]
+
+
+def told(capsys, words: list[str]) -> dict:
+    capsys.readouterr()
+    code = main(words)
+    out = capsys.readouterr()
+    assert code == 0, out.err
+    return json.loads(out.out)
+
+
+def test_the_whole_road(text, model, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "out"
+    found = told(capsys, flags(text, model, folder))
+    verdict = found["verdict"]
+    names = {path.name for path in folder.iterdir()}
+    better = verdict["outcome"] == "helped"
+    assert {"plan.json", "rows.jsonl", "dev", "test", "training", "adaptation.json", "report.html"} <= names
+    assert found["encoder"] in names and ("encoder" in names) == better
+    assert found["recommended"] == (str(folder / "encoder") if better else "start")
+    assert found["plan"]["rows"] == {"title": 96, "cloze": 96} and found["plan"]["steps"] == 12
+    assert [form["name"] for form in found["forms"]][0].startswith("the start") and len(found["shares"]) == 4
+    assert verdict["start"] == pytest.approx(found["forms"][0]["scores"]["ndcg@10"])
+    assert found["watched"]["general"][0] == pytest.approx(100, abs=0.5)
+
+    page = (folder / "report.html").read_text()
+    assert verdict["sentence"] in page.replace("&#39;", "'") and "Queries that gained most" in page
+    card = (folder / found["encoder"] / "README.md").read_text()
+    assert verdict["sentence"] in card and "## Scores" not in card and "## Training" in card
+    weights = BertModel.from_pretrained(folder / found["encoder"]).state_dict()
+    share = found["share"]
+    parts = [BertModel.from_pretrained(one).state_dict() for one in (model, folder / "training" / "export" / "encoder")]
+    for name, tensor in weights.items():
+        assert np.allclose(tensor, (1 - share) * parts[0][name] + share * parts[1][name], atol=1e-6), name
+
+    assert main(flags(text, model, folder)) == 2
+    assert "finished adaptation" in capsys.readouterr().err
+    # a kill after the training: the second call only judges, and to the same verdict
+    (folder / "adaptation.json").unlink()
+    monkeypatch.setattr(adaptation, "train", None)
+    assert told(capsys, flags(text, model, folder))["verdict"] == verdict
+    monkeypatch.undo()
+    assert main(flags(text, model, folder, learning_rate=1e-4)) == 2
+    assert "other settings" in capsys.readouterr().err
+    assert told(capsys, flags(text, model, folder, overwrite_output_dir=True))["verdict"] == verdict
+
+
+def test_an_end_before_the_training_costs_nothing(text, model, tmp_path, capsys, monkeypatch):
+    def killed(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adaptation, "run_training", killed)
+    folder = tmp_path / "out"
+    assert main(flags(text, model, folder)) == 130
+    rows = (folder / "rows.jsonl").read_bytes()
+    monkeypatch.undo()
+    told(capsys, flags(text, model, folder))
+    assert (folder / "rows.jsonl").read_bytes() == rows
+
+
+def test_check_trains_nothing(text, model, tmp_path, capsys):
+    folder = tmp_path / "out"
+    assert main([*flags(text, model, folder, max_steps=-1, budget=20)[:-1], "--check"]) == 0
+    out = capsys.readouterr().out
+    assert "title: 96 rows, such as" in out and "→" in out and "minutes in all" in out and "nothing was trained" in out
+    assert not list(folder.iterdir())
+
+
+def test_own_queries_choose_and_judge(text, model, tmp_path, capsys):
+    records = [json.loads(line) for line in text.read_text().splitlines()]
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text("\n".join(json.dumps({"query": r["title"], "document": r["body"]}) for r in records[:60]))
+    found = told(capsys, flags(text, model, tmp_path / "out", dev_queries=queries, max_steps=2, shares=1))
+    assert (found["dev"]["queries"], found["test"]["queries"]) == (30, 30) and found["shares"].keys() == {"1"}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"text": "gone.txt"}, "no such file"),
+        ({"train_file": "x.txt"}, "train_file has no effect here"),
+        ({"rows": "titel=1"}, "titel"),
+        ({"rows": "title"}, "KIND=NUMBER"),
+        ({"budget": 0}, "budget must be above 0"),
+        ({"test_queries": "q.csv"}, "dev_queries"),
+        ({"shares": 2}, "shares must be"),
+        ({"max_steps": -1, "budget": 0.01}, "give at least"),
+    ],
+)
+def test_bad_settings_are_one_line(text, model, tmp_path, capsys, more, said):
+    assert main(flags(text, model, tmp_path / "out", **more)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and said in error
+
+
+def test_single_sentences_are_refused_with_what_to_give(model, tmp_path, capsys):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join(f"a man is playing {i}" for i in range(300)))
+    assert main(flags(lines, model, tmp_path / "out")) == 2
+    assert "--dev_queries" in capsys.readouterr().err
+
+
+def test_a_folder_of_someone_else_is_left_alone(text, model, tmp_path, capsys):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text("mine")
+    assert main(flags(text, model, folder, overwrite_output_dir=True)) == 2
+    assert (folder / "rows.jsonl").read_text() == "mine" and "no adaptation's" in capsys.readouterr().err
+
+
+def test_the_result_loads_where_the_start_did(text, model, tmp_path, capsys):
+    found = told(capsys, flags(text, model, tmp_path / "out", max_steps=2))
+    encoder = SentenceEncoder(tmp_path / "out" / found["encoder"])
+    from sentence_transformers import SentenceTransformer
+
+    sentences = ["a man is playing", "the dog is big"]
+    other = SentenceTransformer(str(tmp_path / "out" / found["encoder"])).encode(sentences)
+    assert encoder.pooling == "mean"
+    assert np.allclose(encoder.encode(sentences, normalize=False), other, atol=1e-5)
