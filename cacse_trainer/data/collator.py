@@ -92,10 +92,14 @@ class ContrastiveCollator:
 
     def prompt_of(self, column: str) -> str:
         """What is put before the sentences of a column."""
-        if column == "anchor":
-            return self.query_prompt
-        is_document = column in ("positive", "hard_negative") or column.startswith(NEGATIVE)
-        return self.document_prompt if is_document else ""
+        return by_side(column, self.query_prompt, self.document_prompt, "")
+
+
+def by_side(column: str, query: Any, document: Any, neither: Any) -> Any:
+    """What belongs to a column: to anchors, to positives and negatives, or to sentences without sides."""
+    if column == "anchor":
+        return query
+    return document if column in ("positive", "hard_negative") or _NUMBERED.fullmatch(column) else neither
 
 
 def text_id(sentence: str) -> int:

@@ -5,7 +5,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cacse_trainer.data import load_sentences
 from cacse_trainer.encoding.loading import Loaded, is_sentence_model, load_encoder
-from cacse_trainer.encoding.sentence_transformers import read_modules
+from cacse_trainer.encoding.sentence_transformers import read_modules, search_prompts
 from cacse_trainer.errors import UserError
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.resources import resolve_resource
@@ -49,6 +49,8 @@ def build_guide(settings: ModelArguments, data_args: DataArguments, args: CacseT
     if settings.guide is None:
         return None
     loaded = load_frozen(settings.guide, settings, args)
+    if settings.guide == START:  # read behind the prompts of the run, whoever stated them
+        loaded.stated.prompts = search_prompts(data_args.query_prompt or "", data_args.document_prompt or "")
     margin = settings.guide_margin, settings.guide_margin_type
     return Guide(loaded, data_args.max_seq_length, *margin, bf16=bool(args.bf16))
 

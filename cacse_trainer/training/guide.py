@@ -14,9 +14,10 @@ from transformers import PreTrainedTokenizerBase
 
 from cacse_trainer.compute.distributed import shared_rows
 from cacse_trainer.data import ContrastiveCollator
-from cacse_trainer.data.collator import views_of
+from cacse_trainer.data.collator import by_side, views_of
 from cacse_trainer.data.deletion import RawCollator
 from cacse_trainer.data.tokens import pad_rows, tokenise
+from cacse_trainer.encoding.embedder import prefixed
 from cacse_trainer.encoding.loading import Loaded
 from cacse_trainer.encoding.sentence_transformers import Modules
 from cacse_trainer.errors import UserError
@@ -41,10 +42,10 @@ class Reader:
     stated: Modules
     max_seq_length: int
 
-    def __call__(self, sentences: Sequence[str]) -> dict[str, Tensor]:
-        """(n, L) tensors by name."""
-        prepare = self.stated.prepare
-        texts = [prepare(sentence) for sentence in sentences] if prepare is not None else sentences
+    def __call__(self, sentences: Sequence[str], prompts: Sequence[str | None] | None = None) -> dict[str, Tensor]:
+        """(n, L) tensors by name; ``prompts``: before each sentence, None for what the folder puts there by default."""
+        prepare, before = self.stated.prepare or prefixed, prompts or [None] * len(sentences)
+        texts = [prepare(sentence, prompt) for sentence, prompt in zip(sentences, before, strict=True)]
         return pad_rows(self.tokenizer, tokenise(self.tokenizer, texts, self.max_seq_length))
 
 
@@ -128,8 +129,8 @@ class GuidedCollator(ContrastiveCollator):
 
     Args:
         tokenizer, max_seq_length: of the model.
-        guide: how the guide reads text; behind the model's own prompts.
-        prompts: ``query_prompt`` and ``document_prompt``.
+        guide: how the guide reads text; anchors and documents behind the prompts that its folder states for them.
+        prompts: of the model, as for `ContrastiveCollator`.
 
     Returns:
         On a call with B rows of C columns also ``guide_input_ids`` (B, C, L) and so on; a sentence seen twice is there
@@ -142,8 +143,9 @@ class GuidedCollator(ContrastiveCollator):
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         batch = super().__call__(rows)
-        columns = views_of(rows[0])
-        found = self.guide([self.prompt_of(column) + row[column] for row in rows for column in columns])
+        columns, stated = views_of(rows[0]), self.guide.stated
+        prompts = [by_side(column, stated.query_prompt, stated.document_prompt, None) for column in columns]
+        found = self.guide([row[column] for row in rows for column in columns], prompts * len(rows))
         return {**batch, **{f"{GUIDE}{name}": ids.unflatten(0, (len(rows), -1)) for name, ids in found.items()}}
 
 
