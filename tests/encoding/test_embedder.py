@@ -20,6 +20,7 @@ WHAT_ELSE_TOKENISES = {
     "data/tokens.py": "what makes them, here and everywhere else",
     "training/distillation.py": "training batches, of the teacher's inputs",
     "models/translation.py": "a translation model, which writes text",
+    "models/generation.py": "a causal language model, likewise",
     "instruct/merging.py": "a language model's next words",
     "models/tokenizer_bundle.py": "a tokenizer made of several",
     "export/onnx.py": "two sentences that a graph is traced with",
