@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cacse_trainer.adaptation.averaging import SHARES, Averaging, can_be_averaged
-from cacse_trainer.adaptation.plan import BETTER, DEV, NOT_BETTER, STATIC, TEST, TRAINING, Plan
+from cacse_trainer.adaptation.plan import BETTER, DEV, GENERAL, NOT_BETTER, STATIC, TEST, TRAINING, Plan
 from cacse_trainer.adaptation.report import card_section, write_report
 from cacse_trainer.adaptation.verdict import HELPED, Contender, Verdict, bm25, judge, pace_of, truncations
 from cacse_trainer.data.documents import Counts
@@ -20,13 +20,13 @@ from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.encoding.onnx import GRAPHS, OnnxEncoder
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.dev_sets import Answers, Retrieval
+from cacse_trainer.evaluation.dev_sets import Answers, Retrieval, load_named
 from cacse_trainer.export.onnx import export_onnx
 from cacse_trainer.export.static import export_static
 from cacse_trainer.files import write_text, writing_folder
 from cacse_trainer.runs.folder import REPORT as TRAINED
 from cacse_trainer.settings.adaptation import AdaptArguments
-from cacse_trainer.settings.arguments import CacseTrainingArguments
+from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.recipes import Parsed
 
 logger = logging.getLogger(__name__)
@@ -82,10 +82,15 @@ def choose(
     return mixture.set(max(found, key=lambda share: (found[share], -share))), found
 
 
-def watched(report: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """What was scored beside the dev part: the start's score, and that of the trained encoder, before any averaging."""
-    start, trained = report["start"]["scores"], report["exported"]["encoder"]
-    return {name: (start[name], trained[name]) for name in trained if name in start and name != DEV}
+def watched_files(folder: Path, data_args: DataArguments) -> list[str]:
+    """The sets that are scored beside the dev part, ``name=path`` each: general pairs, and those of the user."""
+    return [f"general={folder / GENERAL}", *(data_args.dev_file or [])]
+
+
+def watched(folder: Path, data_args: DataArguments, *encoders: Embedder) -> dict[str, list[float]]:
+    """The score of each encoder on what is watched."""
+    sets = load_named(watched_files(folder, data_args), "dev_file")
+    return {name: [one.read(encoder).scores[one.metric] for encoder in encoders] for name, one in sets.items()}
 
 
 def write_encoder(folder: Path, name: str, encoder: SentenceEncoder) -> None:
@@ -148,7 +153,7 @@ def finish(
     Args:
         texts: the passages that were trained on, by whose words a static table is weighted.
     """
-    model_args, _, args = groups
+    model_args, data_args, args = groups
     trained = load(str(folder / TRAINING / "export" / "encoder"), args)
     encoder, shares = choose(settings, start.encoder, trained, sets[DEV])
     test = Retrieval(sets[TEST])
@@ -178,7 +183,7 @@ def finish(
         "share": share,
         "shares": {f"{one:g}": score for one, score in shares.items()},
         "forms": [asdict(one) for one in forms if one is not None],
-        "watched": watched(report),
+        "watched": watched(folder, data_args, start.embedder, encoder.embedder),
         "documents": asdict(counts),
         "plan": plan.as_dict(),
         "start": {

@@ -22,7 +22,7 @@ from cacse_trainer.adaptation import budget
 from cacse_trainer.adaptation.averaging import SHARES
 from cacse_trainer.adaptation.given import given_rows
 from cacse_trainer.adaptation.mining import mine_hard_negatives
-from cacse_trainer.adaptation.outcome import AdaptResult, Start, finish, load
+from cacse_trainer.adaptation.outcome import AdaptResult, Start, finish, load, watched_files
 from cacse_trainer.adaptation.parts import Parts, halves, part
 from cacse_trainer.adaptation.plan import DEV, GENERAL, PLAN, ROWS, TEST, TRAINING, Plan, key_of, open_folder, read_plan
 from cacse_trainer.adaptation.rows import Miner, Pair, Rows, default_shares
@@ -46,8 +46,7 @@ logger = logging.getLogger(__name__)
 
 STATIC_COST = 10_000
 """Passages in whose time a static table is made."""
-GENERAL_TEXT = "sample:sentences.txt"
-GENERAL_PAIRS = 2000
+GENERAL_SENTENCES, GENERAL_PAIRS = 2000, 500
 """Pairs of general sentences whose cosines are watched."""
 DEFAULT_BUDGET = 30.0
 
@@ -75,7 +74,7 @@ def adapt(
     """
     begun = time.monotonic()
     parsed = parsed or Parsed((settings, model_args, data_args, args))
-    check(settings, model_args, data_args)
+    check(settings, model_args, data_args, args, parsed)
     take_stated_pooling(model_args)
     take_stated_prompts(data_args, [str(model_args.model)])
     folder, groups = Path(str(args.output_dir)), (model_args, data_args, args)
@@ -99,7 +98,8 @@ def adapt(
             if args.check:
                 facts = {"plan": plan.as_dict(), "samples": rows.samples(), "documents": asdict(counts)}
                 return AdaptResult(folder, facts=facts)
-            write_parts(folder, sets, start, rows, plan, batch_of(args), settings.mined_negatives)
+            how = batch_of(args), settings.mined_negatives, settings.general_text
+            write_parts(folder, sets, start, rows, plan, *how)
         run_training(folder, groups, parsed, plan)
         return finish(
             folder,
@@ -115,12 +115,20 @@ def adapt(
         )
 
 
-def check(settings: AdaptArguments, model_args: ModelArguments, data_args: DataArguments) -> None:
+def check(
+    settings: AdaptArguments,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: CacseTrainingArguments,
+    parsed: Parsed,
+) -> None:
     """Refuse settings that have no meaning here.
 
     Raises:
         UserError: with what to give instead.
     """
+    if args.world_size > 1:
+        raise UserError(f"adapt runs as one process, on one device, and this is one of {args.world_size}")
     if not settings.text:
         raise UserError("no text: give --text FOLDER or FILE")
     if model_args.model is None or model_args.tower_a is not None or model_args.generator is not None:
@@ -128,6 +136,12 @@ def check(settings: AdaptArguments, model_args: ModelArguments, data_args: DataA
     for name in ("train_file", "text_columns", "label_column", "test_file"):
         if getattr(data_args, name) is not None:
             raise UserError(f"{name} has no effect here: rows and held-out queries are made of --text; leave it out")
+    if data_args.evaluation == "none" or args.eval_strategy == "no":
+        raise UserError("adapt chooses by its dev part: leave evaluation and eval_strategy as they are")
+    if settings.budget is not None and args.max_steps > 0:
+        raise UserError("budget and max_steps both tell how long to train: give one of them")
+    if "num_train_epochs" in parsed.given():
+        raise UserError("num_train_epochs has no effect here: give --budget MINUTES, or --max_steps")
     if settings.test_queries and not settings.dev_queries:
         raise UserError("test_queries judge, and something must choose: give --dev_queries, too")
 
@@ -212,7 +226,8 @@ def make_plan(
     forms = start.seconds_a_passage * STATIC_COST * settings.static
     shares = len(settings.shares or SHARES)
     spent = time.monotonic() - begun + forms
-    costs = budget.Costs(spent, step, start.dev_seconds, start.test_seconds, mining, shares)
+    dev = start.dev_seconds + 2 * GENERAL_PAIRS * start.seconds_a_passage
+    costs = budget.Costs(spent, step, dev, start.test_seconds, mining, shares)
     wanted = costs.steps(settings.budget or DEFAULT_BUDGET)
     steps = min(wanted, most)
     if steps < wanted:
@@ -221,14 +236,21 @@ def make_plan(
 
 
 def write_parts(
-    folder: Path, sets: dict[str, RetrievalSet], start: Start, rows: Rows, plan: Plan, batch: int, negatives: int
+    folder: Path,
+    sets: dict[str, RetrievalSet],
+    start: Start,
+    rows: Rows,
+    plan: Plan,
+    batch: int,
+    negatives: int,
+    general_text: str,
 ) -> None:
     """The rows, the held-out parts and the general pairs; the plan last, which says that they are whole."""
     mine = miner(start, rows, negatives) if negatives else None
     plan.rows = rows.write(folder / ROWS, plan.steps * batch, negatives, mine)
     for name, one in sets.items():
         save_retrieval(one, folder / name)
-    write_text(folder / GENERAL, general_pairs(start.encoder))
+    write_text(folder / GENERAL, general_pairs(start.encoder, general_text))
     write_json(folder / PLAN, plan.as_dict())
 
 
@@ -253,9 +275,9 @@ def miner(start: Start, rows: Rows, negatives: int) -> Miner:
     return mine
 
 
-def general_pairs(encoder: SentenceEncoder) -> str:
+def general_pairs(encoder: SentenceEncoder, text: str) -> str:
     """General sentences in pairs, with the cosine that the start gives them: what the training is to leave as it is."""
-    sentences = load_sentences(resolve_resource(GENERAL_TEXT))["text"]
+    sentences = load_sentences(resolve_resource(text), max_rows=GENERAL_SENTENCES)["text"]
     draws = random.Random("general pairs")
     pairs = [draws.sample(sentences, 2) for _ in range(GENERAL_PAIRS)]
     first, second = (encoder.encode([pair[side].replace("\t", " ") for pair in pairs]) for side in (0, 1))
@@ -272,8 +294,7 @@ def run_training(folder: Path, groups: tuple[Any, Any, Any], parsed: Parsed, pla
     if (output / TRAINED).is_file():
         return
     data_args.train_file = str(folder / ROWS)
-    watched = [f"general={folder / GENERAL}", *(data_args.dev_file or [])]
-    data_args.dev_file = [f"{DEV}={folder / DEV}", *watched]
+    data_args.dev_file = [f"{DEV}={folder / DEV}", *watched_files(folder, data_args)]
     args.output_dir, args.max_steps, args.overwrite_output_dir = str(output), plan.steps, False
     args.train_sampling_strategy = "sequential"  # the rows' own order keeps a document's apart
     args.resume_from_checkpoint = "last" if newest_whole(output) is not None else None

@@ -82,6 +82,10 @@ class AdaptArguments:
         "or a BEIR-like folder. Without test_queries a half of them judges.",
     )
     test_queries: list[str] | None = setting(None, "The same, to judge by.")
+    general_text: str = setting(
+        "sample:sentences.txt",
+        "General sentences, one a line, in the start's language: how far their similarities change is watched.",
+    )
     mined_negatives: int = setting(0, "Hard negatives a row, mined by the start among the passages; 0: none.")
     shares: list[float] | None = setting(
         None,
