@@ -17,6 +17,7 @@ def run(name: str, *flags: str, cwd) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_search_your_documents(tmp_path, minilm):
     """The right paragraph of three comes first, and the saved index gives the same the second time."""
     notes = tmp_path / "notes"

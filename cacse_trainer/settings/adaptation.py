@@ -3,26 +3,26 @@
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from cacse_trainer.settings import setting
 from cacse_trainer.settings.command_line import number
 
 
-def share(word: str) -> str:
-    """A flag's ``NAME=SHARE``, checked.
+def share(word: str) -> tuple[str, float]:
+    """``KIND=NUMBER``, read.
 
     Raises:
-        ArgumentTypeError: it is none.
+        ValueError: it is none.
     """
-    name, separator, value = word.partition("=")
+    name, _, value = word.partition("=")
     try:
-        found = number(value) if separator else -1.0
-    except ValueError:
+        found = number(value)
+    except (ValueError, ArgumentTypeError):
         found = -1.0
-    if not name or not found >= 0:
-        raise ArgumentTypeError(f"a share is KIND=NUMBER, such as title=1 or cloze=0.5, got {word!r}")
-    return word
+    if not name or found < 0:
+        raise ValueError(f"rows: a share is KIND=NUMBER, such as title=1 or cloze=0.5, got {word!r}")
+    return name, found
 
 
 @dataclass
@@ -57,7 +57,6 @@ class AdaptArguments:
         None,
         "Kinds of rows with their shares, title=1 heading=1 cloze=1 neighbour=0 single=0 questions=0 … Default: "
         "those of the text's own structure.",
-        type=share,
     )
     pairs_file: str | None = setting(
         None, "Pairs of your own (anchor, positive), for rows of kind pairs: of `cacse-trainer pairs`, clicks, …"
@@ -101,13 +100,11 @@ class AdaptArguments:
         for name, least in (("passage_words", 5), ("held_out", 20), ("distractors", 0), ("mined_negatives", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        self.row_shares()
         for value in self.shares or []:
             if not 0 < value <= 1:
                 raise ValueError(f"shares must be above 0 and at most 1, got {value}")
 
     def row_shares(self) -> dict[str, float] | None:
         """``rows`` by kind; None: not given."""
-        if self.rows is None:
-            return None
-        named: dict[str, Any] = dict(word.split("=", 1) for word in self.rows)
-        return {name: float(value) for name, value in named.items()}
+        return None if self.rows is None else dict(map(share, self.rows))

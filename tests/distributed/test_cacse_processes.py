@@ -42,7 +42,9 @@ def work(rank: int, world: int, folders: list[str], method: str, results: str) -
     torch.save(found, f"{results}/{rank}")
 
 
-@pytest.mark.parametrize(("method", "world"), [("cacse", 2), ("cacse", 4), ("tncse", 2)])
+@pytest.mark.parametrize(
+    ("method", "world"), [("cacse", 2), pytest.param("cacse", 4, marks=pytest.mark.slow), ("tncse", 2)]
+)
 def test_processes_equal_one(method, world, tiny_towers, tmp_path):
     folders = tiny_towers("bert")
     run_processes(work, world, str(tmp_path), world, folders, method, str(tmp_path))

@@ -91,6 +91,7 @@ def work(number: int, folder: str, results: str) -> None:
     torch.save(step(make_model(folder), batch, length_buckets=None, mini_batch_size=3), f"{results}/{number}")
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(masked_lm, tmp_path):
     """Each holds its share of the loss, by the number of its tokens; their mean is the loss."""
     expected = step(make_model(masked_lm), make_batch())

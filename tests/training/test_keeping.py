@@ -91,6 +91,7 @@ def assert_same(found, expected):
         assert (found[name] - value).abs().max() <= 1e-6 * value.abs().max().clamp(min=1e-3), name
 
 
+@pytest.mark.slow
 def test_gradient_cache_and_two_processes_equal_the_plain_step(masked_lm, tmp_path):
     general = write_sentences(tmp_path / "general.txt", 40)
     expected = step(masked_lm, load_sentences(general))
