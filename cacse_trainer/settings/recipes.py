@@ -4,6 +4,7 @@ A recipe holds any field of the dataclasses, flat. Unknown keys and flags are er
 Values go through the same conversion as flags (YAML reads ``3e-5`` as a string).
 """
 
+import difflib
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -88,8 +89,8 @@ def find_recipe(name: str) -> Path:
         candidate = folder / f"{name.removesuffix('.yaml')}.yaml"
         if candidate.is_file():
             return candidate
-    known = recipe_names()
-    raise UserError(f"no recipe {name!r}: neither a file nor one of {', '.join(known)}{nearest(name, known)}")
+    close = ", ".join(difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.0))
+    raise UserError(f"no recipe {name!r}, and no such file; the nearest are {close} (cacse-trainer train --help: all)")
 
 
 class _UniqueKeys(yaml.SafeLoader):

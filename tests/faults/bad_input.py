@@ -399,7 +399,7 @@ CASES: list[Case] = [
     recipe("a recipe that is no YAML", "a: [1\n", "recipe"),
     recipe("a recipe that is a list", "- a\n- b\n", "must be a mapping"),
     Case("a recipe that is no text", lambda p: p.cacse("--config", p.file("r.yaml", b"\xff\xfe\0")), "recipe"),
-    Case("a recipe that is not there", lambda p: p.cacse("--config", "quickstrat"), "did you mean quickstart?"),
+    Case("a recipe that is not there", lambda p: p.cacse("--config", "quickstrat"), "the nearest are quickstart,"),
     # ---- flags ----
     Case("an unknown flag", lambda place: place.cacse("--learning_rat", "1"), "did you mean --learning_rate?"),
     Case("a flag without its value", lambda place: place.cacse("--config"), "expected one argument"),
