@@ -94,7 +94,7 @@ class AdaptArguments:
     mined_negatives: int = setting(0, "Hard negatives a row, mined by the start among the passages; 0: none.")
     shares: list[float] | None = setting(
         None,
-        "Shares of the trained weights in their mean with the start's that are tried on the dev part: default 0.25 0.5 "
+        "Shares of the trained weights in their mean with the start's that are tried on the dev part: default 0.5 "
         "0.75 1.",
     )
     onnx: bool = setting(False, "Write the encoder as ONNX, too, in float32 and int8, and measure it.")
