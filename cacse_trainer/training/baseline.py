@@ -9,6 +9,7 @@ import torch
 from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.encoding.sentence_transformers import read_modules
+from cacse_trainer.errors import user_errors
 from cacse_trainer.evaluation.dev_sets import Answers, DevSet
 from cacse_trainer.settings.resources import public_name, resolve_resource
 
@@ -68,8 +69,9 @@ def read_stated(
     how: Any = {"device": device, "dtype": torch.bfloat16 if bf16 else torch.float32}
     for name in dict.fromkeys(starts if sets else ()):
         path = resolve_resource(name)
-        if read_modules(path).pooling is None:
-            continue
+        with user_errors(f"model {name}", KeyError, RuntimeError):
+            if read_modules(path).pooling is None:
+                continue
         with torch.random.fork_rng(devices=[]):  # weights that a checkpoint lacks are drawn: not from the run's seed
             encoder = SentenceEncoder(path, **how, trust_remote_code=trust_remote_code)
         readings.append(read(public_name(name), encoder.pooling, encoder.embedder, sets))
