@@ -137,7 +137,7 @@ def test_a_saved_training_model_is_never_read_by_a_guessed_pooling(make_trainer,
     trainer.save_model(str(tmp_path / "saved"))
     ours = SentenceEncoder(tmp_path / "saved", device="cpu").encode(SENTENCES)
     if kind == "adapter":
-        with pytest.raises(OSError, match="no file named model.safetensors"):
+        with pytest.raises(OSError, match="no file named model"):
             SentenceTransformer(str(tmp_path / "saved"), device="cpu")
         return
     theirs = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
@@ -154,6 +154,7 @@ def test_what_the_guide_says_in_twelve_lines(tiny_towers, tmp_path, text_file, d
     for name, path in (("bert-base-uncased", tiny_towers("bert")[0]), ("my_sentences.txt", text_file)):
         script = script.replace(name, str(path))
     script = script.replace("sts-dev.csv", str(dev_file)).replace("runs/mine", str(tmp_path / "mine"))
+    script = script.replace("max_steps=200", "max_steps=2")
     names: dict = {}
     exec(script, names)
     folder, found = tmp_path / "mine" / "export" / "encoder", tmp_path / "vectors.npy"
