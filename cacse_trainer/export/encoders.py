@@ -12,7 +12,7 @@ runs with ``trust_remote_code=True`` only. The card says what loads the folder.
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ def export(
     found = [replace(one, name=name or one.name) for one in contract_of(model).exports(facts.title)]
     sets = as_dev_sets(dev_sets or {})
     facts = replace(facts, metrics={name: one.metric for name, one in sets.items()})
+    plain = [one.name for one in found if not (one.needs_package or one.own_module)]
+    found = [replace(one, what=one.what + describe_needs(one, plain)) for one in found]
     return {one.name: _export(one, tokenizer, Path(output_dir), facts, sets, prompts or {}) for one in found}
 
 
@@ -113,6 +115,20 @@ def _export(
         (staged / "README.md").write_text(render_card(card), encoding="utf-8")
     logger.info("exported %s (largest difference from the trained vectors %.1e)", output_dir / encoder.name, difference)
     return scores
+
+
+def describe_needs(encoder: Export, plain: Sequence[str]) -> str:
+    """What the card says of a folder that does not load by itself, and which ones beside it do; else nothing."""
+    if not (encoder.needs_package or encoder.own_module):
+        return ""
+    needs = f"`{type(encoder.model).__module__.partition('.')[0]}`, imported before it"
+    if encoder.own_module:
+        needs = "`trust_remote_code=True`, which runs the module in this folder, or `cacse_trainer.SentenceEncoder`"
+    names = " and ".join(f"`{name}`" for name in plain)
+    without = (
+        f"Single encoders, which need nothing: {names}, beside it." if plain else "A distilled student needs nothing."
+    )
+    return f" **To be loaded it needs {needs}.** {without}"
 
 
 def describe_sides(prompts: Mapping[str, str]) -> str:

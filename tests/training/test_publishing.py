@@ -56,6 +56,8 @@ def test_exported_as_by_a_run(make_trainer, tmp_path, caplog):
     card = (folder / "ensemble" / "README.md").read_text()
     before = next(entry for entry in trainer.state.log_history if entry["step"] == 0)["eval_stsb_spearman"]
     assert f"| stsb | {scores['ensemble']['stsb']:.2f} | {before:.2f} |" in card
+    lead = card.split("# run ensemble")[1].split("## Use")[0]
+    assert "needs `cacse_trainer`, imported before" in lead and "`tower_a` and `tower_b`, beside it" in lead
     for words in ("sentences of a park, 64 rows", "license: mit", "| temperature | 0.05 |", "| batch | 8 |"):
         assert words in card
     trainer.model.eval()
