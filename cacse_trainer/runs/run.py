@@ -2,7 +2,7 @@
 
 run = TrainingRun(parsed)                                                # output folder, text, dev sets, seed
 …build the model, the tokenizer and the trainer…
-result = run.execute(trainer, base_models)                                # train, summarise, export, save, report, push
+result = run.execute(trainer, base_models)                               # train, summarise, export, save, report, push
 """
 
 import logging

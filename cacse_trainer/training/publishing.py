@@ -31,7 +31,7 @@ Scores = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Exported:
-    """An export: the hash of the weights that it was made of, and its folders."""
+    """An export: the hash of the weights that it was made of, and its folders, known to the first process."""
 
     fingerprint: str
     folders: list[Path]
@@ -135,7 +135,8 @@ class PublishingTrainer(ResumableTrainer):
             with alone():
                 found = export(model, self.processing_class, output_dir, facts, sets, prompts=self._prompts)
             model.train(was_training)
-            self._exported = Exported(fingerprint(model), [output_dir / name for name in found])
+        # on every process, so that all decide alike whether it still holds
+        self._exported = Exported(fingerprint(model), [output_dir / name for name in found])
         return found
 
     def create_model_card(
