@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
 from cacse_trainer import CacseTrainer, SentenceEmbeddingModel, SentenceEncoder, load_pairs
+from cacse_trainer.cli import export as command
 from cacse_trainer.encoding.sentence_transformers import write_modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.adapters import LoraSettings
@@ -138,6 +139,8 @@ def test_a_saved_training_model_is_never_read_by_a_guessed_pooling(make_trainer,
     trainer.train()
     trainer.save_model(str(tmp_path / "saved"))
     ours = SentenceEncoder(tmp_path / "saved", device="cpu").encode(SENTENCES)
+    with pytest.raises(UserError, match="is a training model; give --checkpoint"):
+        command.main(["--folder", str(tmp_path / "saved"), "--push_to_hub", "--hub_model_id", "me/x"])
     if kind == "adapter":
         with pytest.raises(OSError, match="no file named model"):
             SentenceTransformer(str(tmp_path / "saved"), device="cpu")
