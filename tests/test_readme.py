@@ -40,7 +40,7 @@ def test_python_example(tmp_path, tiny_towers, monkeypatch):
     write_pairs(tmp_path / "sts-dev.csv", 12)
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "guides" / "python.md").read_text(encoding="utf-8")
-    code = next(block for block in blocks(page, "python") if "CacseTrainer(" in block)
+    code = next(block for block in blocks(page, "python") if "from_towers(" in block)
     replacements = {
         '"tower-a"': repr(a),
         '"tower-b"': repr(b),

@@ -94,6 +94,8 @@ def use_folder(settings: argparse.Namespace, target: HubTarget | None, dev_sets:
         raise UserError("--folder: leave --output_dir out; the graphs are written into the folder, as onnx/")
     if not (folder / "modules.json").is_file():
         raise UserError(f"--folder {folder}: is no exported folder (there is no modules.json)")
+    if (folder / "training_args.bin").is_file():
+        raise UserError(f"--folder {folder}: is a training model; give --checkpoint {folder}, which exports it")
     if settings.format != "onnx" and target is None:
         raise UserError(f"--folder {folder}: nothing to do; give --format onnx, or --push_to_hub --hub_model_id ID")
     if settings.format == "onnx":

@@ -13,8 +13,9 @@ from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.encoders import chosen
 from cacse_trainer.cli.output import tell
 from cacse_trainer.encoding.model_card import CardFacts
+from cacse_trainer.encoding.saving import clean_tokenizer
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.export.encoders import clean_tokenizer, export
+from cacse_trainer.export.encoders import export
 from cacse_trainer.files import writing_folder
 from cacse_trainer.importers.reference import convert_reference_checkpoint
 from cacse_trainer.importers.simcse import load_simcse_checkpoint

@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cacse_trainer.compute.distributed import alone
 from cacse_trainer.data.tokens import checked, shortest_limit
 from cacse_trainer.encoding.embedder import Advance, Embed, Embedder, Prepare, each_once, progress_bar
 from cacse_trainer.encoding.loading import check_length
 from cacse_trainer.encoding.pool import EncoderPool, as_one_table, one_after_another
 from cacse_trainer.encoding.searching import Device, Searching
 from cacse_trainer.encoding.sentence_transformers import DOCUMENT, QUERY, Modules
+from cacse_trainer.encoding.spellings import as_asked, refuse_others
 from cacse_trainer.encoding.vectors.precision import check_precision, normalized, to_precision, truncated
 from cacse_trainer.errors import UserError
 
@@ -46,7 +48,6 @@ class BaseEncoder(Searching):
     normalizes: bool
     """Whether the folder says that its vectors are scaled to length 1 (MTEB's classifiers see them so)."""
     tokenizer: Any
-    max_seq_length: int
     tokens_per_batch: int | None
     dtype: torch.dtype = torch.float32
     truncate_dim: int | None = None
@@ -57,11 +58,40 @@ class BaseEncoder(Searching):
     _embed: Embed
     _prepare: Prepare | None
     _longest: int
+    _max_seq_length: int
     _cores: int | None = None
+    _width: int | None = None
 
     def __init__(self, given: dict[str, Any]) -> None:
         self._given = {name: value for name, value in given.items() if name not in ("self", "device", "__class__")}
         self._pool: EncoderPool | None = None
+
+    def __repr__(self) -> str:
+        facts = {"pooling": self.pooling, "max_seq_length": self.max_seq_length}
+        facts |= {"dimension": self.get_sentence_embedding_dimension(), "device": str(self.device)}
+        return f"{type(self).__name__}({self.name!r}, {', '.join(f'{key}={value!r}' for key, value in facts.items())})"
+
+    @property
+    def max_seq_length(self) -> int:
+        """Longer sentences are cut to so many tokens; may be set.
+
+        Raises:
+            UserError: it is set beyond what the model takes, or to less than one token of text.
+        """
+        return self._max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, tokens: int) -> None:
+        check_length(self.name, tokens, self._longest, shortest_limit(self.tokenizer, self._prepare))
+        self._max_seq_length = self._given["max_seq_length"] = tokens
+        self.close()  # processes that cut at the older limit
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """Width of the vectors, `truncate_dim` taken into account."""
+        if self._width is None:
+            with alone(), torch.inference_mode():
+                self._width = self.begin(["a"])(lambda count: None).shape[1]
+        return min(self._width, self.truncate_dim or self._width)
 
     @property
     def query_prompt(self) -> str | None:
@@ -164,6 +194,10 @@ class BaseEncoder(Searching):
         max_length: int | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
+        normalize_embeddings: bool | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        **others: Any,
     ) -> Any:
         """Encode sentences.
 
@@ -183,23 +217,30 @@ class BaseEncoder(Searching):
             max_length: in tokens; default: the encoder's own.
             prompt_name: of one of `prompts`, such as ``query``; it is put before every sentence.
             prompt: put before every sentence; ``""``: nothing. Default: what the folder puts there by default.
+            normalize_embeddings: sentence-transformers' name of ``normalize``, which is True here and False there.
+            convert_to_numpy: False gives torch tensors, as there: a list of them for several sentences.
+            convert_to_tensor: one torch tensor on the encoder's device, as there.
+            others: none; what sentence-transformers takes besides is answered with what to write here.
 
         Returns:
             (dim,) for one sentence, (n, dim) for several; see `to_precision` for the other precisions.
 
         Raises:
             UserError: a sentence is no string or holds half a character, a vector is not finite, a setting is out of
-                its range, or there is no prompt of that name.
+                its range, or unknown, or there is no prompt of that name.
         """
         check_precision(precision)
+        refuse_others(others)
         several = isinstance(sentences, Iterable) and not isinstance(sentences, (str, bytes))
         rows: Iterable[Any] = sentences if several else [sentences]
         settings = {"batch_size": batch_size, "max_length": max_length, "prompt": self.prompt_of(prompt_name, prompt)}
         table = self._table(rows, self._on(device), show_progress_bar, "Encoding", settings)
-        scaled = normalize if normalize_to_unit is None else normalize_to_unit
+        scaled = next((said for said in (normalize_embeddings, normalize_to_unit) if said is not None), normalize)
         table = _finished(table, scaled, truncate_dim, precision)
         found: Any = table[0] if isinstance(sentences, str) and not keepdim else table
-        return found if return_numpy else torch.from_numpy(np.array(found))
+        if not return_numpy:
+            return torch.from_numpy(np.array(found))
+        return as_asked(found, self.device, convert_to_numpy, convert_to_tensor)
 
     def encode_stream(
         self,

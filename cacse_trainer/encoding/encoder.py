@@ -1,13 +1,18 @@
 """`SentenceEncoder`: sentences to vectors, similarities and search, with any encoder."""
 
 import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import nn
 
 from cacse_trainer.encoding.base import BaseEncoder
+from cacse_trainer.encoding.hub import HubTarget, prepare_repo, push_folders
 from cacse_trainer.encoding.loading import fingerprint, load_encoder
+from cacse_trainer.encoding.saving import save_encoder
+from cacse_trainer.encoding.sentence_transformers import Modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.prompting import prompt_of
 
@@ -77,7 +82,7 @@ class SentenceEncoder(BaseEncoder):
         )
         self.name, self.pooling, self.pooling_guessed = loaded.name, loaded.pooling, loaded.guessed
         self.model, self.tokenizer, self.normalizes = loaded.model, loaded.tokenizer, loaded.stated.normalizes
-        self.max_seq_length, self._longest = loaded.max_seq_length, loaded.longest
+        self._max_seq_length, self._longest = loaded.max_seq_length, loaded.longest
         self.tokens_per_batch, self.truncate_dim = tokens_per_batch, truncate_dim
         self.dtype, self.adapter = dtype, adapter
         self._fingerprint: str | None = None
@@ -86,8 +91,73 @@ class SentenceEncoder(BaseEncoder):
             for module in self.model.modules():
                 if isinstance(module, nn.Linear):
                     module.to(self.dtype)
-        self._embed, self._prepare, self._layers_above = loaded.embed, loaded.stated.prepare, loaded.stated.above
+        self._embed, self._prepare = loaded.embed, loaded.stated.prepare
         self._take_prompts(loaded.stated)
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], *args: Any, **settings: Any) -> "SentenceEncoder":
+        """``SentenceEncoder(name, …)``, by the name that transformers has for it."""
+        return cls(name, *args, **settings)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write what is loaded as a folder that sentence-transformers and transformers read by themselves.
+
+        It holds the weights (an adapter merged), the pooling and the layers above it, the length limit, the prompts and
+        ``truncate_dim``. It is loaded again, and its vectors compared with this encoder's, before it gets its name; an
+        older folder that this program wrote is replaced.
+
+        Args:
+            folder: need not be there.
+
+        Raises:
+            UserError: the encoder computes in bf16, or sentence-transformers has no form for it (poolings that average
+                layers, encoders with tokenizers of their own); or the folder cannot be written.
+            ExportError: the reloaded vectors differ.
+        """
+        save_encoder(self, Path(folder))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        token: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Push the folder that `save_pretrained` writes; returns the commit's address.
+
+        Args:
+            repo_id: ``OWNER/NAME``; made when missing.
+            token: default: ``HF_TOKEN``, or the login of ``hf auth login``.
+            private: of a new repository; default: the owner's.
+            revision: branch, made when missing; default: main.
+            commit_message: default: one that names the encoder.
+
+        Raises:
+            UserError: the token is refused, the name is none, or see `save_pretrained`.
+            HubError: the hub cannot be reached, or the upload broke off: it has what it had before.
+        """
+        target = HubTarget(repo_id, private, revision, token)
+        prepare_repo(target)
+        with TemporaryDirectory() as place:
+            folder = Path(place) / (Path(self.name).name or "encoder")
+            self.save_pretrained(folder)
+            return push_folders([folder], target, commit_message, again="push it again")
+
+    @property
+    def stated(self) -> Modules:
+        """What the folder says to sentence-transformers."""
+        return self._stated
+
+    @property
+    def layers_above(self) -> list[nn.Module]:
+        """The layers that the folder puts above the pooling, but for a last scaling to length 1."""
+        return self._stated.above
+
+    @property
+    def bidirectional_start_layer(self) -> int | None:
+        """From which layer on a plain decoder was made to see both directions."""
+        return self._given["bidirectional_start_layer"]
 
     @property
     def device(self) -> torch.device:
@@ -97,7 +167,7 @@ class SentenceEncoder(BaseEncoder):
     def to(self, device: torch.device | str) -> "SentenceEncoder":
         """Move the model."""
         if torch.device(device) != self.device:
-            for module in (self.model, *self._layers_above):
+            for module in (self.model, *self.layers_above):
                 module.to(device)
         return self
 
@@ -113,7 +183,7 @@ class SentenceEncoder(BaseEncoder):
         more = {
             "prompt_template": template,
             "append_eos": eos,
-            "bidirectional_start_layer": self._given["bidirectional_start_layer"],
+            "bidirectional_start_layer": self.bidirectional_start_layer,
             "truncate_dim": self.truncate_dim,
         }
         return {**found, **{name: value for name, value in more.items() if value not in (None, False)}}

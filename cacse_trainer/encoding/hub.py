@@ -71,12 +71,16 @@ def prepare_repo(target: HubTarget) -> None:
         raise HubError(f"hub {target.repo_id}: cannot be reached ({one_line(error)})") from error
 
 
-def push_folders(folders: Sequence[Path], target: HubTarget) -> str:
+def push_folders(
+    folders: Sequence[Path], target: HubTarget, message: str | None = None, again: str | None = None
+) -> str:
     """Push exported folders; returns the commit's address.
 
     Args:
         folders: one of `MAIN`, or a single one of any name, for the root; the others beside it.
         target: where.
+        message: of the commit; default: what is pushed.
+        again: how to push them once more, if it does not succeed; default: by the command, for folders that stay.
 
     Raises:
         UserError: the token is refused.
@@ -86,7 +90,7 @@ def push_folders(folders: Sequence[Path], target: HubTarget) -> str:
     prepare_repo(target)
     api = HfApi(token=target.token)
     folders = sorted(folders, key=lambda folder: folder.name not in MAIN)  # the main one names the push
-    kept = (
+    kept = again or (
         f"nothing is lost: {folders[0]} is whole; push it with cacse-trainer export --folder {folders[0]} "
         f"--push_to_hub --hub_model_id {target.repo_id}"
     )
@@ -97,7 +101,7 @@ def push_folders(folders: Sequence[Path], target: HubTarget) -> str:
         info = api.create_commit(
             target.repo_id,
             [*added, *map(CommitOperationDelete, _stale(api, target, files))],
-            commit_message=f"Export of {folders[0].resolve().name} by cacse-trainer",
+            commit_message=message or f"Export of {folders[0].resolve().name} by cacse-trainer",
             revision=target.revision,
         )
     except HfHubHTTPError as error:

@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cacse_trainer.data.tokens import shortest_limit
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.embedder import Embed, length_limit
-from cacse_trainer.encoding.loading import check_length
 from cacse_trainer.encoding.sentence_transformers import read_modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import sha256_of
@@ -74,7 +72,6 @@ class OnnxEncoder(BaseEncoder):
         self._take_prompts(stated)
         self._longest = length_limit(self.tokenizer, load_config(folder))
         self.max_seq_length = stated.length(self._longest) if max_seq_length is None else max_seq_length
-        check_length(self.name, self.max_seq_length, self._longest, shortest_limit(self.tokenizer, self._prepare))
 
     @property
     def device(self) -> torch.device:

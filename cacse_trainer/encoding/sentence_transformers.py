@@ -4,7 +4,7 @@ A folder without them loads in sentence-transformers with MEAN pooling, whatever
 that are written are the older ones, which old and new versions of the library know.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ PROMPTS = "config_sentence_transformers.json"
 QUERY, DOCUMENT = "query", "document"
 """The prompts by which a search is made, and their names in an exported folder."""
 DOCUMENTS = (DOCUMENT, "passage")
-DENSE = "2_Dense"
 TANH = "torch.nn.modules.activation.Tanh"
 # pooling name → the flag of sentence-transformers' Pooling module
 POOLING_FLAGS = {
@@ -250,6 +249,8 @@ def write_modules(
     max_seq_length: int,
     dense: nn.Linear | None = None,
     prompts: Mapping[str, str] | None = None,
+    layers: Sequence[nn.Module] = (),
+    **settings: Any,
 ) -> None:
     """Write ``modules.json``, ``1_Pooling/config.json`` and the two configuration files.
 
@@ -260,6 +261,8 @@ def write_modules(
         max_seq_length: the tokenizer's own limit.
         dense: a layer above the pooling, followed by tanh: the head of supervised SimCSE.
         prompts: by name.
+        layers: more layers above, see `write_layers`.
+        settings: see `list_modules`.
 
     Raises:
         ValueError: sentence-transformers has no such pooling.
@@ -270,30 +273,81 @@ def write_modules(
     flags = {flag: name == pooling for name, flag in POOLING_FLAGS.items()}
     (folder / "1_Pooling").mkdir(exist_ok=True)
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": hidden_size, **flags})
-    if dense is not None:
-        modules[DENSE] = "Dense"
-        sizes = {"in_features": dense.in_features, "out_features": dense.out_features}
-        (folder / DENSE).mkdir(exist_ok=True)
-        write_json(folder / DENSE / "config.json", {**sizes, "bias": True, "activation_function": TANH})
-        weights = {f"linear.{name}": tensor.cpu().contiguous() for name, tensor in dense.state_dict().items()}
-        save_file(weights, folder / DENSE / "model.safetensors")
-    named = {path: f"sentence_transformers.models.{kind}" for path, kind in modules.items()}
-    list_modules(folder, named, max_seq_length, prompts)
+    above = [nn.Sequential(dense, nn.Tanh())] if dense is not None else []
+    write_layers(folder, modules, [*above, *layers])
+    list_modules(folder, modules, max_seq_length, prompts, **settings)
+
+
+def write_layers(folder: Path, modules: dict[str, str], layers: Sequence[nn.Module]) -> None:
+    """Write the layers above the pooling, as `Modules.above` has them, and add them to the ``modules`` by path."""
+    for layer in layers:
+        kind = "Normalize" if isinstance(layer, Normalize) else "Dense"
+        path = f"{len(modules)}_{kind}"
+        modules[path] = kind
+        if isinstance(layer, nn.Sequential):
+            _write_dense(folder / path, *layer)
+
+
+def _write_dense(folder: Path, linear: Any, activation: nn.Module) -> None:
+    folder.mkdir(exist_ok=True)
+    kind = type(activation)
+    settings = {
+        "in_features": linear.in_features,
+        "out_features": linear.out_features,
+        "bias": linear.bias is not None,
+        "activation_function": f"{kind.__module__}.{kind.__qualname__}",
+    }
+    write_json(folder / "config.json", settings)
+    weights = {f"linear.{name}": tensor.cpu().contiguous() for name, tensor in linear.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
 
 
 def list_modules(
-    folder: Path, modules: dict[str, str], max_seq_length: int, prompts: Mapping[str, str] | None = None
+    folder: Path,
+    modules: dict[str, str],
+    max_seq_length: int,
+    prompts: Mapping[str, str] | None = None,
+    lower_case: bool = False,
+    prompt: str = "",
 ) -> None:
-    """Write ``modules.json`` of classes by their paths, with the length limit, the similarity and the prompts."""
-    listed = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules.items())]
+    """Write ``modules.json``, with the length limit, the similarity and the prompts.
+
+    Args:
+        folder: of the encoder.
+        modules: by path sentence-transformers' kinds, or whole paths of classes.
+        max_seq_length: in tokens.
+        prompts: by name.
+        lower_case: sentences are lower-cased before the tokenizer.
+        prompt: the one of the prompts that is put before every sentence where no other is asked for.
+    """
+    _write_list(folder, modules, {"max_seq_length": max_seq_length, "do_lower_case": lower_case})
+    write_prompts(folder, prompts or {}, prompt)
+
+
+def list_own_pooling(folder: Path, max_seq_length: int) -> None:
+    """Write ``modules.json`` of a model that pools by itself: its ``sentence_embedding`` is what is read.
+
+    sentence-transformers then takes no mean of its token states, once this package is imported. Without it, and in
+    versions that know of no output but token states, the folder is refused.
+    """
+    output = "sentence_embedding"
+    how = {"method": "forward", "method_output_name": output}
+    read = {"module_output_name": output, "modality_config": {"text": how}}
+    _write_list(folder, {"": "Transformer"}, {"max_seq_length": max_seq_length, "do_lower_case": False, **read})
+
+
+def _write_list(folder: Path, modules: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+    kinds = {path: kind if "." in kind else f"sentence_transformers.models.{kind}" for path, kind in modules.items()}
+    listed = [{"idx": i, "name": str(i), "path": path, "type": kinds[path]} for i, path in enumerate(kinds)]
     write_json(folder / MODULES, listed)
-    write_json(folder / LENGTH, {"max_seq_length": max_seq_length, "do_lower_case": False})
-    write_prompts(folder, prompts or {})
+    write_json(folder / LENGTH, settings)
 
 
-def write_prompts(folder: Path, prompts: Mapping[str, str]) -> None:
-    """Write the prompts by name, of an encoder's folder or a checkpoint."""
-    write_json(folder / PROMPTS, {"similarity_fn_name": "cosine", "prompts": dict(prompts)})
+def write_prompts(folder: Path, prompts: Mapping[str, str], prompt: str = "") -> None:
+    """Write the prompts by name, of an encoder's folder or a checkpoint; ``prompt``: the default one of them."""
+    default = next((name for name, text in prompts.items() if prompt and text == prompt), None)
+    chosen = {"default_prompt_name": default} if default is not None else {}
+    write_json(folder / PROMPTS, {"similarity_fn_name": "cosine", "prompts": dict(prompts), **chosen})
 
 
 def search_prompts(query: str, document: str) -> dict[str, str]:

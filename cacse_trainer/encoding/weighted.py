@@ -68,6 +68,17 @@ class WeightedEncoders(BaseEncoder):
         return prompts[0]
 
     @property
+    def max_seq_length(self) -> int:
+        """The smallest of the encoders' limits; what is set holds for each of them."""
+        return min(encoder.max_seq_length for encoder in self.encoders)
+
+    @max_seq_length.setter
+    def max_seq_length(self, tokens: int) -> None:
+        for encoder in self.encoders:
+            encoder.max_seq_length = tokens
+        self.close()
+
+    @property
     def device(self) -> torch.device:
         """Where the first encoder is."""
         return self.encoders[0].device

@@ -10,60 +10,31 @@ token; else, with tokenizers of their own or different poolings, it brings its o
 runs with ``trust_remote_code=True`` only. The card says what loads the folder.
 """
 
-import copy
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.encoding.loading import load_encoder
 from cacse_trainer.encoding.model_card import CardFacts, render_card, usage_of
+from cacse_trainer.encoding.saving import PROBES, check_same, clean_tokenizer
 from cacse_trainer.encoding.sentence_transformers import list_modules, write_modules, write_prompts
-from cacse_trainer.errors import RunError
 from cacse_trainer.evaluation.dev_sets import DevSet, as_dev_sets, scores_by_set
 from cacse_trainer.export import ensemble_module
 from cacse_trainer.files import writing_folder
 from cacse_trainer.models.base import Export, contract_of
 from cacse_trainer.models.pretrained import runs_its_own_code
 from cacse_trainer.models.prompting import prompt_of
-from cacse_trainer.models.tokenizer_bundle import tokenizers_of
 
 logger = logging.getLogger(__name__)
 
 MODULE = Path(ensemble_module.__file__)
 ONE_FILE = "1TB"  # the folder's own module reads one file of weights
-TOLERANCE = 1e-5
-MERGED_TOLERANCE = 1e-4  # of the largest value, if that is above 1: adapter and weights are rounded together
-PROBES = [
-    "A man is playing a guitar.",
-    "The committee postponed its decision until the end of the quarter.",
-    "Rain!",
-    "",
-    "Although the trains were late again, nobody on the platform complained, because the evening was warm and the "
-    "musicians under the clock had started another song.",
-]
-
-
-class ExportError(RunError):
-    """The exported folder does not give the trained model's vectors."""
-
-
-def clean_tokenizer(tokenizer: Any) -> Any:
-    """A copy without the truncation and padding that calls leave in a fast tokenizer's saved file; it pads as we do."""
-    tokenizer = copy.deepcopy(tokenizer)
-    for one in tokenizers_of(tokenizer):
-        if one.padding_side != "right":
-            one.padding_side = one.init_kwargs["padding_side"] = "right"
-        if one.is_fast:
-            one.backend_tokenizer.no_truncation()
-            one.backend_tokenizer.no_padding()
-    return tokenizer
 
 
 def export(
@@ -97,6 +68,8 @@ def export(
     found = [replace(one, name=name or one.name) for one in contract_of(model).exports(facts.title)]
     sets = as_dev_sets(dev_sets or {})
     facts = replace(facts, metrics={name: one.metric for name, one in sets.items()})
+    plain = [one.name for one in found if not (one.needs_package or one.own_module)]
+    found = [replace(one, what=one.what + describe_needs(one, plain)) for one in found]
     return {one.name: _export(one, tokenizer, Path(output_dir), facts, sets, prompts or {}) for one in found}
 
 
@@ -128,7 +101,8 @@ def _export(
         loaded = load_encoder(str(staged), device=encoder.model.device, trust_remote_code=remote)
         searching: Any = {"query_prompt": loaded.stated.query_prompt, "document_prompt": loaded.stated.document_prompt}
         reloaded = Embedder(loaded.embed, loaded.tokenizer, limit, encoder.model.device, **searching)
-        difference = _prove(encoder, tokenizer, reloaded, output_dir / encoder.name)
+        trained = replace(reloaded, embed=encoder.embed, tokenizer=tokenizer).vectors(PROBES)
+        difference = check_same(trained, reloaded.vectors(PROBES), output_dir / encoder.name, encoder.merged)
         scores = scores_by_set(reloaded, dev_sets)
         card = replace(
             facts,
@@ -143,16 +117,18 @@ def _export(
     return scores
 
 
-def _prove(encoder: Export, tokenizer: Any, reloaded: Embedder, folder: Path) -> float:
-    """The largest difference of a written folder's vectors from those of the trained model and its tokenizer."""
-    trained = replace(reloaded, embed=encoder.embed, tokenizer=tokenizer).vectors(PROBES)
-    difference = float(np.abs(trained - reloaded.vectors(PROBES)).max())
-    allowed = MERGED_TOLERANCE * max(1.0, float(np.abs(trained).max())) if encoder.merged else TOLERANCE
-    if not difference <= allowed:
-        raise ExportError(
-            f"{folder}: the reloaded vectors differ from the trained ones by {difference:.2e} > {allowed:.0e}"
-        )
-    return difference
+def describe_needs(encoder: Export, plain: Sequence[str]) -> str:
+    """What the card says of a folder that does not load by itself, and which ones beside it do; else nothing."""
+    if not (encoder.needs_package or encoder.own_module):
+        return ""
+    needs = f"`{type(encoder.model).__module__.partition('.')[0]}`, imported before it"
+    if encoder.own_module:
+        needs = "`trust_remote_code=True`, which runs the module in this folder, or `cacse_trainer.SentenceEncoder`"
+    names = " and ".join(f"`{name}`" for name in plain)
+    without = (
+        f"Single encoders, which need nothing: {names}, beside it." if plain else "A distilled student needs nothing."
+    )
+    return f" **To be loaded it needs {needs}.** {without}"
 
 
 def describe_sides(prompts: Mapping[str, str]) -> str:

@@ -21,10 +21,10 @@ from cacse_trainer.compute.pooling import LAYER_POOLINGS, pool
 from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.loading import load_encoder
 from cacse_trainer.encoding.onnx import FOLDER, OUTPUT, session_function
+from cacse_trainer.encoding.saving import PROBES, ExportError
 from cacse_trainer.encoding.sentence_transformers import read_modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import as_dev_sets, scores_by_set
-from cacse_trainer.export.encoders import PROBES, ExportError
 from cacse_trainer.files import write_json, writing_folder
 
 logger = logging.getLogger(__name__)

@@ -180,7 +180,7 @@ def _write(folder: Path, rows: np.ndarray, backend: Tokenizer, encoder: BaseEnco
         "embedding_dtype": "float32",
     }
     write_json(folder / "config.json", config)
-    list_modules(folder, {".": f"sentence_transformers.models.{STATIC}"}, LONGEST)
+    list_modules(folder, {".": STATIC}, LONGEST)
     card = CardFacts(
         title="Static table of a sentence encoder",
         what=f"A vector for each token, from {Path(encoder.name).name} ({encoder.pooling}); a sentence is their mean.",

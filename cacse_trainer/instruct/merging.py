@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from cacse_trainer.encoding.loading import default_device
+from cacse_trainer.encoding.saving import PROBES
 from cacse_trainer.errors import RunError, UserError, one_line
-from cacse_trainer.export.encoders import PROBES
 from cacse_trainer.files import write_json, writing_folder
 from cacse_trainer.instruct.arguments import InstructModelArguments
 from cacse_trainer.instruct.training import base_path, load_causal_lm, load_tokenizer

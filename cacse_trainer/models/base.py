@@ -229,6 +229,11 @@ class SentenceModel(PreTrainedModel):
         (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
         return loaded
 
+    def starts(self) -> list[str]:
+        """Folders or hub ids that its encoders were loaded from, where they know."""
+        names = [part.name_or_path for part in self.children() if isinstance(part, PreTrainedModel)]
+        return list(dict.fromkeys(filter(None, names)))
+
     def effective_negatives(self, batch_size: int) -> int:
         """Negatives of each row in a global batch."""
         return batch_size - 1

@@ -6,55 +6,22 @@ A plain checkpoint states nothing: there the model before its first step is the 
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
-from cacse_trainer.encoding.embedder import Embedder
-from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.encoding.sentence_transformers import DOCUMENTS, QUERY, read_modules, read_prompts
 from cacse_trainer.errors import user_errors
 from cacse_trainer.evaluation.compare import Difference
-from cacse_trainer.evaluation.dev_sets import Answers, DevSet
+from cacse_trainer.evaluation.dev_sets import DevSet
 from cacse_trainer.models.pretrained import is_decoder, load_config
 from cacse_trainer.settings.arguments import DataArguments, ModelArguments
-from cacse_trainer.settings.resources import public_name, resolve_resource
+from cacse_trainer.settings.resources import resolve_resource
+from cacse_trainer.training.baseline import Reading, read, read_stated
 from cacse_trainer.training.trainer import CacseTrainer
 
 logger = logging.getLogger(__name__)
 
 UNTRAINED = "the model before training"
-
-
-@dataclass
-class Reading:
-    """What an encoder says of dev sets.
-
-    Args:
-        name: of the encoder.
-        pooling: by which it was read.
-        answers: by set.
-        scores: by which each set judges, ×100.
-    """
-
-    name: str
-    pooling: str
-    answers: dict[str, Answers]
-    scores: dict[str, float]
-
-    def every_score(self) -> Iterator[tuple[str, str, float]]:
-        """Set, metric and score ×100, also of the metrics by which no set judges."""
-        for name, answers in self.answers.items():
-            for metric, value in answers.scores.items():
-                yield name, metric, value
-
-
-def read(name: str, pooling: str, embedder: Embedder, sets: Mapping[str, DevSet]) -> Reading:
-    """Score an encoder on dev sets and keep its answers."""
-    answers = {key: one.read(embedder) for key, one in sets.items()}
-    return Reading(name, pooling, answers, {key: answers[key].scores[one.metric] for key, one in sets.items()})
 
 
 def take_stated_pooling(settings: ModelArguments) -> None:
@@ -120,19 +87,10 @@ def read_start(
     """
     if not sets:
         return None
-    how: Any = {"device": trainer.args.device, "dtype": torch.bfloat16 if trainer.args.bf16 else torch.float32}
-    readings = []
-    for name in dict.fromkeys(starts):
-        path = resolve_resource(name)
-        if read_modules(path).pooling is None:
-            continue
-        with torch.random.fork_rng(devices=[]):  # weights that a checkpoint lacks are drawn: not from the run's seed
-            encoder = SentenceEncoder(path, **how, trust_remote_code=trust_remote_code)
-        readings.append(read(public_name(name), encoder.pooling, encoder.embedder, sets))
+    start = read_stated(starts, sets, trainer.args.device, bool(trainer.args.bf16), trust_remote_code)
     trained_by = trainer.model.stated_pooling
-    if not readings:
+    if start is None:
         return None if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled else read_model(trainer, sets, UNTRAINED)
-    start = max(readings, key=lambda reading: next(iter(reading.scores.values())))
     if trainer.is_world_process_zero():
         scores = ", ".join(f"{key} {score:.2f}" for key, score in start.scores.items())
         logger.info("the start as its folder states it, %s by %s pooling: %s", start.name, start.pooling, scores)

@@ -95,7 +95,7 @@ def distill(
         document_prompt=data_args.document_prompt or "",
     )
     facts = {} if args.check else describe_teacher(choices, trainer)
-    return training.execute(trainer, tokenizer, [settings.student], {"teacher": facts})
+    return training.execute(trainer, [settings.student], {"teacher": facts})
 
 
 def ranking_of(settings: DistillationArguments) -> Ranking | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import Trainer
 
 from cacse_trainer.compute.distributed import barrier
-from cacse_trainer.encoding.sentence_transformers import PROMPTS
+from cacse_trainer.encoding.sentence_transformers import LENGTH, MODULES, PROMPTS
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import (
     CARD,
@@ -34,6 +34,7 @@ from cacse_trainer.training.checkpoints import (
     newest_whole,
     step_of,
 )
+from cacse_trainer.training.publishing import EXPORT
 
 REPORT = "training_report.json"
 """What a finished run leaves last in its output folder."""
@@ -43,10 +44,9 @@ CURVES = "training_curves.png"
 
 RUN = ".run.json"
 """The mark of a run in its output folder, there before anything else: the names of what its model was saved as."""
-EXPORT = "export"
 FIXED = (EXPORT, REPORT, PAGE, CURVES, STAGING, RUN, LOCK, ".*.partial")
 """The run's other names. Checkpoints are known by what they hold; nothing else is ever deleted."""
-SAVED = (*MODEL_FILES, PROMPTS, "tokenizer_[0-9]*")
+SAVED = (*MODEL_FILES, MODULES, LENGTH, PROMPTS, "tokenizer_[0-9]*")
 """Patterns of the names that models are saved as, which may be in the way; also of what older versions saved."""
 LOGS = "runs"
 """TensorBoard's folder: each run adds a file, and none is ever replaced."""

@@ -2,7 +2,7 @@
 
 run = TrainingRun(parsed)                                                # output folder, text, dev sets, seed
 …build the model, the tokenizer and the trainer…
-result = run.execute(trainer, tokenizer, base_models)                    # train, summarise, export, save, report, push
+result = run.execute(trainer, base_models)                               # train, summarise, export, save, report, push
 """
 
 import logging
@@ -15,26 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 from transformers.trainer_utils import TrainOutput
 
-from cacse_trainer.compute.distributed import alone
 from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.hub import HubError, HubTarget, prepare_repo, push_folders
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
-from cacse_trainer.encoding.sentence_transformers import search_prompts
 from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.evaluation.dev_sets import DevSet
 from cacse_trainer.evaluation.environment import environment, peak_memory_gb
-from cacse_trainer.export.encoders import export
 from cacse_trainer.files import plain, write_json, write_text
 from cacse_trainer.report import training_page
 from cacse_trainer.report.curves import curve, plot_run
 from cacse_trainer.report.training import CHOOSING, verdict_line
 from cacse_trainer.runs import preparation
-from cacse_trainer.runs.baseline import Reading, judge, read_model, read_start
+from cacse_trainer.runs.baseline import judge, read_model, read_start
 from cacse_trainer.runs.folder import (
     CURVES,
+    EXPORT,
     PAGE,
     REPORT,
     check_output_dir,
@@ -47,6 +45,8 @@ from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArgumen
 from cacse_trainer.settings.distillation import DistillationArguments
 from cacse_trainer.settings.recipes import Parsed
 from cacse_trainer.settings.resources import public_name
+from cacse_trainer.training.baseline import Reading
+from cacse_trainer.training.publishing import training_settings
 from cacse_trainer.training.resumable import DUPLICATES
 from cacse_trainer.training.trainer import CacseTrainer
 
@@ -118,7 +118,6 @@ class TrainingRun:
     def execute(
         self,
         trainer: CacseTrainer,
-        tokenizer: PreTrainedTokenizerBase,
         starts: list[str],
         extra: dict[str, Any] | None = None,
     ) -> RunResult:
@@ -126,7 +125,6 @@ class TrainingRun:
 
         Args:
             trainer: ready to train.
-            tokenizer: exported beside the encoders.
             starts: the encoders that training starts from: the baseline, see `read_start`, and for the card.
             extra: more entries of the report.
 
@@ -157,8 +155,6 @@ class TrainingRun:
                 summary["verdict"] = judge(start, read_model(trainer, sets), sets, list(self.test_sets))
                 tell_verdict(trainer, summary["verdict"])
             result = RunResult(folder, trained.global_step, {**summary, **(extra or {})})
-            # accelerate leaves its autocast around forward; what is exported and compared is the float32 model itself
-            model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
             save_model(trainer, folder)  # before the export, whose failure must not cost the weights
             facts = CardFacts(
                 title=folder.resolve().name,
@@ -170,17 +166,13 @@ class TrainingRun:
                 data=f"{', '.join(self.text_names)}, {self.data_facts.get('kept', 'streamed')} rows",
                 settings=card_settings(self.model_args, self.data_args, args, self.parsed.recipe),
             )
-            if args.export and trainer.is_world_process_zero():
-                with alone():
-                    result.exported = export(
-                        *(model, tokenizer, folder / "export", facts, sets),
-                        prompts=search_prompts(trainer.query_prompt, trainer.document_prompt),
-                    )
+            if args.export:
+                result.exported = trainer.write_export(folder / EXPORT, facts, sets)
             if trainer.is_world_process_zero():
                 self.report(trainer, result, trained, facts)
                 if self.hub is not None:
                     try:
-                        result.pushed = push_folders([folder / "export" / name for name in result.exported], self.hub)
+                        result.pushed = push_folders([folder / EXPORT / name for name in result.exported], self.hub)
                     except (UserError, RunError) as error:  # what was trained is told all the same
                         result.push_error = error
             return result
@@ -297,12 +289,6 @@ def card_settings(model_args: Settings, data_args: DataArguments, args: Any, rec
     """What the model card repeats of the settings."""
     return {
         "recipe": Path(recipe).stem if recipe and Path(recipe).exists() else recipe,
-        "learning rate": f"{args.learning_rate:g} ({args.lr_scheduler_type.value})",
-        "batch": args.per_device_train_batch_size * args.world_size,
-        "steps": args.max_steps if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs",
-        "temperature": model_args.contrastive_temperature,
-        "max_seq_length": data_args.max_seq_length,
-        "seed": args.seed,
-        "bf16": args.bf16,
+        **training_settings(args, model_args.contrastive_temperature, data_args.max_seq_length),
         "note": args.card_note,
     }

@@ -62,4 +62,4 @@ def train(
             query_prompt=data_args.query_prompt or "",
             document_prompt=data_args.document_prompt or "",
         )
-    return training.execute(trainer, tokenizer, starts)
+    return training.execute(trainer, starts)

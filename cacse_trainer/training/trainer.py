@@ -2,14 +2,13 @@
 
 What it adds: raw-text columns through `ContrastiveCollator`, an `evaluate` that scores dev sets by
 ``model.embed``, a baseline before training and an evaluation at the last step, the loss's parts in the log, a stop when
-the loss is not finite, a warning of collapse, and checkpoints that are renamed into place when they are whole.
+the loss is not finite, a warning of collapse, checkpoints that are renamed into place when they are whole, and exports.
 """
 
 import copy
 import logging
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,6 @@ from cacse_trainer.compute.distributed import shared_rows, world_size
 from cacse_trainer.data import Masking
 from cacse_trainer.data.deletion import Deletion
 from cacse_trainer.encoding.embedder import Embedder, length_limit
-from cacse_trainer.encoding.sentence_transformers import search_prompts, write_prompts
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import as_dev_sets
 from cacse_trainer.evaluation.health import COLLAPSE_COSINE
@@ -31,13 +29,14 @@ from cacse_trainer.training import guards
 from cacse_trainer.training.description import describe, tell
 from cacse_trainer.training.guide import Guide, collator_for
 from cacse_trainer.training.keeping import KEPT, Keeping
-from cacse_trainer.training.resumable import DUPLICATES, LEFT_OUT, ResumableTrainer
+from cacse_trainer.training.publishing import PublishingTrainer
+from cacse_trainer.training.resumable import DUPLICATES, LEFT_OUT
 from cacse_trainer.training.unique import unique_order
 
 logger = logging.getLogger(__name__)
 
 
-class CacseTrainer(ResumableTrainer):
+class CacseTrainer(PublishingTrainer):
     """A `transformers.Trainer` for the models of this package.
 
     Args:
@@ -132,6 +131,7 @@ class CacseTrainer(ResumableTrainer):
         given = (model, args, data_collator, train_dataset, eval_dataset, processing_class)
         super().__init__(*given, callbacks=callbacks, optimizers=optimizers)
         self.extra_scorers: list[Callable[[Embedder], dict[str, float]]] = []
+        self.max_seq_length = max_seq_length
         self.eval_max_seq_length = eval_max_seq_length or length_limit(processing_class, model.config)
         self.query_prompt, self.document_prompt = query_prompt, document_prompt
         self.masking = Masking(processing_class, mask_probability) if model.needs_masked_copies else None
@@ -244,11 +244,6 @@ class CacseTrainer(ResumableTrainer):
             self.sum_part(DUPLICATES, guards.repeated_rows(shared_rows(texts, self.model_of_run.compute.negatives)))
         return own, texts
 
-    @property
-    def model_of_run(self) -> Any:
-        """The model itself, without what several processes or a compiler wrap around it."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-
     def record_loss(self, loss: Tensor, parts: Mapping[str, Tensor], outputs: Mapping[str, Any] | None = None) -> None:
         """Sum a step's loss parts for the log; ``outputs``, of the model, tell which rows went wrong.
 
@@ -327,13 +322,6 @@ class CacseTrainer(ResumableTrainer):
             self.model.load_adapter_checkpoint(self.state.best_model_checkpoint)
         else:
             super()._load_best_model()
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `ResumableTrainer`'s; the prompts are saved as an exported folder has them."""
-        super().save_model(output_dir, _internal_call)
-        prompts = search_prompts(self.query_prompt, self.document_prompt)
-        if prompts and self.args.should_save:
-            write_prompts(Path(output_dir or str(self.args.output_dir)), prompts)
 
     # ---- evaluation ----
 

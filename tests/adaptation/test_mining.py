@@ -15,10 +15,10 @@ from cacse_trainer.adaptation import candidates, mining
 from cacse_trainer.cli import mine
 from cacse_trainer.cli.common import run
 from cacse_trainer.data.writers import write_rows
+from cacse_trainer.encoding.saving import clean_tokenizer
 from cacse_trainer.encoding.vectors import exact
 from cacse_trainer.encoding.vectors.exact import ExactVectors
 from cacse_trainer.errors import UserError
-from cacse_trainer.export.encoders import clean_tokenizer
 from cacse_trainer.models.cross_encoder import CrossEncoder
 from tests.conftest import WORDS, tiny_config
 

@@ -315,8 +315,8 @@ def test_an_exported_graph_encodes(tiny_towers, tiny_tokenizer, tmp_path, capsys
     from transformers import AutoModel
 
     from cacse_trainer.encoding.onnx import OnnxEncoder
+    from cacse_trainer.encoding.saving import clean_tokenizer
     from cacse_trainer.encoding.sentence_transformers import write_modules
-    from cacse_trainer.export.encoders import clean_tokenizer
     from cacse_trainer.export.onnx import export_onnx
 
     folder = tmp_path / "encoder"

@@ -321,9 +321,9 @@ def test_overwriting_spares_what_no_run_wrote(command, tmp_path):
 
 
 def test_a_failed_export_keeps_the_weights(command, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("cacse_trainer.export.encoders.TOLERANCE", -1.0)
+    monkeypatch.setattr("cacse_trainer.encoding.saving.TOLERANCE", -1.0)
     assert run(train.main, [*command, "--save_strategy", "no", "--load_best_model_at_end", "false"]) == 1
-    assert "differ from the trained ones" in capsys.readouterr().err
+    assert "differ from the model's" in capsys.readouterr().err
     assert type(AutoModel.from_pretrained(tmp_path / "run")).__name__ == "CacseBertModel"
 
 

@@ -10,12 +10,12 @@ from transformers import AutoModel, AutoTokenizer, BertModel
 
 from cacse_trainer import CacseBertModel, EnsembleModel, SentenceEmbeddingModel, SentenceEncoder
 from cacse_trainer.compute.pooling import pool
+from cacse_trainer.encoding.saving import clean_tokenizer
 from cacse_trainer.encoding.sentence_transformers import write_modules
 from cacse_trainer.encoding.vectors.index import SearchIndex
 from cacse_trainer.encoding.vectors.precision import directions, normalized, to_precision
 from cacse_trainer.encoding.weighted import WeightedEncoders
 from cacse_trainer.errors import RunError, UserError
-from cacse_trainer.export.encoders import clean_tokenizer
 from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
 from tests.conftest import WORDS
 from tests.tolerances import assert_near, noise

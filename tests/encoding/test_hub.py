@@ -173,6 +173,35 @@ def test_a_distillation_pushes_the_student(hub, shell, tmp_path, tiny_towers, te
     assert loaded.returncode == 0, loaded.stderr[-2000:]
 
 
+FROM_PYTHON = """
+import sys
+from transformers import AutoTokenizer, TrainingArguments
+from cacse_trainer import CacseTrainer, SentenceEmbeddingModel, SentenceEncoder, load_sentences
+start, text, output = sys.argv[1:]
+args = TrainingArguments(output, max_steps=1, use_cpu=True, hub_model_id="me/trained", report_to="none")
+model, tokenizer = SentenceEmbeddingModel.from_encoder(start), AutoTokenizer.from_pretrained(start)
+trainer = CacseTrainer(model=model, args=args, train_dataset=load_sentences(text), processing_class=tokenizer)
+trainer.train()
+print(trainer.push_to_hub(license="mit"))
+encoder = SentenceEncoder.from_pretrained("me/trained", device="cpu")
+print(encoder.push_to_hub("me/again", private=True, commit_message="again"))
+"""
+
+
+@pytest.mark.slow
+def test_from_python(hub, shell, tmp_path, tiny_towers, text_file):
+    """A trainer pushes its export, and an encoder that was loaded from there itself."""
+    done = shell("-c", FROM_PYTHON, tiny_towers("bert")[0], str(text_file), str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    exported = tmp_path / "run" / "export" / "encoder"
+    files = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
+    assert set(stored(hub)["me/trained"]["main"]) == {".gitattributes", *files}
+    assert set(stored(hub)["me/again"]["main"]) == {".gitattributes", *files}
+    for name in ("me/trained", "me/again"):
+        loaded = shell("-c", LOAD, name, str(exported), "main")
+        assert loaded.returncode == 0, loaded.stderr[-2000:]
+
+
 def test_card_names_the_repository(folder):
     files = list_files([folder], "me/tiny")
     card = files["README.md"].decode()

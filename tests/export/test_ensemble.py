@@ -100,6 +100,7 @@ def test_export_with_different_tokenizers(tiny_towers, other, tmp_path, dev_file
     folder = tmp_path / "ensemble"
     expected = 0.25 * (alone(a, "cls") + alone(b, "cls")) + 0.75 * alone(other, "mean")
     card = (folder / "README.md").read_text()
+    assert "needs `trust_remote_code=True`" in card.split("## Use")[0] and "A distilled student" in card
     assert "trust_remote_code=True" in card and "SentenceEncoder" in card and "| stsb |" in card
     loaded = library.SentenceTransformer(str(folder), device="cpu", trust_remote_code=True)
     assert_near(loaded.encode(SENTENCES), expected)

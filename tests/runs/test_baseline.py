@@ -15,7 +15,8 @@ from cacse_trainer.encoding.sentence_transformers import write_modules
 from cacse_trainer.evaluation.compare import difference_of
 from cacse_trainer.evaluation.dev_sets import Answers, GradedPairs
 from cacse_trainer.evaluation.sts import score_pairs
-from cacse_trainer.runs.baseline import Reading, judge, outcome
+from cacse_trainer.runs.baseline import judge, outcome
+from cacse_trainer.training.baseline import Reading
 from tests.conftest import write_pairs
 
 
