@@ -6,10 +6,9 @@ from pathlib import Path
 from cacse_trainer.adaptation.parts import Parts
 from cacse_trainer.adaptation.plan import QUESTIONS, ROUND_TRIP
 from cacse_trainer.adaptation.questions import write_questions
-from cacse_trainer.adaptation.rows import OWN
 from cacse_trainer.data import load_sentences
 from cacse_trainer.data.round_trip import write_pairs
-from cacse_trainer.data.structure import Row
+from cacse_trainer.data.structure import OWN, Row
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.translation import Translator
 from cacse_trainer.settings.adaptation import AdaptArguments

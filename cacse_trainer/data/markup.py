@@ -140,15 +140,21 @@ def read_html(path: Path) -> tuple[str, list[Section]]:
         element.decompose()
     named = page.find("h1") or page.find("title")
 
+    own: dict[int, list[str]] = {}  # by block, what stands in no block inside it; tags left open make these deep
+    for text in page.strings:
+        if (block := text.find_parent([*_HEADINGS, *_BLOCKS])) is not None:
+            own.setdefault(id(block), []).append(text)
+
     def pieces() -> Iterator[tuple[str, str]]:
         if named is not None:
             yield "title", named.get_text(" ")
         for element in page.find_all([*_HEADINGS, *_BLOCKS]):
-            inner = (text for text in element.strings if text.find_parent([*_HEADINGS, *_BLOCKS]) is element)
-            yield "heading" if element.name in _HEADINGS else "text", "".join(inner)
+            yield "heading" if element.name in _HEADINGS else "text", "".join(own.get(id(element), []))
 
     title, sections = gathered(pieces())
     if not sections:  # text that stands in no block
+        if page.title is not None:
+            page.title.decompose()
         sections = plain_sections((page.body or page).get_text("\n"))
     return title, sections
 
@@ -156,7 +162,8 @@ def read_html(path: Path) -> tuple[str, list[Section]]:
 def read_pdf(path: Path) -> tuple[str, list[Section]]:
     """A PDF file: the title that it states, and the text of its pages; headings are not known."""
     pypdf = _library("pypdf", path)
-    with user_errors(f"{path}", pypdf.errors.PyPdfError, KeyError, AttributeError, TypeError, RecursionError):
+    what = f"{path}: no PDF that can be read (encrypted or damaged? write it anew, or take it out)"
+    with user_errors(what, pypdf.errors.PyPdfError, KeyError, AttributeError, TypeError, RecursionError):
         reader = pypdf.PdfReader(path)
         named = squeezed(str((reader.metadata or {}).get("/Title") or ""))
         text = "\n\n".join(page.extract_text() for page in reader.pages)
@@ -167,7 +174,8 @@ def read_pdf(path: Path) -> tuple[str, list[Section]]:
 def read_docx(path: Path) -> tuple[str, list[Section]]:
     """A Word file: paragraphs by their styles, Title and Heading 1 to 9."""
     docx = _library("docx", path)
-    with user_errors(f"{path}", KeyError, ValueError, docx.opc.exceptions.PackageNotFoundError):
+    what = f"{path}: no Word file that can be read (save it anew as .docx, or take it out)"
+    with user_errors(what, KeyError, AttributeError, docx.opc.exceptions.PackageNotFoundError):
         found = [(paragraph.style.name or "", paragraph.text) for paragraph in docx.Document(str(path)).paragraphs]
 
     def pieces() -> Iterator[tuple[str, str]]:
