@@ -28,7 +28,8 @@ def given_rows(
     """
     found = {} if settings.pairs_file is None else {"pairs": own_pairs(settings.pairs_file)}
     if args.check:
-        return found
+        written = {"questions": settings.question_writer, "round_trip": settings.there}
+        return found | {kind: [] for kind, model in written.items() if model is not None}
     shown = not args.disable_tqdm
     if settings.question_writer is not None:
         found["questions"] = write_questions(

@@ -154,7 +154,7 @@ def finish(
         texts: the passages that were trained on, by whose words a static table is weighted.
     """
     model_args, data_args, args = groups
-    trained = load(str(folder / TRAINING / "export" / "encoder"), args)
+    trained = load(str(folder / TRAINING / "export" / "encoder"), args, model_args.trust_remote_code)
     encoder, shares = choose(settings, start.encoder, trained, sets[DEV])
     test = Retrieval(sets[TEST])
     answers = test.read(encoder.embedder)

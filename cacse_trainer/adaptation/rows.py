@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from cacse_trainer.data.structure import KINDS, Passage, Row, count_rows, draw_rows, row_of
+from cacse_trainer.data.structure import KINDS, Passage, Row, check_shares, count_rows, draw_rows, no_rows, row_of
 from cacse_trainer.files import writing
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,10 @@ class Rows:
         shares: by kind: `KINDS`, and those in ``given``.
         batch: rows that are trained at once; those of one document are kept apart.
         seed: of the draws.
-        given: rows that are there already, by kind.
+        given: rows that are there already, by kind; none of a kind that is only written in the run itself.
+
+    Raises:
+        UserError: an unknown kind, or no row of any of them.
     """
 
     def __init__(
@@ -57,6 +60,9 @@ class Rows:
     ) -> None:
         self.passages, self.shares, self.batch, self.seed = passages, shares, batch, seed
         self.given: dict[str, Sequence[Row]] = dict(given or {})
+        check_shares(shares, self.given)
+        if not any(count or kind in self.given for kind, count in self.counts.items()):
+            raise no_rows(shares, count_rows(passages))
 
     @cached_property
     def counts(self) -> dict[str, int]:

@@ -247,5 +247,6 @@ def _of_table(source: Source, title_column: str | None, body_column: str | None)
                     f"{batch.where(index)}: a text {wrong[:100]}; name the columns of the texts (title_column, "
                     "body_column), or mend the row"
                 )
+            texts = [text.replace("\0", " ") for text in texts]  # which JSON and parquet can hold, and no text file
             sections = plain_sections(texts[0])
             yield Document(squeezed(texts[1]) if title is not None else "", tuple(sections), batch.where(index))

@@ -167,8 +167,14 @@ def read_pdf(path: Path) -> tuple[str, list[Section]]:
         reader = pypdf.PdfReader(path)
         named = squeezed(str((reader.metadata or {}).get("/Title") or ""))
         text = "\n\n".join(page.extract_text() for page in reader.pages)
+    named, text = (mended(one) for one in (named, text))
     title, sections = titled(text)
     return (named, plain_sections(text)) if named and named != title else (title, sections)
+
+
+def mended(text: str) -> str:
+    """What a font's table gave, as text: halves of a character are joined, or replaced, and there is no NUL."""
+    return text.replace("\0", " ").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def read_docx(path: Path) -> tuple[str, list[Section]]:

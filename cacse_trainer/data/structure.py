@@ -14,7 +14,7 @@ Source of the inverse cloze task: Lee et al. 2019 (arXiv 1906.00300).
 import random
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
@@ -109,7 +109,7 @@ def passages_of(documents: Sequence[Document], words: int = PASSAGE_WORDS) -> li
         for section, sentences in zip(document.sections, parts, strict=True):
             heading = section.heading
             if heading and heading in shared:
-                heading = f"{document.title}: {heading}" if document.title else ""
+                heading = f"{title}: {heading}" if title else ""
             for part in _cut(sentences, words):
                 places = frozenset(place for place, one in enumerate(part) if one in common)
                 found.append(Passage(number, title, heading, part, places))
@@ -180,6 +180,29 @@ def _rows_of(kind: str, passages: Sequence[Passage]) -> Iterator[Row]:
                 yield row
 
 
+def check_shares(shares: Mapping[str, float], given: Collection[str]) -> None:
+    """Refuse kinds that are none.
+
+    Args:
+        shares: by kind.
+        given: kinds beside `KINDS`.
+
+    Raises:
+        UserError: an unknown kind, or a share that is none.
+    """
+    for kind, share in shares.items():
+        if kind not in (*KINDS, *given) or not share >= 0:
+            raise UserError(f"rows: {kind}={share:g} is no share of a kind; there are {', '.join((*KINDS, *given))}")
+
+
+def no_rows(shares: Mapping[str, float], counts: Mapping[str, int]) -> UserError:
+    """What is said where there is no row of any kind with a share."""
+    return UserError(
+        f"the text gives no rows of the kinds asked for ({', '.join(shares)}); it gives "
+        + (", ".join(f"{number} {kind}" for kind, number in counts.items() if number) or "none")
+    )
+
+
 def draw_rows(
     passages: Sequence[Passage],
     shares: Mapping[str, float],
@@ -203,20 +226,14 @@ def draw_rows(
     Raises:
         UserError: an unknown kind, a share that is none, or no kind that there is any row of.
     """
-    for kind, share in shares.items():
-        if kind not in (*KINDS, *given) or not share >= 0:
-            raise UserError(f"rows: {kind}={share:g} is no share of a kind; there are {', '.join((*KINDS, *given))}")
+    check_shares(shares, given)
     wanted = {
         kind: share
         for kind, share in shares.items()
         if share > 0 and (any(given[kind]) if kind in given else any(_rows_of(kind, passages)))
     }
     if not wanted:
-        possible = {**count_rows(passages), **{kind: len(rows) for kind, rows in given.items()}}
-        raise UserError(
-            f"the text gives no rows of the kinds asked for ({', '.join(shares)}); it gives "
-            + (", ".join(f"{number} {kind}" for kind, number in possible.items() if number) or "none")
-        )
+        raise no_rows(shares, {**count_rows(passages), **{kind: len(rows) for kind, rows in given.items()}})
     total = sum(wanted.values())
     mixed: list[Row] = []
     for place, (kind, share) in enumerate(wanted.items()):

@@ -11,7 +11,17 @@ import pytest
 
 from cacse_trainer.data.documents import Document, load_documents
 from cacse_trainer.data.markup import Section, titled
-from cacse_trainer.data.structure import KINDS, OWN, Row, apart, count_rows, draw_rows, passages_of, row_of, sentences_of
+from cacse_trainer.data.structure import (
+    KINDS,
+    OWN,
+    Row,
+    apart,
+    count_rows,
+    draw_rows,
+    passages_of,
+    row_of,
+    sentences_of,
+)
 from cacse_trainer.errors import UserError
 
 BODY = "The pump moves water. It needs a valve.\n\nA valve can close.\n- first item\n- second item\n"
