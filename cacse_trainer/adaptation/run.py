@@ -51,6 +51,7 @@ GENERAL_SENTENCES, GENERAL_PAIRS = 2000, 500
 """Pairs of general sentences whose cosines are watched."""
 DEFAULT_BUDGET = 30.0
 INSTEAD = {
+    "push_to_hub": "the verdict stands at the end; push the folder that it recommends then",
     "num_train_epochs": "give --budget MINUTES, or --max_steps",
     "metric_for_best_model": "nDCG@10 on the dev part chooses; leave it out",
     "resume_from_checkpoint": "a second call goes on by itself; leave it out",

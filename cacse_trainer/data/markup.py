@@ -131,11 +131,13 @@ _FURNITURE = ("script", "style", "nav", "header", "footer", "aside", "template",
 def read_html(path: Path) -> tuple[str, list[Section]]:
     """An HTML file: headings, paragraphs, items and cells; menus, scripts and code are left out.
 
-    The title is the first ``h1``, else ``<title>``.
+    The title is the first ``h1``, rather one of an article than of the site, else ``<title>``.
     """
     from bs4 import BeautifulSoup
 
     page = BeautifulSoup(read_text(path), "html.parser")
+    marked = page.select_one("article h1, main h1")  # perhaps in a header there, which is left out below
+    title = marked.get_text(" ") if marked is not None else ""
     for element in page(_FURNITURE):
         element.decompose()
     named = page.find("h1") or page.find("title")
@@ -146,17 +148,17 @@ def read_html(path: Path) -> tuple[str, list[Section]]:
             own.setdefault(id(block), []).append(text)
 
     def pieces() -> Iterator[tuple[str, str]]:
-        if named is not None:
-            yield "title", named.get_text(" ")
+        if title or named is not None:
+            yield "title", title or named.get_text(" ")
         for element in page.find_all([*_HEADINGS, *_BLOCKS]):
             yield "heading" if element.name in _HEADINGS else "text", "".join(own.get(id(element), []))
 
-    title, sections = gathered(pieces())
+    found, sections = gathered(pieces())
     if not sections:  # text that stands in no block
         if page.title is not None:
             page.title.decompose()
         sections = plain_sections((page.body or page).get_text("\n"))
-    return title, sections
+    return found, sections
 
 
 def read_pdf(path: Path) -> tuple[str, list[Section]]:

@@ -69,6 +69,7 @@ def test_the_whole_road(text, model, tmp_path, capsys, monkeypatch):
     assert found["watched"]["general"][0] == pytest.approx(100, abs=0.5)
 
     page = (folder / "report.html").read_text()
+    assert f"BM25, by words alone: {found['dev']['bm25']['ndcg@10']:.2f}" in page
     assert verdict["sentence"] in page.replace("&#39;", "'") and "Queries that gained most" in page
     card = (folder / found["encoder"] / "README.md").read_text()
     assert verdict["sentence"] in card and "## Scores" not in card and "## Training" in card
@@ -143,6 +144,7 @@ def test_own_queries_choose_and_judge(text, model, tmp_path, capsys):
         ({"save_strategy": "no"}, "exports and saves"),
         ({"metric_for_best_model": "spearman"}, "nDCG@10 on the dev part chooses"),
         ({"resume_from_checkpoint": "last"}, "goes on by itself"),
+        ({"push_to_hub": True}, "the verdict stands at the end"),
         ({"there": "en-de"}, "give both"),
         ({"question_prompt": "gone.txt"}, "name that, too"),
         ({"questions": 0}, "questions must be at least 1"),

@@ -136,6 +136,14 @@ def test_html_whose_tags_are_left_open(tmp_path):
         load_documents([str(path)])
 
 
+def test_the_title_of_html_is_that_of_the_article(tmp_path):
+    path = tmp_path / "a.html"
+    path.write_text("<header><h1>Site</h1></header><article><header><h1>Pumps</h1>me</header><p>text</p></article>")
+    assert one(path) == Document("Pumps", (Section("", ("text",)),), str(path))
+    path.write_text("<title>Pumps</title><header><h1>Site</h1></header><p>text</p>")
+    assert one(path).title == "Pumps"
+
+
 def test_lines_blanks_and_files(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one.\u2028more.\ntwo.\n")
