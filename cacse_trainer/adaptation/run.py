@@ -54,7 +54,6 @@ INSTEAD = {
     "push_to_hub": "the verdict stands at the end; push the folder that it recommends then",
     "num_train_epochs": "give --budget MINUTES, or --max_steps",
     "metric_for_best_model": "nDCG@10 on the dev part chooses; leave it out",
-    "resume_from_checkpoint": "a second call goes on by itself; leave it out",
     "train_sampling_strategy": "the rows are drawn and mixed already; leave it out",
 }
 """Settings of a training that adapt sets itself, and what to do instead."""
@@ -152,6 +151,8 @@ def check(
         raise UserError("adapt judges what its training exports and saves: leave export and save_strategy as they are")
     if settings.budget is not None and args.max_steps > 0:
         raise UserError("budget and max_steps both tell how long to train: give one of them")
+    if args.resume_from_checkpoint not in (None, "last"):
+        raise UserError("resume_from_checkpoint: a second call goes on by itself, from the last one; leave it out")
     for name, instead in INSTEAD.items():
         if name in parsed.given():
             raise UserError(f"{name} has no effect here: {instead}")

@@ -143,7 +143,7 @@ def test_own_queries_choose_and_judge(text, model, tmp_path, capsys):
         ({"export": False}, "exports and saves"),
         ({"save_strategy": "no"}, "exports and saves"),
         ({"metric_for_best_model": "spearman"}, "nDCG@10 on the dev part chooses"),
-        ({"resume_from_checkpoint": "last"}, "goes on by itself"),
+        ({"resume_from_checkpoint": "checkpoint-1"}, "goes on by itself"),
         ({"push_to_hub": True}, "the verdict stands at the end"),
         ({"there": "en-de"}, "give both"),
         ({"question_prompt": "gone.txt"}, "name that, too"),
