@@ -5,11 +5,12 @@ import random
 
 import numpy as np
 import pytest
-from transformers import BertModel
+from transformers import AutoConfig, BertModel
 
 from cacse_trainer import SentenceEncoder
 from cacse_trainer.adaptation import run as adaptation
 from cacse_trainer.cli.main import main
+from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
 from tests.conftest import WORDS
 
 
@@ -211,6 +212,14 @@ def test_queries_of_a_users_own_are_no_anchors(text, model, tmp_path, capsys, ca
     )
     found = told(capsys, [*flags(text, model, tmp_path / "out", dev_queries=queries, rows="title=1"), "--check"])
     assert 92 <= found["plan"]["counts"]["title"] <= 100 and "would give the answers away" in caplog.text
+
+
+def test_a_training_s_own_checkpoint_is_no_start(text, model, tmp_path, capsys):
+    """It loads, and would be trained, and only its export would be found to be another model."""
+    folder = tmp_path / "run"
+    SentenceEmbeddingConfig(encoder_config=AutoConfig.from_pretrained(model)).save_pretrained(folder)
+    assert main(flags(text, folder, tmp_path / "out")) == 2
+    assert "give the encoder that it exported" in capsys.readouterr().err
 
 
 def test_a_folder_of_someone_else_is_left_alone(text, model, tmp_path, capsys):
