@@ -141,6 +141,7 @@ def read_html(path: Path) -> tuple[str, list[Section]]:
     for element in page(_FURNITURE):
         element.decompose()
     named = page.find("h1") or page.find("title")
+    title = title or (named.get_text(" ") if named is not None else "")
 
     own: dict[int, list[str]] = {}  # by block, what stands in no block inside it; tags left open make these deep
     for text in page.strings:
@@ -148,8 +149,7 @@ def read_html(path: Path) -> tuple[str, list[Section]]:
             own.setdefault(id(block), []).append(text)
 
     def pieces() -> Iterator[tuple[str, str]]:
-        if title or named is not None:
-            yield "title", title or named.get_text(" ")
+        yield "title", title
         for element in page.find_all([*_HEADINGS, *_BLOCKS]):
             yield "heading" if element.name in _HEADINGS else "text", "".join(own.get(id(element), []))
 
