@@ -11,7 +11,7 @@ from torch import Tensor
 from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.errors import UserError
 
-SHARES = (0.25, 0.5, 0.75, 1.0)
+SHARES = (0.5, 0.75, 1.0)
 
 
 def averaged(start: Mapping[str, Tensor], trained: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:

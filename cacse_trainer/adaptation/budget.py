@@ -16,7 +16,7 @@ from cacse_trainer.runs.folder import REPORT
 TIMED = 8
 """Steps that are trained to know their pace."""
 FEWEST_STEPS = 10
-EVALUATIONS = 6
+EVALUATIONS = 5
 """Of the dev part, over a training."""
 MOST_PASSES = 10
 """Over the different rows that a text gives: a small text is not learned by heart, however long the budget."""
@@ -81,8 +81,8 @@ class Costs:
 
     @property
     def around(self) -> float:
-        """All that is not a step: the readings of start, checkpoints, averages and result."""
-        return self.spent + FIXED + self.mining + (3 + EVALUATIONS + self.shares) * self.dev + 2 * self.test
+        """All that is not a step: the readings by the run, of checkpoints, averages and the result."""
+        return self.spent + FIXED + self.mining + (2 + EVALUATIONS + self.shares) * self.dev + self.test
 
     def steps(self, minutes: float) -> int:
         """The steps that a budget leaves.

@@ -22,6 +22,8 @@ QUERY_KINDS = ("title", "heading", "cloze")
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 0.2
 ENOUGH_QUERIES = 50
 """Of a small text up to a fifth is held out in each part for so many."""
+A_MINUTE = 100
+"""Documents that the part which judges has at most for a minute of the budget, and as many distractors."""
 FEWEST_QUERIES = 20
 """Below that no interval could tell a gain."""
 
@@ -42,13 +44,37 @@ class Parts:
     kind: str | None
 
 
-def part(documents: Sequence[Document], *, held_out: int, distractors: int, words: int, seed: int) -> Parts:
-    """Hold out two parts of documents, a tenth each, and part the rest into passages.
+@dataclass(frozen=True)
+class Size:
+    """The most that a held-out part has.
+
+    Args:
+        documents: that become queries with their answers; 0: none is held out.
+        distractors: passages of other documents.
+    """
+
+    documents: int
+    distractors: int
+
+
+def sizes(held_out: int, distractors: int, minutes: float | None) -> tuple[Size, Size]:
+    """The most in the part that chooses, which is read a dozen times, and in the one that judges, which is read twice.
+
+    Args:
+        held_out, distractors: of the part that judges.
+        minutes: for all of it: the parts are small where there is little time; None: there is no such limit.
+    """
+    most = round(A_MINUTE * minutes) if minutes is not None else max(held_out, distractors)
+    dev = Size(max(FEWEST_QUERIES, min(held_out // 2, most // 2)), min(distractors // 4, most // 2))
+    return dev, Size(max(FEWEST_QUERIES, min(held_out, most)), min(distractors, most))
+
+
+def part(documents: Sequence[Document], *, most: tuple[Size, Size], words: int, seed: int) -> Parts:
+    """Hold out two parts of documents, at most a tenth each, and part the rest into passages.
 
     Args:
         documents: each once.
-        held_out: the most documents in each of the two parts; 0: none is held out.
-        distractors: passages of other documents that are added to each.
+        most: of the part that chooses, and of the one that judges.
         words: the most in a passage.
         seed: of the draw.
 
@@ -61,25 +87,26 @@ def part(documents: Sequence[Document], *, held_out: int, distractors: int, word
     for passage in all_passages:
         by_document.setdefault(passage.document, []).append(passage)
     kind = _kind_of(by_document)
-    if kind is None or held_out == 0:
+    if kind is None or not most[0].documents:
         return Parts(all_passages, None, None, None)
     able = [number for number in order if _pairs(by_document.get(number, []), kind)]
     few = min(ENOUGH_QUERIES, int(len(documents) * MOST_HELD_OUT))
-    size = min(held_out, max(int(len(documents) * HELD_OUT_SHARE), few), len(able) // 3)
-    if size < FEWEST_QUERIES:
+    possible = min(max(int(len(documents) * HELD_OUT_SHARE), few), len(able) // 3)
+    if possible < FEWEST_QUERIES:
         raise UserError(
             f"{len(documents)} documents, {len(able)} of them with a {_said(kind)}, are too few: two held-out parts "
             f"need at least {FEWEST_QUERIES} each, at most a fifth of the text; give more text, or queries of your own "
             "(dev_queries and test_queries)"
         )
-    chosen = able[:size], able[size : 2 * size]
+    counts = [min(one.documents, possible) for one in most]
+    chosen = able[: counts[0]], able[counts[0] : sum(counts)]
     apart = {*chosen[0], *chosen[1]}
     train = [passage for passage in all_passages if passage.document not in apart]
-    others = random.Random(f"{seed} distractors").sample(train, min(distractors, len(train)))
+    others = random.Random(f"{seed} distractors").sample(train, len(train))
     sets = []
-    for numbers in chosen:
+    for numbers, one in zip(chosen, most, strict=True):
         pairs = [pair for number in numbers for pair in _pairs(by_document[number], kind)]
-        sets.append(from_pairs(pairs, [passage.text for passage in others]))
+        sets.append(from_pairs(pairs, [passage.text for passage in others[: one.distractors]]))
     return Parts(train, sets[0], sets[1], kind)
 
 

@@ -17,7 +17,7 @@ Pair = tuple[str, str]
 Miner = Callable[[Sequence[Pair]], Mapping[Pair, Sequence[str]]]
 """From (anchor, positive) rows to the hard negatives of those that have enough."""
 
-WITH_TITLES = {"title": 1.0, "heading": 1.0, "cloze": 1.0}
+WITH_TITLES = {"title": 1.0, "heading": 1.0, "cloze": 0.25}
 WITHOUT = {"cloze": 1.0, "neighbour": 0.25}
 ENOUGH_TITLES = 1 / 3
 """Share of the passages from which titles (or headings) count as what the text is made of."""

@@ -23,7 +23,7 @@ from cacse_trainer.adaptation.averaging import SHARES
 from cacse_trainer.adaptation.given import given_rows
 from cacse_trainer.adaptation.mining import RANK_RANGE, mine_hard_negatives
 from cacse_trainer.adaptation.outcome import AdaptResult, Start, finish, load, watched_files
-from cacse_trainer.adaptation.parts import Parts, halves, part, untitled, without
+from cacse_trainer.adaptation.parts import Parts, Size, halves, part, sizes, untitled, without
 from cacse_trainer.adaptation.plan import DEV, GENERAL, PLAN, ROWS, TEST, TRAINING, Plan, key_of, open_folder, read_plan
 from cacse_trainer.adaptation.rows import Miner, Pair, Rows, default_shares
 from cacse_trainer.data import load_sentences
@@ -97,7 +97,7 @@ def adapt(
         near_duplicates=settings.near_duplicates,
         leave_out=folder,
     )
-    parts, sets = hold_out(settings, documents, args.seed)
+    parts, sets = hold_out(settings, documents, args)
     key = key_of(parsed, documents, sets)
     with open_folder(folder, key, args):
         plan = None if args.check else read_plan(folder)
@@ -199,27 +199,30 @@ def check_places(settings: AdaptArguments, model_args: ModelArguments, args: Cac
                 raise UserError(f"output_dir {args.output_dir} holds what {name} names, {place}; choose another folder")
 
 
-def hold_out(settings: AdaptArguments, documents: list[Document], seed: int) -> tuple[Parts, dict[str, RetrievalSet]]:
+def minutes_of(settings: AdaptArguments, args: CacseTrainingArguments) -> float | None:
+    """For all of it; None: the steps are given."""
+    return None if args.max_steps > 0 else settings.budget or DEFAULT_BUDGET
+
+
+def hold_out(
+    settings: AdaptArguments, documents: list[Document], args: CacseTrainingArguments
+) -> tuple[Parts, dict[str, RetrievalSet]]:
     """The text's parts, and the queries that choose and judge: a user's own, else made of two parts of the text.
 
     Raises:
         UserError: there is nothing to make queries of.
     """
-    own = settings.dev_queries is not None
-    parts = part(
-        documents,
-        held_out=0 if own else settings.held_out,
-        distractors=settings.distractors,
-        words=settings.passage_words,
-        seed=seed,
-    )
+    most = sizes(settings.held_out, settings.distractors, minutes_of(settings, args))
+    if settings.dev_queries is not None:
+        most = Size(0, 0), Size(0, 0)
+    parts = part(documents, most=most, words=settings.passage_words, seed=args.seed)
     if settings.dev_queries is not None:
         dev = together(settings.dev_queries)
         if settings.test_queries is not None:
             test = together(settings.test_queries)
             dev = without(dev, test)
         else:
-            dev, test = halves(dev, seed)
+            dev, test = halves(dev, args.seed)
         train, told = untitled(parts.train, [*dev.queries, *test.queries])
         if told:
             logger.warning(
@@ -279,7 +282,8 @@ def make_plan(
     args = groups[2]
     counts, batch = rows.counts, batch_of(args)
     most = max(budget.FEWEST_STEPS, budget.MOST_PASSES * sum(counts.values()) // batch)
-    if settings.budget is None and args.max_steps > 0:
+    minutes = minutes_of(settings, args)
+    if minutes is None:
         return Plan(key, args.max_steps, None, None, counts, {})
     logger.info("timing %d steps", budget.TIMED)
     negatives = settings.mined_negatives
@@ -290,7 +294,7 @@ def make_plan(
     spent = time.monotonic() - begun + forms
     dev = start.dev_seconds + 2 * GENERAL_PAIRS * start.seconds_a_passage
     costs = budget.Costs(spent, step, dev, start.test_seconds, mining, shares)
-    wanted = costs.steps(settings.budget or DEFAULT_BUDGET)
+    wanted = costs.steps(minutes)
     steps = min(wanted, most)
     if steps < wanted:
         logger.info("%d steps are %d passes over all rows: more would learn them by heart", steps, budget.MOST_PASSES)
@@ -373,6 +377,7 @@ def run_training(folder: Path, groups: tuple[Any, Any, Any], parsed: Parsed, pla
     args.output_dir, args.max_steps, args.overwrite_output_dir = str(output), plan.steps, False
     args.train_sampling_strategy = "sequential"  # the rows' own order keeps a document's apart
     args.resume_from_checkpoint = "last" if newest_whole(output) is not None else None
+    args.eval_on_start = False  # the start's own reading is the same
     args.metric_for_best_model, args.greater_is_better = f"{DEV}_{Retrieval.metric}", True
     if "eval_steps" not in parsed.given():
         args.eval_steps = args.save_steps = max(1, plan.steps // budget.EVALUATIONS)

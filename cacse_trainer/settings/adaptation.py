@@ -73,8 +73,14 @@ class AdaptArguments:
         None, "A translation model (folder, hub id) into another language, for rows of kind round_trip, with back."
     )
     back: str | None = setting(None, "The one back.")
-    held_out: int = setting(1000, "The most documents in each of the two parts that choose and judge (a tenth each).")
-    distractors: int = setting(4000, "Passages that the held-out queries are searched in; of other documents.")
+    held_out: int = setting(
+        1000,
+        "The most documents in the part that judges; half as many in the one that chooses; a tenth of all at most. A "
+        "small budget has smaller parts.",
+    )
+    distractors: int = setting(
+        4000, "Passages of other documents among which the part that judges is searched; a quarter in the other one."
+    )
     dev_queries: list[str] | None = setting(
         None,
         "Your own queries with their documents instead of the made-up ones, to choose by: a file of (query, document), "
@@ -88,7 +94,7 @@ class AdaptArguments:
     mined_negatives: int = setting(0, "Hard negatives a row, mined by the start among the passages; 0: none.")
     shares: list[float] | None = setting(
         None,
-        "Shares of the trained weights in their mean with the start's that are tried on the dev part: default 0.25 0.5 "
+        "Shares of the trained weights in their mean with the start's that are tried on the dev part: default 0.5 "
         "0.75 1.",
     )
     onnx: bool = setting(False, "Write the encoder as ONNX, too, in float32 and int8, and measure it.")

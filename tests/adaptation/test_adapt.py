@@ -64,8 +64,8 @@ def test_the_whole_road(text, model, tmp_path, capsys, monkeypatch):
     assert {"plan.json", "rows.jsonl", "dev", "test", "training", "adaptation.json", "report.html"} <= names
     assert found["encoder"] in names and ("encoder" in names) == better
     assert found["recommended"] == (str(folder / "encoder") if better else "start")
-    assert found["plan"]["rows"] == {"title": 96, "cloze": 96} and found["plan"]["steps"] == 12
-    assert found["forms"][0]["name"].startswith("the start") and len(found["shares"]) == 4
+    assert found["plan"]["rows"] == {"title": 154, "cloze": 38} and found["plan"]["steps"] == 12
+    assert found["forms"][0]["name"].startswith("the start") and len(found["shares"]) == 3
     assert verdict["start"] == pytest.approx(found["forms"][0]["scores"]["ndcg@10"])
     assert found["watched"]["general"][0] == pytest.approx(100, abs=0.5)
 

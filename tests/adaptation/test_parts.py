@@ -11,7 +11,7 @@ import torch
 from cacse_trainer import SentenceEncoder
 from cacse_trainer.adaptation.averaging import Averaging, averaged
 from cacse_trainer.adaptation.budget import FEWEST_STEPS, FIXED, Costs
-from cacse_trainer.adaptation.parts import halves, part, untitled, without
+from cacse_trainer.adaptation.parts import Size, halves, part, sizes, untitled, without
 from cacse_trainer.adaptation.questions import query_in, read_prompt, write_questions
 from cacse_trainer.adaptation.rows import WITH_TITLES, WITHOUT, Rows, default_shares
 from cacse_trainer.adaptation.verdict import HELPED, UNCLEAR, WORSE, judge
@@ -31,23 +31,31 @@ def documents(count: int, titled: bool = True) -> list[Document]:
 
 @pytest.mark.parametrize(("titled", "kind"), [(True, "title"), (False, "cloze")])
 def test_held_out_documents_are_in_no_other_part(titled, kind):
-    found = part(documents(300, titled), held_out=25, distractors=40, words=100, seed=3)
+    most = Size(25, 40), Size(30, 50)
+    found = part(documents(300, titled), most=most, words=100, seed=3)
     assert found.kind == kind and found.dev is not None and found.test is not None
-    assert len(found.dev.queries) == len(found.test.queries) == 25
-    assert len(found.dev.documents) == len(found.test.documents) == 65
+    assert (len(found.dev.queries), len(found.test.queries)) == (25, 30)
+    assert (len(found.dev.documents), len(found.test.documents)) == (65, 80)
     trained = {passage.text for passage in found.train}
     answers = [{one.documents[i] for graded in one.relevant for i in graded} for one in (found.dev, found.test)]
-    assert len(found.train) == 250 and not answers[0] & answers[1]
+    assert len(found.train) == 245 and not answers[0] & answers[1]
     assert not trained & (answers[0] | answers[1])
-    again = part(documents(300, titled), held_out=25, distractors=40, words=100, seed=3)
+    again = part(documents(300, titled), most=most, words=100, seed=3)
     assert again.dev is not None and again.dev.queries == found.dev.queries
 
 
 def test_too_few_documents_and_none_with_structure():
     with pytest.raises(UserError, match="too few"):
-        part(documents(90), held_out=1000, distractors=10, words=100, seed=0)
+        part(documents(90), most=sizes(1000, 10, None), words=100, seed=0)
     lines = [Document("", (Section("", (f"Single sentence {i}",)),), str(i)) for i in range(100)]
-    assert part(lines, held_out=1000, distractors=10, words=100, seed=0).kind is None
+    assert part(lines, most=sizes(1000, 10, None), words=100, seed=0).kind is None
+    assert part(documents(90), most=(Size(0, 0), Size(0, 0)), words=100, seed=0).dev is None
+
+
+def test_small_budgets_have_small_parts():
+    assert sizes(1000, 4000, None) == sizes(1000, 4000, 45) == (Size(500, 1000), Size(1000, 4000))
+    assert sizes(1000, 4000, 4) == (Size(200, 200), Size(400, 400))
+    assert sizes(1000, 4000, 0.1) == (Size(20, 5), Size(20, 10))
 
 
 def test_a_users_queries_in_two_halves():
@@ -112,7 +120,7 @@ def test_rows_and_their_default_shares(tmp_path):
 
 def test_costs_of_a_budget():
     costs = Costs(spent=20.0, step=2.0, dev=5.0, test=10.0, mining=0.0, shares=4)
-    assert costs.around == 20 + FIXED + 13 * 5 + 20
+    assert costs.around == 20 + FIXED + 11 * 5 + 10
     steps = costs.steps(10)
     assert steps == int((600 - costs.around) / 2) and costs.minutes(steps) <= 10
     with pytest.raises(UserError, match="budget 2"):
