@@ -6,10 +6,9 @@ from pathlib import Path
 from cacse_trainer.adaptation.parts import Parts
 from cacse_trainer.adaptation.plan import QUESTIONS, ROUND_TRIP
 from cacse_trainer.adaptation.questions import write_questions
-from cacse_trainer.adaptation.rows import OWN
 from cacse_trainer.data import load_sentences
 from cacse_trainer.data.round_trip import write_pairs
-from cacse_trainer.data.structure import Row
+from cacse_trainer.data.structure import OWN, Row
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.translation import Translator
 from cacse_trainer.settings.adaptation import AdaptArguments
@@ -29,7 +28,8 @@ def given_rows(
     """
     found = {} if settings.pairs_file is None else {"pairs": own_pairs(settings.pairs_file)}
     if args.check:
-        return found
+        written = {"questions": settings.question_writer, "round_trip": settings.there}
+        return found | {kind: [] for kind, model in written.items() if model is not None}
     shown = not args.disable_tqdm
     if settings.question_writer is not None:
         found["questions"] = write_questions(

@@ -154,7 +154,7 @@ def finish(
         texts: the passages that were trained on, by whose words a static table is weighted.
     """
     model_args, data_args, args = groups
-    trained = load(str(folder / TRAINING / "export" / "encoder"), args)
+    trained = load(str(folder / TRAINING / "export" / "encoder"), args, model_args.trust_remote_code)
     encoder, shares = choose(settings, start.encoder, trained, sets[DEV])
     test = Retrieval(sets[TEST])
     answers = test.read(encoder.embedder)
@@ -175,6 +175,7 @@ def finish(
     ]
     write_encoder(folder, name, encoder)
     forms += other_forms(settings, folder, name, encoder, sets[TEST], texts)
+    words = bm25(sets[DEV])
     report = json.loads((folder / TRAINING / TRAINED).read_text(encoding="utf-8"))
     facts = {
         "verdict": found.as_dict(),
@@ -192,7 +193,11 @@ def finish(
             "dev": start.dev.scores,
             "test": start.test.scores,
         },
-        "dev": {"queries": len(sets[DEV].queries), "documents": len(sets[DEV].documents)},
+        "dev": {
+            "queries": len(sets[DEV].queries),
+            "documents": len(sets[DEV].documents),
+            "bm25": None if words is None else words.scores,
+        },
         "test": {"queries": len(sets[TEST].queries), "documents": len(sets[TEST].documents)},
         "wall_seconds": time.monotonic() - begun,
         "command": parsed.command,

@@ -4,14 +4,18 @@ The held-out parts become retrieval sets: each document's title (without titles 
 taken out of a passage) is a query, its passages are the answers, and passages of other documents stand between them.
 """
 
+import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cacse_trainer.data.documents import Document
+from cacse_trainer.data.markup import squeezed
 from cacse_trainer.data.retrieval import RetrievalSet, from_pairs
 from cacse_trainer.data.structure import Passage, passages_of, row_of
 from cacse_trainer.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 QUERY_KINDS = ("title", "heading", "cloze")
 """What a query may be, the best first."""
@@ -147,3 +151,37 @@ def halves(given: RetrievalSet, seed: int) -> tuple[RetrievalSet, RetrievalSet]:
         for part in (order[: count // 2], order[count // 2 :])
     )
     return first, second
+
+
+def without(given: RetrievalSet, others: RetrievalSet) -> RetrievalSet:
+    """Queries to choose by, without those that judge, so that nothing is chosen by these.
+
+    Raises:
+        UserError: too few of either.
+    """
+    judging = set(others.queries)
+    kept = [i for i, query in enumerate(given.queries) if query not in judging]
+    for name, count in (("dev_queries", len(kept)), ("test_queries", len(others.queries))):
+        if count < FEWEST_QUERIES:
+            of_both = " that are no test_queries" if len(kept) < len(given.queries) and name == "dev_queries" else ""
+            raise UserError(f"{name}: {count} queries{of_both} are too few; give at least {FEWEST_QUERIES}")
+    if len(kept) < len(given.queries):
+        logger.warning("dev_queries: %d of them are test_queries, too, and left out", len(given.queries) - len(kept))
+    return RetrievalSet([given.queries[i] for i in kept], given.documents, [given.relevant[i] for i in kept])
+
+
+def untitled(passages: Sequence[Passage], queries: Sequence[str]) -> tuple[list[Passage], int]:
+    """Passages without titles and headings that are queries, and how many these were: their rows would be the answers.
+
+    Case and white space do not tell texts apart.
+    """
+    judging = {squeezed(query).casefold() for query in queries}
+    found, told = [], 0
+    for passage in passages:
+        title, heading = (
+            "" if squeezed(text).casefold() in judging else text for text in (passage.title, passage.heading)
+        )
+        changed = replace(passage, title=title, heading=heading)
+        told += changed != passage
+        found.append(changed)
+    return found, told

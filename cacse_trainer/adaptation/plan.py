@@ -2,12 +2,13 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cacse_trainer.data.documents import Document
+from cacse_trainer.data.retrieval import RetrievalSet
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import LOCK, delete_folder, foreign, give_back, read_object, refuse_foreign, take, write_json
 from cacse_trainer.runs.folder import clear_run, foreign_in_stage
@@ -63,13 +64,16 @@ class Plan:
         return asdict(self)
 
 
-def key_of(parsed: Parsed, documents: Sequence[Document]) -> str:
+def key_of(parsed: Parsed, documents: Sequence[Document], sets: Mapping[str, RetrievalSet]) -> str:
     """A hash of all that the rows, the held-out parts and the training hang on."""
     settings = {name: value for group in parsed.groups for name, value in vars(group).items()}
     kept = sorted((name, repr(value)) for name, value in settings.items() if name not in IRRELEVANT and name[0] != "_")
     digest = hashlib.sha256(repr(kept).encode())
     for document in documents:
-        digest.update(document.text.encode("utf-8", "surrogatepass") + b"\0")
+        headings = "\n".join(section.heading for section in document.sections)
+        digest.update(f"{document.text}\0{headings}\0".encode())
+    for one in sets.values():
+        digest.update(repr((one.queries, one.documents, one.relevant)).encode())
     return digest.hexdigest()[:24]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cacse_trainer.data import load_sentences
 from cacse_trainer.data.round_trip import write_pairs
-from cacse_trainer.data.structure import Passage, Row
+from cacse_trainer.data.structure import OWN, Passage, Row
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.generation import LocalModel, Server
 from cacse_trainer.settings.resources import resolve_resource
@@ -18,6 +18,8 @@ PROMPT = (
     "Write one short search query that a user would type to find the text below. Answer with the query alone, in the "
     "language of the text.\n\nText: {passage}\n\nQuery:"
 )
+FEWEST = 2
+"""Rows that something can be learned of."""
 LONGEST = 300
 """Characters; a longer answer is no query."""
 _AROUND = re.compile(r"^[\s\"'“”‘’«»*\-–•]+|[\s\"'“”‘’«»*]+$")
@@ -41,7 +43,7 @@ def read_prompt(path: str | None) -> str:
 
 def query_in(answer: str) -> str:
     """The query in a model's answer: its first line that is one; "" where there is none."""
-    for line in answer.splitlines():
+    for line in answer.replace("\0", " ").splitlines():
         found = _LABEL.sub("", _AROUND.sub("", line)).strip("\"'“” ")
         if found:
             return found if len(found) <= LONGEST else ""
@@ -92,8 +94,12 @@ def write_questions(
             return [query_in(answer) for answer in ask([template.replace(PLACE, text) for text in some])]
 
         settings = {"writer": writer, "model": model, "prompt": template}
-        write_pairs(texts, queries, list, output, settings=settings, show_progress_bar=shown)
+        counts = write_pairs(texts, queries, list, output, settings=settings, show_progress_bar=shown)
+        if counts["rows"] < FEWEST:
+            output.unlink()  # so that a second call asks again
+            raise UserError(
+                f"question_writer {writer}: wrote {counts['rows']} queries for {len(texts)} passages; look at its "
+                "prompt"
+            )
     rows = load_sentences(str(output), ["positive", "anchor"])
-    if not len(rows):
-        raise UserError(f"question_writer {writer}: wrote no query for {len(texts)} passages; look at its prompt")
-    return [Row(row["anchor"], row["positive"], "questions", by_text[row["positive"]]) for row in rows]
+    return [Row(row["anchor"], row["positive"], "questions", by_text.get(row["positive"], OWN)) for row in rows]

@@ -40,7 +40,7 @@ def adaptation_page(found: dict[str, Any], training: dict[str, Any], title: str)
         f"{start['name']} and {found['documents']['documents']} documents · recommended: {found['recommended']}",
         [
             Section("On held-out queries", judged, rows=rows, head=head, numeric=range(1, len(head))),
-            Section("Dev part over the steps", charts=dev_charts(found, training)),
+            Section("Dev part over the steps", by_words(found), charts=dev_charts(found, training)),
             Section(
                 "Queries that gained most",
                 rows=moved(verdict["gained"]),
@@ -103,6 +103,12 @@ def dev_charts(found: dict[str, Any], training: dict[str, Any]) -> list[Any]:
     return [
         line_chart([Series("dev", points)], f"dev part: {metric} ×100", reference=reference, x_end=training["steps"])
     ]
+
+
+def by_words(found: dict[str, Any]) -> str:
+    """What BM25 finds on the dev part; "" where it was not asked."""
+    scores = found["dev"]["bm25"]
+    return "" if scores is None else f"BM25, by words alone: {scores[found['verdict']['metric']]:.2f}."
 
 
 def moved(queries: list[list[Any]]) -> Rows:

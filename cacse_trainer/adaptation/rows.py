@@ -5,9 +5,10 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
-from cacse_trainer.data.structure import KINDS, Passage, Row, count_rows, draw_rows, row_of
+from cacse_trainer.data.structure import KINDS, Passage, Row, check_shares, count_rows, draw_rows, no_rows, row_of
 from cacse_trainer.files import writing
 
 logger = logging.getLogger(__name__)
@@ -21,8 +22,8 @@ WITHOUT = {"cloze": 1.0, "neighbour": 0.25}
 ENOUGH_TITLES = 1 / 3
 """Share of the passages from which titles (or headings) count as what the text is made of."""
 SAMPLES = 3
-OWN = -1
-"""The document of a row that a user gave: none."""
+TRIES = 20
+"""Draws of a passage of another document; in vain only where one document is nearly all there is."""
 
 
 def default_shares(passages: Sequence[Passage]) -> dict[str, float]:
@@ -43,7 +44,10 @@ class Rows:
         shares: by kind: `KINDS`, and those in ``given``.
         batch: rows that are trained at once; those of one document are kept apart.
         seed: of the draws.
-        given: rows that are there already, by kind.
+        given: rows that are there already, by kind; none of a kind that is only written in the run itself.
+
+    Raises:
+        UserError: an unknown kind, or no row of any of them.
     """
 
     def __init__(
@@ -56,8 +60,11 @@ class Rows:
     ) -> None:
         self.passages, self.shares, self.batch, self.seed = passages, shares, batch, seed
         self.given: dict[str, Sequence[Row]] = dict(given or {})
+        check_shares(shares, self.given)
+        if not any(count or kind in self.given for kind, count in self.counts.items()):
+            raise no_rows(shares, count_rows(passages))
 
-    @property
+    @cached_property
     def counts(self) -> dict[str, int]:
         """Different rows by kind, of the kinds with a share."""
         counts = {**count_rows(self.passages), **{kind: len(rows) for kind, rows in self.given.items()}}
@@ -73,7 +80,8 @@ class Rows:
         Args:
             path: the file: anchor, positive, kind, and the negatives' columns.
             count: of the rows.
-            negatives: of each row; a row for which too few are mined gets random passages.
+            negatives: of each row; one that is not mined, or is of the row's own document, is a random passage of
+                another one.
             miner: finds them for distinct rows; None: all are random.
 
         Returns:
@@ -82,11 +90,21 @@ class Rows:
         rows = self.drawn(count)
         mined = miner(list(dict.fromkeys((row.anchor, row.positive) for row in rows))) if miner is not None else {}
         draws = random.Random(f"{self.seed} negatives")
+        own = {(passage.text, passage.document) for passage in self.passages} if negatives else set()
+
+        def random_of_others(row: Row) -> str:
+            for _ in range(TRIES):
+                passage = draws.choice(self.passages)
+                if passage.document != row.document and passage.text != row.positive:
+                    break
+            return passage.text
+
         names = ["hard_negative"] if negatives == 1 else [f"negative_{i + 1}" for i in range(negatives)]
         with writing(path) as staged, staged.open("w", encoding="utf-8") as file:
             for row in rows:
                 record = {"anchor": row.anchor, "positive": row.positive, "kind": row.kind}
-                found = mined.get((row.anchor, row.positive)) or [draws.choice(self.passages).text for _ in names]
+                texts = mined.get((row.anchor, row.positive)) or [""] * negatives
+                found = [random_of_others(row) if not text or (text, row.document) in own else text for text in texts]
                 record.update(zip(names, found, strict=True))
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
         return dict(Counter(row.kind for row in rows))

@@ -21,18 +21,22 @@ from typing import Any
 from cacse_trainer.adaptation import budget
 from cacse_trainer.adaptation.averaging import SHARES
 from cacse_trainer.adaptation.given import given_rows
-from cacse_trainer.adaptation.mining import mine_hard_negatives
+from cacse_trainer.adaptation.mining import RANK_RANGE, mine_hard_negatives
 from cacse_trainer.adaptation.outcome import AdaptResult, Start, finish, load, watched_files
-from cacse_trainer.adaptation.parts import Parts, Size, halves, part, sizes
+from cacse_trainer.adaptation.parts import Parts, Size, halves, part, sizes, untitled, without
 from cacse_trainer.adaptation.plan import DEV, GENERAL, PLAN, ROWS, TEST, TRAINING, Plan, key_of, open_folder, read_plan
 from cacse_trainer.adaptation.rows import Miner, Pair, Rows, default_shares
 from cacse_trainer.data import load_sentences
 from cacse_trainer.data.documents import Document, load_documents
 from cacse_trainer.data.retrieval import RetrievalSet, load_retrieval, save_retrieval
 from cacse_trainer.encoding.encoder import SentenceEncoder
-from cacse_trainer.errors import UserError
+from cacse_trainer.encoding.loading import check_folder
+from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.evaluation.dev_sets import Retrieval
 from cacse_trainer.files import write_json, write_text
+from cacse_trainer.models.base import pools_by_itself
+from cacse_trainer.models.configuration_ensemble import EnsembleConfig
+from cacse_trainer.models.pretrained import load_config
 from cacse_trainer.runs.baseline import take_stated_pooling, take_stated_prompts
 from cacse_trainer.runs.folder import REPORT as TRAINED
 from cacse_trainer.runs.train import train
@@ -49,6 +53,13 @@ STATIC_COST = 10_000
 GENERAL_SENTENCES, GENERAL_PAIRS = 2000, 500
 """Pairs of general sentences whose cosines are watched."""
 DEFAULT_BUDGET = 30.0
+INSTEAD = {
+    "push_to_hub": "the verdict stands at the end; push the folder that it recommends then",
+    "num_train_epochs": "give --budget MINUTES, or --max_steps",
+    "metric_for_best_model": "nDCG@10 on the dev part chooses; leave it out",
+    "train_sampling_strategy": "the rows are drawn and mixed already; leave it out",
+}
+"""Settings of a training that adapt sets itself, and what to do instead."""
 
 
 def adapt(
@@ -84,11 +95,12 @@ def adapt(
         body_column=settings.body_column,
         txt=settings.txt,
         near_duplicates=settings.near_duplicates,
+        leave_out=folder,
     )
     parts, sets = hold_out(settings, documents, args)
-    key = key_of(parsed, documents)
+    key = key_of(parsed, documents, sets)
     with open_folder(folder, key, args):
-        plan = read_plan(folder)
+        plan = None if args.check else read_plan(folder)
         start = read_start(model_args, data_args, sets, args)
         if plan is None:
             given = given_rows(settings, parts, folder, args)
@@ -138,12 +150,53 @@ def check(
             raise UserError(f"{name} has no effect here: rows and held-out queries are made of --text; leave it out")
     if data_args.evaluation == "none" or args.eval_strategy == "no":
         raise UserError("adapt chooses by its dev part: leave evaluation and eval_strategy as they are")
+    if not args.export or args.save_strategy == "no":
+        raise UserError("adapt judges what its training exports and saves: leave export and save_strategy as they are")
     if settings.budget is not None and args.max_steps > 0:
         raise UserError("budget and max_steps both tell how long to train: give one of them")
-    if "num_train_epochs" in parsed.given():
-        raise UserError("num_train_epochs has no effect here: give --budget MINUTES, or --max_steps")
+    if args.resume_from_checkpoint not in (None, "last"):
+        raise UserError("resume_from_checkpoint: a second call goes on by itself, from the last one; leave it out")
+    for name, instead in INSTEAD.items():
+        if name in parsed.given():
+            raise UserError(f"{name} has no effect here: {instead}")
+    check_model(str(model_args.model), model_args.trust_remote_code)
+    check_places(settings, model_args, args)
+    general_sentences(settings.general_text)  # before anything long
     if settings.test_queries and not settings.dev_queries:
         raise UserError("test_queries judge, and something must choose: give --dev_queries, too")
+
+
+def check_model(name: str, trust_remote_code: bool) -> None:
+    """Refuse what is no encoder to start from, before anything long.
+
+    Raises:
+        UserError: no model, or one that a training of several towers or heads saved of itself.
+    """
+    check_folder(name, resolve_resource(name))
+    with user_errors(f"model {name}", KeyError, RuntimeError):
+        kind = load_config(resolve_resource(name), trust_remote_code=trust_remote_code).model_type
+    if pools_by_itself(kind) and kind != EnsembleConfig.model_type:
+        raise UserError(
+            f"model {name}: is a training's own checkpoint ({kind}); give the encoder that it exported, such as "
+            "export/encoder in the run's folder"
+        )
+
+
+def check_places(settings: AdaptArguments, model_args: ModelArguments, args: CacseTrainingArguments) -> None:
+    """Refuse an output folder that holds what is read: it is written to, and cleared to start anew.
+
+    Raises:
+        UserError: with what is in it.
+    """
+    folder = Path(str(args.output_dir)).resolve()
+    read: dict[str, list[str | None]] = {"text": [*(settings.text or [])], "model": [model_args.model]}
+    read |= {"dev_queries": [*(settings.dev_queries or [])], "test_queries": [*(settings.test_queries or [])]}
+    read |= {"pairs_file": [settings.pairs_file], "question_prompt": [settings.question_prompt]}
+    for name, places in read.items():
+        for place in filter(None, places):
+            path = Path(resolve_resource(place)).expanduser()
+            if path.exists() and path.resolve().is_relative_to(folder):
+                raise UserError(f"output_dir {args.output_dir} holds what {name} names, {place}; choose another folder")
 
 
 def minutes_of(settings: AdaptArguments, args: CacseTrainingArguments) -> float | None:
@@ -166,9 +219,18 @@ def hold_out(
     if settings.dev_queries is not None:
         dev = together(settings.dev_queries)
         if settings.test_queries is not None:
-            return parts, {DEV: dev, TEST: together(settings.test_queries)}
-        first, second = halves(dev, args.seed)
-        return parts, {DEV: first, TEST: second}
+            test = together(settings.test_queries)
+            dev = without(dev, test)
+        else:
+            dev, test = halves(dev, args.seed)
+        train, told = untitled(parts.train, [*dev.queries, *test.queries])
+        if told:
+            logger.warning(
+                "%d passages have a dev or test query as their title or heading, which would give the answers away: "
+                "no rows are made of these",
+                told,
+            )
+        return replace(parts, train=train), {DEV: dev, TEST: test}
     if parts.dev is None or parts.test is None:
         raise UserError(
             f"{', '.join(settings.text or [])}: {len(documents)} texts without titles, headings or passages of several "
@@ -269,6 +331,7 @@ def miner(start: Start, rows: Rows, negatives: int) -> Miner:
             given,
             texts,
             negatives=negatives,
+            rank_range=(RANK_RANGE[0], max(RANK_RANGE[1], negatives)),
             query_prompt=start.embedder.query_prompt,
             document_prompt=start.embedder.document_prompt,
         )
@@ -279,9 +342,21 @@ def miner(start: Start, rows: Rows, negatives: int) -> Miner:
     return mine
 
 
+def general_sentences(text: str) -> list[str]:
+    """What ``general_text`` names.
+
+    Raises:
+        UserError: it cannot be read, or is of pairs.
+    """
+    found = load_sentences(resolve_resource(text), max_rows=GENERAL_SENTENCES)
+    if found.column_names != ["text"]:
+        raise UserError(f"general_text {text}: has several columns of texts; give one sentence a line")
+    return list(found["text"])
+
+
 def general_pairs(encoder: SentenceEncoder, text: str) -> str:
     """General sentences in pairs, with the cosine that the start gives them: what the training is to leave as it is."""
-    sentences = load_sentences(resolve_resource(text), max_rows=GENERAL_SENTENCES)["text"]
+    sentences = general_sentences(text)
     draws = random.Random("general pairs")
     pairs = [draws.sample(sentences, 2) for _ in range(GENERAL_PAIRS)]
     first, second = (encoder.encode([pair[side].replace("\t", " ") for pair in pairs]) for side in (0, 1))

@@ -49,10 +49,13 @@ def tell_check(result: AdaptResult) -> None:
     facts, plan = result.facts, result.facts["plan"]
     documents = facts["documents"]
     repeated = documents["exact"] + documents["near"]
-    repeated = documents["exact"] + documents["near"]
-    lines = [f"{documents['documents']} documents of {documents['files']} files, {repeated} of them repetitions"]
+    counted = f"{documents['documents']} documents of {documents['files']} files, {repeated} of them repetitions"
+    lines = [f"{counted}, {documents['empty']} without text"]
+    if skipped := ", ".join(f"{count} {ending}" for ending, count in documents["skipped"].items()):
+        lines.append(f"not read: {skipped}")
     for kind, rows in facts["samples"].items():
-        lines.append(f"\n{kind}: {plan['counts'][kind]} rows, such as")
+        count = f"{plan['counts'][kind]} rows, such as" if rows else "a model will write them"
+        lines.append(f"\n{kind}: {count}")
         lines += [f"  {anchor[:SHOWN]}\n    → {positive[:SHOWN]}" for anchor, positive in rows]
     minutes = "" if plan["minutes"] is None else f", {plan['minutes']:.0f} minutes in all here"
     lines.append(f"\n{plan['steps']} steps{minutes}; nothing was trained (--check)")

@@ -5,6 +5,7 @@ csv, tsv and parquet files hold a document a row, as Hugging Face data sets do.
 """
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import pyarrow as pa
 from cacse_trainer.data import markup, readers
 from cacse_trainer.data.markup import Section, plain_sections, squeezed
 from cacse_trainer.data.sources import Source, open_source
+from cacse_trainer.data.tokens import flaw
 from cacse_trainer.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -84,6 +86,7 @@ def load_documents(
     body_column: str | None = None,
     txt: str = "auto",
     near_duplicates: float | None = None,
+    leave_out: Path | None = None,
 ) -> tuple[list[Document], Counts]:
     """All documents, each once.
 
@@ -95,6 +98,7 @@ def load_documents(
             is a document.
         near_duplicates: leave out documents whose words are those of an earlier one to this share (Jaccard, of triples
             of words); needs datasketch.
+        leave_out: a folder that is not read where it stands among the text, since it is written to.
 
     Raises:
         UserError: nothing to read, a file that cannot be read, or no document with any text.
@@ -102,7 +106,8 @@ def load_documents(
     counts = Counts()
     seen: set[str] = set()
     documents = []
-    for document in read_documents(places, counts, title_column=title_column, body_column=body_column, txt=txt):
+    columns = {"title_column": title_column, "body_column": body_column}
+    for document in read_documents(places, counts, **columns, txt=txt, leave_out=leave_out):
         counts.documents += 1
         key = squeezed(document.text).casefold()
         if not any(document.paragraphs):
@@ -132,32 +137,64 @@ def read_documents(
     title_column: str | None = None,
     body_column: str | None = None,
     txt: str = "auto",
+    leave_out: Path | None = None,
 ) -> Iterator[Document]:
     """Documents as they are read, see `load_documents`; files are counted in ``counts``."""
     for place in places:
         path = Path(place).expanduser()
+        if path.exists() and not (path.is_dir() or path.is_file()):
+            raise UserError(f"{place}: is a pipe or a device, and text is read more than once; write it to a file")
         if not path.is_dir():
             counts.files += 1
             yield from _of_file(place, title_column, body_column, txt)
             continue
-        for file in sorted(path.rglob("*")):
-            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-            if hidden or not file.is_file():
-                continue
-            if file.suffix.lower() in MARKUP or readers.kind_of(str(file)) is not None:
+        for file in files_of(path, leave_out):
+            if not file.is_file():
+                what = "pipe or device" if file.exists() else "link to nothing"
+                counts.skipped[f"({what})"] += 1
+            elif _ending(file) in MARKUP or readers.kind_of(str(file)) is not None:
                 counts.files += 1
                 yield from _of_file(str(file), title_column, body_column, "file")
             else:
                 counts.skipped[file.suffix.lower() or "(no ending)"] += 1
 
 
+def files_of(folder: Path, leave_out: Path | None = None) -> list[Path]:
+    """All that is no folder in a folder and those below, in the order of the names.
+
+    Hidden ones are left out; linked folders are gone into, each folder once.
+
+    Args:
+        folder: where to look.
+        leave_out: a folder that is not gone into.
+    """
+    seen = set() if leave_out is None else {leave_out.resolve()}
+    found = []
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = Path(root).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(root) / name for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def _ending(path: Path) -> str:
+    """A name's ending in small letters, without that of a compression."""
+    name = path.name.lower()
+    compressed = next((end for end in readers.COMPRESSIONS if name.endswith(end)), "")
+    return Path(name.removesuffix(compressed)).suffix
+
+
 def _kinds() -> str:
-    return ", ".join([*(name[1:] for name in MARKUP), *(kind for kind in readers.KINDS if kind != "txt")])
+    return ", ".join(dict.fromkeys(name[1:] for name in (*MARKUP, *readers.KINDS)))
 
 
 def _of_file(place: str, title_column: str | None, body_column: str | None, txt: str) -> Iterator[Document]:
     path = Path(place).expanduser()
-    ending = path.suffix.lower()
+    ending = _ending(path)
     if ending == ".txt" and path.is_file():
         yield from _of_txt(path, txt)
     elif ending in MARKUP and path.is_file():
@@ -179,7 +216,7 @@ def _of_txt(path: Path, txt: str) -> Iterator[Document]:
         title, sections = markup.titled(text)
         yield Document(title, tuple(sections), str(path))
         return
-    parts: Iterable[str] = text.splitlines() if txt == "line" else markup.BLANK.split(text)
+    parts: Iterable[str] = text.split("\n") if txt == "line" else markup.BLANK.split(text)
     for number, part in enumerate(parts, start=1):
         title, sections = ("", plain_sections(part)) if txt == "line" else markup.titled(part)
         if sections:
@@ -204,8 +241,12 @@ def _of_table(source: Source, title_column: str | None, body_column: str | None)
         lists = [value.to_pylist() if isinstance(value, (pa.Array, pa.ChunkedArray)) else value for value in values]
         for index, row in enumerate(zip(*lists, strict=True)):
             texts = ["" if value is None or value != value else value for value in row]
-            wrong = next((value for value in texts if not isinstance(value, str)), None)
+            wrong = next(filter(None, map(flaw, texts)), None)
             if wrong is not None:
-                raise UserError(f"{batch.where(index)}: {wrong!r} is no text; name the columns of the texts")
+                raise UserError(
+                    f"{batch.where(index)}: a text {wrong[:100]}; name the columns of the texts (title_column, "
+                    "body_column), or mend the row"
+                )
+            texts = [text.replace("\0", " ") for text in texts]  # which JSON and parquet can hold, and no text file
             sections = plain_sections(texts[0])
             yield Document(squeezed(texts[1]) if title is not None else "", tuple(sections), batch.where(index))

@@ -131,43 +131,59 @@ _FURNITURE = ("script", "style", "nav", "header", "footer", "aside", "template",
 def read_html(path: Path) -> tuple[str, list[Section]]:
     """An HTML file: headings, paragraphs, items and cells; menus, scripts and code are left out.
 
-    The title is the first ``h1``, else ``<title>``.
+    The title is the first ``h1``, rather one of an article than of the site, else ``<title>``.
     """
     from bs4 import BeautifulSoup
 
     page = BeautifulSoup(read_text(path), "html.parser")
+    marked = page.select_one("article h1, main h1")  # perhaps in a header there, which is left out below
+    title = marked.get_text(" ") if marked is not None else ""
     for element in page(_FURNITURE):
         element.decompose()
     named = page.find("h1") or page.find("title")
+    title = title or (named.get_text(" ") if named is not None else "")
+
+    own: dict[int, list[str]] = {}  # by block, what stands in no block inside it; tags left open make these deep
+    for text in page.strings:
+        if (block := text.find_parent([*_HEADINGS, *_BLOCKS])) is not None:
+            own.setdefault(id(block), []).append(text)
 
     def pieces() -> Iterator[tuple[str, str]]:
-        if named is not None:
-            yield "title", named.get_text(" ")
+        yield "title", title
         for element in page.find_all([*_HEADINGS, *_BLOCKS]):
-            inner = (text for text in element.strings if text.find_parent([*_HEADINGS, *_BLOCKS]) is element)
-            yield "heading" if element.name in _HEADINGS else "text", "".join(inner)
+            yield "heading" if element.name in _HEADINGS else "text", "".join(own.get(id(element), []))
 
-    title, sections = gathered(pieces())
+    found, sections = gathered(pieces())
     if not sections:  # text that stands in no block
+        if page.title is not None:
+            page.title.decompose()
         sections = plain_sections((page.body or page).get_text("\n"))
-    return title, sections
+    return found, sections
 
 
 def read_pdf(path: Path) -> tuple[str, list[Section]]:
     """A PDF file: the title that it states, and the text of its pages; headings are not known."""
     pypdf = _library("pypdf", path)
-    with user_errors(f"{path}", pypdf.errors.PyPdfError, KeyError, AttributeError, TypeError, RecursionError):
+    what = f"{path}: no PDF that can be read (encrypted or damaged? write it anew, or take it out)"
+    with user_errors(what, pypdf.errors.PyPdfError, KeyError, AttributeError, TypeError, RecursionError):
         reader = pypdf.PdfReader(path)
         named = squeezed(str((reader.metadata or {}).get("/Title") or ""))
         text = "\n\n".join(page.extract_text() for page in reader.pages)
+    named, text = (mended(one) for one in (named, text))
     title, sections = titled(text)
     return (named, plain_sections(text)) if named and named != title else (title, sections)
+
+
+def mended(text: str) -> str:
+    """What a font's table gave, as text: halves of a character are joined, or replaced, and there is no NUL."""
+    return text.replace("\0", " ").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def read_docx(path: Path) -> tuple[str, list[Section]]:
     """A Word file: paragraphs by their styles, Title and Heading 1 to 9."""
     docx = _library("docx", path)
-    with user_errors(f"{path}", KeyError, ValueError, docx.opc.exceptions.PackageNotFoundError):
+    what = f"{path}: no Word file that can be read (save it anew as .docx, or take it out)"
+    with user_errors(what, KeyError, AttributeError, docx.opc.exceptions.PackageNotFoundError):
         found = [(paragraph.style.name or "", paragraph.text) for paragraph in docx.Document(str(path)).paragraphs]
 
     def pieces() -> Iterator[tuple[str, str]]:

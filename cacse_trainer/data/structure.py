@@ -2,7 +2,7 @@
 
 A long text is cut into passages of whole sentences that keep their document's title. From a passage come, by kind:
 
-    title       (title, passage)
+    title       (title, passage); a title that several documents have tells none of them
     heading     (heading of its section, passage); a heading that several documents have is put behind the title
     cloze       (a sentence, the rest of its passage); one time in ten the passage keeps it   [inverse cloze task]
     neighbour   (a sentence, the one after it)
@@ -14,7 +14,7 @@ Source of the inverse cloze task: Lee et al. 2019 (arXiv 1906.00300).
 import random
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
@@ -30,6 +30,8 @@ KEPT = 0.1
 """Share of cloze rows whose passage keeps the sentence, so that words that both have count, too."""
 SHORTEST = 3
 """Words of a sentence that can be an anchor."""
+OWN = -1
+"""The document of a row that a user gave: none."""
 
 _END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[^\sa-z])|(?<=[。！？])[”’」』）]*")
 _ABBREVIATION = re.compile(
@@ -53,7 +55,7 @@ class Passage:
 
     Args:
         document: its number.
-        title, heading: "" for none; the heading as it is told from other documents' by `passages_of`.
+        title, heading: "" for none; both as they are told from other documents' by `passages_of`.
         sentences: in order.
         common: the places of those that another document has, too; they belong to no single passage.
     """
@@ -94,6 +96,7 @@ def passages_of(documents: Sequence[Document], words: int = PASSAGE_WORDS) -> li
         documents: their numbers are those in this list.
         words: the most that a passage has, unless a single sentence has more.
     """
+    titles = _common(document.title for document in documents)
     shared = _common(heading for document in documents for heading in {one.heading for one in document.sections})
     split = [
         [[one for paragraph in section.paragraphs for one in sentences_of(paragraph)] for section in document.sections]
@@ -102,13 +105,14 @@ def passages_of(documents: Sequence[Document], words: int = PASSAGE_WORDS) -> li
     common = _common(one for parts in split for one in {one for part in parts for one in part})
     found = []
     for number, (document, parts) in enumerate(zip(documents, split, strict=True)):
+        title = "" if document.title in titles else document.title
         for section, sentences in zip(document.sections, parts, strict=True):
             heading = section.heading
             if heading and heading in shared:
-                heading = f"{document.title}: {heading}" if document.title else ""
+                heading = f"{title}: {heading}" if title else ""
             for part in _cut(sentences, words):
                 places = frozenset(place for place, one in enumerate(part) if one in common)
-                found.append(Passage(number, document.title, heading, part, places))
+                found.append(Passage(number, title, heading, part, places))
     return found
 
 
@@ -166,12 +170,37 @@ def row_of(kind: str, passage: Passage, number: int, keep: float) -> Row | None:
 
 def count_rows(passages: Sequence[Passage]) -> dict[str, int]:
     """How many different rows of each kind the passages give."""
-    counts = dict.fromkeys(KINDS, 0)
+    return {kind: sum(1 for _ in _rows_of(kind, passages)) for kind in KINDS}
+
+
+def _rows_of(kind: str, passages: Sequence[Passage]) -> Iterator[Row]:
     for passage in passages:
-        for kind in KINDS:
-            places = 1 if kind in ("title", "heading") else len(passage.sentences)
-            counts[kind] += sum(row_of(kind, passage, number, 1.0) is not None for number in range(places))
-    return counts
+        for number in range(1 if kind in ("title", "heading") else len(passage.sentences)):
+            if (row := row_of(kind, passage, number, 1.0)) is not None:
+                yield row
+
+
+def check_shares(shares: Mapping[str, float], given: Collection[str]) -> None:
+    """Refuse kinds that are none.
+
+    Args:
+        shares: by kind.
+        given: kinds beside `KINDS`.
+
+    Raises:
+        UserError: an unknown kind, or a share that is none.
+    """
+    for kind, share in shares.items():
+        if kind not in (*KINDS, *given) or not share >= 0:
+            raise UserError(f"rows: {kind}={share:g} is no share of a kind; there are {', '.join((*KINDS, *given))}")
+
+
+def no_rows(shares: Mapping[str, float], counts: Mapping[str, int]) -> UserError:
+    """What is said where there is no row of any kind with a share."""
+    return UserError(
+        f"the text gives no rows of the kinds asked for ({', '.join(shares)}); it gives "
+        + (", ".join(f"{number} {kind}" for kind, number in counts.items() if number) or "none")
+    )
 
 
 def draw_rows(
@@ -197,16 +226,14 @@ def draw_rows(
     Raises:
         UserError: an unknown kind, a share that is none, or no kind that there is any row of.
     """
-    for kind, share in shares.items():
-        if kind not in (*KINDS, *given) or not share >= 0:
-            raise UserError(f"rows: {kind}={share:g} is no share of a kind; there are {', '.join((*KINDS, *given))}")
-    possible = {**count_rows(passages), **{kind: len(rows) for kind, rows in given.items()}}
-    wanted = {kind: share for kind, share in shares.items() if share > 0 and possible[kind]}
+    check_shares(shares, given)
+    wanted = {
+        kind: share
+        for kind, share in shares.items()
+        if share > 0 and (any(given[kind]) if kind in given else any(_rows_of(kind, passages)))
+    }
     if not wanted:
-        raise UserError(
-            f"the text gives no rows of the kinds asked for ({', '.join(shares)}); it gives "
-            + (", ".join(f"{number} {kind}" for kind, number in possible.items() if number) or "none")
-        )
+        raise no_rows(shares, {**count_rows(passages), **{kind: len(rows) for kind, rows in given.items()}})
     total = sum(wanted.values())
     mixed: list[Row] = []
     for place, (kind, share) in enumerate(wanted.items()):
@@ -240,21 +267,45 @@ def _endless(kind: str, passages: Sequence[Passage], draws: random.Random) -> It
 
 
 def apart(rows: Sequence[Row], batch: int) -> list[Row]:
-    """The rows in an order in which those of one document are at least a batch apart, as far as it can be."""
+    """The rows in an order in which those of one document are at least a batch apart, as far as it can be.
+
+    A row that comes too early waits until its document may come again, or, where one document has most of the rows,
+    until four batches wait. Rows that a user gave are of no document and never wait.
+    """
     found: list[Row] = []
-    recent: deque[int] = deque(maxlen=max(1, batch - 1))
+    recent: deque[int] = deque()
+    near: Counter[int] = Counter()  # how often a document is among the recent ones
     waiting: deque[Row] = deque()
+    wanted: Counter[int] = Counter()  # how many rows of a document wait
+
+    def put(row: Row) -> bool:
+        """Put a row behind the others; whether some row that waits may come because of it."""
+        found.append(row)
+        recent.append(row.document)
+        near[row.document] += row.document != OWN
+        if len(recent) < max(1, batch):
+            return False
+        gone = recent.popleft()
+        near[gone] -= gone != OWN
+        return wanted[gone] > 0 and not near[gone]
+
     for row in rows:
-        waiting.append(row)
-        for _ in range(len(waiting)):
-            one = waiting.popleft()
-            if one.document in recent:
-                waiting.append(one)
-                continue
-            found.append(one)
-            recent.append(one.document)
-        if len(waiting) > 4 * batch:  # one document has most of the rows
-            one = waiting.popleft()
-            found.append(one)
-            recent.append(one.document)
+        freed = False
+        if near[row.document]:
+            waiting.append(row)
+            wanted[row.document] += 1
+        else:
+            freed = put(row)
+        if len(waiting) > 4 * batch:
+            wanted[waiting[0].document] -= 1
+            freed |= put(waiting.popleft())
+        while freed:
+            freed = False
+            for _ in range(len(waiting)):
+                one = waiting.popleft()
+                if near[one.document]:
+                    waiting.append(one)
+                else:
+                    wanted[one.document] -= 1
+                    freed |= put(one)
     return [*found, *waiting]

@@ -98,7 +98,7 @@ def load_encoder(
         )
     path, adapter, ours = _find_adapter(name, adapter)
     name = name or str(adapter or path)
-    _check_folder(name, path)
+    check_folder(name, path)
     if is_sentence_model(path):
         stated = Modules(prompts=read_prompts(path))
     else:
@@ -222,7 +222,7 @@ def _find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | Non
     """
     path = resolve_resource(name) if name is not None else None
     if path is not None and not Path(path).is_dir():
-        _check_folder(str(name), path)
+        check_folder(str(name), path)
         _check_hub(str(name), path)
     if path is not None and adapter is None:
         if find_file(path, "config.json") is not None or find_file(path, ADAPTER_CONFIG) is None:
@@ -259,7 +259,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _check_folder(name: str, path: str) -> None:
+def check_folder(name: str, path: str) -> None:
     folder = Path(path)
     if not folder.exists():
         if path.count("/") > 1 or path.startswith((".", "/", "~")):

@@ -81,6 +81,8 @@ def export_static(
             f"model {encoder.name}: its do_lower_case lower-cases the text, which a static table does not; let its "
             "tokenizer do it (a Lowercase normalizer in tokenizer.json)"
         )
+    if Path(encoder.name).exists() and Path(encoder.name).resolve().is_relative_to(Path(output_dir).resolve()):
+        raise UserError(f"output_dir {output_dir} holds the model itself, {encoder.name}; choose another folder")
     backend = unbound(tokenizer.backend_tokenizer)
     special = set(tokenizer.all_special_ids)
     kept = [i for token, i in backend.get_vocab().items() if i not in special and not NEVER_READ.fullmatch(token)]

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from typing import Any
 
 import torch
@@ -114,7 +115,10 @@ class Server:
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(KEY):
             headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
+        try:
+            request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
+        except ValueError as error:
+            raise UserError(f"language model {self.url}: no URL ({one_line(error)})") from error
         for attempt in range(ATTEMPTS):
             try:
                 with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
@@ -123,7 +127,9 @@ class Server:
                 if error.code not in PASSING or attempt + 1 == ATTEMPTS:
                     said = " ".join(error.read()[:200].decode(errors="replace").split())
                     raise UserError(f"language model {self.url}: answers {error.code} ({said})") from error
-            except (OSError, ValueError) as error:
+            except UserError:
+                raise
+            except (OSError, ValueError, HTTPException) as error:
                 if attempt + 1 == ATTEMPTS:
                     raise UserError(
                         f"language model {self.url}: cannot be reached ({one_line(error)}); does the server run?"
@@ -132,10 +138,11 @@ class Server:
         raise AssertionError("the last attempt returns or raises")
 
     def _text_of(self, answer: bytes) -> str:
-        found: Any = json.loads(answer)
         try:
-            return str(found["choices"][0]["message"]["content"] or "")
-        except (KeyError, IndexError, TypeError) as error:
+            found: Any = json.loads(answer)
+            return str(found["choices"][0]["message"]["content"] or "").encode(errors="replace").decode()
+        except (ValueError, RecursionError, KeyError, IndexError, TypeError) as error:
             raise UserError(
-                f"language model {self.url}: answers {answer[:100].decode(errors='replace')!r}, no chat completion"
+                f"language model {self.url}: answers {answer[:100].decode(errors='replace')!r}, no chat completion; "
+                "is this the URL up to /v1?"
             ) from error

@@ -103,9 +103,14 @@ class AdaptArguments:
     def __post_init__(self) -> None:
         if self.budget is not None and not (isfinite(self.budget) and self.budget > 0):
             raise ValueError(f"budget must be above 0, in minutes, got {self.budget}")
-        for name, least in (("passage_words", 5), ("held_out", 20), ("distractors", 0), ("mined_negatives", 0)):
+        lowest = {"passage_words": 5, "held_out": 20, "distractors": 0, "mined_negatives": 0, "questions": 1}
+        for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if (self.there is None) != (self.back is None):
+            raise ValueError("there and back are two translation models: give both, or none")
+        if self.question_writer is None and (self.question_model or self.question_prompt):
+            raise ValueError("question_model and question_prompt are the question_writer's: name that, too")
         self.row_shares()
         for value in self.shares or []:
             if not 0 < value <= 1:

@@ -5,11 +5,12 @@ import random
 
 import numpy as np
 import pytest
-from transformers import BertModel
+from transformers import AutoConfig, BertModel
 
 from cacse_trainer import SentenceEncoder
 from cacse_trainer.adaptation import run as adaptation
 from cacse_trainer.cli.main import main
+from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
 from tests.conftest import WORDS
 
 
@@ -69,6 +70,7 @@ def test_the_whole_road(text, model, tmp_path, capsys, monkeypatch):
     assert found["watched"]["general"][0] == pytest.approx(100, abs=0.5)
 
     page = (folder / "report.html").read_text()
+    assert f"BM25, by words alone: {found['dev']['bm25']['ndcg@10']:.2f}" in page
     assert verdict["sentence"] in page.replace("&#39;", "'") and "Queries that gained most" in page
     card = (folder / found["encoder"] / "README.md").read_text()
     assert verdict["sentence"] in card and "## Scores" not in card and "## Training" in card
@@ -113,7 +115,7 @@ def test_check_trains_nothing(text, model, tmp_path, capsys):
     folder = tmp_path / "out"
     assert main([*flags(text, model, folder, max_steps=-1, budget=20)[:-1], "--check"]) == 0
     out = capsys.readouterr().out
-    assert "title: 96 rows, such as" in out and "→" in out and "minutes in all" in out and "nothing was trained" in out
+    assert "title: 92 rows, such as" in out and "→" in out and "minutes in all" in out and "nothing was trained" in out
     assert not list(folder.iterdir())
 
 
@@ -139,10 +141,24 @@ def test_own_queries_choose_and_judge(text, model, tmp_path, capsys):
         ({"evaluation": "none"}, "dev part"),
         ({"shares": 2}, "shares must be"),
         ({"max_steps": -1, "budget": 0.01}, "give at least"),
+        ({"export": False}, "exports and saves"),
+        ({"save_strategy": "no"}, "exports and saves"),
+        ({"metric_for_best_model": "spearman"}, "nDCG@10 on the dev part chooses"),
+        ({"resume_from_checkpoint": "checkpoint-1"}, "goes on by itself"),
+        ({"push_to_hub": True}, "the verdict stands at the end"),
+        ({"there": "en-de"}, "give both"),
+        ({"question_prompt": "gone.txt"}, "name that, too"),
+        ({"questions": 0}, "questions must be at least 1"),
+        ({"general_text": "gone.txt"}, "no such file"),
+        ({"model": "/nowhere/at/all"}, "no such folder"),
+        ({"rows": "heading=1", "check": True}, "gives no rows of the kinds asked for"),
+        ({"rows": "questions=1", "check": True}, "no share of a kind"),
+        ({"output_dir": "."}, "holds what"),
     ],
 )
-def test_bad_settings_are_one_line(text, model, tmp_path, capsys, more, said):
-    assert main(flags(text, model, tmp_path / "out", **more)) == 2
+def test_bad_settings_are_one_line(text, model, tmp_path, capsys, monkeypatch, more, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(flags(**{"place": text, "model": model, "folder": tmp_path / "out", **more})) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and said in error
 
@@ -152,6 +168,58 @@ def test_single_sentences_are_refused_with_what_to_give(model, tmp_path, capsys)
     lines.write_text("\n".join(f"a man is playing {i}" for i in range(300)))
     assert main(flags(lines, model, tmp_path / "out")) == 2
     assert "--dev_queries" in capsys.readouterr().err
+
+
+def test_the_output_among_the_text_is_not_read(text, model, tmp_path, capsys, monkeypatch):
+    """A second call in the same folder has the same text, and goes on."""
+
+    def killed(*_args):
+        raise KeyboardInterrupt
+
+    place = tmp_path / "documents"
+    place.mkdir()
+    text.rename(place / "text.jsonl")
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(adaptation, "run_training", killed)
+    for _ in range(2):
+        assert main(flags(".", model, "out", max_steps=2)) == 130
+
+
+def test_check_says_what_would_be_done_whatever_the_folder_holds(text, model, tmp_path, capsys, monkeypatch):
+    def killed(*_args):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "out"
+    monkeypatch.setattr(adaptation, "run_training", killed)
+    assert main(flags(text, model, folder, max_steps=2)) == 130
+    plan = (folder / "plan.json").read_bytes()
+    for more in ({}, {"learning_rate": 1e-4, "overwrite_output_dir": True}):
+        assert main([*flags(text, model, folder, max_steps=2, **more), "--check"]) == 0
+    assert (folder / "plan.json").read_bytes() == plan
+
+
+def test_check_of_rows_that_a_model_will_write(text, model, tmp_path, capsys):
+    given = flags(text, model, tmp_path / "out", question_writer="gone", rows="questions=1")
+    assert main([*given[:-1], "--check"]) == 0
+    assert "questions: a model will write them" in capsys.readouterr().out
+
+
+def test_queries_of_a_users_own_are_no_anchors(text, model, tmp_path, capsys, caplog):
+    records = [json.loads(line) for line in text.read_text().splitlines()]
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text(
+        "\n".join(json.dumps({"query": r["title"].upper(), "document": r["body"]}) for r in records[:60])
+    )
+    found = told(capsys, [*flags(text, model, tmp_path / "out", dev_queries=queries, rows="title=1"), "--check"])
+    assert 92 <= found["plan"]["counts"]["title"] <= 100 and "would give the answers away" in caplog.text
+
+
+def test_a_training_s_own_checkpoint_is_no_start(text, model, tmp_path, capsys):
+    """It loads, and would be trained, and only its export would be found to be another model."""
+    folder = tmp_path / "run"
+    SentenceEmbeddingConfig(encoder_config=AutoConfig.from_pretrained(model)).save_pretrained(folder)
+    assert main(flags(text, folder, tmp_path / "out")) == 2
+    assert "give the encoder that it exported" in capsys.readouterr().err
 
 
 def test_a_folder_of_someone_else_is_left_alone(text, model, tmp_path, capsys):

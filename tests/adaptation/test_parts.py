@@ -11,7 +11,7 @@ import torch
 from cacse_trainer import SentenceEncoder
 from cacse_trainer.adaptation.averaging import Averaging, averaged
 from cacse_trainer.adaptation.budget import FEWEST_STEPS, FIXED, Costs
-from cacse_trainer.adaptation.parts import Size, halves, part, sizes
+from cacse_trainer.adaptation.parts import Size, halves, part, sizes, untitled, without
 from cacse_trainer.adaptation.questions import query_in, read_prompt, write_questions
 from cacse_trainer.adaptation.rows import WITH_TITLES, WITHOUT, Rows, default_shares
 from cacse_trainer.adaptation.verdict import HELPED, UNCLEAR, WORSE, judge
@@ -68,6 +68,35 @@ def test_a_users_queries_in_two_halves():
             assert graded == given.relevant[given.queries.index(query)]
     with pytest.raises(UserError, match="too few"):
         halves(from_pairs([("a", "b"), ("c", "d")]), seed=0)
+
+
+def test_what_judges_is_in_neither_the_dev_queries_nor_the_anchors():
+    judging = from_pairs((f"query {i}", f"document {i}") for i in range(30))
+    choosing = from_pairs((f"query {i}", f"document {i}") for i in range(20, 60))
+    kept = without(choosing, judging)
+    assert kept.queries == [f"query {i}" for i in range(30, 60)] and kept.documents == choosing.documents
+    assert [kept.documents[place] for graded in kept.relevant for place in graded] == kept.documents[10:]
+    with pytest.raises(UserError, match="0 queries that are no test_queries"):
+        without(judging, judging)
+    with pytest.raises(UserError, match="test_queries: 2 queries"):
+        without(judging, from_pairs([("a", "b"), ("c", "d")]))
+    passages, told = untitled(passages_of(documents(30)), ["Thing  7", "other"])
+    assert told == 1 and [one.document for one in passages if not one.title] == [7]
+
+
+def test_no_negative_is_of_the_row_s_own_document(tmp_path):
+    passages = passages_of(documents(6))
+    rows = Rows(passages, {"title": 1, "cloze": 1}, batch=4, seed=0)
+
+    def mine(pairs):
+        """Always the first passage, which two thirds of the kinds' rows of the first document are of."""
+        return {pair: [passages[0].text, passages[1].text] for pair in pairs[::2]}
+
+    rows.write(tmp_path / "rows.jsonl", 200, negatives=2, miner=mine)
+    for line in (tmp_path / "rows.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        own = next(one for one in passages if row["anchor"] in (one.title, *one.sentences))
+        assert own.text not in (row["negative_1"], row["negative_2"])
 
 
 def test_a_saved_set_is_read_again(tmp_path):
@@ -182,6 +211,47 @@ def test_questions_from_a_server(server, tmp_path, monkeypatch):
         write_questions(passages, tmp_path / "none.csv", model=None, **given)
     with pytest.raises(UserError, match="cannot be reached"):
         write_questions(passages, tmp_path / "down.csv", model="m", **{**given, "writer": "http://127.0.0.1:9/v1"})
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.0 200 OK\r\n\r\n<html>hello</html>", "no chat completion"),
+        (b"HTTP/1.0 200 OK\r\n\r\n" + b"[" * 100_000, "no chat completion"),
+        (b"HTTP/1.0 200 OK\r\n\r\n\xff\xfe\0", "no chat completion"),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\n{}", "cannot be reached"),
+        (b"hello\r\n\r\n", "cannot be reached"),
+        (b"", "cannot be reached"),
+        (b'HTTP/1.0 200 OK\r\n\r\n{"choices": [{"message": {"content": null}}]}', "wrote 0 queries"),
+        (b'HTTP/1.0 200 OK\r\n\r\n{"choices": [{"message": {"content": "half \\ud800 \\u0000 of it"}}]}', None),
+    ],
+)
+def test_whatever_a_server_answers(answer, said, tmp_path, monkeypatch):
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.wfile.write(answer)
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setattr("cacse_trainer.models.generation.PAUSE", 0.001)
+    running = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    given = {"writer": f"http://127.0.0.1:{running.server_port}/v1", "prompt": None, "count": 3, "seed": 0}
+    given |= {"device": "cpu", "shown": False, "model": "m"}
+    try:
+        if said is None:
+            rows = write_questions(passages_of(documents(3)), tmp_path / "q.csv", **given)
+            assert {row.anchor for row in rows} == {"half ?   of it"}
+        else:
+            with pytest.raises(UserError, match=said):
+                write_questions(passages_of(documents(3)), tmp_path / "q.csv", **given)
+            assert not (tmp_path / "q.csv").exists()
+    finally:
+        running.shutdown()
+    with pytest.raises(UserError, match="no URL"):
+        write_questions(passages_of(documents(3)), tmp_path / "r.csv", **{**given, "writer": "http://[bad/v1"})
 
 
 def test_prompts(tmp_path):

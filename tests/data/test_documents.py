@@ -1,6 +1,8 @@
 """Documents from files of every kind, and the rows that their structure gives."""
 
+import gzip
 import json
+import os
 import random
 
 import pyarrow as pa
@@ -9,7 +11,17 @@ import pytest
 
 from cacse_trainer.data.documents import Document, load_documents
 from cacse_trainer.data.markup import Section, titled
-from cacse_trainer.data.structure import KINDS, Row, apart, count_rows, draw_rows, passages_of, row_of, sentences_of
+from cacse_trainer.data.structure import (
+    KINDS,
+    OWN,
+    Row,
+    apart,
+    count_rows,
+    draw_rows,
+    passages_of,
+    row_of,
+    sentences_of,
+)
 from cacse_trainer.errors import UserError
 
 BODY = "The pump moves water. It needs a valve.\n\nA valve can close.\n- first item\n- second item\n"
@@ -87,8 +99,55 @@ def test_folders_and_what_is_left_out(tmp_path):
     assert counts.skipped == {".png": 1}
 
 
+def test_what_a_folder_may_hold_beside_text(tmp_path):
+    """Linked folders are read, each once; links to nothing and pipes are counted; what is written to is left out."""
+    text, linked, written = (tmp_path / name for name in ("text", "linked", "text/out"))
+    for folder in (text, linked, written):
+        folder.mkdir()
+    (text / "a.txt").write_text("A\n\nbody a")
+    (linked / "b.txt").write_text("B\n\nbody b")
+    (written / "rows.txt").write_text("C\n\nbody c")
+    (text / "more").symlink_to(linked)
+    (text / "loop").symlink_to(text)
+    (text / "gone.txt").symlink_to(tmp_path / "nowhere")
+    (text / "folder.txt").mkdir()
+    os.mkfifo(text / "pipe.txt")
+    documents, counts = load_documents([str(text)], leave_out=written)
+    assert [document.title for document in documents] == ["A", "B"]
+    assert counts.skipped == {"(link to nothing)": 1, "(pipe or device)": 1}
+    with pytest.raises(UserError, match="is a pipe or a device"):
+        load_documents([str(text / "pipe.txt")])
+
+
+def test_a_compressed_file_is_read_as_what_it_holds(tmp_path):
+    (tmp_path / "a.md.gz").write_bytes(gzip.compress(b"# A\n\nbody a"))
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"B\n\nbody b"))
+    documents, _ = load_documents([str(tmp_path)])
+    assert [document.title for document in documents] == ["A", "B"]
+
+
+def test_html_whose_tags_are_left_open(tmp_path):
+    """A parser nests what is not closed: a thousand paragraphs are a thousand deep."""
+    path = tmp_path / "a.html"
+    path.write_text("<h1>T</h1>" + "".join(f"<p>number {i}" for i in range(1000)))
+    assert one(path).paragraphs == [f"number {i}" for i in range(1000)]
+    path.write_text("<title>T</title>")
+    with pytest.raises(UserError, match="no document with any text"):
+        load_documents([str(path)])
+
+
+def test_the_title_of_html_is_that_of_the_article(tmp_path):
+    path = tmp_path / "a.html"
+    path.write_text("<header><h1>Site</h1></header><article><header><h1>Pumps</h1>me</header><p>text</p></article>")
+    assert one(path) == Document("Pumps", (Section("", ("text",)),), str(path))
+    path.write_text("<title>Pumps</title><header><h1>Site</h1></header><p>text</p>")
+    assert one(path).title == "Pumps"
+
+
 def test_lines_blanks_and_files(tmp_path):
     path = tmp_path / "a.txt"
+    path.write_text("one.\u2028more.\ntwo.\n")
+    assert [document.paragraphs for document in load_documents([str(path)])[0]] == [["one. more."], ["two."]]
     path.write_text("one.\ntwo.\nthree.\n")
     assert len(load_documents([str(path)])[0]) == 3
     assert len(load_documents([str(path)], txt="file")[0]) == 1
@@ -102,7 +161,9 @@ def test_lines_blanks_and_files(tmp_path):
     [
         ("a.csv", "x,y\n1,2\n", "body_column"),
         ("a.txt", "  \n", "no document"),
-        ("a.jsonl", '{"title": "a", "body": 3}', "is no text"),
+        ("a.jsonl", '{"title": "a", "body": 3}', "is 3, not a string"),
+        ("a.jsonl", '{"title": "a", "body": "half \\ud800"}', "line 1: a text holds"),
+        ("a.docx", "no archive", "no Word file that can be read"),
         ("gone.txt", None, "no such file"),
     ],
 )
@@ -213,6 +274,30 @@ def test_apart_keeps_every_row_even_where_one_document_has_most():
     draws = random.Random(0)
     rows = [Row(str(i), "", "title", 0 if draws.random() < 0.8 else i) for i in range(300)]
     assert sorted(apart(rows, 8)) == sorted(rows)
+
+
+def test_apart_where_there_are_fewer_documents_than_rows_in_a_batch():
+    """In every order as the plain way has it; a book of many passages must not cost a look at all that waits."""
+    draws = random.Random(0)
+    rows = [Row(str(i), "", "title", draws.randrange(12)) for i in range(2000)]
+    found = apart(rows, 64)
+    assert sorted(found) == sorted(rows)
+    rows = [Row(str(i), "", "title", draws.randrange(200)) for i in range(2000)]
+    found = apart(rows, 64)
+    last: dict[int, int] = {}
+    for place, row in enumerate(found[:-256]):
+        assert place - last.get(row.document, -64) >= 64
+        last[row.document] = place
+
+
+def test_a_users_own_rows_never_wait():
+    rows = [Row(str(i), "", "pairs", OWN) if i % 2 else Row(str(i), "", "title", i) for i in range(400)]
+    assert apart(rows, 16) == rows
+
+
+def test_a_title_that_several_documents_have_tells_none():
+    documents = [Document(title, (Section("", (f"text {title} {i}",)),), "") for i, title in enumerate("aab")]
+    assert [passage.title for passage in passages_of(documents)] == ["", "", "b"]
 
 
 def test_kinds_are_what_rows_know():

@@ -1,6 +1,7 @@
 """A static table: the formula by hand, and the libraries that load the folder."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,15 @@ def test_wrong_settings_are_told(encoder, tmp_path, wrong, message):
     with pytest.raises(UserError, match=message):
         static.export_static(encoder, tmp_path / "table", **wrong)
     assert not (tmp_path / "table").exists()
+
+
+def test_a_table_does_not_replace_its_own_encoder(tmp_path, tiny_towers):
+    folder = tmp_path / "above" / "encoder"
+    shutil.copytree(tiny_towers("bert")[0], folder)
+    for place in (folder, folder.parent):
+        with pytest.raises(UserError, match="holds the model itself"):
+            static.export_static(SentenceEncoder(folder, pooling="mean"), place)
+    assert (folder / "config.json").is_file()
 
 
 def test_lower_casing_outside_of_the_tokenizer_is_refused(tiny_towers, tmp_path):

@@ -79,6 +79,12 @@ class Place:
         given = self._command({"student": self.tower, "teacher": self.tower}, more, changes)
         return ["distill", *given[1:]]
 
+    def adapt(self, **changes: str | None) -> list[str]:
+        """A good adaptation but for its text, which is to be given, with flags changed, added, or (None) left out."""
+        own = {"model": self.tower, "text": None, "max_steps": "2", "use_cpu": "true", "bf16": "false"}
+        flags = {**own, "output_dir": str(self.here / "run"), **changes}
+        return ["adapt", *(f"--{name}={value}" for name, value in flags.items() if value is not None)]
+
     def _command(self, own: dict[str, str], more: tuple[str, ...], changes: dict[str, str | None]) -> list[str]:
         flags = {
             **own,
@@ -147,6 +153,45 @@ def simcse(what: str, words: str, *more: str, **changes: str) -> Case:
 def recipe(what: str, content: str, words: str) -> Case:
     """A recipe that is wrong."""
     return Case(what, lambda place: place.cacse(*place.recipe(content)), words)
+
+
+def raw(what: str, name: str, content: str | bytes, words: str, **changes: str) -> Case:
+    """Text of one's own that is wrong."""
+    return Case(what, lambda place: place.adapt(text=place.file(name, content), **changes), words)
+
+
+def _documents(count: int) -> str:
+    """Documents with a title each, one a line."""
+    return "".join(
+        json.dumps({"title": f"thing {i}", "body": f"The thing {i} is red. It has {i} wheels."}) + "\n"
+        for i in range(count)
+    )
+
+
+def _pipe(place: Place) -> list[str]:
+    os.mkfifo(place.here / "pipe.txt")
+    return place.adapt(text=str(place.here / "pipe.txt"))
+
+
+def _link_to_nothing(place: Place) -> list[str]:
+    (place.here / "texts").mkdir()
+    (place.here / "texts" / "gone.txt").symlink_to(place.here / "nowhere.txt")
+    return place.adapt(text=str(place.here / "texts"))
+
+
+def _no_hits(place: Place) -> list[str]:
+    folder = place.here / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text('{"_id": "1", "text": "a"}\n{"_id": "2", "text": "b"}\n')
+    (folder / "queries.jsonl").write_text('{"_id": "1", "text": "a?"}\n')
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\t1\t0\n")
+    return place.adapt(text=place.file("a.jsonl", _documents(120)), dev_queries=str(folder))
+
+
+def _table_onto_its_encoder(place: Place) -> list[str]:
+    folder = place.copy()
+    (folder / "README.md").write_text(render_card(CardFacts("tower", "An encoder.")))
+    return ["export-static", "--model", str(folder), "--pooling", "mean", "--output_dir", str(folder)]
 
 
 HEAD = "sentence1\tsentence2\tscore\n"
@@ -430,6 +475,31 @@ CASES: list[Case] = [
     flag("an optimizer that is unknown", "optim", optim="sgdd"),
     flag("a schedule that is unknown", "lr_scheduler_type", lr_scheduler_type="zigzag"),
     flag("a push without a name", "push_to_hub needs a name", push_to_hub="true"),
+    # ---- text of one's own ----
+    raw("a binary file named .md", "a.md", bytes(range(256)), "a NUL byte"),
+    raw("a PDF that is none", "a.pdf", b"%PDF-1.4 no more", "no PDF that can be read"),
+    raw("a Word file that is none", "a.docx", b"no archive", "no Word file that can be read"),
+    raw("HTML without text", "a.html", "<title>T</title>", "no document with any text"),
+    raw("markdown with a heading alone", "a.md", "# T\n", "no document with any text"),
+    raw("documents in UTF-16", "a.txt", "T\n\nbody".encode("utf-16"), "save it as UTF-8"),
+    raw("bodies of numbers", "a.jsonl", '{"title": "a", "body": 3}\n', "is 3, not a string"),
+    raw("half a character", "a.jsonl", '{"title": "a", "body": "\\ud800"}\n', "which is half of a character"),
+    raw("too few documents", "a.jsonl", _documents(30), "are too few"),
+    raw("titles that all documents have", "a.jsonl", '{"title": "a", "body": "b"}\n' * 300, "too few"),
+    raw("rows that the text does not give", "a.jsonl", _documents(120), "gives no rows", rows="heading=1"),
+    raw("questions of nobody", "a.jsonl", _documents(120), "no share of a kind", rows="questions=1"),
+    raw("a start that is not there", "a.jsonl", _documents(120), "no such folder", model="/no/such/model"),
+    raw("general text that is not there", "a.jsonl", _documents(120), "no such file", general_text="gone.txt"),
+    Case("a pipe for text", _pipe, "is a pipe or a device"),
+    Case("a folder of links to nothing", _link_to_nothing, "no document with any text"),
+    Case("judgements without a hit", _no_hits, "no query has a document that answers it"),
+    Case("adapt with a recipe of two towers", lambda p: p.adapt(text="x", config="cacse/bert_base"), "no towers"),
+    Case(
+        "text in the folder that is written to",
+        lambda p: p.adapt(text=p.file("a.jsonl", _documents(120)), output_dir=str(p.here)),
+        "holds what text names",
+    ),
+    Case("a static table in its encoder's place", _table_onto_its_encoder, "holds the model itself"),
     # ---- output ----
     Case("a file as output folder", lambda p: p.cacse(output_dir=p.file("file", "")), "cannot be written", True),
     Case("an output folder below a file", _half_an_output, "cannot be written", True),
