@@ -224,7 +224,7 @@ def test_streaming_and_csv_pairs(command, tmp_path):
     ("change", "words"),
     [
         (["--learning_rat", "1"], "did you mean --learning_rate?"),
-        (["--config", "quickstrat"], "did you mean quickstart?"),
+        (["--config", "quickstrat"], "the nearest are quickstart,"),
         (["--train_file", "missing.txt"], "missing.txt"),
         (["--dev_file", "dev.tsv"], "dev.tsv: no such file"),
         (["--dev_file", "stsb=missing.tsv"], "missing.tsv"),
