@@ -31,13 +31,11 @@ from cacse_trainer.data.documents import Document, load_documents
 from cacse_trainer.data.retrieval import RetrievalSet, load_retrieval, save_retrieval
 from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.encoding.loading import check_folder
-from cacse_trainer.errors import UserError, user_errors
+from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import Retrieval
 from cacse_trainer.files import write_json, write_text
-from cacse_trainer.models.base import pools_by_itself
-from cacse_trainer.models.configuration_ensemble import EnsembleConfig
-from cacse_trainer.models.pretrained import load_config
 from cacse_trainer.runs.baseline import take_stated_pooling, take_stated_prompts
+from cacse_trainer.runs.build import check_start
 from cacse_trainer.runs.folder import REPORT as TRAINED
 from cacse_trainer.runs.train import train
 from cacse_trainer.settings.adaptation import AdaptArguments
@@ -159,27 +157,14 @@ def check(
     for name, instead in INSTEAD.items():
         if name in parsed.given():
             raise UserError(f"{name} has no effect here: {instead}")
-    check_model(str(model_args.model), model_args.trust_remote_code)
+    check_folder(str(model_args.model), resolve_resource(str(model_args.model)))
+    check_start(
+        str(model_args.model), "model", model_args.trust_remote_code
+    )  # as the training does, before anything long
     check_places(settings, model_args, args)
     general_sentences(settings.general_text)  # before anything long
     if settings.test_queries and not settings.dev_queries:
         raise UserError("test_queries judge, and something must choose: give --dev_queries, too")
-
-
-def check_model(name: str, trust_remote_code: bool) -> None:
-    """Refuse what is no encoder to start from, before anything long.
-
-    Raises:
-        UserError: no model, or one that a training of several towers or heads saved of itself.
-    """
-    check_folder(name, resolve_resource(name))
-    with user_errors(f"model {name}", KeyError, RuntimeError):
-        kind = load_config(resolve_resource(name), trust_remote_code=trust_remote_code).model_type
-    if pools_by_itself(kind) and kind != EnsembleConfig.model_type:
-        raise UserError(
-            f"model {name}: is a training's own checkpoint ({kind}); give the encoder that it exported, such as "
-            "export/encoder in the run's folder"
-        )
 
 
 def check_places(settings: AdaptArguments, model_args: ModelArguments, args: CacseTrainingArguments) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
-from cacse_trainer.cli.encoders import add_encoder_flags, open_encoder
+from cacse_trainer.cli.encoders import add_running_flags, open_encoder
 from cacse_trainer.cli.output import tell
 from cacse_trainer.demo.page import Demo, load_gradio, serve
 from cacse_trainer.errors import UserError
@@ -33,9 +33,7 @@ def parser() -> OneLineParser:
     add("--text_column", help="of a corpus with several columns")
     add("--host", default="127.0.0.1", help="address to listen at; default 127.0.0.1: this machine only")
     add("--port", type=int, default=7860, help="default 7860; 0: a free one")
-    add("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
-    add("--disable_tqdm", action="store_true", help="no progress bar")
-    add_encoder_flags(made)
+    add_running_flags(made)
     return made
 
 

@@ -1,4 +1,4 @@
-"""What `encode`, `search`, `demo` and `evaluate` share: the flags that describe an encoder."""
+"""What the commands that run an encoder share: the flags that describe an encoder."""
 
 import argparse
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from cacse_trainer.settings.precision import FLAG, HELP, resolve_bf16
 
 
 def add_encoder_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `open_encoder`, but ``--model``."""
+    """The flags of `open_encoder`, but ``--model`` and ``--device``."""
     add = parser.add_argument_group("the encoder").add_argument
     add("--pooling", help=f"{', '.join(CHOICES)}. Default: what the folder states")
     add_decoder_flags(add)
@@ -27,6 +27,13 @@ def add_encoder_flags(parser: argparse.ArgumentParser) -> None:
     add("--tokens_per_batch", type=count, help="padded tokens a batch; default: by kind of device")
     add("--truncate_dim", type=count, help="keep so many of the first dimensions")
     add("--trust_remote_code", action="store_true", help="run the model code that comes with the checkpoint")
+
+
+def add_running_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of a command that runs one encoder: ``--device``, ``--disable_tqdm``, and `add_encoder_flags`."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
+    parser.add_argument("--disable_tqdm", action="store_true", help="no progress bar")
+    add_encoder_flags(parser)
 
 
 def add_bf16_flag(add: Callable[..., Any]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
-from cacse_trainer.cli.encoders import add_encoder_flags, open_encoder
+from cacse_trainer.cli.encoders import add_running_flags, open_encoder
 from cacse_trainer.cli.output import tell
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.export.static import DIMS, SIF, export_static
@@ -34,9 +34,7 @@ def parser() -> OneLineParser:
     add("--text_column", help="of a text with several columns")
     add("--words", type=count, default=0, help="frequent words of the text that get a vector of their own; default 0")
     add("--sif", type=float, default=SIF, help=f"smaller: frequent tokens weigh less; default {SIF:g}")
-    add("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
-    add("--disable_tqdm", action="store_true", help="no progress bar")
-    add_encoder_flags(made)
+    add_running_flags(made)
     return made
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from cacse_trainer.adaptation.mining import RANK_RANGE, RELATIVE_MARGIN, SAMPLINGS, Mined, mine_hard_negatives
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
-from cacse_trainer.cli.encoders import add_encoder_flags, chosen, open_encoder
+from cacse_trainer.cli.encoders import add_running_flags, chosen, open_encoder
 from cacse_trainer.cli.output import tell
 from cacse_trainer.data import load_sentences
 from cacse_trainer.data.corpus import Corpus
@@ -65,9 +65,7 @@ def parser() -> OneLineParser:
     add("--precision", default="float32", choices=PRECISIONS, help="of the corpus's vectors on the disk")
     add("--folder", type=Path, help="where those lie meanwhile; default: the system's temporary folder")
     add("--batch_size", type=count, help="rows a batch; default: by a budget of tokens, which is faster")
-    add("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
-    add("--disable_tqdm", action="store_true", help="no progress bar")
-    add_encoder_flags(made)
+    add_running_flags(made)
     return made
 
 

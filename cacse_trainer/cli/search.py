@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
-from cacse_trainer.cli.encoders import add_encoder_flags, chosen, open_encoder
+from cacse_trainer.cli.encoders import add_running_flags, chosen, open_encoder
 from cacse_trainer.cli.output import tell_json
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.base import BaseEncoder
@@ -96,10 +96,8 @@ def parser() -> OneLineParser:
     add("--precision", default="float32", choices=PRECISIONS, help="of the exact index's vectors")
     add("--search_effort", type=count, help="cells (ivf, default 32), candidates (hnsw, default 128) that a query sees")
     add("--save_index", type=Path, metavar="FOLDER", help="keep the index there; without a query that is all")
-    add("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
     add("--batch_size", type=count, help="rows a batch; default: by a budget of tokens, which is faster")
-    add("--disable_tqdm", action="store_true", help="no progress bar")
-    add_encoder_flags(made)
+    add_running_flags(made)
     return made
 
 

@@ -21,7 +21,7 @@ from cacse_trainer.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-TITLE_COLUMNS = ("title", "headline", "subject", "name", "summary_line")
+TITLE_COLUMNS = ("title", "headline", "subject", "name")
 BODY_COLUMNS = ("body", "text", "content", "contents", "document", "article", "abstract", "description", "passage")
 MARKUP: dict[str, Callable[[Path], tuple[str, list[Section]]]] = {
     ".txt": markup.read_txt,

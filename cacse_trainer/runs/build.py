@@ -12,7 +12,8 @@ from cacse_trainer.encoding.embedder import position_limit
 from cacse_trainer.encoding.members import load_ensemble, load_members, load_similarities
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.adapters import LoraSettings
-from cacse_trainer.models.base import SentenceModel
+from cacse_trainer.models.base import SentenceModel, pools_by_itself
+from cacse_trainer.models.configuration_ensemble import EnsembleConfig
 from cacse_trainer.models.modeling_cacse import cacse_class
 from cacse_trainer.models.modeling_diffcse import DiffcseModel
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
@@ -79,7 +80,30 @@ def build_model(settings: ModelArguments) -> Built:
     """
     if settings.model is not None and (settings.tower_a is not None or settings.tower_b is not None):
         raise UserError("give either model (SimCSE, DiffCSE) or tower_a and tower_b (CACSE, TNCSE), not both")
+    for option in ("model", "tower_a", "tower_b"):
+        if (start := getattr(settings, option)) is not None:
+            check_start(start, option, settings.trust_remote_code)
     return BUILDERS[method_of(settings)](settings)
+
+
+def check_start(name: str, option: str, trust_remote_code: bool = False) -> None:
+    """Refuse to start from what a training saved of itself, which holds more than an encoder and cannot be exported.
+
+    Args:
+        name: folder or hub id.
+        option: that names it, for the error.
+        trust_remote_code: run the code that comes with it.
+
+    Raises:
+        UserError: with what to give instead; or it cannot be read.
+    """
+    with user_errors(f"{option} {name}", KeyError, RuntimeError):
+        kind = load_config(resolve_resource(name), trust_remote_code=trust_remote_code).model_type
+    if pools_by_itself(kind) and kind != EnsembleConfig.model_type:
+        raise UserError(
+            f"{option} {name}: is a training's own checkpoint ({kind}); give the encoder that it exported, such as "
+            "export/encoder in the run's folder"
+        )
 
 
 def build_simcse(settings: ModelArguments) -> Built:

@@ -18,6 +18,7 @@ from cacse_trainer.runs.baseline import own_pooling, stated_pooling, take_stated
 from cacse_trainer.runs.build import (
     check_fit,
     check_pooling_of,
+    check_start,
     check_weights,
     load_encoders,
     load_teachers_of_similarities,
@@ -193,6 +194,7 @@ def build_student(settings: DistillationArguments, encoder: str, teacher: Teache
     Raises:
         UserError: it cannot be read, or is not of the teacher's width and no projection is asked for.
     """
+    check_start(encoder, "student")
     path = resolve_resource(encoder)
     names = ("pooling", "dropout", "mlp_only_train", "attn_implementation")
     common: Any = {name: getattr(settings, name) for name in names}

@@ -12,7 +12,6 @@ import pytest
 from cacse_trainer.data.documents import Document, load_documents
 from cacse_trainer.data.markup import Section, titled
 from cacse_trainer.data.structure import (
-    KINDS,
     OWN,
     Row,
     apart,
@@ -298,7 +297,3 @@ def test_a_users_own_rows_never_wait():
 def test_a_title_that_several_documents_have_tells_none():
     documents = [Document(title, (Section("", (f"text {title} {i}",)),), "") for i, title in enumerate("aab")]
     assert [passage.title for passage in passages_of(documents)] == ["", "", "b"]
-
-
-def test_kinds_are_what_rows_know():
-    assert all(row_of(kind, many()[0], 0, 1.0) is None or kind in KINDS for kind in KINDS)

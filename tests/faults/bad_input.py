@@ -6,292 +6,47 @@ python -m tests.faults.bad_input            prints the table of all cases and th
 import contextlib
 import gzip
 import io
-import json
 import logging
 import os
-import shutil
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForMaskedLM, BertModel
-
 from cacse_trainer.cli import main
-from cacse_trainer.encoding.model_card import CardFacts, render_card
-from cacse_trainer.files import take
-from tests.conftest import make_tokenizer, tiny_config, write_pairs, write_sentences
-
-
-class Place:
-    """Folders with whole models, text and dev pairs; each case gets a folder of its own to spoil something in."""
-
-    def __init__(self, folder: Path):
-        self.root = folder
-        parts = folder / "parts"
-        parts.mkdir()
-        self.tokenizer = make_tokenizer(parts)
-        self.tower = self.model("tower")
-        self.text, self.dev = write_sentences(parts / "text.txt"), write_pairs(parts / "dev.tsv")
-        self.masked_lm = str(parts / "masked_lm")
-        AutoModelForMaskedLM.from_config(tiny_config("bert", layers=2)).save_pretrained(self.masked_lm)
-        self.tokenizer.save_pretrained(self.masked_lm)
-        self.here = folder
-
-    def model(self, name: str, **changes) -> str:
-        """A tiny encoder with a tokenizer."""
-        folder = self.root / "parts" / name
-        torch.manual_seed(0)
-        BertModel(tiny_config("bert", **{"layers": 2, **changes})).save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        return str(folder)
-
-    def copy(self, name: str = "copy") -> Path:
-        """A copy of the tower to spoil."""
-        shutil.copytree(self.tower, self.here / name)
-        return self.here / name
-
-    def file(self, name: str, content: str | bytes) -> str:
-        """A file of the case."""
-        path = self.here / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return str(path)
-
-    def recipe(self, text: str) -> list[str]:
-        """A recipe of the case, as a flag."""
-        return ["--config", self.file("recipe.yaml", text)]
-
-    def cacse(self, *more: str, **changes: str | None) -> list[str]:
-        """A good CACSE run, with flags changed, added, or (None) left out."""
-        return self._command({"tower_a": self.tower, "tower_b": self.tower, "cascade_start_layer": "1"}, more, changes)
-
-    def simcse(self, *more: str, **changes: str | None) -> list[str]:
-        """A good SimCSE run, likewise."""
-        return self._command({"model": self.masked_lm}, more, changes)
-
-    def distill(self, *more: str, **changes: str | None) -> list[str]:
-        """A good distillation, likewise."""
-        given = self._command({"student": self.tower, "teacher": self.tower}, more, changes)
-        return ["distill", *given[1:]]
-
-    def adapt(self, **changes: str | None) -> list[str]:
-        """A good adaptation but for its text, which is to be given, with flags changed, added, or (None) left out."""
-        own = {"model": self.tower, "text": None, "max_steps": "2", "use_cpu": "true", "bf16": "false"}
-        flags = {**own, "output_dir": str(self.here / "run"), **changes}
-        return ["adapt", *(f"--{name}={value}" for name, value in flags.items() if value is not None)]
-
-    def _command(self, own: dict[str, str], more: tuple[str, ...], changes: dict[str, str | None]) -> list[str]:
-        flags = {
-            **own,
-            "train_file": str(self.text),
-            "dev_file": f"stsb={self.dev}",
-            "max_steps": "2",
-            "eval_strategy": "steps",
-            "eval_steps": "1",
-            "save_strategy": "steps",
-            "save_steps": "1",
-            "per_device_train_batch_size": "8",
-            "report_to": "none",
-            "use_cpu": "true",
-            "disable_tqdm": "true",
-            "output_dir": str(self.here / "run"),
-            **changes,
-        }
-        if own.get("tower_a"):
-            flags.setdefault("constraint_layers", "1")
-        words = [
-            word for name, value in flags.items() if value is not None for word in (f"--{name}", *value.split(" "))
-        ]
-        return ["train", *words, *more]
-
-
-Make = Callable[[Place], list[str]]
-
-
-@dataclass
-class Case:
-    """One wrong input.
-
-    Args:
-        what: for a person.
-        make: writes the input, gives the command line.
-        words: that the one line must hold.
-        own_output: the output folder is the case's matter; else one that holds a run is given, to be overwritten.
-    """
-
-    what: str
-    make: Make
-    words: str
-    own_output: bool = field(default=False)
-
-
-def text(what: str, name: str, content: str | bytes, words: str, **changes: str) -> Case:
-    """Training text that is wrong."""
-    return Case(what, lambda place: place.cacse(train_file=place.file(name, content), **changes), words)
-
-
-def dev(what: str, name: str, content: str | bytes, words: str) -> Case:
-    """A dev file that is wrong."""
-    return Case(what, lambda place: place.cacse(dev_file=f"stsb={place.file(name, content)}"), words)
-
-
-def flag(what: str, words: str, **changes: str) -> Case:
-    """A flag of a CACSE run that is wrong."""
-    return Case(what, lambda place: place.cacse(**changes), words)
-
-
-def simcse(what: str, words: str, *more: str, **changes: str) -> Case:
-    """A flag of a SimCSE run that is wrong."""
-    return Case(what, lambda place: place.simcse(*more, **changes), words)
-
-
-def recipe(what: str, content: str, words: str) -> Case:
-    """A recipe that is wrong."""
-    return Case(what, lambda place: place.cacse(*place.recipe(content)), words)
-
-
-def raw(what: str, name: str, content: str | bytes, words: str, **changes: str) -> Case:
-    """Text of one's own that is wrong."""
-    return Case(what, lambda place: place.adapt(text=place.file(name, content), **changes), words)
-
-
-def _documents(count: int) -> str:
-    """Documents with a title each, one a line."""
-    return "".join(
-        json.dumps({"title": f"thing {i}", "body": f"The thing {i} is red. It has {i} wheels."}) + "\n"
-        for i in range(count)
-    )
-
-
-def _pipe(place: Place) -> list[str]:
-    os.mkfifo(place.here / "pipe.txt")
-    return place.adapt(text=str(place.here / "pipe.txt"))
-
-
-def _link_to_nothing(place: Place) -> list[str]:
-    (place.here / "texts").mkdir()
-    (place.here / "texts" / "gone.txt").symlink_to(place.here / "nowhere.txt")
-    return place.adapt(text=str(place.here / "texts"))
-
-
-def _no_hits(place: Place) -> list[str]:
-    folder = place.here / "beir"
-    (folder / "qrels").mkdir(parents=True)
-    (folder / "corpus.jsonl").write_text('{"_id": "1", "text": "a"}\n{"_id": "2", "text": "b"}\n')
-    (folder / "queries.jsonl").write_text('{"_id": "1", "text": "a?"}\n')
-    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\t1\t0\n")
-    return place.adapt(text=place.file("a.jsonl", _documents(120)), dev_queries=str(folder))
-
-
-def _table_onto_its_encoder(place: Place) -> list[str]:
-    folder = place.copy()
-    (folder / "README.md").write_text(render_card(CardFacts("tower", "An encoder.")))
-    return ["export-static", "--model", str(folder), "--pooling", "mean", "--output_dir", str(folder)]
-
-
-HEAD = "sentence1\tsentence2\tscore\n"
-PAIR_ROWS = "a man\tthe man\t{}\na dog\tthe cat\t1\n"
-CSV_ROWS = "a man,the man\nblue cat,big cat\n" * 8
-
-
-def _numbers_in_parquet(place: Place) -> list[str]:
-    path = place.here / "numbers.parquet"
-    pq.write_table(pa.table({"text": [1, 2, 3]}), path)
-    return place.cacse(train_file=str(path))
-
-
-def _spoiled(change: Callable[[Path], None], flag_name: str = "tower_b") -> Make:
-    def make(place: Place) -> list[str]:
-        folder = place.copy()
-        change(folder)
-        return place.cacse(**{flag_name: str(folder)})
-
-    return make
-
-
-def _cut_weights(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:3000])
-
-
-def _nan_weights(folder: Path) -> None:
-    state = load_file(folder / "model.safetensors")
-    state["encoder.layer.1.output.dense.weight"][0, 0] = float("nan")
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _no_tokenizer(folder: Path) -> None:
-    for path in folder.glob("*"):
-        if path.name not in ("config.json", "model.safetensors"):
-            path.unlink()
-
-
-def _pickled_weights(folder: Path) -> None:
-    import pickle
-
-    (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_Payload(folder / "touched")))
-
-
-class _Payload:
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
-
-
-def _other_vocabulary(place: Place) -> list[str]:
-    folder = Path(shutil.copytree(place.masked_lm, place.here / "generator"))
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    vocabulary = tokenizer["model"]["vocab"]
-    vocabulary["man"], vocabulary["dog"] = vocabulary["dog"], vocabulary["man"]
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    return place.simcse(generator=str(folder))
-
-
-def _finished(place: Place) -> list[str]:
-    fill_with_a_run(place.here / "run")
-    return place.cacse()
-
-
-def _unfinished(place: Place) -> list[str]:
-    fill_with_a_run(place.here / "run")
-    (place.here / "run" / "training_report.json").unlink()
-    return place.cacse()
-
-
-def _foreign(place: Place) -> list[str]:
-    (place.here / "run").mkdir()
-    (place.here / "run" / "thesis.txt").write_text("years of work")
-    return place.cacse("--overwrite_output_dir")
-
-
-def _occupied(place: Place) -> list[str]:
-    (place.here / "run").mkdir()
-    HELD.append(take(place.here / "run" / ".lock"))
-    return place.cacse()
-
-
-HELD: list = []  # locks of a running run
-
-
-def _damaged_checkpoint(place: Place) -> list[str]:
-    fill_with_a_run(place.here / "run")
-    (place.here / "run" / "training_report.json").unlink()
-    (place.here / "run" / "checkpoint-2" / "trainer_state.json").write_text('{"global_st')
-    return place.cacse(resume_from_checkpoint="last")
-
-
-def _half_an_output(place: Place) -> list[str]:
-    place.file("file", "")
-    return place.cacse(output_dir=str(place.here / "file" / "run"))
-
+from tests.faults.places import (
+    CSV_ROWS,
+    HEAD,
+    HELD,
+    PAIR_ROWS,
+    Case,
+    Place,
+    cut_weights,
+    damaged_checkpoint,
+    dev,
+    documents,
+    fill_with_a_run,
+    finished,
+    flag,
+    foreign,
+    half_an_output,
+    link_to_nothing,
+    nan_weights,
+    no_hits,
+    no_tokenizer,
+    numbers_in_parquet,
+    occupied,
+    other_vocabulary,
+    own_checkpoint,
+    pickled_weights,
+    pipe,
+    raw,
+    recipe,
+    simcse,
+    spoiled,
+    table_onto_its_encoder,
+    text,
+    unfinished,
+)
 
 CASES: list[Case] = [
     # ---- training text ----
@@ -332,7 +87,7 @@ CASES: list[Case] = [
     text("a jsonl value that is a number", "a.jsonl", '{"text": "a"}\n{"text": 5}\n', "not a string"),
     text("a json array that breaks off", "a.json", '[{"text": "a"},', "not JSON"),
     text("a file that is no parquet", "a.parquet", "no parquet", "not a readable parquet file"),
-    Case("a parquet column of numbers", _numbers_in_parquet, "not text"),
+    Case("a parquet column of numbers", numbers_in_parquet, "not text"),
     text("a gzip file that breaks off", "a.txt.gz", gzip.compress(os.urandom(5000))[:2000], "cannot be read"),
     text(
         "three columns for CACSE",
@@ -374,11 +129,11 @@ CASES: list[Case] = [
     flag("an evaluation that is unknown", "must be sts or none", evaluation="mteb"),
     # ---- models ----
     flag("a model that is not there", "no/such-model", tower_b="no/such-model"),
-    Case("a folder without a model", lambda place: place.cacse(tower_b=str(place.root)), "towers"),
-    Case("a model without a tokenizer", _spoiled(_no_tokenizer, "tower_a"), "has no tokenizer"),
-    Case("weights that break off", _spoiled(_cut_weights), "model.safetensors is damaged"),
-    Case("weights with NaN", _spoiled(_nan_weights), "is not finite"),
-    Case("weights that are another program's pickle", _spoiled(_pickled_weights), "a pickle of more than tensors"),
+    Case("a folder without a model", lambda place: place.cacse(tower_b=str(place.root)), "tower_b"),
+    Case("a model without a tokenizer", spoiled(no_tokenizer, "tower_a"), "has no tokenizer"),
+    Case("weights that break off", spoiled(cut_weights), "model.safetensors is damaged"),
+    Case("weights with NaN", spoiled(nan_weights), "is not finite"),
+    Case("weights that are another program's pickle", spoiled(pickled_weights), "a pickle of more than tensors"),
     Case(
         "a tokenizer with more tokens than the model",
         lambda place: place.simcse(model=place.model("small", vocab_size=10)),
@@ -405,7 +160,7 @@ CASES: list[Case] = [
     simcse("a pooling that cannot be exported", "has no form that sentence-transformers loads", pooling="avg_top2"),
     simcse("a negative weight", "mlm_weight must not be negative", mlm_weight="-1"),
     simcse("an attention that is unknown", "model", attn_implementation="quick"),
-    Case("a generator of another vocabulary", _other_vocabulary, "tokenizers of"),
+    Case("a generator of another vocabulary", other_vocabulary, "tokenizers of"),
     Case(
         "a generator without a head", lambda p: p.simcse(generator=p.tower), "lacks weights of a masked language model"
     ),
@@ -413,6 +168,14 @@ CASES: list[Case] = [
         "a masking chance out of range",
         lambda p: p.simcse(generator=p.masked_lm, mask_probability="1.5"),
         "mask_probability 1.5 is out of range",
+    ),
+    *(
+        Case(f"{what} that is a training's own checkpoint", make, "give the encoder that it exported")
+        for what, make in (
+            ("a model", lambda place: place.simcse(model=own_checkpoint(place))),
+            ("a tower", lambda place: place.cacse(tower_b=own_checkpoint(place))),
+            ("a student", lambda place: place.distill(student=own_checkpoint(place))),
+        )
     ),
     # ---- settings of another method, which would be ignored ----
     flag("SimCSE's pooling with CACSE", "pooling='avg_top2' is not one that CACSE's towers have", pooling="avg_top2"),
@@ -484,32 +247,32 @@ CASES: list[Case] = [
     raw("documents in UTF-16", "a.txt", "T\n\nbody".encode("utf-16"), "save it as UTF-8"),
     raw("bodies of numbers", "a.jsonl", '{"title": "a", "body": 3}\n', "is 3, not a string"),
     raw("half a character", "a.jsonl", '{"title": "a", "body": "\\ud800"}\n', "which is half of a character"),
-    raw("too few documents", "a.jsonl", _documents(30), "are too few"),
+    raw("too few documents", "a.jsonl", documents(30), "are too few"),
     raw("titles that all documents have", "a.jsonl", '{"title": "a", "body": "b"}\n' * 300, "too few"),
-    raw("rows that the text does not give", "a.jsonl", _documents(120), "gives no rows", rows="heading=1"),
-    raw("questions of nobody", "a.jsonl", _documents(120), "no share of a kind", rows="questions=1"),
-    raw("a start that is not there", "a.jsonl", _documents(120), "no such folder", model="/no/such/model"),
-    raw("general text that is not there", "a.jsonl", _documents(120), "no such file", general_text="gone.txt"),
-    Case("a pipe for text", _pipe, "is a pipe or a device"),
-    Case("a folder of links to nothing", _link_to_nothing, "no document with any text"),
-    Case("judgements without a hit", _no_hits, "no query has a document that answers it"),
+    raw("rows that the text does not give", "a.jsonl", documents(120), "gives no rows", rows="heading=1"),
+    raw("questions of nobody", "a.jsonl", documents(120), "no share of a kind", rows="questions=1"),
+    raw("a start that is not there", "a.jsonl", documents(120), "no such folder", model="/no/such/model"),
+    raw("general text that is not there", "a.jsonl", documents(120), "no such file", general_text="gone.txt"),
+    Case("a pipe for text", pipe, "is a pipe or a device"),
+    Case("a folder of links to nothing", link_to_nothing, "no document with any text"),
+    Case("judgements without a hit", no_hits, "no query has a document that answers it"),
     Case("adapt with a recipe of two towers", lambda p: p.adapt(text="x", config="cacse/bert_base"), "no towers"),
     Case(
         "text in the folder that is written to",
-        lambda p: p.adapt(text=p.file("a.jsonl", _documents(120)), output_dir=str(p.here)),
+        lambda p: p.adapt(text=p.file("a.jsonl", documents(120)), output_dir=str(p.here)),
         "holds what text names",
     ),
-    Case("a static table in its encoder's place", _table_onto_its_encoder, "holds the model itself"),
+    Case("a static table in its encoder's place", table_onto_its_encoder, "holds the model itself"),
     # ---- output ----
     Case("a file as output folder", lambda p: p.cacse(output_dir=p.file("file", "")), "cannot be written", True),
-    Case("an output folder below a file", _half_an_output, "cannot be written", True),
-    Case("an output folder with a finished run", _finished, "holds a finished run", True),
-    Case("an output folder with an unfinished run", _unfinished, "holds an unfinished run (checkpoint-2)", True),
-    Case("an output folder with foreign files", _foreign, "no run of this program", True),
-    Case("an output folder in use", _occupied, "in use by another run", True),
+    Case("an output folder below a file", half_an_output, "cannot be written", True),
+    Case("an output folder with a finished run", finished, "holds a finished run", True),
+    Case("an output folder with an unfinished run", unfinished, "holds an unfinished run (checkpoint-2)", True),
+    Case("an output folder with foreign files", foreign, "no run of this program", True),
+    Case("an output folder in use", occupied, "in use by another run", True),
     Case("nothing to resume", lambda p: p.cacse(resume_from_checkpoint="last"), "nothing to resume", True),
     Case("a checkpoint that is not there", lambda p: p.cacse(resume_from_checkpoint="nowhere"), "no such folder", True),
-    Case("a checkpoint that is damaged", _damaged_checkpoint, "checkpoint-2 is damaged", True),
+    Case("a checkpoint that is damaged", damaged_checkpoint, "checkpoint-2 is damaged", True),
     # ---- other commands ----
     Case("an unknown command", lambda place: ["trian"], "did you mean train?"),
     Case("a distillation without a teacher", lambda p: p.distill(teacher=None), "no teacher"),
@@ -533,7 +296,7 @@ CASES: list[Case] = [
     Case(
         "an export of half a checkpoint",
         lambda p: [
-            *("export", "--checkpoint", (_cut_weights(folder := p.copy()), str(folder))[1]),
+            *("export", "--checkpoint", (cut_weights(folder := p.copy()), str(folder))[1]),
             *("--output_dir", str(p.here / "out")),
         ],
         "model.safetensors is damaged",
@@ -563,18 +326,6 @@ ACCEPTED: list[Case] = [
     text("text with duplicates and blanks", "a.txt", "a man\na dog\n\na man\n" * 6, ""),
     text("a csv with NaN cells", "a.csv", "text\n" + "a man\nNaN\na dog\n" * 6, ""),
 ]
-
-
-def fill_with_a_run(folder: Path) -> None:
-    """What a finished run leaves, in small."""
-    for name in ("checkpoint-2", "export/tower_a"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "config.json").write_text("{}")
-        (folder / name / "model.safetensors").write_bytes(b"weights")
-    (folder / "checkpoint-2" / "trainer_state.json").write_text('{"global_step": 2}')
-    (folder / "export" / "tower_a" / "README.md").write_text(render_card(CardFacts("run tower_a", "An encoder.")))
-    (folder / "training_report.json").write_text("{}")
-    (folder / "notes.md").write_text("mine")
 
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:

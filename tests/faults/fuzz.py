@@ -34,7 +34,7 @@ from cacse_trainer import CacseBertModel, EnsembleModel, SentenceEmbeddingModel
 from cacse_trainer.cli import main
 from cacse_trainer.encoding.sentence_transformers import write_modules
 from cacse_trainer.models.pretrained import load_encoder_model
-from tests.faults.bad_input import Place
+from tests.faults.places import Place
 
 SECONDS = 120
 """After so long a case hangs: the process ends with all its stacks."""

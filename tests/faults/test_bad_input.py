@@ -3,7 +3,8 @@
 import pytest
 
 from cacse_trainer.cli import main
-from tests.faults.bad_input import ACCEPTED, CASES, Place, try_case
+from tests.faults.bad_input import ACCEPTED, CASES, try_case
+from tests.faults.places import Place
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from cacse_trainer.errors import UserError
 from cacse_trainer.instruct.arguments import InstructModelArguments
 from cacse_trainer.instruct.training import load_causal_lm, load_tokenizer
 from tests.conftest import ROOT
-from tests.faults.bad_input import Place
+from tests.faults.places import Place
 
 CLASSES = ["AutoConfig", "AutoModel", "AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"]
 CODE = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\npathlib.Path({marker!r}).touch()\n"

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from cacse_trainer.encoding.sentence_transformers import write_modules
-from tests.faults.bad_input import Place
 from tests.faults.fuzz import own_models, quietly
+from tests.faults.places import Place
 
 
 @pytest.fixture(scope="module")
