@@ -85,9 +85,10 @@ class SentenceEncoder(BaseEncoder):
         self._max_seq_length, self._longest = loaded.max_seq_length, loaded.longest
         self.tokens_per_batch, self.truncate_dim = tokens_per_batch, truncate_dim
         self.dtype, self.adapter = dtype, adapter
+        self._drawn = loaded.drawn
         self._fingerprint: str | None = None
         if self.dtype != torch.float32:  # autocast alone would cast the weights anew in every batch
-            self._fingerprint = fingerprint(self.model)  # the same encoder in float32 and in bfloat16 has the same
+            self._fingerprint = fingerprint(self.model, self._drawn)  # the same in float32 and in bfloat16
             for module in self.model.modules():
                 if isinstance(module, nn.Linear):
                     module.to(self.dtype)
@@ -173,7 +174,7 @@ class SentenceEncoder(BaseEncoder):
 
     def fingerprint(self) -> str:
         """A hash of the weights; of those in float32, before they were cast to the dtype."""
-        return self._fingerprint or fingerprint(self.model)
+        return self._fingerprint or fingerprint(self.model, self._drawn)
 
     def settings(self) -> dict[str, Any]:
         """Length limit, precision and adapter, and a decoder's prompt and directions."""

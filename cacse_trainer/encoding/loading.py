@@ -5,6 +5,7 @@ The pooling is the one that the user states, else the one that the folder states
 
 import hashlib
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Loaded:
         longest: that the model takes, in tokens.
         stated: what the folder says to sentence-transformers; ``embed`` runs its layers above the model.
         guessed: nobody stated the pooling.
+        drawn: names of weights that the checkpoint lacks and no pooling in use reads, another each time.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Loaded:
     longest: int
     stated: Modules
     guessed: bool = False
+    drawn: Collection[str] = ()
 
 
 def load_encoder(
@@ -144,6 +147,7 @@ def load_encoder(
         possible,
         stated,
         guessed=not known,
+        drawn=drawn,
     )
 
 
@@ -248,10 +252,17 @@ def is_sentence_model(path: str) -> bool:
     return pools_by_itself((read_settings(path, "config.json", model_type=str | None) or {}).get("model_type"))
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A hash of the names, shapes and a sample of the values of all weights: two trained models never share it."""
+def fingerprint(model: nn.Module, drawn: Collection[str] = ()) -> str:
+    """A hash of the names, shapes and a sample of the values of all weights: two trained models never share it.
+
+    Args:
+        model: whose weights.
+        drawn: names of weights that are left out, since loading draws them at random.
+    """
     digest = hashlib.sha256()
     for key, tensor in model.state_dict().items():
+        if key in drawn:
+            continue
         flat = tensor.detach().reshape(-1)
         sample = flat[:: max(1, len(flat) // SAMPLED_VALUES)].float().cpu().contiguous()
         digest.update(f"{key}{tuple(tensor.shape)}".encode())

@@ -123,16 +123,10 @@ def compare(
         _check_same_protocol(name, entries, modes)
         row = Difference(name, score_of(entries[0]), score_of(entries[1]))
         rows.append(row)
-        if NDCG in entries[0]:
-            queries = [load_pairs_of(path, name, ["ndcg"]) for path in paths]
-            if queries[0] is not None and queries[1] is not None:
-                values = _mean_differences(queries[0]["ndcg"], queries[1]["ndcg"], draws, seed)
-                _add_interval(row, values, confidence)
-            continue
-        pairs = [load_pairs_of(path, name) for path in paths]
-        if pairs[0] is not None and pairs[1] is not None and _same_pairs(pairs[0], pairs[1]):
-            drawn[name] = bootstrap_differences(pairs[0], pairs[1], entries[0]["aggregation"], draws, seed + len(drawn))
-            _add_interval(row, drawn[name], confidence)
+        values = drawn_differences(paths[0], paths[1], name, draws=draws, seed=seed + len(drawn))
+        if values is not None:
+            drawn[name] = values
+            _add_interval(row, values, confidence)
     for suite, names in SUITES.items():
         if all(name in both for name in names):
             part = [row for row in rows if row.name in names]
@@ -143,6 +137,31 @@ def compare(
                 _add_interval(mean, np.mean([drawn[name] for name in names], axis=0), confidence)
             rows.append(mean)
     return rows
+
+
+def drawn_differences(
+    first_path: Path, second_path: Path, name: str, *, draws: int = 1000, seed: int = 0
+) -> np.ndarray | None:
+    """(draws,) differences second - first ×100 of one task; None where the pairs or queries are not kept by both.
+
+    Two calls with the same seed draw the same pairs, so that their means are those of a mean of models.
+
+    Args:
+        first_path, second_path: ``results.json``, or its folder.
+        name: of a task that both have.
+        draws, seed: of the bootstrap.
+    """
+    paths = [path / RESULTS if path.is_dir() else path for path in (first_path, second_path)]
+    entry = read_results(paths[0])["tasks"][name]
+    if NDCG in entry:
+        first, second = (load_pairs_of(path, name, ["ndcg"]) for path in paths)
+        if first is None or second is None:
+            return None
+        return _mean_differences(first["ndcg"], second["ndcg"], draws, seed)
+    first, second = (load_pairs_of(path, name) for path in paths)
+    if first is None or second is None or not _same_pairs(first, second):
+        return None
+    return bootstrap_differences(first, second, entry["aggregation"], draws, seed)
 
 
 def difference_of(

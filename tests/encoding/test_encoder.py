@@ -377,6 +377,14 @@ def test_broken_weights_are_told(tiny_towers):
         encoder.encode(["red", "blue"])
 
 
+def test_weights_that_loading_draws_are_not_in_the_fingerprint(masked_lm):
+    """A checkpoint without a pooler, such as roberta-base's: each load draws one, which no pooling reads."""
+    first, second = SentenceEncoder(masked_lm, "cls"), SentenceEncoder(masked_lm, "cls")
+    assert not torch.equal(first.model.pooler.dense.weight, second.model.pooler.dense.weight)
+    assert first.fingerprint() == second.fingerprint()
+    assert SentenceEncoder(masked_lm, "cls", dtype=torch.bfloat16).fingerprint() == first.fingerprint()
+
+
 def test_the_fingerprint_follows_the_weights(tiny_towers):
     a, b = (SentenceEncoder(folder, "mean") for folder in tiny_towers("bert")[:2])
     assert a.fingerprint() == SentenceEncoder(tiny_towers("bert")[0], "cls").fingerprint() != b.fingerprint()
