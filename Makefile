@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed-dev
 # a test process a core
 TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: check test test-all bench docs clean
+.PHONY: check test test-all bench quality docs clean
 
 $(STAMP): setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ test-all: $(STAMP)  ## the slow ones too, as CI runs them
 
 bench: $(STAMP)  ## speed and memory, ratios to a peer in the same run
 	for script in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
+
+quality: $(STAMP)  ## methods against each other, with seeds: make quality ARM=sts DATA=folder (hours)
+	$(BIN)/python benchmarks/quality.py --arm $(ARM) --data $(DATA) --full --folder runs/quality --output runs/quality/$(ARM).json
 
 docs: $(STAMP)  ## the documentation into site/, broken links are errors
 	$(BIN)/mkdocs build --strict --quiet

@@ -67,5 +67,5 @@ def test_a_race_is_run_and_goes_on(tmp_path, masked_lm, text_file, dev_file):
     assert rows == [quality.START, quality.TRAINED_POOLING, quality.PEER, "simcse", "rank_two"]
     lines = [[line for line in run.stdout.splitlines() if line.startswith("{")] for run in (first, again)]
     assert lines[0] == lines[1]
-    assert "trained 1 steps" in first.stdout
-    assert "trained 1 steps" not in again.stdout
+    assert "trained 1 steps" in first.stdout + first.stderr
+    assert "trained 1 steps" not in again.stdout + again.stderr
