@@ -5,9 +5,10 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
+from cacse_trainer.adaptation.neighbours import Vectors, beside_neighbours
 from cacse_trainer.data.structure import KINDS, Passage, Row, check_shares, count_rows, draw_rows, no_rows, row_of
 from cacse_trainer.files import writing
 
@@ -70,11 +71,22 @@ class Rows:
         counts = {**count_rows(self.passages), **{kind: len(rows) for kind, rows in self.given.items()}}
         return {kind: count for kind, count in counts.items() if self.shares.get(kind)}
 
-    def drawn(self, count: int) -> list[Row]:
-        """So many rows, in the order in which they are trained."""
-        return draw_rows(self.passages, self.shares, count, self.batch, self.seed, self.given)
+    def drawn(self, count: int, neighbours: int = 1, vectors: Vectors | None = None) -> list[Row]:
+        """So many rows, in the order in which they are trained; see `write`."""
+        arrange = (
+            list if vectors is None else partial(beside_neighbours, size=neighbours, vectors=vectors, seed=self.seed)
+        )
+        return draw_rows(self.passages, self.shares, count, self.batch, self.seed, self.given, arrange)
 
-    def write(self, path: Path, count: int, negatives: int = 0, miner: Miner | None = None) -> dict[str, int]:
+    def write(
+        self,
+        path: Path,
+        count: int,
+        negatives: int = 0,
+        miner: Miner | None = None,
+        neighbours: int = 1,
+        vectors: Vectors | None = None,
+    ) -> dict[str, int]:
         """Write so many rows to a jsonl file, in the order in which they are trained.
 
         Args:
@@ -83,11 +95,13 @@ class Rows:
             negatives: of each row; one that is not mined, or is of the row's own document, is a random passage of
                 another one.
             miner: finds them for distinct rows; None: all are random.
+            neighbours: rows with near anchors that stand together.
+            vectors: of the anchors; None: the order is random.
 
         Returns:
             How many rows there are of each kind.
         """
-        rows = self.drawn(count)
+        rows = self.drawn(count, neighbours, vectors)
         mined = miner(list(dict.fromkeys((row.anchor, row.positive) for row in rows))) if miner is not None else {}
         draws = random.Random(f"{self.seed} negatives")
         own = {(passage.text, passage.document) for passage in self.passages} if negatives else set()

@@ -15,8 +15,11 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cacse_trainer.adaptation import budget
 from cacse_trainer.adaptation.averaging import SHARES
@@ -108,8 +111,7 @@ def adapt(
             if args.check:
                 facts = {"plan": plan.as_dict(), "samples": rows.samples(), "documents": asdict(counts)}
                 return AdaptResult(folder, facts=facts)
-            how = batch_of(args), settings.mined_negatives, settings.general_text
-            write_parts(folder, sets, start, rows, plan, *how)
+            write_parts(folder, sets, start, rows, plan, batch_of(args), settings, not args.disable_tqdm)
         run_training(folder, groups, parsed, plan)
         return finish(
             folder,
@@ -273,6 +275,8 @@ def make_plan(
     logger.info("timing %d steps", budget.TIMED)
     negatives = settings.mined_negatives
     step = budget.pace(train, groups, lambda path, count: rows.write(path, count, negatives))
+    if settings.batch_neighbours > 1:
+        step += batch * start.seconds_a_passage / 4  # its anchors, which are short
     mining = start.seconds_a_passage * (len(rows.passages) + sum(counts.values()) / 4) if negatives else 0.0
     forms = start.seconds_a_passage * STATIC_COST * settings.static
     shares = len(settings.shares or SHARES)
@@ -293,16 +297,25 @@ def write_parts(
     rows: Rows,
     plan: Plan,
     batch: int,
-    negatives: int,
-    general_text: str,
+    settings: AdaptArguments,
+    progress: bool,
 ) -> None:
     """The rows, the held-out parts and the general pairs; the plan last, which says that they are whole."""
+    negatives, neighbours = settings.mined_negatives, settings.batch_neighbours
     mine = miner(start, rows, negatives) if negatives else None
-    plan.rows = rows.write(folder / ROWS, plan.steps * batch, negatives, mine)
+    near = partial(anchors, start, progress=progress) if neighbours > 1 else None
+    plan.rows = rows.write(folder / ROWS, plan.steps * batch, negatives, mine, neighbours, near)
     for name, one in sets.items():
         save_retrieval(one, folder / name)
-    write_text(folder / GENERAL, general_pairs(start.encoder, general_text))
+    write_text(folder / GENERAL, general_pairs(start.encoder, settings.general_text))
     write_json(folder / PLAN, plan.as_dict())
+
+
+def anchors(start: Start, texts: Sequence[str], *, progress: bool) -> np.ndarray:
+    """The start's vectors of rows' anchors."""
+    logger.info("the start seeks the neighbours of %d anchors", len(texts))
+    prompt = start.embedder.query_prompt
+    return start.embedder.vectors(texts, prompt=prompt, show_progress_bar=progress, description="Encoding anchors")
 
 
 def miner(start: Start, rows: Rows, negatives: int) -> Miner:

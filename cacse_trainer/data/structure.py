@@ -14,7 +14,7 @@ Source of the inverse cloze task: Lee et al. 2019 (arXiv 1906.00300).
 import random
 import re
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
@@ -210,6 +210,7 @@ def draw_rows(
     batch: int,
     seed: int,
     given: Mapping[str, Sequence[Row]] = MappingProxyType({}),
+    arrange: Callable[[list[Row]], list[Row]] = list,
 ) -> list[Row]:
     """Rows of several kinds by shares, in an order in which no batch holds two rows of one document.
 
@@ -222,6 +223,7 @@ def draw_rows(
         batch: rows that are trained at once; with fewer documents than that some meet all the same.
         seed: of the order and of the sentences that are drawn.
         given: rows of other kinds, which are drawn likewise.
+        arrange: puts the rows into another order than a random one, before those of one document are parted.
 
     Raises:
         UserError: an unknown kind, a share that is none, or no kind that there is any row of.
@@ -242,7 +244,7 @@ def draw_rows(
         last = place == len(wanted) - 1  # which makes up for what the others were rounded by
         mixed += islice(source, count - len(mixed) if last else round(count * share / total))
     random.Random(f"{seed} order").shuffle(mixed)
-    return apart(mixed, batch)
+    return apart(arrange(mixed), batch)
 
 
 def _again_and_again(rows: Sequence[Row], draws: random.Random) -> Iterator[Row]:

@@ -91,6 +91,11 @@ class AdaptArguments:
         "sample:sentences.txt",
         "General sentences, one a line, in the start's language: how far their similarities change is watched.",
     )
+    batch_neighbours: int = setting(
+        16,
+        "Rows whose anchors the start takes for near that stand together in a batch, where their other texts are hard "
+        "negatives at no cost; 1: batches are random.",
+    )
     mined_negatives: int = setting(0, "Hard negatives a row, mined by the start among the passages; 0: none.")
     shares: list[float] | None = setting(
         None,
@@ -103,7 +108,9 @@ class AdaptArguments:
     def __post_init__(self) -> None:
         if self.budget is not None and not (isfinite(self.budget) and self.budget > 0):
             raise ValueError(f"budget must be above 0, in minutes, got {self.budget}")
-        lowest = {"passage_words": 5, "held_out": 20, "distractors": 0, "mined_negatives": 0, "questions": 1}
+        lowest = {"passage_words": 5, "held_out": 20, "distractors": 0, "mined_negatives": 0}
+        lowest |= {"questions": 1, "batch_neighbours": 1}
+
         for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
