@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.adapters import unwrapped
-from cacse_trainer.models.base import ComputeSettings, Embed, Export, SentenceConfig, SentenceModel
+from cacse_trainer.models.base import ComputeSettings, SentenceConfig, SentenceModel
 
 
 class OwnModule:
@@ -29,15 +29,11 @@ class OwnModule:
     """
 
     compute = ComputeSettings(negatives="local")
-    export_name = SentenceModel.export_name
-    stated_pooling = SentenceModel.stated_pooling
     deletion = SentenceModel.deletion
     needs_masked_copies = SentenceModel.needs_masked_copies
     has_adapter = SentenceModel.has_adapter
     loads_from_folder = False
     effective_negatives = SentenceModel.effective_negatives
-    check_rows = SentenceModel.check_rows
-    starts = SentenceModel.starts
 
     def __init__(self, module: nn.Module):
         self.module: Any = module
@@ -68,16 +64,6 @@ class OwnModule:
         """(N, L) inputs of a tokenizer → (N, H), by those that the module's own ``embed`` takes."""
         return self.module.embed(**{name: inputs[name] for name in inputs if takes(self.module.embed, name)})
 
-    def embed_as(self, pooling: str | None = None) -> Embed:
-        """`embed`; it has no other pooling.
-
-        Raises:
-            ValueError: one is asked for.
-        """
-        if pooling is not None:
-            raise ValueError(f"pooling {pooling}: a {type(self.module).__name__} pools in its own way; leave it out")
-        return self.embed
-
     def check_exportable(self) -> None:
         """Refuse: nobody could load its folder.
 
@@ -88,11 +74,6 @@ class OwnModule:
             f"a {type(self.module).__name__} is a plain module, whose folder no AutoModel loads: keep its weights with "
             "trainer.save_model(folder), or make it a SentenceModel with a SentenceConfig, which is exported"
         )
-
-    def exports(self, title: str) -> list[Export]:
-        """Nothing, see `check_exportable`."""
-        self.check_exportable()
-        return []
 
 
 def answers_for(model: Any) -> Any:

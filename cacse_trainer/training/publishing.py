@@ -23,7 +23,6 @@ from cacse_trainer.encoding.sentence_transformers import list_own_pooling, searc
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.evaluation.dev_sets import DevSet, as_dev_sets
 from cacse_trainer.export.encoders import export
-from cacse_trainer.models.own import answers_for
 from cacse_trainer.settings.resources import public_name
 from cacse_trainer.training.baseline import read_stated
 from cacse_trainer.training.checkpoints import STATE
@@ -111,6 +110,7 @@ class PublishingTrainer(ResumableTrainer):
                 folder cannot be written.
             ExportError: the reloaded folder's vectors differ from the trained model's.
         """
+        self.model_of_run.check_exportable()
         sets = {name or "dev": one for name, one in as_dev_sets(self.eval_dataset or {}).items()}
         starts = self.model_of_run.starts() if base_model is None else base_model
         starts = [starts] if isinstance(starts, str) else list(starts)
@@ -132,8 +132,7 @@ class PublishingTrainer(ResumableTrainer):
     def write_export(self, output_dir: Path, facts: CardFacts, sets: Mapping[str, DevSet]) -> Scores:
         """`export` with the facts of the cards and the dev sets given; the first process writes."""
         # accelerate leaves its autocast around forward; what is exported and compared is the float32 model itself
-        wrapped = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
-        model = answers_for(wrapped)
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         found: Scores = {}
         if self.is_world_process_zero():
             was_training = model.training
@@ -193,7 +192,8 @@ class PublishingTrainer(ResumableTrainer):
         """Push the exported folders in one commit: the main encoder to the repository's root, towers beside it.
 
         They are those of the last `export`, if the weights are still the same and no ``facts`` are given; else it
-        is made anew. The training model is none of them; checkpoints are pushed while training (`push_checkpoint`).
+        is made anew. The training model is none of them; checkpoints are pushed in training, by `push_checkpoint`. Of
+        a plain module, which cannot be exported, the weights and the tokenizer are pushed.
 
         Args:
             commit_message: default: one that names what is pushed.
@@ -216,9 +216,16 @@ class PublishingTrainer(ResumableTrainer):
         first = self.is_world_process_zero()
         if first:
             prepare_repo(target)  # a refused token is known before the export
-        if facts or self._exported is None or self._exported.fingerprint != fingerprint(self.model_of_run):
-            self.create_model_card(**facts)
-        return push_folders(self._exported.folders, target, commit_message) if first and self._exported else None
+        again = None
+        if not self.model_of_run.loads_from_folder and not facts:
+            folders = [Path(str(self.args.output_dir)) / EXPORT / "weights"]
+            self.save_model(str(folders[0]), _internal_call=True)
+            again = f"nothing is lost: {folders[0]} is whole"
+        else:
+            if facts or self._exported is None or self._exported.fingerprint != fingerprint(self.model_of_run):
+                self.create_model_card(**facts)
+            folders = self._exported.folders if self._exported is not None else []
+        return push_folders(folders, target, commit_message, again) if first else None
 
     def push_checkpoint(self, folder: Path) -> None:
         """Push a checkpoint in the background, as ``hub_strategy`` says; of a failure there is a warning.

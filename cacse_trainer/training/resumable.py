@@ -114,13 +114,20 @@ class ResumableTrainer(Trainer):
         """Who answers for the model, without what several processes or a compiler wrap around it; see `answers_for`."""
         return answers_for(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
         """As `Trainer.train`; a resumed run keeps the baseline of its first start.
 
         SIGTERM and Ctrl-C end the run after the current step, with a checkpoint of it.
 
         Args:
             resume_from_checkpoint: a checkpoint's folder, or True: the newest whole one in the output folder.
+            trial: of a `hyperparameter_search`.
+            ignore_keys_for_eval: passed to `evaluate`.
 
         Raises:
             UserError: there is nothing to resume from, it is damaged, or it was trained with other settings.
@@ -136,6 +143,8 @@ class ResumableTrainer(Trainer):
             resume_from_checkpoint = str(newest)
         elif isinstance(resume_from_checkpoint, str):
             checkpoints.check_whole(resume_from_checkpoint)
+        if self.model_init is not None:  # a search leaves none behind, and each trial may have another
+            self.model = self.call_model_init(trial)
         self._recorded = self._all_settings()  # before the training, which touches the config
         if resume_from_checkpoint:
             allowed = isinstance(self.args, CommonTrainingArguments) and self.args.resume_with_changes
@@ -146,7 +155,7 @@ class ResumableTrainer(Trainer):
         if resume_from_checkpoint:
             self.args.eval_on_start = False
         with self._signals.watching(), keep_freed_memory(self.args.device.type):
-            return super().train(resume_from_checkpoint or None, *args, **kwargs)
+            return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     def _all_settings(self) -> dict[str, Any]:
         rows: dict[str, Any] = {}

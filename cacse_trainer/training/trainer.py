@@ -168,10 +168,12 @@ class CacseTrainer(ScoringTrainer):
         return without_wrapper(super().call_model_init(trial))
 
     def _hp_search_setup(self, trial: Any) -> None:
-        """As `Trainer`'s, called when a training has its model, and a trial its arguments."""
+        """As `Trainer`'s, called when a training has its model, and a trial its arguments; says what is trained."""
         super()._hp_search_setup(trial)
         if self.model_init is not None:
             self._settle()
+        if self.is_world_process_zero():
+            self.log_description()
 
     def _check_data(self) -> None:
         if self.train_dataset is None:
@@ -224,12 +226,6 @@ class CacseTrainer(ScoringTrainer):
         return super().get_decay_parameter_names(model)
 
     # ---- a step ----
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `ResumableTrainer.train`; says first what is trained."""
-        if self.is_world_process_zero():
-            self.log_description()
-        return super().train(*args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """As `Trainer`'s; masked copies, where the model reads them, are drawn for this very step."""
