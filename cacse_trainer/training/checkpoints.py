@@ -143,6 +143,16 @@ def check_whole(checkpoint: str | Path) -> None:
         raise UserError(f"resume: {checkpoint} is damaged ({found}); go on from another checkpoint, or start anew")
 
 
+def tell_of_missing_state(checkpoint: str | Path) -> None:
+    """Warn of a checkpoint that holds the model alone, as ``save_only_model`` leaves it."""
+    if not any(path for pattern in ("optimizer*", "global_step*") for path in Path(checkpoint).glob(pattern)):
+        logger.warning(
+            "resume: %s holds the model alone (save_only_model): the optimizer starts anew, and the run is another one "
+            "than without the break",
+            checkpoint,
+        )
+
+
 def newest_whole(folder: str | Path) -> Path | None:
     """The newest checkpoint of a run that can be resumed from; newer ones that are damaged are named in a warning.
 

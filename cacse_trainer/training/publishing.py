@@ -216,16 +216,17 @@ class PublishingTrainer(ResumableTrainer):
         first = self.is_world_process_zero()
         if first:
             prepare_repo(target)  # a refused token is known before the export
-        again = None
         if not self.model_of_run.loads_from_folder and not facts:
-            folders = [Path(str(self.args.output_dir)) / EXPORT / "weights"]
-            self.save_model(str(folders[0]), _internal_call=True)
-            again = f"nothing is lost: {folders[0]} is whole"
-        else:
-            if facts or self._exported is None or self._exported.fingerprint != fingerprint(self.model_of_run):
-                self.create_model_card(**facts)
-            folders = self._exported.folders if self._exported is not None else []
-        return push_folders(folders, target, commit_message, again) if first else None
+            return self._push_weights(target, commit_message)
+        if facts or self._exported is None or self._exported.fingerprint != fingerprint(self.model_of_run):
+            self.create_model_card(**facts)
+        return push_folders(self._exported.folders, target, commit_message) if first and self._exported else None
+
+    def _push_weights(self, target: HubTarget, message: str | None) -> str | None:
+        folder = Path(str(self.args.output_dir)) / EXPORT / "weights"
+        self.save_model(str(folder), _internal_call=True)
+        kept = f"nothing is lost: {folder} is whole"
+        return push_folders([folder], target, message, kept) if self.is_world_process_zero() else None
 
     def push_checkpoint(self, folder: Path) -> None:
         """Push a checkpoint in the background, as ``hub_strategy`` says; of a failure there is a warning.

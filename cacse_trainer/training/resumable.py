@@ -149,6 +149,7 @@ class ResumableTrainer(Trainer):
         if resume_from_checkpoint:
             allowed = isinstance(self.args, CommonTrainingArguments) and self.args.resume_with_changes
             changes.check_changes(str(resume_from_checkpoint), self._recorded, allowed=allowed)
+            checkpoints.tell_of_missing_state(resume_from_checkpoint)
         barrier()  # all have read what is there before the first one clears up
         if self.args.should_save:
             checkpoints.clear_leftovers(folder)
@@ -184,6 +185,7 @@ class ResumableTrainer(Trainer):
         """As `Trainer`'s, which keeps a resumed run to the checkpoint's own steps of logging, scoring and saving."""
         position = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(self.args, max_steps)
+        self._part_sums, self._part_count = {}, 0  # a run before, or a trial, may have ended between two lines
         return position
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -331,6 +333,6 @@ class ResumableTrainer(Trainer):
             for checkpoint in checkpoints.list_checkpoints(folder):
                 if checkpoint.name != os.path.basename(best):
                     delete_folder(checkpoint)
-        elif self.args.should_save:
-            self._rotate(folder)  # what was in use at the last save
+        elif self.args.should_save and self.args.push_to_hub:
+            self._rotate(folder)  # what was on its way at the last save
         return output

@@ -65,7 +65,7 @@ COURSES = {
     "steps beyond an epoch": {"max_steps": 9, "num_train_epochs": 1, "logging_steps": 4},
     "noise": {"max_steps": 2, "neftune_noise_alpha": 5.0, "torch_empty_cache_steps": 1, "max_grad_norm": 0.1},
     "tokens": {"max_steps": 2, "include_num_input_tokens_seen": "non_padding", "skip_memory_metrics": False},
-    "by length": {"max_steps": 2, "optim": "adafactor", "lr_scheduler_type": "cosine", "warmup_steps": 1},
+    "another optimizer": {"max_steps": 2, "optim": "adafactor", "lr_scheduler_type": "cosine", "warmup_steps": 1},
 }
 
 
@@ -247,3 +247,12 @@ def test_search_over_two_trials(make_trainer, single, tmp_path, tiny_tokenizer):
     assert best.run_id == str(index) and -100 <= best.objective <= 100
     with pytest.raises(RuntimeError, match="model_init"):
         plain.hyperparameter_search(space, n_trials=1, backend="optuna")
+
+
+def test_a_checkpoint_of_the_model_alone_is_told_of(make_trainer, single, tmp_path, caplog):
+    settings = {"max_steps": 2, "save_steps": 1, "eval_strategy": "no", "load_best_model_at_end": False}
+    make_trainer(model=single(), save_only_model=True, save_total_limit=None, **settings).train()
+    checkpoint = tmp_path / "run" / "checkpoint-1"
+    assert not list(checkpoint.glob("optimizer*"))
+    make_trainer(model=single(), ignore_data_skip=True, **settings).train(resume_from_checkpoint=str(checkpoint))
+    assert f"{checkpoint} holds the model alone (save_only_model)" in caplog.text
