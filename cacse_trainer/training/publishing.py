@@ -243,7 +243,7 @@ class PublishingTrainer(ResumableTrainer):
         self.callback_handler.on_push_begin(args, self.state, self.control)
         steps = args.save_strategy == SaveStrategy.STEPS
         done = f"step {self.state.global_step}" if steps else f"epoch {int(self.state.epoch or 0)}"
-        message, beside = f"Training in progress, {done}", places[args.hub_strategy.value]
+        message, beside = f"Training in progress, {done}", places[HubStrategy(args.hub_strategy).value]
         job = self._hub.run_as_future(push_checkpoint, folder, self._hub_target(), message, STATE, beside)
         job.add_done_callback(partial(_tell_of_failure, folder.name))
         self._on_the_way = [(name, one) for name, one in self._on_the_way if not one.done()] + [(folder.name, job)]

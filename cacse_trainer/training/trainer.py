@@ -361,4 +361,5 @@ def _choose_by_the_first_set(args: TrainingArguments, eval_dataset: Any) -> None
         args.metric_for_best_model, args.greater_is_better = first_metric(eval_dataset) or "spearman", True
     if follows:
         mode = "max" if args.greater_is_better else "min"
-        args.lr_scheduler_kwargs = {"mode": mode, **(args.lr_scheduler_kwargs or {})}
+        given: Any = args.lr_scheduler_kwargs or {}
+        args.lr_scheduler_kwargs = {"mode": mode, **given}

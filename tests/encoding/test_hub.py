@@ -340,7 +340,7 @@ def test_checkpoints_are_pushed_as_by_plain_trainer(hub, shell, tiny_towers, tex
     assert done.returncode == 0, done.stderr[-3000:]
     there = {name.removeprefix("me/slow-"): set(files["main"]) for name, files in stored(hub).items()}
     model = {"modules.json", "sentence_bert_config.json", RECORD}
-    state = {"manifest.json", "settings.json", "modules.json", "sentence_bert_config.json"}
+    state = {"manifest.json", "settings.json", "pending_log.json", "modules.json", "sentence_bert_config.json"}
     beside = {"end": [], "every_save": [], "checkpoint": ["last-checkpoint"]}
     beside["all_checkpoints"] = [f"checkpoint-{step}" for step in (1, 2, 3)]
     for strategy, places in beside.items():
