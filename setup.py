@@ -36,6 +36,7 @@ EXTRAS["dev"] = [  # everything that a test needs
     *(package for extra in EXTRAS.values() for package in extra),
     "mypy",
     "ninja",  # compiles the tests' own device
+    "optuna>=4.0",
     "pytest>=8",
     "pytest-timeout",
     "pytest-xdist",

@@ -3,12 +3,14 @@
     python tests/standin_hub.py                  prints its address, serves until killed
 
 Large files (``.safetensors``) go the way of LFS, as on the hub. Faults are asked for in the repository's name:
-``…/refuse-…`` answers 403, ``…/break-…`` cuts the connection in the middle of each large upload.
+``…/refuse-…`` answers 403, ``…/break-…`` cuts the connection in the middle of each large upload, ``…/slow-…`` takes its
+time for each commit.
 """
 
 import base64
 import hashlib
 import json
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -84,7 +86,7 @@ class StandIn(BaseHTTPRequestHandler):
             self.change(f"{owner}/{name}", action, "/".join(rest), data)
 
     def create(self, asked: dict[str, Any]) -> None:
-        name = f"{asked['organization']}/{asked['name']}"
+        name = f"{asked.get('organization') or 'me'}/{asked['name']}"
         if "/refuse-" in name:
             self.answer(403, {"error": "You don't have the rights to create a model under this namespace"})
         elif name in REPOS:
@@ -112,6 +114,7 @@ class StandIn(BaseHTTPRequestHandler):
             ]
             self.answer(200, {"files": modes})
         elif action == "commit":
+            time.sleep(0.3 if "/slow-" in name else 0)
             files = dict(REPOS[name][revision])
             for line in data.splitlines():
                 entry = json.loads(line)

@@ -3,14 +3,16 @@
 The repository holds the list of the pushed files, as a folder does (`RECORD`). What lies there and is not on it stays.
 
 The main encoder lies in the repository's root, so that ``SentenceTransformer("owner/name")`` and ``AutoModel`` load
-it; CACSE's towers lie beside it in folders. Checkpoints are never pushed. Whatever fails, the exported folder stays
-whole, and so does what the hub had before: a commit is taken as a whole or not at all.
+it; CACSE's towers lie beside it in folders. Checkpoints are pushed by `push_checkpoint` alone, which a trainer calls
+whose arguments say ``push_to_hub``. Whatever fails, the exported folder stays whole, and so does what the hub had
+before: a commit is taken as a whole or not at all.
 """
 
 import json
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -72,7 +74,11 @@ def prepare_repo(target: HubTarget) -> None:
 
 
 def push_folders(
-    folders: Sequence[Path], target: HubTarget, message: str | None = None, again: str | None = None
+    folders: Sequence[Path],
+    target: HubTarget,
+    message: str | None = None,
+    again: str | None = None,
+    left_out: Collection[str] = (),
 ) -> str:
     """Push exported folders; returns the commit's address.
 
@@ -81,6 +87,7 @@ def push_folders(
         target: where.
         message: of the commit; default: what is pushed.
         again: how to push them once more, if it does not succeed; default: by the command, for folders that stay.
+        left_out: patterns of names that are not pushed.
 
     Raises:
         UserError: the token is refused.
@@ -95,7 +102,11 @@ def push_folders(
         f"--push_to_hub --hub_model_id {target.repo_id}"
     )
     try:
-        files = list_files(folders, target.repo_id)
+        files = {
+            name: content
+            for name, content in list_files(folders, target.repo_id).items()
+            if not any(fnmatch(name, pattern) for pattern in left_out)
+        }
         files[RECORD] = json.dumps(sorted(files), indent=2).encode()
         added = [CommitOperationAdd(name, content) for name, content in files.items()]
         info = api.create_commit(
@@ -111,6 +122,38 @@ def push_folders(
         raise HubError(f"hub {target.repo_id}: the upload broke off ({reason}); {kept}") from error
     logger.info("pushed %d files to %s", len(files), target.repo_id)
     return str(info.commit_url)
+
+
+def push_checkpoint(
+    folder: Path, target: HubTarget, message: str, left_out: Collection[str], beside: str | None = None
+) -> None:
+    """Push a training's checkpoint: its model to the repository's root, in the place of an earlier one.
+
+    Args:
+        folder: the checkpoint, which stays as it is meanwhile.
+        target: where.
+        message: of the commit.
+        left_out: patterns of what is no part of the model.
+        beside: the whole checkpoint, to be resumed from, goes into this folder of the repository; None: nowhere.
+
+    Raises:
+        UserError: the token is refused.
+        HubError: the hub cannot be reached, or the upload broke off.
+    """
+    kept = f"nothing is lost: {folder} is whole"
+    push_folders([folder], target, message, kept, left_out)
+    if beside is not None:
+        api = HfApi(token=target.token)
+        try:
+            api.upload_folder(
+                repo_id=target.repo_id,
+                folder_path=folder,
+                path_in_repo=beside,
+                commit_message=f"{message}, checkpoint",
+                revision=target.revision,
+            )
+        except (HfHubHTTPError, HTTPError, OSError, RuntimeError) as error:
+            raise HubError(f"hub {target.repo_id}: {beside} was not pushed ({one_line(error)}); {kept}") from error
 
 
 def list_files(folders: Sequence[Path], repo_id: str) -> dict[str, str | bytes]:

@@ -46,6 +46,16 @@ class DevSet(ABC):
     metrics: ClassVar[tuple[str, ...]]
     """The scores by which a user may choose."""
 
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """How many pairs or queries it has."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> np.ndarray | None:
+        """The score of each pair as it is given; None of queries."""
+
     @abstractmethod
     def scores(self, embedder: Vectors) -> dict[str, float]:
         """All that is logged of an encoder; `metrics` ×100."""
@@ -80,6 +90,16 @@ class GradedPairs(DevSet):
     metric: ClassVar[str] = "spearman"
     metrics: ClassVar[tuple[str, ...]] = ("spearman", "pearson")
 
+    @property
+    def rows(self) -> int:
+        """Of the pairs."""
+        return len(self.pairs)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(rows,) float64."""
+        return np.asarray(self.pairs["score"], dtype=np.float64)
+
     def scores(self, embedder: Vectors) -> dict[str, float]:
         """See `score_pairs`."""
         return score_pairs(embedder, self.pairs)
@@ -87,24 +107,20 @@ class GradedPairs(DevSet):
     def read(self, embedder: Vectors) -> Answers:
         """The cosine of each pair, and the correlations."""
         cosines = pair_cosines(embedder, self.pairs)
-        return Answers(cosines, {name: 100 * value for name, value in correlations(cosines, self._gold).items()})
+        return Answers(cosines, {name: 100 * value for name, value in correlations(cosines, self.labels).items()})
 
     def difference(self, name: str, first: Answers, second: Answers) -> Difference:
         """The pairs are drawn, the same ones for both."""
-        return difference_of(name, first.values, second.values, self._gold)
+        return difference_of(name, first.values, second.values, self.labels)
 
     def kept(self, answers: Answers) -> dict[str, np.ndarray]:
         """As of SentEval's similarity tasks: one subset."""
-        return {"cosine": answers.values, "gold": self._gold, "subset": np.full(len(self.pairs), "all")}
+        return {"cosine": answers.values, "gold": self.labels, "subset": np.full(len(self.pairs), "all")}
 
     def facts(self, embedder: Vectors) -> dict[str, Any]:
         """The number of pairs; they are scored all together."""
         columns = [self.pairs[name] for name in ("sentence1", "sentence2", "score")]
         return {"data": _hash(*map(list, columns)), "n": len(self.pairs), "aggregation": "all"}
-
-    @property
-    def _gold(self) -> np.ndarray:
-        return np.asarray(self.pairs["score"], dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +134,12 @@ class Retrieval(DevSet):
 
     metric: ClassVar[str] = NDCG
     metrics: ClassVar[tuple[str, ...]] = METRICS
+    labels = None
+
+    @property
+    def rows(self) -> int:
+        """Of the queries."""
+        return len(self.retrieval_set.queries)
 
     def scores(self, embedder: Vectors) -> dict[str, float]:
         """The means over the queries ×100, and the ``average_cosine`` of the documents."""

@@ -6,6 +6,8 @@ The layers are put into the encoder itself, which stays the class that it was. A
 """
 
 import copy
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
-from cacse_trainer.errors import UserError, one_line
+from cacse_trainer.errors import UserError, one_line, user_errors
 from cacse_trainer.models.base import SentenceModel
 from cacse_trainer.models.pretrained import damage_named, load_config, load_encoder_model, runs_its_own_code
 
@@ -231,6 +233,7 @@ def merge_adapter(encoder: PreTrainedModel) -> PreTrainedModel:
             module.merge(safe_merge=True)
             encoder.set_submodule(name, module.get_base_layer())
     del encoder.peft_config
+    encoder._hf_peft_config_loaded = False  # set where transformers has put it in
     return encoder.requires_grad_(False)
 
 
@@ -259,6 +262,12 @@ def in_full_precision(encoder: PreTrainedModel) -> PreTrainedModel:
     return base.to(encoder.device).eval()
 
 
+def unwrapped(model: Any) -> Any:
+    """A model without peft's wrapper, if it has one."""
+    peft = sys.modules.get("peft")  # nobody has made one without it
+    return model.get_base_model() if peft is not None and isinstance(model, peft.PeftModel) else model
+
+
 class AdapterModel(SentenceModel):
     """A sentence model of one ``encoder``; where that has an adapter, its checkpoints hold the adapter alone."""
 
@@ -267,7 +276,7 @@ class AdapterModel(SentenceModel):
     @property
     def has_adapter(self) -> bool:
         """Whether an adapter is trained, and saved, instead of the encoder's own weights."""
-        return NAME in getattr(self.encoder, "peft_config", {})
+        return NAME in self.adapters
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -306,6 +315,66 @@ class AdapterModel(SentenceModel):
         model.eval()
         report: dict[str, Any] = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}
         return (model, report) if output_loading_info else model
+
+    def add_adapter(  # type: ignore[override]  # of the parent's arguments these have a meaning here
+        self, adapter_config: Any, adapter_name: str = NAME
+    ) -> None:
+        """Put a new adapter into the encoder, by peft's config; it alone is trained and saved from now on.
+
+        Args:
+            adapter_config: such as ``peft.LoraConfig``.
+            adapter_name: its name; a model has one.
+
+        Raises:
+            UserError: see `adopt_adapter`.
+        """
+        self._check_adapter({**self.adapters, adapter_name: adapter_config})
+        config = copy.copy(adapter_config)
+        config.base_model_name_or_path = config.base_model_name_or_path or self.encoder.name_or_path
+        with user_errors("add_adapter"):
+            _inject(self.encoder, config)
+
+    @property
+    def adapters(self) -> dict[str, Any]:
+        """peft's configs of the encoder's adapters by name."""
+        return getattr(self.encoder, "peft_config", {})
+
+    def adopt_adapter(self, adapters: Mapping[str, Any] | None) -> None:
+        """As `SentenceModel.adopt_adapter`: the encoder's own.
+
+        Raises:
+            UserError: there are several, of another name or a kind that does not live in layers, or the model trains
+                more than its encoder.
+        """
+        encoder = unwrapped(self.encoder)
+        if encoder is not self.encoder:
+            adapters = self.encoder.peft_config
+        if adapters is None:
+            return
+        self._check_adapter(adapters)
+        config = copy.copy(adapters[NAME])
+        if encoder is self.encoder:  # peft has looked from above it
+            if isinstance(config.target_modules, str):
+                raise UserError(
+                    f"an adapter around the model finds its layers by the pattern {config.target_modules!r}; put it "
+                    "into the encoder by model.add_adapter(config), with a pattern of the encoder's own names"
+                )
+            config.target_modules = {name.removeprefix("encoder.") for name in config.target_modules}
+        config.base_model_name_or_path = config.base_model_name_or_path or encoder.name_or_path
+        self.encoder, encoder.peft_config = encoder, {NAME: config}
+
+    def _check_adapter(self, adapters: Mapping[str, Any]) -> None:
+        if set(adapters) != {NAME}:
+            raise UserError(f"adapters {', '.join(adapters)}: a model trains one, named {NAME}")
+        if adapters[NAME].is_prompt_learning:
+            kind = adapters[NAME].peft_type
+            raise UserError(f"adapter: {kind} puts tokens before the text, which is not supported here; choose LoRA")
+        outside = next((name for name, _ in self.named_parameters() if not name.startswith("encoder.")), None)
+        if outside is not None:
+            raise UserError(
+                f"an adapter is trained, and saved, of the encoder alone, and {outside} is none of it: choose a "
+                "pooling without a head (last_token, mean, weighted_mean, cls_before_pooler) and mlm_weight 0"
+            )
 
     def save_pretrained(  # type: ignore[override]  # the parent's further arguments pass through
         self, save_directory: Any, is_main_process: bool = True, state_dict: dict | None = None, **kwargs: Any

@@ -7,7 +7,7 @@ answered for by `PlainEncoder`, so that nothing outside of models/ asks of which
 
 import copy
 import inspect
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -184,6 +184,7 @@ class SentenceModel(PreTrainedModel):
             trainer adds it (`data.deletion`); 0: none is read.
         needs_masked_copies: whether the loss reads ``mlm_input_ids``: the trainer adds it (`Masking`).
         has_adapter: whether an adapter is trained, and saved, instead of its own weights (`AdapterModel`).
+        loads_from_folder: whether what is saved is a folder that AutoModel loads.
     """
 
     config_class: type[PretrainedConfig] = SentenceConfig
@@ -196,6 +197,7 @@ class SentenceModel(PreTrainedModel):
     deletion: Any = 0.0
     needs_masked_copies: Any = False
     has_adapter: Any = False
+    loads_from_folder = True
 
     def embed(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -208,6 +210,26 @@ class SentenceModel(PreTrainedModel):
         self.compute = compute
         if compute.fast_paths:
             use_fast_paths(self)
+
+    def adopt_adapter(self, adapters: Mapping[str, Any] | None) -> None:
+        """Make an adapter that peft has put into this model its own: it is then saved, and exported, with it.
+
+        Args:
+            adapters: peft's configs by name; None: the model was not wrapped, its encoder may be.
+
+        Raises:
+            UserError: it trains no adapter, or not this one.
+        """
+        if adapters is not None:
+            self.add_adapter()
+
+    def add_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: of such a checkpoint everything but the adapter would be lost.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"a {type(self).__name__} trains no adapter; a SentenceEmbeddingModel does")
 
     def get_input_embeddings(self) -> nn.Module:
         """The word embeddings: the first table of all."""

@@ -15,7 +15,7 @@ from cacse_trainer.report.training import CHOOSING, duration, number
 logger = logging.getLogger(__name__)
 
 SILENT = ("epoch", "total_flos", "step")  # in every entry of the log
-BESIDE = ("_pearson", "_mrr@10", "_recall@1", "_recall@100")  # the report has them
+BESIDE = ("_pearson", "_mrr@10", "_recall@1", "_recall@100", "_runtime", "_per_second")  # the report has them
 SPACE = ("_alignment", "_uniformity", "_average_cosine", "_dead_dimensions")
 
 

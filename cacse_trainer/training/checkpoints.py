@@ -11,7 +11,7 @@ import errno
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -33,6 +33,11 @@ PENDING_LOG = "pending_log.json"
 """In a checkpoint between two log lines: what the next line has summed up so far."""
 SETTINGS = "settings.json"
 """In a checkpoint: the settings that it was trained with, see `changes`."""
+STATE = (
+    *("optimizer*", "scheduler*", "scaler*", "rng_state*", TRAINER_STATE_NAME, MANIFEST, PENDING_LOG, SETTINGS),
+    *("pytorch_model_fsdp*", "global_step*", "latest", "zero_to_fp32.py"),
+)
+"""Patterns of what a checkpoint holds beside the model, to go on with."""
 
 _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 _WRITE_WORDS = ("PytorchStreamWriter", "file write failed", "unexpected pos", "No space left", "Disk quota", "os error")
@@ -138,6 +143,16 @@ def check_whole(checkpoint: str | Path) -> None:
         raise UserError(f"resume: {checkpoint} is damaged ({found}); go on from another checkpoint, or start anew")
 
 
+def tell_of_missing_state(checkpoint: str | Path) -> None:
+    """Warn of a checkpoint that holds the model alone, as ``save_only_model`` leaves it."""
+    if not any(path for pattern in ("optimizer*", "global_step*") for path in Path(checkpoint).glob(pattern)):
+        logger.warning(
+            "resume: %s holds the model alone (save_only_model): the optimizer starts anew, and the run is another one "
+            "than without the break",
+            checkpoint,
+        )
+
+
 def newest_whole(folder: str | Path) -> Path | None:
     """The newest checkpoint of a run that can be resumed from; newer ones that are damaged are named in a warning.
 
@@ -170,8 +185,10 @@ def clear_leftovers(folder: str | Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def rotate_checkpoints(folder: str, limit: int | None, best: str | None, current: int | None = None) -> None:
-    """Delete the oldest checkpoints beyond ``limit``, never the best nor the newest.
+def rotate_checkpoints(
+    folder: str, limit: int | None, best: str | None, current: int | None = None, in_use: Collection[str] = ()
+) -> None:
+    """Delete the oldest checkpoints beyond ``limit``, never the best nor the newest, nor one of the names ``in_use``.
 
     ``current`` is the step just saved: checkpoints of later steps belong to a course that a resumed run has left, and
     count as the oldest.
@@ -185,7 +202,7 @@ def rotate_checkpoints(folder: str, limit: int | None, best: str | None, current
     if best_name in names and best_name not in keep:
         keep = [best_name, *names[-max(limit - 1, 1) :]]
     for name in names:
-        if name not in keep:
+        if name not in keep and name not in in_use:
             delete_folder(Path(folder, name))
 
 

@@ -4,6 +4,7 @@ import logging
 import sys
 from typing import Any
 
+import torch
 from torch import nn
 
 from cacse_trainer.compute.distributed import world_size
@@ -16,16 +17,17 @@ SUMMARY_ROWS = 512  # rows from which the tokens of a batch are estimated
 def describe(trainer: Any) -> dict[str, Any]:
     """Parameters, batch, effective negatives, tokens a batch and dropout in force of a `CacseTrainer`."""
     args, model, rows = trainer.args, trainer.model, trainer.train_dataset
+    compute = trainer.model_of_run.compute
     batch = args.train_batch_size * world_size()
     parameters = list(model.parameters())
-    shared = model.compute.negatives == "global"
+    shared = compute.negatives == "global"
     summary = {
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "parameters": sum(p.numel() for p in parameters),
         "processes": world_size(),
         "global_batch": batch,
         "gradient_accumulation_steps": args.gradient_accumulation_steps,
-        "negatives": model.compute.negatives,
+        "negatives": compute.negatives,
         "effective_negatives": trainer.effective_negatives(batch if shared else args.train_batch_size),
         "negatives_shared_between_processes": world_size() > 1 and shared,
         "duplicates_masked": trainer.mask_duplicates,
@@ -49,7 +51,8 @@ def _tokens_a_batch(dataset: Any, collator: Any, size: int) -> dict[str, int]:
     count = min(len(dataset), max(SUMMARY_ROWS, size)) // size * size
     step = max(1, len(dataset) // count)
     rows = [dataset[i * step] for i in range(count)]
-    masks = [collator(rows[i : i + size])["attention_mask"] for i in range(0, count, size)]
+    batches = [collator(rows[i : i + size]) for i in range(0, count, size)]
+    masks = [batch.get("attention_mask", torch.ones_like(batch["input_ids"])) for batch in batches]
     return {
         "tokens_a_batch": round(sum(int(mask.sum()) for mask in masks) / len(masks)),
         "padded_tokens_a_batch": round(sum(mask.numel() for mask in masks) / len(masks)),

@@ -180,8 +180,7 @@ class DistillationTrainer(CacseTrainer):
             raise UserError(f"contrastive_weight must be within [0, 1], got {contrastive_weight}")
         if not temperature > 0:
             raise UserError(f"temperature must be positive, got {temperature}")
-        if ranking is None:
-            check_widths(model, teacher)
+        self.teacher, self.ranking = teacher, ranking
         if teacher_vectors is not None:
             train_dataset = _with_row_numbers(train_dataset, teacher_vectors)
         self.teacher_tokenizer: Any = processing_class if teacher_tokenizer is None else teacher_tokenizer
@@ -193,12 +192,16 @@ class DistillationTrainer(CacseTrainer):
         given = (model, args, data_collator, train_dataset, eval_dataset, processing_class, max_seq_length)
         super().__init__(*given, **others)
         self.teacher = teacher.requires_grad_(False).eval().to(self.args.device)
-        if model.compute.fast_paths:
+        if self.model_of_run.compute.fast_paths:
             use_fast_paths(self.teacher)
         self.teacher_dtype = torch.bfloat16 if teacher_bf16 else None
         self.contrastive_weight = contrastive_weight
         self.temperature = temperature
-        self.ranking = ranking
+
+    def _settle(self) -> None:
+        super()._settle()
+        if self.ranking is None and self.model_of_run.loads_from_folder:  # another module states no width
+            check_widths(self.model_of_run, self.teacher)
 
     def effective_negatives(self, batch_size: int) -> int:
         """Every other row of the 2B teacher and student vectors but the partner; in a ranking the other sentences."""

@@ -6,12 +6,17 @@ is given away here, by `export`, `create_model_card` and `push_to_hub`, are the 
 
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi
+from transformers.trainer_utils import HubStrategy, SaveStrategy
+
 from cacse_trainer.compute.distributed import alone
-from cacse_trainer.encoding.hub import HubTarget, prepare_repo, push_folders
+from cacse_trainer.encoding.hub import HubTarget, prepare_repo, push_checkpoint, push_folders
 from cacse_trainer.encoding.loading import fingerprint
 from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.encoding.sentence_transformers import list_own_pooling, search_prompts, write_prompts
@@ -20,6 +25,7 @@ from cacse_trainer.evaluation.dev_sets import DevSet, as_dev_sets
 from cacse_trainer.export.encoders import export
 from cacse_trainer.settings.resources import public_name
 from cacse_trainer.training.baseline import read_stated
+from cacse_trainer.training.checkpoints import STATE
 from cacse_trainer.training.resumable import ResumableTrainer
 
 logger = logging.getLogger(__name__)
@@ -53,10 +59,9 @@ class PublishingTrainer(ResumableTrainer):
     temperature: Any = None
     _exported: Exported | None = None
 
-    @property
-    def model_of_run(self) -> Any:
-        """The model itself, without what several processes or a compiler wrap around it."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._hub, self._on_the_way = HfApi(), list[tuple[str, "Future[None]"]]()
+        super().__init__(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `ResumableTrainer`'s: the training model, to go on with or to export later.
@@ -65,7 +70,7 @@ class PublishingTrainer(ResumableTrainer):
         this package imported to read it), and the prompts as an exported folder has them.
         """
         super().save_model(output_dir, _internal_call)
-        if not self.args.should_save:
+        if not self.args.should_save or not self.model_of_run.loads_from_folder:
             return
         folder, prompts = Path(output_dir or str(self.args.output_dir)), self._prompts
         list_own_pooling(folder, self.eval_max_seq_length)
@@ -105,6 +110,7 @@ class PublishingTrainer(ResumableTrainer):
                 folder cannot be written.
             ExportError: the reloaded folder's vectors differ from the trained model's.
         """
+        self.model_of_run.check_exportable()
         sets = {name or "dev": one for name, one in as_dev_sets(self.eval_dataset or {}).items()}
         starts = self.model_of_run.starts() if base_model is None else base_model
         starts = [starts] if isinstance(starts, str) else list(starts)
@@ -186,7 +192,8 @@ class PublishingTrainer(ResumableTrainer):
         """Push the exported folders in one commit: the main encoder to the repository's root, towers beside it.
 
         They are those of the last `export`, if the weights are still the same and no ``facts`` are given; else it
-        is made anew. The training model and its checkpoints are never pushed.
+        is made anew. The training model is none of them; checkpoints are pushed in training, by `push_checkpoint`. Of
+        a plain module, which cannot be exported, the weights and the tokenizer are pushed.
 
         Args:
             commit_message: default: one that names what is pushed.
@@ -203,21 +210,65 @@ class PublishingTrainer(ResumableTrainer):
             UserError: ``hub_model_id`` is no OWNER/NAME, the token is refused, or see `export`.
             HubError: the hub cannot be reached, or the upload broke off; the folders are whole.
         """
-        args = self.args
-        if "/" not in (args.hub_model_id or ""):
-            raise UserError("push_to_hub needs a name: give TrainingArguments(…, hub_model_id='OWNER/NAME')")
-        private = args.hub_private_repo if private is None else private
-        target = HubTarget(str(args.hub_model_id), private, revision or args.hub_revision, token or args.hub_token)
-        self.callback_handler.on_push_begin(args, self.state, self.control)
+        target = self._hub_target(private, revision, token)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self._finish_current_push()
         first = self.is_world_process_zero()
         if first:
             prepare_repo(target)  # a refused token is known before the export
+        if not self.model_of_run.loads_from_folder and not facts:
+            return self._push_weights(target, commit_message)
         if facts or self._exported is None or self._exported.fingerprint != fingerprint(self.model_of_run):
             self.create_model_card(**facts)
         return push_folders(self._exported.folders, target, commit_message) if first and self._exported else None
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Checkpoints are never pushed."""
+    def _push_weights(self, target: HubTarget, message: str | None) -> str | None:
+        folder = Path(str(self.args.output_dir)) / EXPORT / "weights"
+        self.save_model(str(folder), _internal_call=True)
+        kept = f"nothing is lost: {folder} is whole"
+        return push_folders([folder], target, message, kept) if self.is_world_process_zero() else None
+
+    def push_checkpoint(self, folder: Path) -> None:
+        """Push a checkpoint in the background, as ``hub_strategy`` says; of a failure there is a warning.
+
+        The training model lies in the repository's root, to be replaced by the exported folders when `push_to_hub` is
+        called; the whole checkpoint in ``last-checkpoint``, or under its own name. One that comes while the last one
+        is still on its way is left out, but with ``hub_always_push``.
+        """
+        args = self.args
+        places = {"every_save": None, "checkpoint": "last-checkpoint", "all_checkpoints": folder.name}
+        is_busy = bool(self.checkpoints_in_use())
+        if args.hub_strategy == HubStrategy.END or (is_busy and not args.hub_always_push):
+            return
+        self.callback_handler.on_push_begin(args, self.state, self.control)
+        steps = args.save_strategy == SaveStrategy.STEPS
+        done = f"step {self.state.global_step}" if steps else f"epoch {int(self.state.epoch or 0)}"
+        message, beside = f"Training in progress, {done}", places[HubStrategy(args.hub_strategy).value]
+        job = self._hub.run_as_future(push_checkpoint, folder, self._hub_target(), message, STATE, beside)
+        job.add_done_callback(partial(_tell_of_failure, folder.name))
+        self._on_the_way = [(name, one) for name, one in self._on_the_way if not one.done()] + [(folder.name, job)]
+
+    def checkpoints_in_use(self) -> set[str]:
+        """Those on their way to the hub."""
+        return {name for name, job in self._on_the_way if not job.done()}
+
+    def _finish_current_push(self) -> None:
+        wait([job for _, job in self._on_the_way])
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        """As `Trainer`'s; the token is left out of the arguments that lie beside the model."""
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(*args, **kwargs)
+        finally:
+            self.args.hub_token = token
+
+    def _hub_target(self, private: bool | None = None, revision: str | None = None, token: str | None = None) -> Any:
+        args, name = self.args, self.hub_model_id or self.args.hub_model_id or ""
+        if "/" not in name:
+            raise UserError("push_to_hub needs a name: give TrainingArguments(…, hub_model_id='OWNER/NAME')")
+        private = args.hub_private_repo if private is None else private
+        return HubTarget(name, private, revision or args.hub_revision, token or args.hub_token)
 
     @property
     def _prompts(self) -> dict[str, str]:
@@ -242,6 +293,12 @@ class PublishingTrainer(ResumableTrainer):
             named = {name: f"eval_{one.metric}" for name, one in sets.items()}
         scores = {name: before[key] for name, key in named.items() if key in before}
         return self.model_of_run.stated_pooling, scores
+
+
+def _tell_of_failure(name: str, job: "Future[None]") -> None:
+    error = job.exception()
+    if error is not None:
+        logger.warning("%s was not pushed: %s", name, error)
 
 
 def training_settings(args: Any, temperature: float | None, max_seq_length: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from cacse_trainer.compute.memory import keep_freed_memory
 from cacse_trainer.data.passes import Passes
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import delete_folder, make_readable, put_in_place
+from cacse_trainer.models.own import answers_for
 from cacse_trainer.settings.arguments import CommonTrainingArguments
 from cacse_trainer.training import changes, checkpoints
 from cacse_trainer.training.interruption import SignalWatch
@@ -38,7 +39,8 @@ class BestAndLast(TrainerCallback):
     """Scores the last step too, which a length that is no multiple of eval_steps would leave unseen; finds the best."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step >= state.max_steps and args.eval_strategy == "steps":
+        is_due = args.eval_strategy == "steps" and args.eval_delay <= state.global_step
+        if state.global_step >= state.max_steps and is_due:
             control.should_evaluate = True
 
     def on_train_begin(
@@ -107,13 +109,25 @@ class ResumableTrainer(Trainer):
         self.add_callback(BestAndLast())
         self.add_callback(self._signals)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def model_of_run(self) -> Any:
+        """Who answers for the model, without what several processes or a compiler wrap around it; see `answers_for`."""
+        return answers_for(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
         """As `Trainer.train`; a resumed run keeps the baseline of its first start.
 
         SIGTERM and Ctrl-C end the run after the current step, with a checkpoint of it.
 
         Args:
             resume_from_checkpoint: a checkpoint's folder, or True: the newest whole one in the output folder.
+            trial: of a `hyperparameter_search`.
+            ignore_keys_for_eval: passed to `evaluate`.
 
         Raises:
             UserError: there is nothing to resume from, it is damaged, or it was trained with other settings.
@@ -129,17 +143,20 @@ class ResumableTrainer(Trainer):
             resume_from_checkpoint = str(newest)
         elif isinstance(resume_from_checkpoint, str):
             checkpoints.check_whole(resume_from_checkpoint)
+        if self.model_init is not None:  # a search leaves none behind, and each trial may have another
+            self.model = self.call_model_init(trial)
         self._recorded = self._all_settings()  # before the training, which touches the config
         if resume_from_checkpoint:
             allowed = isinstance(self.args, CommonTrainingArguments) and self.args.resume_with_changes
             changes.check_changes(str(resume_from_checkpoint), self._recorded, allowed=allowed)
+            checkpoints.tell_of_missing_state(resume_from_checkpoint)
         barrier()  # all have read what is there before the first one clears up
         if self.args.should_save:
             checkpoints.clear_leftovers(folder)
         if resume_from_checkpoint:
             self.args.eval_on_start = False
         with self._signals.watching(), keep_freed_memory(self.args.device.type):
-            return super().train(resume_from_checkpoint or None, *args, **kwargs)
+            return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     def _all_settings(self) -> dict[str, Any]:
         rows: dict[str, Any] = {}
@@ -147,7 +164,7 @@ class ResumableTrainer(Trainer):
             rows["training_rows"] = len(self.train_dataset)
         elif isinstance(self.train_dataset, IterableDataset) and self.train_dataset.num_shards > 1:
             rows["workers_of_the_stream"] = self.args.dataloader_num_workers  # each reads shards of its own
-        return changes.settings_of(self.args, self.model.config, {**self.settings, **rows}, world_size())
+        return changes.settings_of(self.args, self.model_of_run.config, {**self.settings, **rows}, world_size())
 
     def get_train_dataloader(self) -> DataLoader:
         """As `Trainer`'s; a stream is read in passes without an end."""
@@ -168,6 +185,7 @@ class ResumableTrainer(Trainer):
         """As `Trainer`'s, which keeps a resumed run to the checkpoint's own steps of logging, scoring and saving."""
         position = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(self.args, max_steps)
+        self._part_sums, self._part_count = {}, 0  # a run before, or a trial, may have ended between two lines
         return position
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -271,8 +289,9 @@ class ResumableTrainer(Trainer):
         finally:
             self._saving = False
             self.args.save_total_limit = limit
-        if self.state.best_global_step == step:
-            self.state.best_model_checkpoint = final
+        best = os.path.join(final_folder, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+        if best == final or (self.state.best_global_step and os.path.isdir(best)):
+            self.state.best_model_checkpoint = best
         barrier()  # every process has written its part
         if self.args.should_save:
             with checkpoints.writing_checkpoint(final_folder, step):
@@ -283,19 +302,37 @@ class ResumableTrainer(Trainer):
                 checkpoints.write_manifest(Path(staged))
                 put_in_place(Path(staged), Path(final))
             os.rmdir(os.path.dirname(staged))
-            checkpoints.rotate_checkpoints(final_folder, limit, self.state.best_model_checkpoint, step)
+            if self.args.push_to_hub:
+                self.push_checkpoint(Path(final))
+            self._rotate(final_folder)
         barrier()
 
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: `Trainer` calls it while the checkpoint is written, under a name that it will not keep."""
+
+    def push_checkpoint(self, folder: Path) -> None:
+        """Called on the first process with each whole checkpoint, where ``push_to_hub`` is set."""
+
+    def checkpoints_in_use(self) -> set[str]:
+        """Names of checkpoints that something reads at the moment: they are not rotated away."""
+        return set()
+
+    def _rotate(self, folder: str) -> None:
+        limit, best, step = self.args.save_total_limit, self.state.best_model_checkpoint, self.state.global_step
+        checkpoints.rotate_checkpoints(folder, limit, best, step, self.checkpoints_in_use())
+
+    def _finalize_training(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer`'s, which at its end deletes all but the best checkpoint: each by one rename here."""
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            output = super()._finalize_training(*args, **kwargs)
+            output = super()._finalize_training(trial, *args, **kwargs)
         finally:
             self.args.save_total_limit = limit
-        best = self.state.best_model_checkpoint
+        best, folder = self.state.best_model_checkpoint, self._get_output_dir(trial)
         if self.args.should_save and best is not None and limit == 1:
-            for checkpoint in checkpoints.list_checkpoints(str(self.args.output_dir)):
+            for checkpoint in checkpoints.list_checkpoints(folder):
                 if checkpoint.name != os.path.basename(best):
                     delete_folder(checkpoint)
+        elif self.args.should_save and self.args.push_to_hub:
+            self._rotate(folder)  # what was on its way at the last save
         return output

@@ -15,36 +15,39 @@ import torch
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from cacse_trainer.compute.distributed import shared_rows, world_size
 from cacse_trainer.data import Masking
 from cacse_trainer.data.deletion import Deletion
-from cacse_trainer.encoding.embedder import Embedder, length_limit
+from cacse_trainer.encoding.embedder import length_limit
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.dev_sets import as_dev_sets
-from cacse_trainer.evaluation.health import COLLAPSE_COSINE
+from cacse_trainer.models.adapters import unwrapped
 from cacse_trainer.models.base import ComputeSettings, SentenceModel
+from cacse_trainer.models.own import takes, without_wrapper
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training import guards
 from cacse_trainer.training.description import describe, tell
 from cacse_trainer.training.guide import Guide, collator_for
 from cacse_trainer.training.keeping import KEPT, Keeping
-from cacse_trainer.training.publishing import PublishingTrainer
 from cacse_trainer.training.resumable import DUPLICATES, LEFT_OUT
+from cacse_trainer.training.scoring import ScoringTrainer, first_metric
 from cacse_trainer.training.unique import unique_order
 
 logger = logging.getLogger(__name__)
 
 
-class CacseTrainer(PublishingTrainer):
+class CacseTrainer(ScoringTrainer):
     """A `transformers.Trainer` for the models of this package.
 
     Args:
-        model: a `SentenceModel`: its ``forward`` returns its loss, its ``embed`` gives the sentence embedding.
+        model: a `SentenceModel`, or any `torch.nn.Module`: its ``forward`` returns its loss, its ``embed`` gives the
+            sentence embedding (see `OwnModule`). What peft's ``get_peft_model`` has put around a `SentenceModel` is
+            taken off: the adapter is the model's own, saved and exported with it.
         args: `transformers.TrainingArguments` or `CacseTrainingArguments`; a copy is used, with columns kept, the last
-            incomplete batch dropped, and, where there is an evaluation, one before the first step. Without
-            ``metric_for_best_model`` the first dev set chooses the best model: graded pairs by Spearman's correlation,
-            a retrieval set by nDCG@10.
+            incomplete batch dropped, and, where there is an evaluation and no ``eval_delay``, one before the first
+            step. Without ``metric_for_best_model`` the first dev set chooses the best model, and steers the schedules
+            that follow a score: graded pairs by Spearman's correlation, a retrieval set by nDCG@10.
         data_collator: default: `ContrastiveCollator` of the tokenizer.
         train_dataset: raw columns text | anchor, positive[, hard_negative | negative_1, …]; a map-style or a streamed
             dataset.
@@ -60,14 +63,14 @@ class CacseTrainer(PublishingTrainer):
         callbacks, optimizers: as for `Trainer`.
         guide: tells false negatives, for a model whose ``forward`` takes ``left_out`` (`SentenceEmbeddingModel`).
         keeping: gives general sentences to hold the cosines of, for one that takes ``kept``.
-
-    Attributes:
-        extra_scorers: called at each evaluation of the dev sets with the `embedder`, for more metrics by name; none by
-            default.
+        model_init: in the model's place: makes one for each training, from the trial of a `hyperparameter_search` where
+            it takes an argument.
+        optimizer_cls_and_kwargs: as for `Trainer`.
 
     Raises:
-        UserError: several GPUs in one process, no tokenizer, no parameter to train, or a data set smaller than one
-            batch.
+        UserError: several GPUs in one process, no tokenizer, no parameter to train, a data set smaller than one
+            batch, a model without ``embed``, an adapter that the model does not train, or an argument that evaluates
+            in a way of its own (``bf16_full_eval``, ``fp16_full_eval``).
     """
 
     model: Any  # the parent's types admit None, and modules without our methods
@@ -76,7 +79,7 @@ class CacseTrainer(PublishingTrainer):
 
     def __init__(
         self,
-        model: SentenceModel,
+        model: SentenceModel | nn.Module | None = None,
         args: TrainingArguments | None = None,
         data_collator: Any = None,
         train_dataset: Dataset | IterableDataset | None = None,
@@ -91,19 +94,24 @@ class CacseTrainer(PublishingTrainer):
         keeping: Keeping | None = None,
         query_prompt: str = "",
         document_prompt: str = "",
+        model_init: Callable[..., nn.Module] | None = None,
+        optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None = None,
     ):
         args = copy.copy(args) if args is not None else TrainingArguments("outputs")
         args.remove_unused_columns = False
         args.dataloader_drop_last = True
+        if args.bf16_full_eval or args.fp16_full_eval:
+            raise UserError(
+                "bf16_full_eval and fp16_full_eval would leave the model itself in half precision; leave them out: "
+                "with bf16 the dev sets are scored in it"
+            )
         if not isinstance(args, CacseTrainingArguments):
-            args.eval_on_start = eval_dataset is not None and args.eval_strategy != "no"
+            has_scores = eval_dataset is not None and args.eval_strategy != "no"
+            args.eval_on_start = has_scores and (args.eval_on_start or not args.eval_delay)
         elif eval_dataset is None:
             args.without_evaluation()
-        if args.load_best_model_at_end and args.metric_for_best_model in (None, "loss"):  # the defaults, and no scores
-            sets = as_dev_sets(eval_dataset)
-            name, metric = next(((name, one.metric) for name, one in sets.items()), ("", "spearman"))
-            args.metric_for_best_model = f"{name}_{metric}" if name else metric
-            args.greater_is_better = True
+        _choose_by_the_first_set(args, eval_dataset)
+        model = without_wrapper(model)
         if args.ddp_find_unused_parameters is None:  # every trainable parameter gets a gradient
             args.ddp_find_unused_parameters = False
         if args.ddp_broadcast_buffers is None:
@@ -122,30 +130,50 @@ class CacseTrainer(PublishingTrainer):
         processing_class = processing_class or getattr(data_collator, "tokenizer", None)
         if processing_class is None:
             raise UserError("CacseTrainer needs the tokenizer: pass processing_class=tokenizer")
-        if data_collator is None:
-            prompts = {"query_prompt": query_prompt, "document_prompt": document_prompt}
-            data_collator = collator_for(model, processing_class, max_seq_length, guide, prompts)
-        if isinstance(args, CacseTrainingArguments):
-            chosen = (args.num_length_buckets, args.mini_batch_size, args.negatives, args.use_fast_paths)
-            model.use(ComputeSettings(*chosen))
-        given = (model, args, data_collator, train_dataset, eval_dataset, processing_class)
-        super().__init__(*given, callbacks=callbacks, optimizers=optimizers)
-        self.extra_scorers: list[Callable[[Embedder], dict[str, float]]] = []
-        self.max_seq_length = max_seq_length
-        self.eval_max_seq_length = eval_max_seq_length or length_limit(processing_class, model.config)
+        given = (model, args, data_collator, train_dataset, eval_dataset, processing_class, model_init)
+        others: Any = {"optimizers": optimizers, "optimizer_cls_and_kwargs": optimizer_cls_and_kwargs}
+        super().__init__(*given, callbacks=callbacks, **others)
+        self.max_seq_length, self.mask_probability = max_seq_length, mask_probability
+        self.eval_max_seq_length = eval_max_seq_length or length_limit(processing_class, self.model_of_run.config)
         self.query_prompt, self.document_prompt = query_prompt, document_prompt
-        self.masking = Masking(processing_class, mask_probability) if model.needs_masked_copies else None
-        words = Deletion(processing_class, max_seq_length, model.deletion) if model.deletion else None
         self.guide, self.keeping = guide, keeping
-        self.additions: list[Any] = [one for one in (keeping, words) if one is not None]  # to each step's batches
+        self._makes_batches = data_collator is None
         self.mask_duplicates: bool = getattr(args, "mask_duplicates", False)
         self.unique_batches: bool = getattr(args, "unique_batches", False)
         self._batch: tuple[int, Tensor | None] = (0, None)  # rows of the last batch, and the numbers of their texts
         self._overflows = 0  # steps in a row whose fp16 gradients overflowed
         self._told_of_duplicates = False
-        self._check_data()
+        self._settle()
 
     # ---- before training ----
+
+    def _settle(self) -> None:
+        """Set what hangs on the model and on the arguments, of which a trial has its own."""
+        args, model, tokenizer = self.args, self.model_of_run, self.processing_class
+        if isinstance(args, CacseTrainingArguments):
+            chosen = (args.num_length_buckets, args.mini_batch_size, args.negatives, args.use_fast_paths)
+            model.use(ComputeSettings(*chosen))
+        if self._makes_batches:
+            prompts = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
+            self.data_collator = collator_for(model, tokenizer, self.max_seq_length, self.guide, prompts)
+        self.masking = Masking(tokenizer, self.mask_probability) if model.needs_masked_copies else None
+        words = Deletion(tokenizer, self.max_seq_length, model.deletion) if model.deletion else None
+        # added to each step's batches
+        self.additions: list[Any] = [one for one in (self.keeping, words) if one is not None]
+        self._unread = [name for name in tokenizer.model_input_names if not takes(unwrapped(self.model).forward, name)]
+        self._check_data()
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """As `Trainer`'s; an adapter around the model becomes its own."""
+        return without_wrapper(super().call_model_init(trial))
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """As `Trainer`'s, called when a training has its model, and a trial its arguments; says what is trained."""
+        super()._hp_search_setup(trial)
+        if self.model_init is not None:
+            self._settle()
+        if self.is_world_process_zero():
+            self.log_description()
 
     def _check_data(self) -> None:
         if self.train_dataset is None:
@@ -185,7 +213,7 @@ class CacseTrainer(PublishingTrainer):
 
     def effective_negatives(self, batch_size: int) -> int:
         """Negatives of each row in a batch of so many rows."""
-        return self.model.effective_negatives(batch_size)
+        return self.model_of_run.effective_negatives(batch_size)
 
     def log_description(self) -> dict[str, Any]:
         """Log `describe` and what the reader can act on; returns it."""
@@ -198,12 +226,6 @@ class CacseTrainer(PublishingTrainer):
         return super().get_decay_parameter_names(model)
 
     # ---- a step ----
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `ResumableTrainer.train`; says first what is trained."""
-        if self.is_world_process_zero():
-            self.log_description()
-        return super().train(*args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """As `Trainer`'s; masked copies, where the model reads them, are drawn for this very step."""
@@ -232,12 +254,16 @@ class CacseTrainer(PublishingTrainer):
         if self.keeping is not None and KEPT in inputs:
             inputs = self.keeping.with_start(inputs, self.model_of_run.compute)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-        self.record_loss(loss, outputs.get("losses", {}), outputs)
+        named = outputs if isinstance(outputs, Mapping) else {}
+        self.record_loss(loss, named.get("losses", {}), named)
         return (loss, outputs) if return_outputs else loss
 
     def take_batch(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
-        """A batch without the numbers of its texts, and these; sentences that are there twice are counted."""
-        own = dict(inputs)
+        """A batch without the numbers of its texts, and these; sentences that are there twice are counted.
+
+        Of what a tokenizer gives, the model has what it takes by name.
+        """
+        own = {name: part for name, part in inputs.items() if name not in self._unread}
         texts = own.pop("text_ids", None)
         self._batch = (len(own["input_ids"]), texts)
         if texts is not None:
@@ -309,7 +335,7 @@ class CacseTrainer(PublishingTrainer):
     def _reads_adapters(self) -> bool:
         """Whether a checkpoint holds an adapter that the model itself reads; sharded ones are accelerate's."""
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return not sharded and self.model.has_adapter
+        return not sharded and self.model_of_run.has_adapter
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self._reads_adapters:
@@ -323,65 +349,17 @@ class CacseTrainer(PublishingTrainer):
         else:
             super()._load_best_model()
 
-    # ---- evaluation ----
 
-    @property
-    def embedder(self) -> Embedder:
-        """The way from text to the vectors of the model as it is."""
-        dtype, embed = torch.bfloat16 if self.args.bf16 else None, self.model_of_run.embed
-        prompts: Any = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
-        return Embedder(embed, self.processing_class, self.eval_max_seq_length, self.args.device, dtype, **prompts)
+def _choose_by_the_first_set(args: TrainingArguments, eval_dataset: Any) -> None:
+    """Where a score is needed to choose or to steer by, and none is named: that of the first dev set.
 
-    def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: Any = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Score the dev sets by ``model.embed``.
-
-        Args:
-            eval_dataset: graded pairs or a `RetrievalSet`, a dict of these by name, or one name; default: those given
-                at construction.
-            ignore_keys: unused, as nothing but embeddings is predicted.
-            metric_key_prefix: of the metrics' names.
-
-        Returns:
-            ``{prefix}_{name}_spearman``, ``{prefix}_{name}_ndcg@10`` and so on for each set, see `DevSet`; without a
-            name for a single set.
-        """
-        chosen = eval_dataset if eval_dataset is not None else self.eval_dataset
-        if chosen is None:
-            raise UserError("evaluate needs a dev set: pass eval_dataset={'stsb': pairs}")
-        if isinstance(chosen, str):  # transformers' way to name one of several
-            chosen = {chosen: self.eval_dataset[chosen]}  # type: ignore[index, call-overload]
-        model, embedder = self.model_of_run, self.embedder
-        was_training = model.training
-        model.eval()
-        metrics: dict[str, float] = {}
-        try:
-            for name, dev_set in as_dev_sets(chosen).items():
-                scores = dev_set.scores(embedder)
-                prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
-                metrics.update({f"{prefix}_{key}": value for key, value in scores.items()})
-                self._warn_of(name or "the dev set", scores[dev_set.metric], scores["average_cosine"])
-            for scorer in self.extra_scorers if eval_dataset is None or eval_dataset is self.eval_dataset else []:
-                metrics.update({f"{metric_key_prefix}_{key}": value for key, value in scorer(embedder).items()})
-        finally:
-            model.train(was_training)
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def _warn_of(self, name: str, score: float, cosine: float) -> None:
-        step = self.state.global_step
-        if math.isnan(score):
-            logger.warning("step %d: the score of %s is undefined (constant or non-finite similarities)", step, name)
-        if cosine > COLLAPSE_COSINE:
-            logger.warning(
-                "step %d: the embeddings of %s are nearly constant (average cosine %.4f): collapse; "
-                "a lower learning rate or a larger batch helps",
-                step,
-                name,
-                cosine,
-            )
+    torch's schedule takes the lowest score for the best if nobody says more.
+    """
+    follows = args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+    is_needed = args.load_best_model_at_end or args.save_strategy == SaveStrategy.BEST or follows
+    if is_needed and args.metric_for_best_model in (None, "loss"):  # the defaults, and no scores
+        args.metric_for_best_model, args.greater_is_better = first_metric(eval_dataset) or "spearman", True
+    if follows:
+        mode = "max" if args.greater_is_better else "min"
+        given: Any = args.lr_scheduler_kwargs or {}
+        args.lr_scheduler_kwargs = {"mode": mode, **given}

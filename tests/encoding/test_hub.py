@@ -294,3 +294,62 @@ def test_a_damaged_list_deletes_nothing(repository, tmp_path):
     assert (repository / "thesis.txt").is_file()
     write_json(repository / RECORD, ["../x", "gone.txt", "config.json"])
     push_folders([tmp_path / "x"], HubTarget("me/x"))
+
+
+TRAINING = """
+import sys
+from pathlib import Path
+from transformers import AutoTokenizer, Trainer, TrainingArguments
+from cacse_trainer import CacseTrainer, SentenceEmbeddingModel, load_sentences
+from cacse_trainer.data import ContrastiveCollator
+from cacse_trainer.models.adapters import LoraSettings
+
+start, text, output, token = sys.argv[1:]
+tokenizer, data = AutoTokenizer.from_pretrained(start), load_sentences(text)
+
+
+def train(kind, name, strategy, limit, **settings):
+    model = SentenceEmbeddingModel.from_encoder(start, pooling="mean", **settings)
+    args = TrainingArguments(
+        f"{output}/{name}", push_to_hub=True, hub_model_id=name, hub_strategy=strategy, hub_always_push=True,
+        hub_token=token, max_steps=3, save_steps=1, save_total_limit=limit, per_device_train_batch_size=8,
+        remove_unused_columns=False, report_to="none", use_cpu=True, disable_tqdm=True,
+    )
+    trainer = kind(model, args, ContrastiveCollator(tokenizer), data, processing_class=tokenizer)
+    trainer.train()
+    return trainer
+
+
+for strategy in ("end", "every_save", "checkpoint", "all_checkpoints"):
+    train(Trainer, f"slow-plain-{strategy}", strategy, None)  # its rotation takes from it what it uploads
+    ours = train(CacseTrainer, f"slow-ours-{strategy}", strategy, 1)
+    (left,) = Path(ours.args.output_dir).glob("checkpoint-*")
+    assert token.encode() not in (left / "training_args.bin").read_bytes() and ours.args.hub_token == token
+train(CacseTrainer, "me/slow-given", "checkpoint", 1, lora=LoraSettings(r=2, target_modules=["query"])).push_to_hub()
+"""
+
+
+@pytest.mark.slow
+def test_checkpoints_are_pushed_as_by_plain_trainer(hub, shell, tiny_towers, text_file, tmp_path):
+    """Of each ``hub_strategy`` at least the files of `Trainer`, though the hub is slow and checkpoints are rotated.
+
+    Of the training model nothing is left when the export takes its place.
+    """
+    folder = tiny_towers("bert", layers=1)[0]
+    done = shell("-c", TRAINING, folder, str(text_file), str(tmp_path), TOKEN)
+    assert done.returncode == 0, done.stderr[-3000:]
+    there = {name.removeprefix("me/slow-"): set(files["main"]) for name, files in stored(hub).items()}
+    model = {"modules.json", "sentence_bert_config.json", RECORD}
+    state = {"manifest.json", "settings.json", "pending_log.json", "modules.json", "sentence_bert_config.json"}
+    beside = {"end": [], "every_save": [], "checkpoint": ["last-checkpoint"]}
+    beside["all_checkpoints"] = [f"checkpoint-{step}" for step in (1, 2, 3)]
+    for strategy, places in beside.items():
+        plain, ours = there[f"plain-{strategy}"], there[f"ours-{strategy}"]
+        expected = {f"{place}/{name}" for place in places for name in state} | (model if strategy != "end" else set())
+        assert plain <= ours and ours - plain == expected, strategy
+        assert (strategy == "end") == (plain == {".gitattributes"})
+        assert all(f"{place}/optimizer.pt" in plain for place in places)
+    root = {name for name in there["given"] if not name.startswith("last-checkpoint/")}
+    exported = tmp_path / "me/slow-given" / "export" / "encoder"
+    files = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
+    assert root == {".gitattributes", *files} and "last-checkpoint/adapter_model.safetensors" in there["given"]

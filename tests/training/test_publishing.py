@@ -5,12 +5,13 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModel
+from transformers import AutoModel, Trainer, TrainerCallback
 
 from cacse_trainer import CacseTrainer, SentenceEmbeddingModel, SentenceEncoder, load_pairs
 from cacse_trainer.cli import export as command
@@ -124,6 +125,40 @@ def test_cards_and_pushes_are_of_that_folder(make_trainer, tiny_towers, tmp_path
     trainer.args.hub_model_id = None
     with pytest.raises(UserError, match="hub_model_id='OWNER/NAME'"):
         trainer.push_to_hub()
+
+
+def test_a_checkpoint_on_its_way_is_whole_and_stays(make_trainer, tiny_towers, tmp_path, monkeypatch, caplog):
+    """The hub takes nothing until step 3; what it has not read by then is not rotated away. A failure is a warning."""
+    monkeypatch.setattr(Trainer, "init_hf_repo", lambda self: setattr(self, "hub_model_id", "me/tiny"))
+    may_go, pushed = threading.Event(), []
+
+    def upload(folder, target, message, left_out, beside):
+        may_go.wait(60)
+        assert manifest_of(folder) == sorted(path.name for path in folder.iterdir() if path.name != "manifest.json")
+        pushed.append((folder.name, target.repo_id, message, beside))
+        if folder.name == "checkpoint-2":
+            raise OSError("the line is dead")
+
+    class Release(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                assert {"checkpoint-1", "checkpoint-2"} <= set(os.listdir(tmp_path / "run"))
+                may_go.set()
+
+    monkeypatch.setattr(publishing, "push_checkpoint", upload)
+    settings = {"push_to_hub": True, "hub_strategy": "all_checkpoints", "hub_always_push": True, "save_steps": 1}
+    settings |= {"eval_strategy": "no", "load_best_model_at_end": False, "max_steps": 3, "callbacks": [Release()]}
+    make_trainer(model=single(tiny_towers), **settings).train()
+    assert pushed == [
+        (f"checkpoint-{step}", "me/tiny", f"Training in progress, step {step}", f"checkpoint-{step}")
+        for step in (1, 2, 3)
+    ]
+    assert os.listdir(tmp_path / "run") == ["checkpoint-3"]
+    assert "checkpoint-2 was not pushed: the line is dead" in caplog.text
+
+
+def manifest_of(folder: Path) -> list[str]:
+    return sorted(json.loads((folder / "manifest.json").read_text()))
 
 
 @pytest.mark.parametrize("kind", ["cls", "head", "two_towers", "adapter"])
