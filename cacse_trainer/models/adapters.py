@@ -269,6 +269,14 @@ class AdapterModel(SentenceModel):
         """Whether an adapter is trained, and saved, instead of the encoder's own weights."""
         return NAME in getattr(self.encoder, "peft_config", {})
 
+    def check_resizable(self) -> None:
+        """Refuse it where an adapter is trained: its checkpoints hold no word vectors."""
+        if self.has_adapter:
+            raise ValueError(
+                "an adapter's checkpoint holds no word vectors: resize the base model's embeddings, save that, and "
+                "train an adapter of the saved model"
+            )
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As `SentenceModel.from_pretrained`.
