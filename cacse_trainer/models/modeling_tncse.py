@@ -98,7 +98,7 @@ class TncseModel(TwoTowersModel):
     def _vectors(
         self, name: str, inputs: dict[str, Tensor], batch: int, asked: dict[str, Any]
     ) -> tuple[Tensor, Tensor, Layers]:
-        """Of a tower's (2B, L) inputs its pooled states and what its pooler makes of them, (B, 2, H) each; its layers."""
+        """Of a tower its pooled states, what its pooler makes of them, and its layers: (2B, L) inputs → (B, 2, …)."""
         tower: Any = self.get_submodule(f"tower_{name}")
         states, layers = self.compute.pooled(tower, self.config.pooling, inputs, asked, batch)
         pooled = torch.tanh(self._pooler(name).dense(states))

@@ -1,5 +1,6 @@
 """The model families as transformers' suites want them: a tiny config, inputs, and what a loss is computed of."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from cacse_trainer.models import (
     DiffcseModel,
     EnsembleConfig,
     EnsembleModel,
+    LoraSettings,
     SentenceEmbeddingConfig,
     SentenceEmbeddingModel,
     StudentConfig,
@@ -24,6 +26,7 @@ from cacse_trainer.models import (
     TsdaeConfig,
     TsdaeModel,
 )
+from cacse_trainer.models.adapters import add_lora
 from tests.conftest import tiny_config
 
 VOCABULARY, BATCH, LENGTH, LAYERS, WIDTH, HEADS = 60, 3, 7, 2, 32, 4
@@ -80,8 +83,21 @@ def cacse(kind: str) -> CacseConfig:
     return CacseConfig(encoder(kind), encoder(kind), encoder(kind), cascade_start_layer=1, constraint_layers=1)
 
 
+class AdaptedModel(SentenceEmbeddingModel):
+    """One with an adapter, as ``from_encoder(lora=…)`` gives it: made from its config alone, its base has a folder."""
+
+    def __init__(self, config: SentenceEmbeddingConfig, encoder: Any = None, lm_head: Any = None):
+        super().__init__(config, encoder, lm_head)
+        if encoder is None:
+            base = tempfile.mkdtemp(dir=BASES.name)
+            self.encoder.save_pretrained(base)
+            add_lora(self.encoder, LoraSettings(r=2, dropout=0.0), base_model=base)
+
+
+BASES = tempfile.TemporaryDirectory()
 CACSE = {"cascade_start_layer": 3, "pooling": "mean", "original_dropout": {"tower_a": [0.1, 0.1]}}
 ONE = {"pooling": "last_token", "contrastive_temperature": 0.1}
+STUDENT = {"teacher_size": 8, "pooling": "mean"}
 FAMILIES = {
     "CacseBert": Family(CacseBertModel, lambda: cacse("bert"), two_views, CACSE),
     "CacseRoberta": Family(CacseRobertaModel, lambda: cacse("roberta"), two_views, CACSE),
@@ -90,12 +106,13 @@ FAMILIES = {
     "SentenceEmbedding, MLM": Family(
         SentenceEmbeddingModel, lambda: SentenceEmbeddingConfig(encoder(), mlm_weight=0.1), masked, {"mlm_weight": 0.1}
     ),
+    "SentenceEmbedding, LoRA": Family(
+        AdaptedModel, lambda: SentenceEmbeddingConfig(encoder(), pooling="mean"), two_views, {"pooling": "mean"}
+    ),
     "Diffcse": Family(DiffcseModel, lambda: DiffcseConfig(encoder(), encoder()), masked_alone, {"projection": "tanh"}),
     "Tsdae": Family(TsdaeModel, lambda: TsdaeConfig(encoder(), tsdae_layers=1), damaged, {"tsdae_layers": 1}),
     "Ensemble": Family(EnsembleModel, lambda: EnsembleConfig([encoder(), encoder()]), None, {"weights": [0.5]}),
-    "Student": Family(
-        StudentModel, lambda: StudentConfig(encoder(), teacher_size=2 * WIDTH), None, {"teacher_size": 8}
-    ),
+    "Student": Family(StudentModel, lambda: StudentConfig(encoder(), teacher_size=2 * WIDTH), None, STUDENT),
 }
 SUMS = ("CacseBert", "CacseRoberta", "Tncse", "Ensemble")
 """Those whose layers are the sums of two encoders'."""

@@ -1,9 +1,11 @@
 """Smaller vectors: fewer dimensions, a byte or a bit for each number.
 
 What is kept in files and indexes (`to_precision`) is directions, row by row. ``int8`` stores
-``round(127 · v / max_j |v_j|)``, each row with its own scale, which a cosine does not see. ``binary`` stores ``v_j > 0`` packed into bytes, and the cosine of two sign vectors is
-``1 - 2 · hamming / dim`` (Charikar 2002). A quarter and a thirty-second of float32's size. `quantized` gives the
-numbers that sentence-transformers gives for a table as a whole.
+``round(127 · v / max_j |v_j|)``, each row with its own scale, which a cosine does not see. ``binary`` stores
+``v_j > 0`` packed into bytes, and the cosine of two sign vectors is ``1 - 2 · hamming / dim`` (Charikar 2002). A
+quarter and a thirty-second of float32's size.
+
+`quantized` gives the numbers that sentence-transformers gives for a table as a whole.
 """
 
 from collections.abc import Sequence
