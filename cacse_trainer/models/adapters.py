@@ -259,6 +259,11 @@ def in_full_precision(encoder: PreTrainedModel) -> PreTrainedModel:
     return base.to(encoder.device).eval()
 
 
+def _dtype(asked: Any, own: torch.dtype) -> torch.dtype:
+    """A dtype, or one by its name as ``from_pretrained`` takes it; ``auto`` is the checkpoint's own."""
+    return own if asked == "auto" else getattr(torch, asked) if isinstance(asked, str) else asked
+
+
 class AdapterModel(SentenceModel):
     """A sentence model of one ``encoder``; where that has an adapter, its checkpoints hold the adapter alone."""
 
@@ -303,7 +308,8 @@ class AdapterModel(SentenceModel):
             config.encoder_config = load_config(base, trust_remote_code=kwargs.get("trust_remote_code", False))
         try:  # in the dtype of the training, which rounds the weights, then in the one asked for
             encoder, _ = load_encoder_model(base, config=config.encoder_config, dtype=config.dtype, **loading)
-            encoder = encoder.to(kwargs.get("dtype") or config.dtype)
+            asked = kwargs.get("dtype") or kwargs.get("torch_dtype") or config.dtype
+            encoder = encoder.to(_dtype(asked, config.dtype))
         except OSError as error:
             raise OSError(
                 f"{path} is an adapter of {base}, which cannot be read; put the base there, or state where it is as "

@@ -175,3 +175,11 @@ def test_what_cannot_be_resized_is_refused_before_anything_is_changed(tiny_tower
         with pytest.raises(ValueError, match=told):
             model.resize_token_embeddings(size + 8)
         assert tables(model) == sizes and model.config.vocab_size == size
+
+
+@pytest.mark.parametrize("asked", [{"dtype": "bfloat16"}, {"torch_dtype": torch.bfloat16}, {"dtype": "auto"}])
+def test_an_adapter_in_a_dtype_by_its_name(asked, tmp_path):
+    built("SentenceEmbedding, LoRA").save_pretrained(tmp_path)
+    again = FAMILIES["SentenceEmbedding, LoRA"].model.from_pretrained(tmp_path, **asked)
+    expected = torch.float32 if "auto" in asked.values() else torch.bfloat16
+    assert again.get_input_embeddings().weight.dtype == expected

@@ -90,7 +90,8 @@ class AdaptedModel(SentenceEmbeddingModel):
         super().__init__(config, encoder, lm_head)
         if encoder is None:
             base = tempfile.mkdtemp(dir=BASES.name)
-            self.encoder.save_pretrained(base)
+            if self.device.type != "meta":
+                self.encoder.save_pretrained(base)
             add_lora(self.encoder, LoraSettings(r=2, dropout=0.0), base_model=base)
 
 

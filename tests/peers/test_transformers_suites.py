@@ -12,13 +12,25 @@ import torch
 from tests.peers.families import BATCH, FAMILIES, HEADS, LAYERS, LENGTH, SUMS, VOCABULARY, WIDTH, Family
 from tests.peers.sources import suites
 
+ADAPTED = "SentenceEmbedding, LoRA"
 INAPPLICABLE = {
     "test_retain_grad_hidden_states_attentions": (
-        SUMS,
-        "a sum's layers are sums of the encoders' own, beside the way to the output: no gradient comes by them",
+        (*SUMS, ADAPTED),
+        "a sum's layers are sums of the encoders' own, beside the way to the output, so no gradient comes by them; "
+        "below the first adapter everything is frozen",
+    ),
+    "test_resize_tokens_embeddings": ((ADAPTED,), "refused: its checkpoint holds no word vectors"),
+    "test_load_save_without_tied_weights": ((ADAPTED,), "its checkpoint is an adapter, without model.safetensors"),
+    "test_model_weights_reload_no_missing_tied_weights": (
+        (ADAPTED,),
+        "looks for weights that a changed model.safetensors lacks, which is not read beside an adapter",
+    ),
+    "test_cannot_load_with_meta_device_context_manager": (
+        (ADAPTED,),
+        "refused in the same words, by a UserError instead of a RuntimeError: the base model is read by `load_weights`",
     ),
 }
-"""Tests that some families fail, or all (None), for a good reason."""
+"""Tests that fail for a good reason: of which families, and why."""
 
 
 class Asked:
