@@ -259,7 +259,7 @@ def in_full_precision(encoder: PreTrainedModel) -> PreTrainedModel:
     return base.to(encoder.device).eval()
 
 
-def _dtype(asked: Any, own: torch.dtype) -> torch.dtype:
+def _dtype(asked: Any, own: Any) -> Any:
     """A dtype, or one by its name as ``from_pretrained`` takes it; ``auto`` is the checkpoint's own."""
     return own if asked == "auto" else getattr(torch, asked) if isinstance(asked, str) else asked
 

@@ -15,16 +15,18 @@ class TokenReader(PreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         """The word embeddings, of the first encoder; or the first table of all."""
-        for encoder in self.readers():
-            return encoder.get_input_embeddings()
+        readers = self.readers()
+        if readers:
+            return readers[0].get_input_embeddings()
         return next(module for module in self.modules() if isinstance(module, nn.Embedding))
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Put a table in the place of `get_input_embeddings`'."""
-        for encoder in self.readers():
-            return encoder.set_input_embeddings(value)
-        table = self.get_input_embeddings()
-        self.set_submodule(next(name for name, module in self.named_modules() if module is table), value)
+        readers, table = self.readers(), self.get_input_embeddings()
+        if readers:
+            readers[0].set_input_embeddings(value)
+        else:
+            self.set_submodule(next(name for name, module in self.named_modules() if module is table), value)
 
     def check_resizable(self) -> None:
         """Refuse, before anything is changed, another size of the vocabulary.

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import transformers
+from filelock import FileLock
 
 PACKAGE = "peers_of_transformers"
 FOLDER = Path(os.environ.get("CACSE_PEERS", Path.home() / ".cache" / "cacse-trainer" / "peers"))
@@ -32,21 +33,10 @@ COMMON_SETTINGS = {
 
 def fetched(name: str, *options: str) -> Path:
     """The file that pip downloads for ``NAME==VERSION``; skips the test where no registry is reached."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
     stem = name.replace("==", "-")
     if not list(FOLDER.glob(f"{stem}*")):
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            *options,
-            "--dest",
-            str(FOLDER),
-            name,
-        ]
+        asked = ["--quiet", "--no-deps", "--retries", "1", *options, "--dest", str(FOLDER), name]
+        command = [sys.executable, "-m", "pip", "download", *asked]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         if done.returncode != 0:
             pytest.skip(f"{name} cannot be fetched by pip: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
@@ -56,7 +46,9 @@ def fetched(name: str, *options: str) -> Path:
 def suites(config: pytest.Config) -> Any:
     """transformers' ``ModelTesterMixin`` and ``ConfigTester``, by these names."""
     if PACKAGE not in sys.modules:
-        place = _make_package()
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        with FileLock(FOLDER / "lock"):  # other workers of the same run want it, too
+            place = _make_package()
         marks = {name for file in SUITES for name in re.findall(r"mark\.(\w+)", (place / f"{file}.py").read_text())}
         for name in sorted(marks):
             config.addinivalue_line("markers", f"{name}: of transformers' suites")
