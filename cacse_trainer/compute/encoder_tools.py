@@ -31,7 +31,7 @@ def known_inputs(encoder: nn.Module, inputs: Mapping[str, Tensor | None]) -> dic
     return {name: tensor for name, tensor in inputs.items() if tensor is not None and name in known}
 
 
-def run_encoder(encoder: nn.Module, inputs: Mapping[str, Tensor | None], **more: bool) -> Any:
+def run_encoder(encoder: nn.Module, inputs: Mapping[str, Tensor | None], **more: Any) -> Any:
     """The encoder's output for the inputs that it reads; a decoder keeps no keys and values, there is no next token."""
     if "use_cache" in inspect.signature(encoder.forward).parameters:
         more["use_cache"] = False

@@ -164,12 +164,12 @@ def pool_packed(encoder: Any, pooling: str, **inputs: Tensor) -> Tensor:
     return pool(pooling, hidden[-1], hidden, inputs["attention_mask"])
 
 
-def pool_padded(encoder: Any, pooling: str, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """By the encoder's own forward: (N, L) inputs → token states (N, L, H) and pooled states (N, H)."""
+def pool_padded(encoder: Any, pooling: str, inputs: Mapping[str, Tensor], **asked: Any) -> tuple[Any, Tensor]:
+    """By the encoder's own forward, asked with these flags: (N, L) inputs → its output, and pooled states (N, H)."""
     more = {"output_hidden_states": True} if pooling in LAYER_POOLINGS else {}
-    output = run_encoder(encoder, inputs, **more)
+    output = run_encoder(encoder, inputs, **{**asked, **more})
     layers = output.hidden_states if more else None
-    return output.last_hidden_state, pool(pooling, output.last_hidden_state, layers, inputs.get("attention_mask"))
+    return output, pool(pooling, output.last_hidden_state, layers, inputs.get("attention_mask"))
 
 
 def sentence_vectors(encoder: Any, pooling: str, inputs: Mapping[str, Tensor | None]) -> Tensor:

@@ -28,12 +28,12 @@ def pool_mean(states: Tensor, attention_mask: Tensor) -> Tensor:
 
 def pool_cls(states: Tensor, attention_mask: Tensor) -> Tensor:
     """The state at the first token."""
-    return states[torch.arange(len(states), device=states.device), first_token(attention_mask)]
+    return states[torch.arange(states.shape[0], device=states.device), first_token(attention_mask)]
 
 
 def pool_last_token(states: Tensor, attention_mask: Tensor) -> Tensor:
     """The state at the last token."""
-    return states[torch.arange(len(states), device=states.device), last_token(attention_mask)]
+    return states[torch.arange(states.shape[0], device=states.device), last_token(attention_mask)]
 
 
 def pool_weighted_mean(states: Tensor, attention_mask: Tensor) -> Tensor:

@@ -13,17 +13,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cacse_trainer.compute.distributed import alone
 from cacse_trainer.data.tokens import checked, shortest_limit
 from cacse_trainer.encoding.embedder import Advance, Embed, Embedder, Prepare, each_once, progress_bar
-from cacse_trainer.encoding.loading import check_length
+from cacse_trainer.encoding.loading import check_length, fingerprint
 from cacse_trainer.encoding.pool import EncoderPool, as_one_table, one_after_another
 from cacse_trainer.encoding.searching import Device, Searching
 from cacse_trainer.encoding.sentence_transformers import DOCUMENT, QUERY, Modules
 from cacse_trainer.encoding.spellings import as_asked, refuse_others
-from cacse_trainer.encoding.vectors.precision import check_precision, normalized, to_precision, truncated
+from cacse_trainer.encoding.vectors.precision import (
+    QUANTIZED,
+    check_precision,
+    normalized,
+    quantized,
+    to_precision,
+    truncated,
+)
 from cacse_trainer.errors import UserError
 
 BLOCK_SENTENCES = 16_384
@@ -207,7 +214,8 @@ class BaseEncoder(Searching):
             batch_size: rows a batch; default: by a budget of tokens, which is faster.
             normalize: scale to length 1, so that the dot product is the cosine; a zero vector stays zero.
             show_progress_bar: a bar on standard error.
-            precision: float32; int8, each row scaled to ±127; or binary, the signs packed into bytes.
+            precision: float32; or, with the numbers that sentence-transformers gives, int8 or uint8, each dimension
+                scaled by its range over these sentences, binary or ubinary, the signs packed into bytes.
             truncate_dim: keep so many of the first dimensions; default: the encoder's own setting.
             device: move the model there first; several (``["cuda:0", "cuda:1"]``, ``["cpu"] * 2``) start a process
                 each, which stay for the next call until `close`.
@@ -223,20 +231,20 @@ class BaseEncoder(Searching):
             others: none; what sentence-transformers takes besides is answered with what to write here.
 
         Returns:
-            (dim,) for one sentence, (n, dim) for several; see `to_precision` for the other precisions.
+            (dim,) for one sentence, (n, dim) for several; see `quantized` for the other precisions.
 
         Raises:
             UserError: a sentence is no string or holds half a character, a vector is not finite, a setting is out of
                 its range, or unknown, or there is no prompt of that name.
         """
-        check_precision(precision)
+        check_precision(precision, QUANTIZED)
         refuse_others(others)
         several = isinstance(sentences, Iterable) and not isinstance(sentences, (str, bytes))
         rows: Iterable[Any] = sentences if several else [sentences]
         settings = {"batch_size": batch_size, "max_length": max_length, "prompt": self.prompt_of(prompt_name, prompt)}
         table = self._table(rows, self._on(device), show_progress_bar, "Encoding", settings)
         scaled = next((said for said in (normalize_embeddings, normalize_to_unit) if said is not None), normalize)
-        table = _finished(table, scaled, truncate_dim, precision)
+        table = quantized(_finished(table, scaled, truncate_dim), precision)
         found: Any = table[0] if isinstance(sentences, str) and not keepdim else table
         if not return_numpy:
             return torch.from_numpy(np.array(found))
@@ -261,7 +269,8 @@ class BaseEncoder(Searching):
         Args:
             sentences: a generator, a file's lines, …
             block_size: sentences a block; while one goes through the model the next is tokenised.
-            normalize, precision, truncate_dim, batch_size, max_length, prompt, device: as for `encode`.
+            precision: of vectors that are kept, row by row: float32, int8 or binary, see `to_precision`.
+            normalize, truncate_dim, batch_size, max_length, prompt, device: as for `encode`.
             advance: told how many more sentences are done.
 
         Yields:
@@ -272,7 +281,7 @@ class BaseEncoder(Searching):
             raise UserError(f"block_size is {block_size}; it must be at least 1")
         settings = {"batch_size": batch_size, "max_length": max_length, "prompt": prompt}
         for table in self._blocks(sentences, block_size, advance, self._on(device), settings):
-            yield _finished(table, normalize, truncate_dim, precision)
+            yield to_precision(_finished(table, normalize, truncate_dim), precision)
 
     def similarity(self, queries: Compared, keys: Compared, device: Device | None = None) -> Any:
         """Cosine of sentences: two strings → float, a string and n sentences → (n,), n and m sentences → (n, m).
@@ -298,6 +307,14 @@ class BaseEncoder(Searching):
             "truncate_dim": self.truncate_dim,
             **more,
         }
+
+    def identity(self) -> dict[str, Any]:
+        """What the vectors depend on besides the weights: `settings`, pooling, layers above it, what a text becomes."""
+        stated = self._stated
+        own = {name: value for name, value in self.settings().items() if name != "adapter"}  # in the weights' hash
+        above = fingerprint(nn.ModuleList(stated.above))
+        text = {"prompt": stated.prompt, "lower_case": stated.lower_case}
+        return {**own, **text, "pooling": self.pooling, "above": above, "normalizes": self.normalizes}
 
     def prompt_of(self, name: str | None, text: str | None = None) -> str | None:
         """A prompt by its name, or the text that is given; None for neither.
@@ -371,6 +388,6 @@ class BaseEncoder(Searching):
         return self.encode(given, keepdim=True)
 
 
-def _finished(table: np.ndarray, normalize: bool, dim: int | None, precision: str) -> np.ndarray:
+def _finished(table: np.ndarray, normalize: bool, dim: int | None) -> np.ndarray:
     table = truncated(table, dim)
-    return to_precision(normalized(table) if normalize else table, precision)
+    return normalized(table) if normalize else table

@@ -115,6 +115,10 @@ class WeightedEncoders(BaseEncoder):
         """Weights, and the encoders' settings."""
         return {"weights": self.weights, "encoders": [encoder.settings() for encoder in self.encoders]}
 
+    def identity(self) -> dict[str, Any]:
+        """Weights, and the encoders' own."""
+        return {"weights": self.weights, "encoders": [encoder.identity() for encoder in self.encoders]}
+
 
 def open_encoders(
     models: Sequence[str],

@@ -4,6 +4,8 @@ This module imports mteb (``pip install "cacse-trainer[mteb]"``); nothing else d
 """
 
 import difflib
+import hashlib
+import json
 import logging
 import time
 import warnings
@@ -36,7 +38,7 @@ class MtebEncoder:
     def __init__(self, encoder: BaseEncoder, progress: bool = False):
         self.encoder, self.progress = encoder, progress
         self.mteb_model_meta = ModelMeta.create_empty(  # mteb asks for name and revision
-            {"name": f"local/{encoder.name.strip('/').rpartition('/')[2]}", "revision": encoder.fingerprint()}
+            {"name": f"local/{encoder.name.strip('/').rpartition('/')[2]}", "revision": revision_of(encoder)}
         )
 
     def encode(self, inputs: Iterable[dict[str, Any]], **kwargs: Any) -> np.ndarray:
@@ -53,6 +55,15 @@ class MtebEncoder:
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Cosine of row pairs: (n, dim), (n, dim) → (n,)."""
         return (_unit(embeddings1) * _unit(embeddings2)).sum(dim=-1)
+
+
+def revision_of(encoder: BaseEncoder) -> str:
+    """By what mteb's cache of results tells encoders of one name apart: the weights, and how vectors are made of them.
+
+    ``HASH-HASH``, of the weights and of `BaseEncoder.identity` (pooling, length, dimensions, prompts, …).
+    """
+    facts = json.dumps(encoder.identity(), sort_keys=True, default=str)
+    return f"{encoder.fingerprint()}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
 
 
 def _unit(rows: Any) -> Tensor:

@@ -268,6 +268,11 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if peft is not None and isinstance(model, peft.PeftModel) else model
 
 
+def _dtype(asked: Any, own: Any) -> Any:
+    """A dtype, or one by its name as ``from_pretrained`` takes it; ``auto`` is the checkpoint's own."""
+    return own if asked == "auto" else getattr(torch, asked) if isinstance(asked, str) else asked
+
+
 class AdapterModel(SentenceModel):
     """A sentence model of one ``encoder``; where that has an adapter, its checkpoints hold the adapter alone."""
 
@@ -277,6 +282,14 @@ class AdapterModel(SentenceModel):
     def has_adapter(self) -> bool:
         """Whether an adapter is trained, and saved, instead of the encoder's own weights."""
         return NAME in self.adapters
+
+    def check_resizable(self) -> None:
+        """Refuse it where an adapter is trained: its checkpoints hold no word vectors."""
+        if self.has_adapter:
+            raise ValueError(
+                "an adapter's checkpoint holds no word vectors: resize the base model's embeddings, save that, and "
+                "train an adapter of the saved model"
+            )
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -304,7 +317,8 @@ class AdapterModel(SentenceModel):
             config.encoder_config = load_config(base, trust_remote_code=kwargs.get("trust_remote_code", False))
         try:  # in the dtype of the training, which rounds the weights, then in the one asked for
             encoder, _ = load_encoder_model(base, config=config.encoder_config, dtype=config.dtype, **loading)
-            encoder = encoder.to(kwargs.get("dtype") or config.dtype)
+            asked = kwargs.get("dtype") or kwargs.get("torch_dtype") or config.dtype
+            encoder = encoder.to(_dtype(asked, config.dtype))
         except OSError as error:
             raise OSError(
                 f"{path} is an adapter of {base}, which cannot be read; put the base there, or state where it is as "

@@ -9,20 +9,24 @@ import copy
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
 
 from cacse_trainer.compute.bucketing import encode_in_buckets
 from cacse_trainer.compute.encoder_tools import known_inputs
 from cacse_trainer.compute.fast_paths import use_fast_paths
-from cacse_trainer.compute.packing import can_pack, sentence_vectors
+from cacse_trainer.compute.packing import can_pack, pool_packed, pool_padded, sentence_vectors
 from cacse_trainer.compute.pooling import LAYER_POOLINGS
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import fits
 from cacse_trainer.models.heads import FreshLinear
+from cacse_trainer.models.outputs import Layers, layers_of
 from cacse_trainer.models.pretrained import MEND
+from cacse_trainer.models.vocabulary import TokenReader
 
 Embed = Callable[..., Tensor]
 """``embed(input_ids, attention_mask[, token_type_ids]) → (N, H)``."""
@@ -60,6 +64,22 @@ class ComputeSettings:
         if self.length_buckets is None and can_pack(encoder, inputs):
             return encode_in_buckets(packed, inputs, 1, self.mini_batch_size)
         return self.in_parts(padded, inputs)
+
+    def pooled(
+        self,
+        encoder: Any,
+        pooling: str,
+        rows: Mapping[str, Tensor | None],
+        asked: dict[str, Any],
+        batch: int | None = None,
+    ) -> tuple[Tensor, Layers]:
+        """Of (N, L) rows the encoder's pooled states (N, H) and, in one padded pass then, `layers_of` as asked."""
+        inputs = known_inputs(encoder, rows)
+        if asked:
+            output, vectors = pool_padded(encoder, pooling, inputs, **asked)
+            return vectors, layers_of(output, asked, batch)
+        packed = partial(pool_packed, encoder, pooling)
+        return self.packed_or(encoder, inputs, packed, lambda **one: pool_padded(encoder, pooling, one)[1]), {}
 
 
 class Part(NamedTuple):
@@ -165,16 +185,17 @@ def pools_by_itself(model_type: Any) -> bool:
     return model_type in CONFIG_MAPPING and issubclass(CONFIG_MAPPING[model_type], SentenceConfig)
 
 
-class SentenceModel(PreTrainedModel):
+class SentenceModel(TokenReader):
     """Base of the models that train sentence embeddings.
 
     ``forward`` takes by name (no ``**kwargs``) ``input_ids`` (B, V, L), and of the same shape ``attention_mask``, 1 for
     tokens and 0 for padding (default: all ones), and what else the tokenizer gives, such as ``token_type_ids``. It may
     take ``text_ids`` (B, V), numbers of the sentences: equal ones are no negatives of each other; what the trainer adds
-    for a guide and for ``keep_weight`` (``left_out``, ``kept``: see `SentenceEmbeddingModel`); and ``return_dict``,
-    of which False gives a tuple, as everywhere in transformers. It returns a `ModelOutput` with ``loss``; its parts may
-    stand in ``losses``, by name, for the log. `embed` gives the sentence embedding. Register both classes with
-    `AutoConfig` and `AutoModel`.
+    for a guide and for ``keep_weight`` (``left_out``, ``kept``: see `SentenceEmbeddingModel`); and, as everywhere in
+    transformers, ``output_hidden_states``, ``output_attentions`` (which needs ``attn_implementation="eager"``) and
+    ``return_dict``, of which False gives a tuple; each defaults to what the config says. It returns a `ModelOutput`
+    with ``loss``; its parts may stand in ``losses``, by name, for the log. `embed` gives the sentence embedding.
+    Register both classes with `AutoConfig` and `AutoModel`.
 
     Attributes:
         compute: see `ComputeSettings`; the trainer sets it by `use`. A model may leave it unread.
@@ -231,9 +252,16 @@ class SentenceModel(PreTrainedModel):
         """
         raise UserError(f"a {type(self).__name__} trains no adapter; a SentenceEmbeddingModel does")
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings: the first table of all."""
-        return next(module for module in self.modules() if isinstance(module, nn.Embedding))
+    def asked(self, output_hidden_states: Any, output_attentions: Any) -> dict[str, Any]:
+        """The flags of ``forward`` that ask an encoder to show its layers; one that is None is the config's."""
+        given = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        settled = {name: getattr(self.config, name) if flag is None else flag for name, flag in given.items()}
+        return {name: flag for name, flag in settled.items() if flag}
+
+    def returned(self, output: ModelOutput, return_dict: bool | None) -> Any:
+        """What ``forward`` gives back: its output, or a tuple where that, or else the config, says so."""
+        chosen = self.config.return_dict if return_dict is None else return_dict
+        return output.to_tuple() if chosen is False else output
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, FreshLinear):

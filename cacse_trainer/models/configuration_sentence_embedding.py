@@ -144,10 +144,18 @@ class SentenceEmbeddingConfig(SentenceConfig):
     """Width of the embedding, asked for by sentence-transformers and others."""
     max_position_embeddings = property(attrgetter("encoder_config.max_position_embeddings"))
     """The encoder's position table, asked for by sentence-transformers for the length limit."""
-    vocab_size = property(attrgetter("encoder_config.vocab_size"))
-    """The encoder's vocabulary."""
     initializer_range = property(attrgetter("encoder_config.initializer_range"))
     """Standard deviation with which new linear layers are drawn, as the encoder's own were."""
+
+    @property
+    def vocab_size(self) -> int:
+        """The encoder's vocabulary; set, it is that of every model in here."""
+        return self.encoder_config.vocab_size
+
+    @vocab_size.setter
+    def vocab_size(self, size: int) -> None:
+        for name in self.sub_configs:
+            getattr(self, name).vocab_size = size
 
     @property
     def has_projection(self) -> bool:

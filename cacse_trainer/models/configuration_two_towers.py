@@ -47,8 +47,15 @@ class TwoTowersConfig(SentenceConfig):
 
     hidden_size = property(attrgetter("tower_a_config.hidden_size"))
     """Width of the embedding, asked for by sentence-transformers and others."""
-    vocab_size = property(attrgetter("tower_a_config.vocab_size"))
-    """The towers' vocabulary."""
+
+    @property
+    def vocab_size(self) -> int:
+        """The towers' vocabulary; may be set."""
+        return self.tower_a_config.vocab_size
+
+    @vocab_size.setter
+    def vocab_size(self, size: int) -> None:
+        self.tower_a_config.vocab_size = self.tower_b_config.vocab_size = size
 
     @property
     def max_position_embeddings(self) -> int:

@@ -25,7 +25,7 @@ from cacse_trainer.losses import nt_xent
 from cacse_trainer.models.cascade import Cascade
 from cacse_trainer.models.configuration_cacse import CacseConfig
 from cacse_trainer.models.modeling_two_towers import TwoTowersModel, load_tower
-from cacse_trainer.models.outputs import CacseOutput
+from cacse_trainer.models.outputs import CacseOutput, Layers, joined, layers_of
 
 LAYER_CLASSES = {"bert": BertLayer, "roberta": RobertaLayer}
 
@@ -153,19 +153,31 @@ class CacseModel(TwoTowersModel):
         if self.config.cascade_loss_weight == 0:
             self.cascade.requires_grad_(False)
 
-    def _layer_vectors(self, tower: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
-        """Pooled states of the layers k0..last: (N, L) inputs → (N, K, H)."""
+    def _layer_vectors(
+        self, tower: PreTrainedModel, inputs: dict[str, Tensor], batch: int, asked: dict[str, Any]
+    ) -> tuple[Tensor, Layers]:
+        """Pooled states of the layers k0..last, (2B, L) inputs → (B, 2, K, H); and the tower's layers, as asked."""
         start, pooling = self.config.cascade_start_layer, self.config.pooling
 
-        def encode(**bucket: Tensor) -> Tensor:
-            hidden, mask = tower(**bucket, output_hidden_states=True).hidden_states, bucket.get("attention_mask")
-            return torch.stack([pool(pooling, states, attention_mask=mask) for states in hidden[start:]], dim=1)
+        def encode(output: Any, mask: Tensor | None) -> Tensor:
+            hidden = output.hidden_states[start:]
+            return torch.stack([pool(pooling, states, attention_mask=mask) for states in hidden], dim=1)
 
-        return self.compute.packed_or(tower, inputs, partial(layer_vectors, tower, start, pooling), encode)
+        def padded(**bucket: Tensor) -> Tensor:
+            return encode(tower(**bucket, output_hidden_states=True), bucket.get("attention_mask"))
 
-    def _losses(self, inputs: dict[str, Tensor], batch: int, text_ids: Tensor | None) -> CacseOutput:
-        states_a = self._layer_vectors(self.tower_a, inputs).unflatten(0, (batch, 2))  # (B, 2, K, H)
-        states_b = self._layer_vectors(self.tower_b, inputs).unflatten(0, (batch, 2))
+        if asked:
+            output = tower(**inputs, **{**asked, "output_hidden_states": True})
+            vectors = encode(output, inputs.get("attention_mask"))
+            return vectors.unflatten(0, (batch, 2)), layers_of(output, asked, batch)
+        vectors = self.compute.packed_or(tower, inputs, partial(layer_vectors, tower, start, pooling), padded)
+        return vectors.unflatten(0, (batch, 2)), {}
+
+    def _losses(
+        self, inputs: dict[str, Tensor], batch: int, text_ids: Tensor | None, asked: dict[str, Any]
+    ) -> CacseOutput:
+        states_a, layers_a = self._layer_vectors(self.tower_a, inputs, batch, asked)  # (B, 2, K, H)
+        states_b, layers_b = self._layer_vectors(self.tower_b, inputs, batch, asked)
         vectors_a, vectors_b = states_a[:, :, -1], states_b[:, :, -1]  # (B, 2, H)
 
         # Every process sees the whole global batch, the cascade's constraint layers included: they attend across it.
@@ -189,6 +201,7 @@ class CacseModel(TwoTowersModel):
             tower_a_embeddings=vectors_a,
             tower_b_embeddings=vectors_b,
             cascade_embeddings=cascaded,
+            **joined([layers_a, layers_b]),
         )
 
 

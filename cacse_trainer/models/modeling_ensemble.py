@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from cacse_trainer.compute.encoder_tools import known_inputs, loaded_or
+from cacse_trainer.compute.encoder_tools import loaded_or, run_encoder
 from cacse_trainer.compute.packing import sentence_vectors
 from cacse_trainer.compute.pooling import pool
 from cacse_trainer.models.base import Export, Part, TowerSum, as_config
 from cacse_trainer.models.configuration_ensemble import EnsembleConfig
-from cacse_trainer.models.outputs import EmbeddingOutput
+from cacse_trainer.models.outputs import EmbeddingOutput, joined, layers_of
 from cacse_trainer.models.pretrained import build_encoder
 
 
@@ -91,10 +91,23 @@ class EnsembleModel(TowerSum):
         config = EnsembleConfig(configs, weights, poolings, own_tokenizers, normalized, dtype=encoders[0].dtype)
         return cls(config, encoders)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The first encoder's."""
-        first: Any = self.encoders[0]
-        return first.get_input_embeddings()
+    def readers(self) -> list[Any]:
+        """Its encoders."""
+        return list(self.encoders)
+
+    def check_resizable(self) -> None:
+        """Refuse it where each encoder has a vocabulary of its own."""
+        if self.config.own_tokenizers:
+            raise ValueError(
+                "the encoders have tokenizers of their own: resize each one's embeddings before they are an ensemble"
+            )
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As `SentenceModel.resize_token_embeddings`."""
+        table = super().resize_token_embeddings(*args, **kwargs)
+        for fields, encoder in zip(self.config.encoder_configs, self.readers(), strict=True):
+            fields["vocab_size"] = encoder.config.vocab_size
+        return table
 
     def forward(
         self,
@@ -102,30 +115,43 @@ class EnsembleModel(TowerSum):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         encoder_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
-    ) -> EmbeddingOutput | tuple[Tensor, ...]:
+    ) -> EmbeddingOutput | tuple[Any, ...]:
         """(N, L) → ``sentence_embedding`` (N, H), and ``last_hidden_state`` (N, L, H) where ``config.sums_tokens``.
 
         Args:
             input_ids: (N, L).
             attention_mask, return_dict: see `SentenceModel`.
+            output_hidden_states, output_attentions: likewise, for ``config.sums_tokens`` and encoders of one depth: the
+                sums at each layer, as ``last_hidden_state`` is one; the encoders' heads side by side.
             token_type_ids: (N, L); unused with tokenizers of their own.
             encoder_ids: (N, L), the number of the encoder that reads each token; with tokenizers of their own only.
 
         Raises:
-            ValueError: ``encoder_ids`` are missing, or given where the tokenizer is shared.
+            ValueError: ``encoder_ids`` are missing, or given where the tokenizer is shared; layers are asked for that
+                have no sum.
         """
+        asked = self.asked(output_hidden_states, output_attentions)
+        if asked:
+            self._check_layers()
         vectors: Any = 0
         hidden: Any = 0
+        layers = []
         for part, inputs in self._each(input_ids, attention_mask, token_type_ids, encoder_ids):
-            states = part.encoder(**known_inputs(part.encoder, inputs)).last_hidden_state  # (N, l, H)
+            shown = run_encoder(part.encoder, inputs, **asked)
+            layers.append(layers_of(shown, asked))
+            states = shown.last_hidden_state  # (N, l, H)
             vectors = vectors + weighed(part, pool(part.pooling, states, attention_mask=inputs["attention_mask"]))
             if self.config.sums_tokens:
                 hidden = hidden + part.weight * states
         output = EmbeddingOutput(
-            last_hidden_state=hidden if self.config.sums_tokens else None, sentence_embedding=vectors
+            last_hidden_state=hidden if self.config.sums_tokens else None,
+            sentence_embedding=vectors,
+            **joined(layers, self.config.weights),
         )
-        return output if return_dict is not False else output.to_tuple()
+        return self.returned(output, return_dict)
 
     def embed(
         self,
@@ -161,6 +187,14 @@ class EnsembleModel(TowerSum):
         return [
             Export(self.export_name, title, what, self, self.embed, pooling, needs_package=True, own_module=own_module)
         ]
+
+    def _check_layers(self) -> None:
+        depths = {encoder.config.num_hidden_layers for encoder in self.readers()}
+        if not self.config.sums_tokens or len(depths) > 1:
+            raise ValueError(
+                "the encoders of this ensemble have no layers in common (depths, tokenizers, poolings): ask one of its "
+                "encoders for hidden states and attentions"
+            )
 
     def _each(
         self,

@@ -10,7 +10,6 @@ Source: Gao et al. 2021 (arXiv 2104.08821), and the SimCSE release.
 import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -20,7 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrained
 
 from cacse_trainer.compute.distributed import gather_rows, rank, shared_rows
 from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, known_inputs, loaded_or
-from cacse_trainer.compute.packing import pool_packed, pool_padded, sentence_vectors
+from cacse_trainer.compute.packing import pool_padded, sentence_vectors
 from cacse_trainer.compute.pooling import LAYER_POOLINGS, POOLINGS
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.losses import cosine_drift
@@ -40,7 +39,7 @@ from cacse_trainer.models.configuration_ensemble import POOLING_NAMES
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig, set_encoder_dropout
 from cacse_trainer.models.heads import PROJECTIONS, MaskedLmHead, empty_masked_lm_head
 from cacse_trainer.models.objectives import OBJECTIVES, check_format, compute, needs_binary_labels
-from cacse_trainer.models.outputs import EmbeddingOutput
+from cacse_trainer.models.outputs import EmbeddingOutput, layers_of
 from cacse_trainer.models.pretrained import ANY, build_encoder, load_config, load_encoder_model, load_weights
 
 logger = logging.getLogger(__name__)
@@ -152,9 +151,13 @@ class SentenceEmbeddingModel(AdapterModel):
         """Freeze what never gets a gradient."""
         freeze_pooler(self.encoder)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The encoder's word embeddings."""
-        return self.encoder.get_input_embeddings()
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The scores of the vocabulary's words, where there is a masked language model head."""
+        return self.lm_head.decoder if self.config.mlm_weight > 0 else None
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Put a layer in the place of `get_output_embeddings`'."""
+        self.lm_head.decoder = new_embeddings
 
     def forward(
         self,
@@ -167,13 +170,16 @@ class SentenceEmbeddingModel(AdapterModel):
         text_ids: Tensor | None = None,
         left_out: Tensor | None = None,
         kept: dict[str, Tensor] | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> EmbeddingOutput | tuple[Any, ...]:
         """(B, V, L) → the loss and the embeddings it compares; (N, L) → the sentence embedding.
 
         Args:
             input_ids: (B, V, L), the views of each row (anchor, positive[, hard negatives]), or (N, L).
-            attention_mask, token_type_ids, text_ids, return_dict: see `SentenceModel`.
+            attention_mask, token_type_ids, text_ids, output_hidden_states, output_attentions, return_dict: see
+                `SentenceModel`.
             mlm_input_ids: of the shape of ``input_ids``, masked copies, for (B, V, L) inputs.
             mlm_labels: of the same shape, the original ids where masked, else -100.
             labels: (B,), similarities of labelled pairs, for the objectives that read them.
@@ -185,18 +191,19 @@ class SentenceEmbeddingModel(AdapterModel):
                 a format that the objective does not compare.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        asked = self.asked(output_hidden_states, output_attentions)
         if input_ids.dim() == 3:
             given = {**inputs, "mlm_input_ids": mlm_input_ids, "mlm_labels": mlm_labels}
-            output = self._losses(given, labels, text_ids, left_out)
+            output = self._losses(given, labels, text_ids, left_out, asked)
             if kept is not None:
                 output = self._with_drift(output, kept)
         elif input_ids.dim() == 2:
-            output = self._embedding(inputs)
+            output = self._embedding(inputs, asked)
         else:
             raise ValueError(
                 f"input_ids must be (batch, views, length) or (rows, length), got {tuple(input_ids.shape)}"
             )
-        return output if return_dict is not False else output.to_tuple()
+        return self.returned(output, return_dict)
 
     def embed(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -312,20 +319,16 @@ class SentenceEmbeddingModel(AdapterModel):
 
     def _encode_rows(self, rows: Mapping[str, Tensor | None]) -> Tensor:
         """(N, L) inputs of a training batch → pooled states (N, H), by `compute`."""
-        encoder, pooling = self.encoder, self.config.pooling
-        return self.compute.packed_or(
-            encoder,
-            known_inputs(encoder, rows),
-            partial(pool_packed, encoder, pooling),
-            lambda **bucket: pool_padded(encoder, pooling, bucket)[1],
-        )
+        return self.compute.pooled(self.encoder, self.config.pooling, rows, {})[0]
 
-    def _embedding(self, inputs: Mapping[str, Tensor | None]) -> EmbeddingOutput:
-        """(N, L) inputs → token states and sentence embedding."""
-        states, vectors = pool_padded(self.encoder, self.config.pooling, known_inputs(self.encoder, inputs))
+    def _embedding(self, inputs: Mapping[str, Tensor | None], asked: dict[str, Any]) -> EmbeddingOutput:
+        """(N, L) inputs → token states, sentence embedding, and the layers that are asked for."""
+        encoder = self.encoder
+        output, vectors = pool_padded(encoder, self.config.pooling, known_inputs(encoder, inputs), **asked)
         if self.config.projects_at_inference:
             vectors = self.projection_head(vectors)
-        return EmbeddingOutput(last_hidden_state=states, sentence_embedding=vectors)
+        states = output.last_hidden_state
+        return EmbeddingOutput(last_hidden_state=states, sentence_embedding=vectors, **layers_of(output, asked))
 
     def _losses(
         self,
@@ -333,10 +336,12 @@ class SentenceEmbeddingModel(AdapterModel):
         labels: Tensor | None,
         text_ids: Tensor | None,
         left_out: Tensor | None,
+        asked: dict[str, Any],
     ) -> EmbeddingOutput:
         rows = {name: tensor.flatten(0, 1) for name, tensor in given.items() if tensor is not None}  # (B·V, L)
         batch, views, _ = given["input_ids"].shape  # type: ignore[union-attr]
-        pooled = self._encode_rows(rows).unflatten(0, (batch, views))  # (B, V, H)
+        pooled, layers = self.compute.pooled(self.encoder, self.config.pooling, rows, asked, batch)
+        pooled = pooled.unflatten(0, (batch, views))  # (B, V, H)
 
         # Every process sees the rows of all: as negatives, and in any case in the projection's batch statistics.
         everywhere = gather_rows(pooled)
@@ -349,7 +354,8 @@ class SentenceEmbeddingModel(AdapterModel):
         loss = compute(compared, self.config, labels, text_ids, left_out)
         auxiliary, parts = self._auxiliary_loss(rows, pooled.flatten(0, 1), vectors.flatten(0, 1))
         losses = {"contrastive": loss.detach(), **parts}
-        return EmbeddingOutput(loss=loss if auxiliary is None else loss + auxiliary, losses=losses, embeddings=vectors)
+        loss = loss if auxiliary is None else loss + auxiliary
+        return EmbeddingOutput(loss=loss, losses=losses, embeddings=vectors, **layers)
 
     def _with_drift(self, output: EmbeddingOutput, kept: dict[str, Tensor]) -> EmbeddingOutput:
         """The loss and what the model has forgotten, ``loss + keep_weight·drift``."""

@@ -62,18 +62,18 @@ class StudentModel(SentenceEmbeddingModel):
             self.teacher_projection = nn.Linear(config.hidden_size, config.teacher_size)
             self._init_weights(self.teacher_projection)
 
-    def _embedding(self, inputs: Mapping[str, Tensor | None]) -> EmbeddingOutput:
+    def _embedding(self, inputs: Mapping[str, Tensor | None], asked: dict[str, Any]) -> EmbeddingOutput:
         """In training by `compute`, with ``embeddings``, what the loss compares.
 
         They are (N, teacher_size) with a projection, (N, H) behind a head, else the sentence embedding itself.
         """
         if not self.training:
-            return super()._embedding(inputs)
-        vectors = self._encode_rows(inputs)  # (N, H)
+            return super()._embedding(inputs, asked)
+        vectors, layers = self.compute.pooled(self.encoder, self.config.pooling, inputs, asked)  # (N, H)
         compared = self.projection_head(vectors) if self.config.has_projection else vectors
         if self.config.teacher_size is not None:
             compared = self.teacher_projection(compared)
-        return EmbeddingOutput(sentence_embedding=vectors, embeddings=compared)
+        return EmbeddingOutput(sentence_embedding=vectors, embeddings=compared, **layers)
 
 
 AutoConfig.register("student", StudentConfig)

@@ -8,7 +8,6 @@ Source: TNCSE (AAAI 2025) and its release.
 """
 
 import logging
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,13 +15,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from cacse_trainer.compute.distributed import shared_rows
-from cacse_trainer.compute.encoder_tools import known_inputs
-from cacse_trainer.compute.packing import pool_packed, pool_padded
 from cacse_trainer.losses import cross_nt_xent, norm_constraint, nt_xent
 from cacse_trainer.models.configuration_tncse import TncseConfig
 from cacse_trainer.models.heads import TanhProjection
 from cacse_trainer.models.modeling_two_towers import TwoTowersModel, load_tower
-from cacse_trainer.models.outputs import TwoTowersOutput
+from cacse_trainer.models.outputs import Layers, TwoTowersOutput, joined
 
 logger = logging.getLogger(__name__)
 
@@ -98,22 +95,20 @@ class TncseModel(TwoTowersModel):
         own = own_pooler(self.get_submodule(f"tower_{name}"))
         return own if own is not None else self.get_submodule(f"pooler_{name}")
 
-    def _vectors(self, name: str, inputs: dict[str, Tensor], batch: int) -> tuple[Tensor, Tensor]:
-        """Of a tower, its pooled states and what its pooler makes of them: (2B, L) inputs → (B, 2, H) each."""
+    def _vectors(
+        self, name: str, inputs: dict[str, Tensor], batch: int, asked: dict[str, Any]
+    ) -> tuple[Tensor, Tensor, Layers]:
+        """Of a tower its pooled states, what its pooler makes of them, and its layers: (2B, L) inputs → (B, 2, …)."""
         tower: Any = self.get_submodule(f"tower_{name}")
-        pooling = self.config.pooling
-        states = self.compute.packed_or(
-            tower,
-            known_inputs(tower, inputs),
-            partial(pool_packed, tower, pooling),
-            lambda **bucket: pool_padded(tower, pooling, bucket)[1],
-        )
+        states, layers = self.compute.pooled(tower, self.config.pooling, inputs, asked, batch)
         pooled = torch.tanh(self._pooler(name).dense(states))
-        return states.unflatten(0, (batch, 2)), pooled.unflatten(0, (batch, 2))
+        return states.unflatten(0, (batch, 2)), pooled.unflatten(0, (batch, 2)), layers
 
-    def _losses(self, inputs: dict[str, Tensor], batch: int, text_ids: Tensor | None) -> TwoTowersOutput:
-        vectors_a, pooled_a = self._vectors("a", inputs, batch)
-        vectors_b, pooled_b = self._vectors("b", inputs, batch)
+    def _losses(
+        self, inputs: dict[str, Tensor], batch: int, text_ids: Tensor | None, asked: dict[str, Any]
+    ) -> TwoTowersOutput:
+        vectors_a, pooled_a, layers_a = self._vectors("a", inputs, batch, asked)
+        vectors_b, pooled_b, layers_b = self._vectors("b", inputs, batch, asked)
         negatives, config = self.compute.negatives, self.config
         everywhere = [shared_rows(part, negatives) for part in (vectors_a, vectors_b, pooled_a, pooled_b)]
         a, b, pa, pb = (part.flatten(0, 1) for part in everywhere)  # (2 · global B, H), the views interleaved
@@ -132,6 +127,7 @@ class TncseModel(TwoTowersModel):
             losses={name: part.detach() for name, part in losses.items()},
             tower_a_embeddings=vectors_a,
             tower_b_embeddings=vectors_b,
+            **joined([layers_a, layers_b]),
         )
 
 

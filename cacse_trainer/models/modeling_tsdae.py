@@ -91,6 +91,18 @@ class TsdaeModel(SentenceEmbeddingModel):
         freeze_pooler(self.decoder)
         self.decoder.get_input_embeddings().requires_grad_(False)
 
+    def readers(self) -> list[Any]:
+        """The encoder: the decoder's own word table is unread."""
+        return [self.encoder]
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As `SentenceModel.resize_token_embeddings`; new words have a bias of 0, as all had."""
+        table = super().resize_token_embeddings(*args, **kwargs)
+        more = table.num_embeddings - len(self.word_bias)
+        if more != 0:
+            self.word_bias = nn.Parameter(F.pad(self.word_bias.detach(), (0, more)))
+        return table
+
     def use(self, compute: ComputeSettings) -> None:
         """As `SentenceModel.use`; the fast paths are the encoder's, they know no causal attention."""
         self.compute = compute
@@ -105,6 +117,8 @@ class TsdaeModel(SentenceEmbeddingModel):
         damaged_input_ids: Tensor | None = None,
         damaged_attention_mask: Tensor | None = None,
         damaged_token_type_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> EmbeddingOutput | tuple[Any, ...]:
         """(B, L) whole sentences and (B, L') damaged ones → the loss; whole ones alone → their embedding.
@@ -112,21 +126,23 @@ class TsdaeModel(SentenceEmbeddingModel):
         Args:
             input_ids, attention_mask, token_type_ids: of the whole sentences.
             damaged_input_ids, damaged_attention_mask, damaged_token_type_ids: of their damaged copies.
+            output_hidden_states, output_attentions: of the encoder, for the rows that it reads; see `SentenceModel`.
             return_dict: see `SentenceModel`.
         """
         whole = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        asked = self.asked(output_hidden_states, output_attentions)
         if damaged_input_ids is None:
-            output = self._embedding(whole)
+            output = self._embedding(whole, asked)
         else:
             damaged = {
                 "input_ids": damaged_input_ids,
                 "attention_mask": damaged_attention_mask,
                 "token_type_ids": damaged_token_type_ids,
             }
-            vectors = self._encode_rows({name: rows for name, rows in damaged.items() if rows is not None})
+            vectors, layers = self.compute.pooled(self.encoder, self.config.pooling, damaged, asked)
             loss = self._rebuild(vectors, {name: rows for name, rows in whole.items() if rows is not None})
-            output = EmbeddingOutput(loss=loss, losses={"rebuilding": loss.detach()}, embeddings=vectors)
-        return output if return_dict is not False else output.to_tuple()
+            output = EmbeddingOutput(loss=loss, losses={"rebuilding": loss.detach()}, embeddings=vectors, **layers)
+        return self.returned(output, return_dict)
 
     def _rebuild(self, vectors: Tensor, whole: dict[str, Tensor]) -> Tensor:
         """(B, H) vectors and (B, L) inputs → the mean cross-entropy of the tokens after the first, of all processes."""

@@ -20,7 +20,7 @@ from cacse_trainer.models.base import Export, Part, PlainEncoder, TowerSum, with
 from cacse_trainer.models.configuration_sentence_embedding import set_encoder_dropout
 from cacse_trainer.models.configuration_two_towers import TwoTowersConfig
 from cacse_trainer.models.modeling_ensemble import EnsembleModel
-from cacse_trainer.models.outputs import TwoTowersOutput
+from cacse_trainer.models.outputs import TwoTowersOutput, joined, layers_of
 from cacse_trainer.models.pretrained import build_encoder, load_config, load_encoder_model
 
 
@@ -86,8 +86,10 @@ class TwoTowersModel(TowerSum):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         text_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
-    ) -> TwoTowersOutput | tuple[Tensor, ...]:
+    ) -> TwoTowersOutput | tuple[Any, ...]:
         """(B, 2, L) → the losses and the embeddings they compare; (N, L) → the sentence embedding.
 
         The arguments are those that `SentenceModel` names; the views are the two of each sentence.
@@ -96,6 +98,7 @@ class TwoTowersModel(TowerSum):
             ValueError: another number of dimensions or views.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        asked = self.asked(output_hidden_states, output_attentions)
         if input_ids.dim() == 3:
             rows = {name: tensor for name, tensor in inputs.items() if tensor is not None}
             batch, views, _ = input_ids.shape
@@ -103,15 +106,16 @@ class TwoTowersModel(TowerSum):
                 raise ValueError(
                     f"{self.config.method} compares two views of each row, got {views}: give one text column, or two"
                 )
-            output = self._losses({name: tensor.flatten(0, 1) for name, tensor in rows.items()}, batch, text_ids)
+            output = self._losses({name: tensor.flatten(0, 1) for name, tensor in rows.items()}, batch, text_ids, asked)
         elif input_ids.dim() == 2:
-            states = [run_encoder(tower, inputs).last_hidden_state for tower in (self.tower_a, self.tower_b)]
-            hidden = states[0] + states[1]  # (N, L, H)
+            a, b = (run_encoder(tower, inputs, **asked) for tower in (self.tower_a, self.tower_b))
+            hidden = a.last_hidden_state + b.last_hidden_state  # (N, L, H)
             vectors = pool(self.config.pooling, hidden, attention_mask=attention_mask)
-            output = self.output_class(last_hidden_state=hidden, sentence_embedding=vectors)
+            layers = joined([layers_of(a, asked), layers_of(b, asked)])
+            output = self.output_class(last_hidden_state=hidden, sentence_embedding=vectors, **layers)
         else:
             raise ValueError(f"input_ids must be (batch, 2, length) or (rows, length), got {tuple(input_ids.shape)}")
-        return output if return_dict is not False else output.to_tuple()
+        return self.returned(output, return_dict)
 
     def embed(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -159,12 +163,15 @@ class TwoTowersModel(TowerSum):
         found.append(Export("ensemble", f"{title} ensemble", what, both, self.embed, pooling, needs_package=True))
         return found
 
-    def _losses(self, inputs: dict[str, Tensor], batch: int, text_ids: Tensor | None) -> TwoTowersOutput:
+    def _losses(
+        self, inputs: dict[str, Tensor], batch: int, text_ids: Tensor | None, asked: dict[str, Any]
+    ) -> TwoTowersOutput:
         """What ``forward`` gives in training.
 
         Args:
             inputs: (2B, L) by name, the two views of each row side by side.
             batch: B.
             text_ids: (B, 1 or 2), or None.
+            asked: see `SentenceModel.asked`; then each tower runs in one padded pass.
         """
         raise NotImplementedError

@@ -223,10 +223,10 @@ def test_truncated_int8_and_binary_vectors(tiny_towers):
     short = encoder.encode(SENTENCES, truncate_dim=10)
     assert_near(short, normalized(full[:, :10]))
     np.testing.assert_array_equal(SentenceEncoder(encoder.name, "mean", truncate_dim=10).encode(SENTENCES), short)
-    small = encoder.encode(SENTENCES, precision="int8")
+    (small,) = encoder.encode_stream(SENTENCES, precision="int8")
     assert small.dtype == np.int8 and np.abs(small).max(axis=1).tolist() == [127] * 4
     assert (directions(small, "int8", 32) * normalized(full)).sum(axis=1).min() > 0.999
-    bits = encoder.encode(SENTENCES, precision="binary", truncate_dim=10)
+    (bits,) = encoder.encode_stream(SENTENCES, precision="binary", truncate_dim=10)
     assert bits.dtype == np.uint8 and bits.shape == (4, 2)
     np.testing.assert_array_equal(directions(bits, "binary", 10) > 0, short > 0)
     with pytest.raises(UserError, match="int4"):
@@ -235,6 +235,22 @@ def test_truncated_int8_and_binary_vectors(tiny_towers):
         encoder.encode("red", truncate_dim=33)
     with pytest.raises(UserError, match="none of float32"):
         SentenceEncoder(encoder.name, "mean", dtype="double")
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "uint8", "binary", "ubinary"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_quantized_as_sentence_transformers_does(tiny_towers, precision, normalize):
+    quantize = pytest.importorskip("sentence_transformers").quantize_embeddings
+    encoder = SentenceEncoder(tiny_towers("bert")[0], "mean", truncate_dim=27)
+    expected = quantize(encoder.encode(SENTENCES, normalize=normalize), precision)
+    found = encoder.encode(SENTENCES, normalize=normalize, precision=precision)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+    assert encoder.encode(SENTENCES, precision=precision, convert_to_tensor=True).dtype == torch.from_numpy(found).dtype
+    assert encoder.encode([], precision=precision).shape[0] == 0
+    if precision.endswith("int8"):
+        with pytest.raises(UserError, match="range of several sentences"):
+            encoder.encode("red", precision=precision)
 
 
 def test_streams_hold_a_block_at_a_time(tiny_towers):

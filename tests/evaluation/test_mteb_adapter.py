@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from cacse_trainer.encoding.encoder import SentenceEncoder
+from cacse_trainer.encoding.weighted import open_encoders
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.mteb_suites import MTEB_SUITES, NOT_MAPPED, RELEASE_METRICS
 from cacse_trainer.evaluation.results import ResultStore
@@ -75,6 +76,29 @@ def test_minilm_on_sts12(minilm, shared_data, tmp_path):
     kept = store(tmp_path, encoder)
     mteb_adapter.run_mteb(encoder, [local_sts12(shared_data / "senteval")], kept, progress=False)
     assert kept.mteb["LocalSTS12"]["main_score"] == pytest.approx(72.36, abs=0.02)
+
+
+def test_a_cached_result_is_of_the_same_vectors(tiny_towers, tmp_path):
+    """mteb keeps results by name and revision: whatever changes the vectors is another revision."""
+    folder = tiny_towers("bert")[0]
+    prompted = tmp_path / Path(folder).name
+    SentenceEncoder(folder, "cls", device="cpu").save_pretrained(prompted)
+    stated = {"prompts": {"query": "the man "}, "default_prompt_name": "query"}
+    (prompted / "config_sentence_transformers.json").write_text(json.dumps(stated))
+    encoders = {
+        "cls": SentenceEncoder(folder, "cls", device="cpu"),
+        "mean": SentenceEncoder(folder, "mean", device="cpu"),
+        "length": SentenceEncoder(folder, "cls", device="cpu", max_seq_length=8),
+        "dimensions": SentenceEncoder(folder, "cls", device="cpu", truncate_dim=8),
+        "dtype": SentenceEncoder(folder, "cls", device="cpu", dtype="bf16"),
+        "prompt": SentenceEncoder(prompted, device="cpu"),
+        "sum": open_encoders([folder, folder], ["cls", "mean"], device="cpu"),
+        "sum of others": open_encoders([folder, folder], ["cls", "cls"], device="cpu"),
+    }
+    revisions = {name: mteb_adapter.MtebEncoder(one).mteb_model_meta.revision for name, one in encoders.items()}
+    assert len(set(revisions.values())) == len(encoders), revisions
+    again = SentenceEncoder(folder, "cls", device="cpu")
+    assert mteb_adapter.MtebEncoder(again).mteb_model_meta.revision == revisions["cls"]
 
 
 def test_every_name_resolves_or_is_listed_as_not_mapped():
