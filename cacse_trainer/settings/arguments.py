@@ -169,6 +169,12 @@ class CommonTrainingArguments(TrainingArguments):
 
     # a wider type than the parent's: auto
     bf16: str = setting("auto", HELP, **FLAG)  # type: ignore[assignment]
+    do_train: bool = setting(
+        True,
+        "false: train nothing and write nothing; score the model in output_dir, else the start, on dev_file, eval_sets "
+        "and test_file.",
+    )
+    do_eval: bool = setting(True, "false: no dev set is scored, as with evaluation none.")
     eval_strategy: IntervalStrategy | str = setting(
         "steps", "When the dev sets are scored: no, steps or epoch. Without any: never."
     )
@@ -197,6 +203,12 @@ class CommonTrainingArguments(TrainingArguments):
         self._check_counts()
         if self.fp16 and (self.use_cpu or accelerator() != "cuda"):
             raise ValueError("fp16 needs a CUDA GPU; give bf16 auto instead, or neither")
+        if self.do_predict:
+            raise ValueError("do_predict does nothing here; name held-out sets with test_file")
+        if not (self.do_train or self.do_eval):
+            raise ValueError("do_train false and do_eval false: that is nothing to do; leave one of them out")
+        if not self.do_eval:
+            self.eval_strategy = "no"
         if self.eval_strategy == "no":
             self.eval_on_start = False
         if self.load_best_model_at_end and "no" in (self.eval_strategy, self.save_strategy):
