@@ -31,8 +31,9 @@ class SentenceEncoder(BaseEncoder):
 
     Args:
         path: folder, hub id or ``package:NAME/FOLDER``; None with an adapter is the base model that it names.
-        pooling: cls, cls_with_mlp, mean, weighted_mean, last_token, avg_top2, avg_first_last or max; default: what the
-            folder states. A guess is logged.
+        pooling: cls, cls_before_pooler, cls_with_mlp, mean, weighted_mean, last_token, avg_top2, avg_first_last or max,
+            see `CHOICES`; default: what the folder states, or what a released model of its name is known by
+            (`released`). A guess is logged.
         device: default: a GPU where there is one.
         adapter: folder or hub id of a PEFT adapter.
         dtype: ``torch.bfloat16`` (or ``"bf16"``) computes in it: the linear layers' weights are kept in bfloat16, norms
@@ -85,6 +86,7 @@ class SentenceEncoder(BaseEncoder):
         self._max_seq_length, self._longest = loaded.max_seq_length, loaded.longest
         self.tokens_per_batch, self.truncate_dim = tokens_per_batch, truncate_dim
         self.dtype, self.adapter = dtype, adapter
+        self._bidirectional_start_layer = loaded.bidirectional_start_layer
         self._fingerprint: str | None = None
         if self.dtype != torch.float32:  # autocast alone would cast the weights anew in every batch
             self._fingerprint = fingerprint(self.model)  # the same encoder in float32 and in bfloat16 has the same
@@ -157,7 +159,7 @@ class SentenceEncoder(BaseEncoder):
     @property
     def bidirectional_start_layer(self) -> int | None:
         """From which layer on a plain decoder was made to see both directions."""
-        return self._given["bidirectional_start_layer"]
+        return self._bidirectional_start_layer
 
     @property
     def device(self) -> torch.device:

@@ -18,7 +18,8 @@ import cacse_trainer.models  # noqa: F401 - registers the model classes with Aut
 from cacse_trainer.compute.pooling import POOLINGS
 from cacse_trainer.data.tokens import no_room, shortest_limit
 from cacse_trainer.encoding.embedder import Embed, length_limit
-from cacse_trainer.encoding.sentence_transformers import Modules, read_modules, read_prompts
+from cacse_trainer.encoding.released import OF_TRAINING_SCRIPTS, RAW, released
+from cacse_trainer.encoding.sentence_transformers import Modules, read_modules, read_prompts, states_head
 from cacse_trainer.errors import UserError, one_line, user_errors
 from cacse_trainer.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from cacse_trainer.models.adapters import base_model_of, load_adapter, merge_adapter
@@ -33,8 +34,12 @@ from cacse_trainer.settings.resources import nearest, resolve_resource
 
 logger = logging.getLogger(__name__)
 
-CHOICES = ("cls", CLS_WITH_MLP, "mean", "weighted_mean", "last_token", "avg_top2", "avg_first_last", "max")
-"""The poolings that are offered; the other names of `POOLINGS` are taken too."""
+CHOICES = ("cls", RAW, CLS_WITH_MLP, "mean", "weighted_mean", "last_token", "avg_top2", "avg_first_last", "max")
+"""The poolings that are offered; the other names of `POOLINGS` are taken too.
+
+``cls`` is the first token as the model has it: through the head that its folder states (supervised SimCSE), raw where
+there is none. ``cls_before_pooler`` is always raw, ``cls_with_mlp`` always through the head.
+"""
 
 SAMPLED_VALUES = 4096  # of each weight tensor, for the fingerprint
 
@@ -53,6 +58,7 @@ class Loaded:
         longest: that the model takes, in tokens.
         stated: what the folder says to sentence-transformers; ``embed`` runs its layers above the model.
         guessed: nobody stated the pooling.
+        bidirectional_start_layer: from which layer on a plain decoder was made to see both directions.
     """
 
     name: str
@@ -64,6 +70,7 @@ class Loaded:
     longest: int
     stated: Modules
     guessed: bool = False
+    bidirectional_start_layer: int | None = None
 
 
 def load_encoder(
@@ -102,7 +109,16 @@ def load_encoder(
     if is_sentence_model(path):
         stated = Modules(prompts=read_prompts(path))
     else:
+        if pooling == "cls" and states_head(path):
+            pooling = CLS_WITH_MLP
         stated = read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
+    release = released(adapter or path)
+    if release is not None:
+        logger.info("model %s: is %s's %s; pooling %s", name, release.method, release.name, pooling or release.pooling)
+        prompt_template = prompt_template or release.prompt_template
+        append_eos = append_eos or release.append_eos
+        if bidirectional_start_layer is None:
+            bidirectional_start_layer = release.bidirectional_start_layer
     trusted = {"trust_remote_code": trust_remote_code}
     device = _existing(device) if device is not None else default_device()
     if stated.static is not None:
@@ -127,7 +143,7 @@ def load_encoder(
         tokenizer = prepare_tokenizer(tokenizer, prompt_template, append_eos)
     model = model.eval().to(device)
     contract = contract_of(model, stated.above, drawn)
-    known = pooling or stated.pooling or contract.stated_pooling
+    known = pooling or stated.pooling or contract.stated_pooling or (release.pooling if release is not None else None)
     chosen = known or _guess_pooling(name, config)
     with user_errors(f"model {name}"):
         embed = contract.embed_as(chosen if contract.stated_pooling is None else pooling)
@@ -144,6 +160,7 @@ def load_encoder(
         possible,
         stated,
         guessed=not known,
+        bidirectional_start_layer=bidirectional_start_layer,
     )
 
 
@@ -167,12 +184,14 @@ def _load_static(
 
 
 def _guess_pooling(name: str, config: Any) -> str:
-    """Nothing is stated: the last token of a decoder, else the mean. Logged."""
-    guess = "last_token" if is_decoder(config) else "mean"
+    """Nothing is stated: a decoder's last token, the first of what SimCSE's scripts trained, else the mean. Told."""
+    of_simcse = next((kind for kind in config.architectures or [] if kind in OF_TRAINING_SCRIPTS), None)
+    guess = "last_token" if is_decoder(config) else RAW if of_simcse is not None else "mean"
     logger.warning(
-        "model %s states no pooling: GUESSED %s (state another with pooling, --pooling: %s)",
+        "model %s states no pooling: GUESSED %s%s (state another with pooling, --pooling: %s)",
         name,
         guess,
+        f", as it is a {of_simcse}; supervised SimCSE: cacse-trainer import --head use" if of_simcse else "",
         ", ".join(CHOICES),
     )
     return guess
@@ -238,6 +257,9 @@ def _find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | Non
     if path is None:
         with user_errors(f"adapter {adapter}"):
             path = base_model_of(adapter)
+        release = released(adapter)
+        if path is None and release is not None:
+            path = release.base
     if path is None:
         raise UserError(f"adapter {adapter}: names no base model, or is not there; give the base as model (--model)")
     return path, adapter, None

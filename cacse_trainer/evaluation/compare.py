@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.results import NDCG, RESULTS, SUITES, load_pairs_of, read_results, score_of
+from cacse_trainer.evaluation.results import NDCG, RESULTS, SUITES, load_pairs_of, read_results, score_of, suites_of
 
 DRAWS_AT_ONCE = 64  # bounds the table of ranks
 
@@ -133,7 +133,7 @@ def compare(
         if pairs[0] is not None and pairs[1] is not None and _same_pairs(pairs[0], pairs[1]):
             drawn[name] = bootstrap_differences(pairs[0], pairs[1], entries[0]["aggregation"], draws, seed + len(drawn))
             _add_interval(row, drawn[name], confidence)
-    for suite, names in SUITES.items():
+    for suite, names in suites_of(modes[0] or "test").items():
         if all(name in both for name in names):
             part = [row for row in rows if row.name in names]
             mean = Difference(

@@ -28,7 +28,8 @@ class ModelArguments(ContrastiveArguments, DecoderArguments):
     )
     pooling: str | None = setting(
         None,
-        "cls (SimCSE, DiffCSE: with a projection), cls_before_pooler (raw), mean, weighted_mean, avg_top2, "
+        "cls (SimCSE, DiffCSE: through a head, in training alone with mlp_only_train), cls_before_pooler (raw), "
+        "cls_with_mlp (through the head at inference, too), mean, weighted_mean, avg_top2, "
         "avg_first_last, max or last_token; CACSE, TNCSE: cls, mean or max. Default: what the start's folder states; "
         "of a plain checkpoint cls, of a decoder last_token.",
     )
