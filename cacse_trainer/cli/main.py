@@ -44,7 +44,7 @@ EXAMPLES = {
     "train": "train --config cacse/bert_base --train_file wiki1m.txt --output_dir runs/cacse",
     "distill": "distill --config distill/cacse_bert --teacher runs/cacse/export --train_file wiki1m.txt",
     "pipeline": "pipeline --config pipeline/small",
-    "sweep": "sweep --config simcse/minilm --seeds 1 2 3 --output_dir runs/seeds --set train_file=mine.txt",
+    "sweep": "sweep --config simcse/minilm --seeds 1 2 3 --output_dir runs/seeds --train_file mine.txt",
     "instruct": "instruct --config instruct/llama2_7b_chat --encoder runs/cacse/export/ensemble",
     "pairs": "pairs --input wiki1m.txt --output_dir pairs_fr --there opus-mt-en-fr --back opus-mt-fr-en",
     "mine": "mine --model A --input pairs.csv --corpus sentences.txt --output triplets.jsonl",

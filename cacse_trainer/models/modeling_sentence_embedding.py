@@ -295,9 +295,7 @@ class SentenceEmbeddingModel(AdapterModel):
         pooling: str | None = POOLING_NAMES.get(config.pooling, config.pooling)
         if config.pooling in LAYER_POOLINGS:
             pooling = None
-            what += (
-                f" Its vectors are the mean of two layers ({config.pooling}), which this folder's model takes itself."
-            )
+            what += f" Its vectors are the mean of two layers ({config.pooling}): this folder's model pools by itself."
             if exported is plain:  # neither a generator nor a decoder goes along
                 own = SentenceEmbeddingConfig(plain.config, pooling=config.pooling)
                 exported = SentenceEmbeddingModel(own, plain).eval()

@@ -1,6 +1,7 @@
 """A training run: settings → data → model → trainer → train → export."""
 
 from cacse_trainer.errors import user_errors
+from cacse_trainer.models.base import CLS_WITH_MLP
 from cacse_trainer.runs.baseline import take_stated_pooling, take_stated_prompts
 from cacse_trainer.runs.build import build_model, check_fit, check_weights
 from cacse_trainer.runs.guide import build_guide, build_keeping
@@ -42,6 +43,8 @@ def train(
             append_eos=model_args.append_eos,
             bidirectional_start_layer=model_args.bidirectional_start_layer,
         )
+    if model_args.pooling == CLS_WITH_MLP and "mlp_only_train" not in parsed.flags:
+        model_args.mlp_only_train = None  # a recipe's, which the flag contradicts
     if (model_args.model is None) != (model_args.tower_a is None):  # else there is none, or too many: see build_model
         take_stated_pooling(model_args)
         check_used(parsed)

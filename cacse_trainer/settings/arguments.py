@@ -182,7 +182,9 @@ class CommonTrainingArguments(TrainingArguments):
     save_steps: float | None = setting(  # type: ignore[assignment]
         None, "A checkpoint is saved every so many steps. Default: eval_steps, else 500."
     )
-    save_total_limit: int | None = setting(1, "So many checkpoints are kept; the best is one more.")
+    save_total_limit: int | None = setting(
+        1, "So many checkpoints are kept, and the best; at the end of a run with 1 the best alone."
+    )
     load_best_model_at_end: bool = setting(
         True, "The best model by metric_for_best_model is the result, else the last."
     )

@@ -57,7 +57,7 @@ def test_a_run_exports_its_encoder(command, masked_lm, tmp_path, flags, parts):
         ("avg_top2", ["--config", "diffcse/bert_sts", "--generator", "MASKED_LM"]),
         ("avg", ["--config", "simcse/unsup_bert_base"]),
         ("cls_before_pooler", ["--config", "simcse/sup_bert_base"]),
-        ("cls_with_mlp", ["--config", "simcse/unsup_bert_base", "--mlp_only_train", "false"]),
+        ("cls_with_mlp", ["--config", "simcse/unsup_bert_base"]),
     ],
 )
 def test_every_pooling_of_simcse_trains_and_exports(command, masked_lm, tmp_path, pooling, more):
