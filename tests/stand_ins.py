@@ -49,7 +49,7 @@ TRANSLATORS += ["Helsinki-NLP/opus-mt-en-ru", "Helsinki-NLP/opus-mt-ru-en"]
 DECODERS = {  # kind, layers
     "microsoft/phi-2": ("phi", 2),
     "google/gemma-2b-it": ("gemma", 2),
-    "meta-llama/Llama-2-7b-hf": ("llama", 32),
+    "NousResearch/Llama-2-7b-chat-hf": ("llama", 32),
     "meta-llama/Llama-2-7b-chat-hf": ("llama", 32),
     "NousResearch/Llama-2-7b-hf": ("llama", 32),
     "runs/tiny_decoder": ("llama", 2),

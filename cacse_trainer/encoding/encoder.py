@@ -13,8 +13,9 @@ from cacse_trainer.encoding.hub import HubTarget, prepare_repo, push_folders
 from cacse_trainer.encoding.loading import fingerprint, load_encoder
 from cacse_trainer.encoding.saving import save_encoder
 from cacse_trainer.encoding.sentence_transformers import Modules
-from cacse_trainer.errors import UserError
-from cacse_trainer.models.prompting import prompt_of
+from cacse_trainer.errors import UserError, user_errors
+from cacse_trainer.models.prompting import prepare_tokenizer, prompt_of
+from cacse_trainer.models.tokenizer_bundle import tokenizers_of
 
 DTYPES = {
     "float32": torch.float32,
@@ -87,6 +88,7 @@ class SentenceEncoder(BaseEncoder):
         self.tokens_per_batch, self.truncate_dim = tokens_per_batch, truncate_dim
         self.dtype, self.adapter = dtype, adapter
         self._bidirectional_start_layer = loaded.bidirectional_start_layer
+        self._plain_tokenizer = loaded.plain_tokenizer
         self._fingerprint: str | None = None
         if self.dtype != torch.float32:  # autocast alone would cast the weights anew in every batch
             self._fingerprint = fingerprint(self.model)  # the same encoder in float32 and in bfloat16 has the same
@@ -95,6 +97,23 @@ class SentenceEncoder(BaseEncoder):
                     module.to(self.dtype)
         self._embed, self._prepare = loaded.embed, loaded.stated.prepare
         self._take_prompts(loaded.stated)
+
+    def set_prompt(self, prompt: str | None = None) -> None:
+        """Put a prompt around every sentence from now on, as AnglE's models are told.
+
+        Args:
+            prompt: with ``{text}`` once; None: no prompt.
+
+        Raises:
+            UserError: the template is none, or the folder's own tokenizer carries another prompt.
+        """
+        if self._plain_tokenizer is None or len(tokenizers_of(self._plain_tokenizer)) > 1:
+            raise UserError(f"model {self.name}: has no single tokenizer to put a prompt in; give encode a prompt")
+        with user_errors(f"model {self.name}"):
+            eos = prompt_of(self.tokenizer)[1]
+            self.tokenizer = prepare_tokenizer(self._plain_tokenizer, prompt, eos)
+        self._given["prompt_template"], self._given["append_eos"] = prompt, eos
+        self.close()  # processes with the earlier one
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], *args: Any, **settings: Any) -> "SentenceEncoder":

@@ -24,7 +24,7 @@ from cacse_trainer.errors import UserError, one_line, user_errors
 from cacse_trainer.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from cacse_trainer.models.adapters import base_model_of, load_adapter, merge_adapter
 from cacse_trainer.models.base import CLS_WITH_MLP, contract_of, pools_by_itself
-from cacse_trainer.models.bidirectional import make_bidirectional
+from cacse_trainer.models.bidirectional import make_bidirectional, tell_of_environment
 from cacse_trainer.models.modeling_static import LONGEST, POOLING, StaticTable, load_static_tokenizer
 from cacse_trainer.models.pretrained import find_file, is_decoder, load_config, load_encoder_model, read_settings
 from cacse_trainer.models.prompting import prepare_tokenizer
@@ -59,6 +59,8 @@ class Loaded:
         stated: what the folder says to sentence-transformers; ``embed`` runs its layers above the model.
         guessed: nobody stated the pooling.
         bidirectional_start_layer: from which layer on a plain decoder was made to see both directions.
+        plain_tokenizer: the folder's own, without the prompt that the user, or the release, puts around every sentence;
+            None of a static table.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Loaded:
     stated: Modules
     guessed: bool = False
     bidirectional_start_layer: int | None = None
+    plain_tokenizer: Any = None
 
 
 def load_encoder(
@@ -126,6 +129,7 @@ def load_encoder(
         return _load_static(name, path, stated, device, max_seq_length, [key for key, value in asked.items() if value])
     with user_errors(f"model {name}", KeyError, ImportError):
         config = load_config(path, **trusted)
+        tell_of_environment(name, config.model_type, bidirectional_start_layer)
         more = {"base_model": ours} if ours is not None else {}
         model, drawn = load_encoder_model(path, config=config, dtype=torch.float32, **trusted, **more)
         tokenizer = load_tokenizer_of(path, model.config, **trusted)
@@ -140,6 +144,7 @@ def load_encoder(
             merge_adapter(model)
         if bidirectional_start_layer is not None:
             make_bidirectional(model, bidirectional_start_layer)
+        plain = tokenizer
         tokenizer = prepare_tokenizer(tokenizer, prompt_template, append_eos)
     model = model.eval().to(device)
     contract = contract_of(model, stated.above, drawn)
@@ -161,6 +166,7 @@ def load_encoder(
         stated,
         guessed=not known,
         bidirectional_start_layer=bidirectional_start_layer,
+        plain_tokenizer=plain,
     )
 
 
@@ -268,6 +274,17 @@ def _find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | Non
 def is_sentence_model(path: str) -> bool:
     """Whether a sentence model is there; what its files say to sentence-transformers is then not needed."""
     return pools_by_itself((read_settings(path, "config.json", model_type=str | None) or {}).get("model_type"))
+
+
+def states_pooling(name: str) -> bool:
+    """Whether it is known how a model is read: its folder says so, or it is `released`, or a training's own checkpoint.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with user_errors(f"model {name}", KeyError, RuntimeError):
+        path = resolve_resource(name)
+        return is_sentence_model(path) or read_modules(path).pooling is not None
 
 
 def fingerprint(model: nn.Module) -> str:

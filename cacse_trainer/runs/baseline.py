@@ -9,7 +9,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cacse_trainer.encoding.loading import is_sentence_model
 from cacse_trainer.encoding.sentence_transformers import DOCUMENTS, QUERY, read_modules, read_prompts
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.evaluation.compare import Difference
@@ -47,13 +46,6 @@ def take_stated_pooling(settings: ModelArguments) -> None:
         settings.mlp_only_train = True  # the folder states the raw first token: a head may help to train, and goes
     if settings.pooling is None:
         settings.pooling = own_pooling(settings.model, settings.trust_remote_code) if settings.model else "cls"
-
-
-def states_pooling(name: str) -> bool:
-    """Whether an encoder's folder says how it is read; a training's own checkpoint does so, too."""
-    with user_errors(f"model {name}", KeyError, RuntimeError):
-        path = resolve_resource(name)
-        return is_sentence_model(path) or read_modules(path).pooling is not None
 
 
 def stated_pooling(name: str) -> str | None:

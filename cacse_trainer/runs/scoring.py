@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from cacse_trainer.encoding.base import BaseEncoder
+from cacse_trainer.encoding.loading import states_pooling
 from cacse_trainer.encoding.weighted import open_encoders
 from cacse_trainer.errors import UserError
 from cacse_trainer.runs import preparation
-from cacse_trainer.runs.baseline import own_pooling, states_pooling
+from cacse_trainer.runs.baseline import own_pooling
 from cacse_trainer.runs.run import RunResult
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.recipes import Parsed

@@ -37,7 +37,7 @@ class ModelArguments(ContrastiveArguments, DecoderArguments):
         None, "With pooling cls: tanh or batch_norm. Default: SimCSE tanh, DiffCSE batch_norm."
     )
     mlp_only_train: bool | None = setting(
-        None, "Drop the projection at inference. Default: SimCSE false, DiffCSE true."
+        None, "Drop the projection at inference. Default: SimCSE false, DiffCSE true.", nargs="?", const=True
     )
     objective: str = setting(
         "info_nce",

@@ -13,10 +13,11 @@ from transformers import AutoModel, LlamaConfig, LlamaModel
 from cacse_trainer import SentenceEncoder
 from cacse_trainer.cli import models
 from cacse_trainer.cli.common import run
+from cacse_trainer.encoding.loading import states_pooling
 from cacse_trainer.encoding.members import load_members
 from cacse_trainer.encoding.released import RELEASED, released
 from cacse_trainer.errors import UserError
-from cacse_trainer.runs.baseline import states_pooling, take_stated_pooling
+from cacse_trainer.runs.baseline import take_stated_pooling
 from cacse_trainer.settings.arguments import ModelArguments
 from tests.conftest import ROOT, WORDS
 from tests.tolerances import assert_near
