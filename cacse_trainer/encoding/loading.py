@@ -145,8 +145,8 @@ def load_encoder(
         if bidirectional_start_layer is not None and contract_of(model).stated_pooling is not None:
             trained = model.config.to_dict().get("bidirectional_start_layer")
             if trained != bidirectional_start_layer:
-                asked = f"bidirectional_start_layer {bidirectional_start_layer}"
-                raise ValueError(f"{asked}: it was trained with {trained}; leave it out")
+                told = f"bidirectional_start_layer {bidirectional_start_layer}"
+                raise ValueError(f"{told}: it was trained with {trained}; leave it out")
         elif bidirectional_start_layer is not None:
             make_bidirectional(model, bidirectional_start_layer)
         plain = tokenizer
