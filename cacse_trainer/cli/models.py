@@ -53,6 +53,7 @@ def how_read(one: Released) -> str:
         f"summed with {one.second}" if one.second else "",
         f"adapter of {one.base}" if one.base else "",
         f"prompt {one.prompt_template}" if one.prompt_template else "",
+        f"cut at {one.max_seq_length} tokens" if one.max_seq_length else "",
         "closed by the EOS token" if one.append_eos else "",
         f"bidirectional from layer {one.bidirectional_start_layer}" if one.bidirectional_start_layer else "",
         f"read by cacse-trainer {one.weights}" if one.weights else "",

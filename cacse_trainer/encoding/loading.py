@@ -26,7 +26,14 @@ from cacse_trainer.models.adapters import base_model_of, load_adapter, merge_ada
 from cacse_trainer.models.base import CLS_WITH_MLP, contract_of, pools_by_itself
 from cacse_trainer.models.bidirectional import make_bidirectional, tell_of_environment
 from cacse_trainer.models.modeling_static import LONGEST, POOLING, StaticTable, load_static_tokenizer
-from cacse_trainer.models.pretrained import find_file, is_decoder, load_config, load_encoder_model, read_settings
+from cacse_trainer.models.pretrained import (
+    find_file,
+    is_decoder,
+    list_of_modules,
+    load_config,
+    load_encoder_model,
+    read_settings,
+)
 from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of, tokenizers_of
 from cacse_trainer.settings.precision import accelerator
@@ -115,7 +122,8 @@ def load_encoder(
         if pooling == "cls" and states_head(path):
             pooling = CLS_WITH_MLP
         stated = read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
-    release = released(adapter or path)
+    speaks_for_itself = is_sentence_model(path) or (adapter is None and list_of_modules(path))
+    release = None if speaks_for_itself else released(adapter or path)
     if release is not None:
         logger.info("model %s: is %s's %s; pooling %s", name, release.method, release.name, pooling or release.pooling)
         prompt_template = prompt_template or release.prompt_template
@@ -158,6 +166,8 @@ def load_encoder(
     with user_errors(f"model {name}"):
         embed = contract.embed_as(chosen if contract.stated_pooling is None else pooling)
     possible = length_limit(tokenizer, model.config)
+    if release is not None and release.max_seq_length is not None:
+        stated.max_seq_length = release.max_seq_length
     limit = max_seq_length if max_seq_length is not None else stated.length(possible)
     check_length(name, limit, possible, shortest_limit(tokenizer, stated.prepare))
     return Loaded(

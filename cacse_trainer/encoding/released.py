@@ -29,6 +29,7 @@ class Released:
         source: where the figures stand.
         second: the other tower's folder; the two vectors are summed.
         base: of an adapter, the model that it belongs to.
+        max_seq_length: in tokens; None: the model's own limit, at which the published evaluations cut.
         prompt_template, append_eos, bidirectional_start_layer: of a decoder, see `load_encoder`.
         weights: state dicts of the release (no folder that AutoModel loads), and the command that reads them.
         note: what else there is to know.
@@ -42,6 +43,7 @@ class Released:
     source: str = ""
     second: str | None = None
     base: str | None = None
+    max_seq_length: int | None = None
     prompt_template: str | None = None
     append_eos: bool = False
     bidirectional_start_layer: int | None = None
@@ -171,6 +173,7 @@ RELEASED = (
         *("SeanLee97/bellm-llama-7b-nli", "BeLLM", LAST, 86.29, (78.36, 90.88, 86.28, 89.89, 86.59, 88.89, 83.17)),
         source="README of BeLLM",
         base="NousResearch/Llama-2-7b-hf",
+        max_seq_length=512,
         prompt_template=BELLM_PROMPT,
         bidirectional_start_layer=31,
         note="its code reads a decoder's last token, whatever --pooling_strategy says",

@@ -16,6 +16,7 @@ from cacse_trainer.cli.common import run
 from cacse_trainer.encoding.loading import states_pooling
 from cacse_trainer.encoding.members import load_members
 from cacse_trainer.encoding.released import RELEASED, released
+from cacse_trainer.encoding.sentence_transformers import write_modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.runs.baseline import take_stated_pooling
 from cacse_trainer.settings.arguments import ModelArguments
@@ -120,6 +121,13 @@ def test_the_table_is_sound_and_shown(capsys):
     for one in RELEASED:
         figures = " | ".join(f"{figure:.2f}" for figure in one.figures)
         assert one.name in told and f"`{one.name}`" in page and figures in page
+
+
+def test_a_folder_that_speaks_for_itself_is_believed(named, caplog):
+    caplog.set_level(logging.INFO)
+    folder = named("princeton-nlp/sup-simcse-bert-base-uncased")
+    write_modules(Path(folder), pooling="mean", hidden_size=32, max_seq_length=64)
+    assert SentenceEncoder(folder).pooling == "mean" and "is SimCSE's" not in caplog.text
 
 
 def test_an_unknown_pooling_names_what_there_is(named):
