@@ -7,6 +7,7 @@
 #
 # Everything after the script's name goes to `cacse-trainer distill` (--help tells the options). ACCELERATE_CONFIG=FILE
 # launches through accelerate with that file.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started as `sh …`
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/launch.sh"
 [ $# -gt 0 ] || set -- --config distill/quickstart --overwrite_output_dir

@@ -8,6 +8,7 @@
 #
 # Everything after the script's name goes to `cacse-trainer train` (--help tells the options). ACCELERATE_CONFIG=FILE launches
 # through accelerate with that file.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started as `sh …`
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/launch.sh"
 with_quickstart "$@"

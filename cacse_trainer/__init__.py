@@ -17,6 +17,7 @@ _is_command = Path(*sys.argv[:1]).name in ("cacse-trainer", "-m")  # the librari
 with leaving_on_ctrl_c() if _is_command else nullcontext():
     from cacse_trainer.data import load_pairs, load_sentences
     from cacse_trainer.encoding.encoder import SentenceEncoder
+    from cacse_trainer.encoding.tools import DiffCSE, SimCSE
     from cacse_trainer.importers.reference import load_reference_checkpoint
     from cacse_trainer.models import (
         CacseBertModel,
@@ -36,11 +37,13 @@ __all__ = [
     "CacseConfig",
     "CacseRobertaModel",
     "CacseTrainer",
+    "DiffCSE",
     "DiffcseModel",
     "DistillationTrainer",
     "EnsembleModel",
     "SentenceEmbeddingModel",
     "SentenceEncoder",
+    "SimCSE",
     "TncseConfig",
     "TncseModel",
     "__version__",

@@ -6,6 +6,7 @@
 # FOLDER: where the file goes (default: data). --mirror URL (or SENTEVAL_MIRROR): a folder that serves the file under its own
 # name. An interrupted download goes on where it stopped; what is complete is not fetched again.
 # Own triplets from SNLI and MNLI: scripts/make_nli_triplets.py.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started as `sh …`
 set -euo pipefail
 
 FILE=nli_for_simcse.csv

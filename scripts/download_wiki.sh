@@ -5,6 +5,7 @@
 #
 # FOLDER: where the file goes (default: data). --mirror URL (or SENTEVAL_MIRROR): a folder that serves the file under its own
 # name. An interrupted download goes on where it stopped; what is complete is not fetched again.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started as `sh …`
 set -euo pipefail
 
 FILE=wiki1m_for_simcse.txt

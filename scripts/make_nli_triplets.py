@@ -1,6 +1,10 @@
 """SNLI and MNLI to triplets for supervised SimCSE: premise, entailed hypothesis, contradicting hypothesis.
 
     python scripts/make_nli_triplets.py snli_1.0_train.jsonl multinli_1.0_train.jsonl --output nli_triplets.csv
+    python scripts/make_nli_triplets.py AllNLI.tsv.gz --output nli_triplets.csv
+
+Files are SNLI's and MNLI's (jsonl) or sentence-transformers' AllNLI (tsv, of which the training part is read), plain or
+packed by gzip.
 
 Each entailed hypothesis of a premise is paired with one of its contradicting ones, in the order of the files,
 beginning anew when they run out; premises without one of either kind are left out, as in the SimCSE release (275 601
@@ -9,27 +13,38 @@ triplets there). Only the standard library is used.
 
 import argparse
 import csv
+import gzip
 import json
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import cycle
 from pathlib import Path
+from typing import TextIO
 
 
 def read_pairs(path: Path) -> Iterator[tuple[str, str, str]]:
     """Premise, hypothesis and label of each line; lines without an agreed label ("-") are passed over."""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        records = table(file) if ".tsv" in path.suffixes else enumerate(file, start=1)
+        for number, line in records:
+            if isinstance(line, str) and not line.strip():
                 continue
             try:
-                record = json.loads(line)
-                pair = record["sentence1"], record["sentence2"], record["gold_label"]
-            except (ValueError, KeyError, TypeError) as error:
+                record = json.loads(line) if isinstance(line, str) else line
+                pair = record["sentence1"], record["sentence2"], record["label" if "label" in record else "gold_label"]
+                premise, hypothesis = (" ".join(text.split()) for text in pair[:2])
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 sys.exit(f"{path}, line {number}: no SNLI record ({error!r}); needed: sentence1, sentence2, gold_label")
-            premise, hypothesis = (" ".join(text.split()) for text in pair[:2])
             if premise and hypothesis and pair[2] != "-":
                 yield premise, hypothesis, pair[2]
+
+
+def table(file: TextIO) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of the training part of a tab-separated file, whose quotes are text, by the names in its first line."""
+    for number, row in enumerate(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=2):
+        if row.get("split", "train") == "train":
+            yield number, row
 
 
 def triplets(pairs: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, str, str]]:

@@ -4,6 +4,7 @@ A model's name on the hub is also a relative path, so a tiny model in a folder o
 makes a command short (steps, batch, the CPU) is added at its end.
 """
 
+import gzip
 import io
 import json
 import os
@@ -49,7 +50,7 @@ TRANSLATORS += ["Helsinki-NLP/opus-mt-en-ru", "Helsinki-NLP/opus-mt-ru-en"]
 DECODERS = {  # kind, layers
     "microsoft/phi-2": ("phi", 2),
     "google/gemma-2b-it": ("gemma", 2),
-    "meta-llama/Llama-2-7b-hf": ("llama", 32),
+    "NousResearch/Llama-2-7b-chat-hf": ("llama", 32),
     "meta-llama/Llama-2-7b-chat-hf": ("llama", 32),
     "NousResearch/Llama-2-7b-hf": ("llama", 32),
     "runs/tiny_decoder": ("llama", 2),
@@ -146,6 +147,10 @@ def write_texts(place: Path) -> None:
     pairs = [line.split("\t") for line in (place / "my_pairs.tsv").read_text().splitlines()[1:]]
     rows = [["main", "x", "2012", str(i), score, first, second] for i, (first, second, score) in enumerate(pairs)]
     (place / "sts-dev.csv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    nli = ("split", "sentence1", "sentence2", "label")
+    pairs = [("train", lines[0], lines[1], "entailment"), ("train", lines[0], lines[2], "contradiction")]
+    with gzip.open(place / "AllNLI.tsv.gz", "wt", encoding="utf-8") as file:
+        file.write("".join("\t".join(row) + "\n" for row in (nli, *pairs)))
     for name in TRIPLETS:
         rows = [f"{line},{line},{other}" for line, other in zip(lines, lines[::-1], strict=True)]
         (place / name).write_text("\n".join(["sent0,sent1,hard_neg", *rows]) + "\n")

@@ -1,5 +1,6 @@
 """The data scripts of SimCSE: triplets from NLI files, and downloads (from a local mirror) that are counted."""
 
+import gzip
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,20 @@ def test_triplets_of_two_files_join_by_premise(tmp_path):
     (tmp_path / "b.jsonl").write_text(lines[1])
     triplets(tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--output", tmp_path / "nli.csv")
     assert (tmp_path / "nli.csv").read_text().splitlines()[1:] == ['"A man, walks.",he moves,he sleeps']
+
+
+def test_triplets_of_packed_allnli(tmp_path):
+    """sentence-transformers' file: tab-separated, its quotes are text, its dev and test rows are left out."""
+    rows = [
+        ("split", "dataset", "filename", "sentence1", "sentence2", "label"),
+        ("train", "SNLI", "x", 'A "man" walks.', "he moves", "entailment"),
+        ("train", "SNLI", "x", 'A "man" walks.', '"he sleeps', "contradiction"),
+        ("dev", "SNLI", "x", 'A "man" walks.', "he is out", "entailment"),
+    ]
+    with gzip.open(tmp_path / "AllNLI.tsv.gz", "wt", encoding="utf-8") as file:
+        file.write("\n".join("\t".join(row) for row in rows) + "\n")
+    triplets(tmp_path / "AllNLI.tsv.gz", "--output", tmp_path / "nli.csv")
+    assert (tmp_path / "nli.csv").read_text().splitlines()[1:] == ['"A ""man"" walks.",he moves,"""he sleeps"']
 
 
 def test_triplets_of_wrong_files(tmp_path):

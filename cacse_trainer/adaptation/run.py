@@ -58,6 +58,8 @@ INSTEAD = {
     "push_to_hub": "the verdict stands at the end; push the folder that it recommends then",
     "num_train_epochs": "give --budget MINUTES, or --max_steps",
     "metric_for_best_model": "nDCG@10 on the dev part chooses; leave it out",
+    "do_train": "adapt always trains; cacse-trainer evaluate scores an encoder",
+    "do_eval": "the dev part chooses; leave it out",
     "train_sampling_strategy": "the rows are drawn and mixed already; leave it out",
 }
 """Settings of a training that adapt sets itself, and what to do instead."""

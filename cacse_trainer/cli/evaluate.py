@@ -45,7 +45,8 @@ def parser() -> OneLineParser:
     own = "sets of your own, path or name=path each: graded pairs, or queries and documents (see docs: evaluation)"
     add("--dev_file", nargs="+", default=[], metavar="NAME=PATH", help=own)
     add("--data_dir", help="SentEval's data folder. Default: SentEval/data, here or in the checkout")
-    add("--mode", default="test", choices=["test", "dev", "fasttest"], help="classifier settings; dev: dev scores")
+    modes = "dev: STS-B's and SICK-R's dev parts alone, and the classifiers' dev scores; fasttest: quick classifiers"
+    add("--mode", default="test", choices=["test", "dev", "fasttest"], help=modes)
     add("--aggregation", default="all", choices=["all", "mean", "wmean"], help="of the subsets of STS12 to STS16")
     add("--output_dir", help="for results.json, pairs/, tables and the chart. Default: results/MODEL_POOLING")
     add("--overwrite", action="store_true", help="forget the results that are in the output folder")
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str]) -> None:
         dev_files=settings.dev_file,
         data_dir=settings.data_dir,
         skip_missing=settings.skip_missing,
+        mode=settings.mode,
     )
     join_processes([settings.device] if settings.device else None)
     started = time.perf_counter()

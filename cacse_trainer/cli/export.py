@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
-from cacse_trainer.cli.output import tell_json
+from cacse_trainer.cli.output import tell, tell_json
 from cacse_trainer.encoding.hub import HubTarget, push_folders
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import DevSet
+from cacse_trainer.export.adapter import export_adapter
 from cacse_trainer.export.onnx import export_onnx
 from cacse_trainer.runs.export import export_checkpoint, export_sum, recorded_dev_sets
 from cacse_trainer.runs.preparation import load_dev_sets
@@ -21,6 +22,7 @@ EPILOG = """examples:
   cacse-trainer export --encoders path=exported/tower_a path=other,weight=0.5 --output_dir sum
   cacse-trainer export --folder exported/tower_a --format onnx
   cacse-trainer export --folder exported/tower_a --push_to_hub --hub_model_id me/my-encoder
+  cacse-trainer export --folder runs/bellm --adapter --push_to_hub --hub_model_id me/my-adapter
 """
 
 
@@ -37,6 +39,8 @@ def parser() -> OneLineParser:
     summed = "instead: encoders whose weighted sum is written as one ensemble; tokenizers may differ"
     choice = "path=…,pooling=…,weight=…"
     source.add_argument("--encoders", nargs="+", type=EncoderChoice, metavar=choice, help=summed)
+    shared = "of --folder RUN: its LoRA adapter as a folder to share, RUN/export/adapter, with base, prompt and pooling"
+    add("--adapter", action="store_true", help=shared)
     add("--output_dir", type=Path, help="where the folders are written (not with --folder)")
     scored = "dev sets that the exported folders are scored on, for their cards; default: the run's own"
     add("--dev_file", nargs="+", metavar="NAME=PATH", help=scored)
@@ -61,6 +65,9 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError("--push_to_hub needs a name: give --hub_model_id OWNER/NAME")
         target = HubTarget(settings.hub_model_id, settings.hub_private_repo, settings.hub_revision, settings.hub_token)
     dev_sets = load_dev_sets(settings.dev_file) if settings.dev_file else {}
+    if settings.adapter:
+        share_adapter(settings, target)
+        return
     if settings.folder is not None:
         use_folder(settings, target, dev_sets)
         return
@@ -81,6 +88,22 @@ def main(arguments: Sequence[str]) -> None:
     if target is not None:
         print(f"pushed: {push_folders([output / name for name in scores], target)}")
     tell_json({"folders": {str(output / name): measured for name, measured in scores.items()}})
+
+
+def share_adapter(settings: argparse.Namespace, target: HubTarget | None) -> None:
+    """A run's adapter as a folder, and its push.
+
+    Raises:
+        UserError: no run is named, it has no adapter, or something else is asked for.
+    """
+    if settings.folder is None or settings.format != "torch" or settings.dev_file:
+        raise UserError("--adapter: give --folder RUN, and neither --format onnx nor --dev_file")
+    trusted = settings.trust_remote_code
+    folder = export_adapter(settings.folder, settings.output_dir, settings.hub_license, trust_remote_code=trusted)
+    lines = [str(folder)]
+    if target is not None:
+        lines.append(f"pushed: {push_folders([folder], target)}")
+    tell("\n".join(lines), {"folders": {str(folder): {}}})
 
 
 def use_folder(settings: argparse.Namespace, target: HubTarget | None, dev_sets: dict[str, DevSet]) -> None:

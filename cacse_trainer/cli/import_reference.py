@@ -20,9 +20,11 @@ from cacse_trainer.files import writing_folder
 from cacse_trainer.importers.reference import convert_reference_checkpoint
 from cacse_trainer.importers.simcse import load_simcse_checkpoint
 from cacse_trainer.models import TncseModel
-from cacse_trainer.runs.build import load_tokenizer
+from cacse_trainer.runs.build import check_start, load_tokenizer
 from cacse_trainer.settings.resources import resolve_resource
 
+MOST = 10
+"""Names of a list that are printed: a checkpoint of another kind would fill the screen."""
 EPILOG = """examples:
   cacse-trainer import --checkpoint pytorch_model.bin --tower_a bert-base-uncased --output_dir cacse_model
   cacse-trainer import --checkpoint unsup-simcse-bert-base-uncased --head drop --output_dir simcse_model
@@ -79,8 +81,9 @@ def main(arguments: Sequence[str]) -> None:
             resolve_resource(settings.constraint or settings.tower_a),
             **chosen(settings, "cascade_start_layer", "constraint_layers", "cascade_heads"),
         )
-    for what, names in (("skipped", report.skipped), ("left over", report.left_over), ("missing", report.missing)):
-        print(f"{what}: {len(names)}", *names, sep="\n  ")
+    print(f"skipped: {len(report.skipped)}", *report.skipped, sep="\n  ")
+    for what, names in (("left over", report.left_over), ("missing", report.missing)):
+        print(f"{what}: {len(names)}", *names[:MOST], *(["…"] if len(names) > MOST else []), sep="\n  ")
     if report.missing or report.left_over:
         raise UserError(
             f"checkpoint {settings.checkpoint} does not fit: {len(report.missing)} weights missing, "
@@ -120,6 +123,7 @@ def write_model(model: PreTrainedModel, tower_a: str, output_dir: str) -> None:
 
 def import_single_tower(checkpoint: str, output_dir: Path, *, use_head: bool) -> None:
     """A folder of SimCSE or DiffCSE → ``output_dir``, a plain encoder with the right pooling, its vectors compared."""
+    check_start(checkpoint, "checkpoint")
     folder = resolve_resource(checkpoint)
     with user_errors(f"checkpoint {checkpoint}"):
         model = load_simcse_checkpoint(folder, use_head=use_head)

@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": "the differences of two evaluations, with intervals",
     "pipeline": "pairs, towers, joint training, student, evaluation and export in one go",
     "sweep": "several seeds and a grid of settings of one recipe",
+    "models": "the field's released models: how each is read, and what was published of it",
     "doctor": "what this machine has and lacks, and what to do about it",
     "export": "turn a training checkpoint into plain encoder folders",
     "export-static": "turn an encoder into a table of token vectors, many times as fast",
@@ -31,7 +32,7 @@ COMMANDS = {
 
 GROUPS = {
     "train": ("adapt", "train", "distill", "pipeline", "sweep", "instruct", "pairs", "mine"),
-    "measure": ("evaluate", "compare"),
+    "measure": ("evaluate", "compare", "models"),
     "use": ("encode", "search", "demo"),
     "share": ("export", "export-static", "import"),
     "help": ("doctor", "completion"),
@@ -43,7 +44,7 @@ EXAMPLES = {
     "train": "train --config cacse/bert_base --train_file wiki1m.txt --output_dir runs/cacse",
     "distill": "distill --config distill/cacse_bert --teacher runs/cacse/export --train_file wiki1m.txt",
     "pipeline": "pipeline --config pipeline/small",
-    "sweep": "sweep --config simcse/minilm --seeds 1 2 3 --output_dir runs/seeds --set train_file=mine.txt",
+    "sweep": "sweep --config simcse/minilm --seeds 1 2 3 --output_dir runs/seeds --train_file mine.txt",
     "instruct": "instruct --config instruct/llama2_7b_chat --encoder runs/cacse/export/ensemble",
     "pairs": "pairs --input wiki1m.txt --output_dir pairs_fr --there opus-mt-en-fr --back opus-mt-fr-en",
     "mine": "mine --model A --input pairs.csv --corpus sentences.txt --output triplets.jsonl",
@@ -55,6 +56,7 @@ EXAMPLES = {
     "export": "export --checkpoint runs/cacse/checkpoint-1200 --output_dir exported",
     "export-static": "export-static --model runs/cacse/export/ensemble --output_dir static",
     "import": "import --checkpoint pytorch_model.bin --tower_a bert-base-uncased --output_dir cacse_model",
+    "models": "models",
     "doctor": "doctor",
     "completion": "completion bash",
 }

@@ -16,15 +16,16 @@ from cacse_trainer.pipeline.stages import parse_change
 from cacse_trainer.pipeline.sweep import parse_grid, slots, sweep_runs
 from cacse_trainer.pipeline.sweep_report import write_sweep_report
 from cacse_trainer.settings.command_line import hand_over, seed
-from cacse_trainer.settings.recipes import find_recipe
+from cacse_trainer.settings.recipes import find_recipe, read_recipe
 
 EPILOG = """examples:
-  cacse-trainer sweep --config cacse/minilm --seeds 1 2 3 --output_dir runs/seeds --set train_file=mine.txt
+  cacse-trainer sweep --config cacse/minilm --seeds 1 2 3 --output_dir runs/seeds --train_file mine.txt
   cacse-trainer sweep --config simcse/minilm --grid learning_rate=1e-5,3e-5 --grid contrastive_temperature=0.05,0.1 \\
-      --output_dir runs/grid --set train_file=mine.txt --plan
+      --output_dir runs/grid --train_file mine.txt --plan
   cacse-trainer sweep --config cacse/bert_base --seeds 1 2 3 4 --gpus 0 1 2 3 --output_dir runs/four \\
-      --set train_file=mine.txt
-  cacse-trainer sweep --command distill --config distill/cacse_bert --seeds 1 2 --output_dir runs/students
+      --train_file mine.txt
+  cacse-trainer sweep --command distill --config distill/cacse_bert --seeds 1 2 --output_dir runs/students \\
+      --train_file mine.txt
 
 Each run has a folder and a log in the output folder; sweep_report.md and .json hold mean ± standard deviation over the
 seeds of each point, and so does the card of the best run. Repeat the command to go on after an interruption; with more
@@ -43,6 +44,7 @@ def parser() -> OneLineParser:
     add("--seeds", nargs="+", type=seed, default=[42], help="default: 42")
     add("--grid", action="append", default=[], metavar="FIELD=V,V", help="values of a field; every combination is run")
     add("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of all runs, instead of the recipe's")
+    add("--train_file", help="training text of all runs, where the recipe names none")
     add("--command", default="train", choices=["train", "distill"], help="what the recipe is for")
     add("--parallel", type=int, help="runs at once; default: one a GPU of --gpus, else 1")
     add("--gpus", nargs="+", help="numbers of the GPUs, one a run; default: all that are visible, by turns")
@@ -57,17 +59,22 @@ def main(arguments: Sequence[str]) -> None:
     parallel = settings.parallel or len(settings.gpus or [1])
     if parallel < 1:
         raise UserError(f"parallel {parallel}: at least 1")
-    find_recipe(settings.config)
+    recipe = read_recipe(find_recipe(settings.config))
     changes = dict(parse_change(text) for text in settings.set)
     if stray := next((name for name in changes if "." in name), None):
         raise UserError(f"--set {stray}: a sweep has no stages; give FIELD=VALUE")
+    if settings.train_file is not None:
+        changes["train_file"] = settings.train_file
+    grid = parse_grid(settings.grid)
+    if not any("train_file" in given for given in (recipe, changes, grid)):
+        raise UserError(f"no training text: recipe {settings.config} names none; give --train_file FILE")
     hand_over(changes)
     runs = sweep_runs(
         settings.config,
         settings.command,
         settings.output_dir,
         seeds=settings.seeds,
-        grid=parse_grid(settings.grid),
+        grid=grid,
         settings=changes,
     )
     stages = [one.stage for one in runs]

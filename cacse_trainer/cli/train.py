@@ -41,6 +41,11 @@ def tell_run(result: RunResult) -> None:
     """
     if rank() > 0:
         return
+    if "scored" in result.summary:
+        lines = [f"{name}: {score:.2f}" for name, score in result.summary["scores"].items()]
+        what = f"scored {result.summary['scored']} (pooling {result.summary['pooling']}); nothing was trained"
+        tell("\n".join([what, *lines]), result.summary)
+        return
     if result.steps is None:
         tell("settings, text, dev sets and models are fine; nothing was trained (--check)", {"checked": True})
         return

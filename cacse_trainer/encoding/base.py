@@ -22,7 +22,7 @@ from cacse_trainer.encoding.loading import check_length, fingerprint
 from cacse_trainer.encoding.pool import EncoderPool, as_one_table, one_after_another
 from cacse_trainer.encoding.searching import Device, Searching
 from cacse_trainer.encoding.sentence_transformers import DOCUMENT, QUERY, Modules
-from cacse_trainer.encoding.spellings import as_asked, refuse_others
+from cacse_trainer.encoding.spellings import as_asked, refuse_others, texts_of
 from cacse_trainer.encoding.vectors.precision import (
     QUANTIZED,
     check_precision,
@@ -209,8 +209,8 @@ class BaseEncoder(Searching):
         """Encode sentences.
 
         Args:
-            sentences: one, or any number, also from a generator; ``""`` is fine. One without any token, special ones
-                included, gives zeros.
+            sentences: one, or any number, also from a generator; ``""`` is fine, and so are rows ``{"text": …}``. One
+                without any token, special ones included, gives zeros.
             batch_size: rows a batch; default: by a budget of tokens, which is faster.
             normalize: scale to length 1, so that the dot product is the cosine; a zero vector stays zero.
             show_progress_bar: a bar on standard error.
@@ -239,8 +239,8 @@ class BaseEncoder(Searching):
         """
         check_precision(precision, QUANTIZED)
         refuse_others(others)
-        several = isinstance(sentences, Iterable) and not isinstance(sentences, (str, bytes))
-        rows: Iterable[Any] = sentences if several else [sentences]
+        several = isinstance(sentences, Iterable) and not isinstance(sentences, (str, bytes, Mapping))
+        rows: Iterable[Any] = texts_of(sentences if several else [sentences])
         settings = {"batch_size": batch_size, "max_length": max_length, "prompt": self.prompt_of(prompt_name, prompt)}
         table = self._table(rows, self._on(device), show_progress_bar, "Encoding", settings)
         scaled = next((said for said in (normalize_embeddings, normalize_to_unit) if said is not None), normalize)

@@ -13,8 +13,9 @@ from cacse_trainer.encoding.hub import HubTarget, prepare_repo, push_folders
 from cacse_trainer.encoding.loading import fingerprint, load_encoder
 from cacse_trainer.encoding.saving import save_encoder
 from cacse_trainer.encoding.sentence_transformers import Modules
-from cacse_trainer.errors import UserError
-from cacse_trainer.models.prompting import prompt_of
+from cacse_trainer.errors import UserError, user_errors
+from cacse_trainer.models.prompting import prepare_tokenizer, prompt_of
+from cacse_trainer.models.tokenizer_bundle import tokenizers_of
 
 DTYPES = {
     "float32": torch.float32,
@@ -31,8 +32,9 @@ class SentenceEncoder(BaseEncoder):
 
     Args:
         path: folder, hub id or ``package:NAME/FOLDER``; None with an adapter is the base model that it names.
-        pooling: cls, cls_with_mlp, mean, weighted_mean, last_token, avg_top2, avg_first_last or max; default: what the
-            folder states. A guess is logged.
+        pooling: cls, cls_before_pooler, cls_with_mlp, mean, weighted_mean, last_token, avg_top2, avg_first_last or max,
+            see `CHOICES`; default: what the folder states, or what a released model of its name is known by
+            (`released`). A guess is logged.
         device: default: a GPU where there is one.
         adapter: folder or hub id of a PEFT adapter.
         dtype: ``torch.bfloat16`` (or ``"bf16"``) computes in it: the linear layers' weights are kept in bfloat16, norms
@@ -86,6 +88,8 @@ class SentenceEncoder(BaseEncoder):
         self.tokens_per_batch, self.truncate_dim = tokens_per_batch, truncate_dim
         self.dtype, self.adapter = dtype, adapter
         self._drawn = loaded.drawn
+        self._bidirectional_start_layer = loaded.bidirectional_start_layer
+        self._plain_tokenizer = loaded.plain_tokenizer
         self._fingerprint: str | None = None
         if self.dtype != torch.float32:  # autocast alone would cast the weights anew in every batch
             self._fingerprint = fingerprint(self.model, self._drawn)  # the same in float32 and in bfloat16
@@ -94,6 +98,23 @@ class SentenceEncoder(BaseEncoder):
                     module.to(self.dtype)
         self._embed, self._prepare = loaded.embed, loaded.stated.prepare
         self._take_prompts(loaded.stated)
+
+    def set_prompt(self, prompt: str | None = None) -> None:
+        """Put a prompt around every sentence from now on, as AnglE's models are told.
+
+        Args:
+            prompt: with ``{text}`` once; None: no prompt.
+
+        Raises:
+            UserError: the template is none, or the folder's own tokenizer carries another prompt.
+        """
+        if self._plain_tokenizer is None or len(tokenizers_of(self._plain_tokenizer)) > 1:
+            raise UserError(f"model {self.name}: has no single tokenizer to put a prompt in; give encode a prompt")
+        with user_errors(f"model {self.name}"):
+            eos = prompt_of(self.tokenizer)[1]
+            self.tokenizer = prepare_tokenizer(self._plain_tokenizer, prompt, eos)
+        self._given["prompt_template"], self._given["append_eos"] = prompt, eos
+        self.close()  # processes with the earlier one
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], *args: Any, **settings: Any) -> "SentenceEncoder":
@@ -158,7 +179,7 @@ class SentenceEncoder(BaseEncoder):
     @property
     def bidirectional_start_layer(self) -> int | None:
         """From which layer on a plain decoder was made to see both directions."""
-        return self._given["bidirectional_start_layer"]
+        return self._bidirectional_start_layer
 
     @property
     def device(self) -> torch.device:

@@ -19,14 +19,22 @@ import cacse_trainer.models  # noqa: F401 - registers the model classes with Aut
 from cacse_trainer.compute.pooling import POOLINGS
 from cacse_trainer.data.tokens import no_room, shortest_limit
 from cacse_trainer.encoding.embedder import Embed, length_limit
-from cacse_trainer.encoding.sentence_transformers import Modules, read_modules, read_prompts
+from cacse_trainer.encoding.released import OF_TRAINING_SCRIPTS, RAW, released
+from cacse_trainer.encoding.sentence_transformers import Modules, read_modules, read_prompts, states_head
 from cacse_trainer.errors import UserError, one_line, user_errors
 from cacse_trainer.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from cacse_trainer.models.adapters import base_model_of, load_adapter, merge_adapter
 from cacse_trainer.models.base import CLS_WITH_MLP, contract_of, pools_by_itself
-from cacse_trainer.models.bidirectional import make_bidirectional
+from cacse_trainer.models.bidirectional import make_bidirectional, tell_of_environment
 from cacse_trainer.models.modeling_static import LONGEST, POOLING, StaticTable, load_static_tokenizer
-from cacse_trainer.models.pretrained import find_file, is_decoder, load_config, load_encoder_model, read_settings
+from cacse_trainer.models.pretrained import (
+    find_file,
+    is_decoder,
+    list_of_modules,
+    load_config,
+    load_encoder_model,
+    read_settings,
+)
 from cacse_trainer.models.prompting import prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of, tokenizers_of
 from cacse_trainer.settings.precision import accelerator
@@ -34,8 +42,12 @@ from cacse_trainer.settings.resources import nearest, resolve_resource
 
 logger = logging.getLogger(__name__)
 
-CHOICES = ("cls", CLS_WITH_MLP, "mean", "weighted_mean", "last_token", "avg_top2", "avg_first_last", "max")
-"""The poolings that are offered; the other names of `POOLINGS` are taken too."""
+CHOICES = ("cls", RAW, CLS_WITH_MLP, "mean", "weighted_mean", "last_token", "avg_top2", "avg_first_last", "max")
+"""The poolings that are offered; the other names of `POOLINGS` are taken too.
+
+``cls`` is the first token as the model has it: through the head that its folder states (supervised SimCSE), raw where
+there is none. ``cls_before_pooler`` is always raw, ``cls_with_mlp`` always through the head.
+"""
 
 SAMPLED_VALUES = 4096  # of each weight tensor, for the fingerprint
 
@@ -55,6 +67,9 @@ class Loaded:
         stated: what the folder says to sentence-transformers; ``embed`` runs its layers above the model.
         guessed: nobody stated the pooling.
         drawn: names of weights that the checkpoint lacks and no pooling in use reads, another each time.
+        bidirectional_start_layer: from which layer on a plain decoder was made to see both directions.
+        plain_tokenizer: the folder's own, without the prompt that the user, or the release, puts around every sentence;
+            None of a static table.
     """
 
     name: str
@@ -67,6 +82,8 @@ class Loaded:
     stated: Modules
     guessed: bool = False
     drawn: Collection[str] = ()
+    bidirectional_start_layer: int | None = None
+    plain_tokenizer: Any = None
 
 
 def load_encoder(
@@ -105,7 +122,17 @@ def load_encoder(
     if is_sentence_model(path):
         stated = Modules(prompts=read_prompts(path))
     else:
+        if pooling == "cls" and states_head(path):
+            pooling = CLS_WITH_MLP
         stated = read_modules(path, pooled_otherwise=pooling not in (None, CLS_WITH_MLP))
+    speaks_for_itself = is_sentence_model(path) or (adapter is None and list_of_modules(path))
+    release = None if speaks_for_itself else released(adapter or path)
+    if release is not None:
+        logger.info("model %s: is %s's %s; pooling %s", name, release.method, release.name, pooling or release.pooling)
+        prompt_template = prompt_template or release.prompt_template
+        append_eos = append_eos or release.append_eos
+        if bidirectional_start_layer is None:
+            bidirectional_start_layer = release.bidirectional_start_layer
     trusted = {"trust_remote_code": trust_remote_code}
     device = _existing(device) if device is not None else default_device()
     if stated.static is not None:
@@ -113,6 +140,7 @@ def load_encoder(
         return _load_static(name, path, stated, device, max_seq_length, [key for key, value in asked.items() if value])
     with user_errors(f"model {name}", KeyError, ImportError):
         config = load_config(path, **trusted)
+        tell_of_environment(name, config.model_type, bidirectional_start_layer)
         more = {"base_model": ours} if ours is not None else {}
         model, drawn = load_encoder_model(path, config=config, dtype=torch.float32, **trusted, **more)
         tokenizer = load_tokenizer_of(path, model.config, **trusted)
@@ -125,16 +153,24 @@ def load_encoder(
         if adapter is not None:
             load_adapter(model, adapter, trainable=False)
             merge_adapter(model)
-        if bidirectional_start_layer is not None:
+        if bidirectional_start_layer is not None and contract_of(model).stated_pooling is not None:
+            trained = model.config.to_dict().get("bidirectional_start_layer")
+            if trained != bidirectional_start_layer:
+                told = f"bidirectional_start_layer {bidirectional_start_layer}"
+                raise ValueError(f"{told}: it was trained with {trained}; leave it out")
+        elif bidirectional_start_layer is not None:
             make_bidirectional(model, bidirectional_start_layer)
+        plain = tokenizer
         tokenizer = prepare_tokenizer(tokenizer, prompt_template, append_eos)
     model = model.eval().to(device)
     contract = contract_of(model, stated.above, drawn)
-    known = pooling or stated.pooling or contract.stated_pooling
+    known = pooling or stated.pooling or contract.stated_pooling or (release.pooling if release is not None else None)
     chosen = known or _guess_pooling(name, config)
     with user_errors(f"model {name}"):
         embed = contract.embed_as(chosen if contract.stated_pooling is None else pooling)
     possible = length_limit(tokenizer, model.config)
+    if release is not None and release.max_seq_length is not None:
+        stated.max_seq_length = release.max_seq_length
     limit = max_seq_length if max_seq_length is not None else stated.length(possible)
     check_length(name, limit, possible, shortest_limit(tokenizer, stated.prepare))
     return Loaded(
@@ -148,6 +184,8 @@ def load_encoder(
         stated,
         guessed=not known,
         drawn=drawn,
+        bidirectional_start_layer=bidirectional_start_layer,
+        plain_tokenizer=plain,
     )
 
 
@@ -171,12 +209,14 @@ def _load_static(
 
 
 def _guess_pooling(name: str, config: Any) -> str:
-    """Nothing is stated: the last token of a decoder, else the mean. Logged."""
-    guess = "last_token" if is_decoder(config) else "mean"
+    """Nothing is stated: a decoder's last token, the first of what SimCSE's scripts trained, else the mean. Told."""
+    of_simcse = next((kind for kind in config.architectures or [] if kind in OF_TRAINING_SCRIPTS), None)
+    guess = "last_token" if is_decoder(config) else RAW if of_simcse is not None else "mean"
     logger.warning(
-        "model %s states no pooling: GUESSED %s (state another with pooling, --pooling: %s)",
+        "model %s states no pooling: GUESSED %s%s (state another with pooling, --pooling: %s)",
         name,
         guess,
+        f", as it is a {of_simcse}; supervised SimCSE: cacse-trainer import --head use" if of_simcse else "",
         ", ".join(CHOICES),
     )
     return guess
@@ -242,6 +282,9 @@ def _find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | Non
     if path is None:
         with user_errors(f"adapter {adapter}"):
             path = base_model_of(adapter)
+        release = released(adapter)
+        if path is None and release is not None:
+            path = release.base
     if path is None:
         raise UserError(f"adapter {adapter}: names no base model, or is not there; give the base as model (--model)")
     return path, adapter, None
@@ -250,6 +293,17 @@ def _find_adapter(name: str | None, adapter: str | None) -> tuple[str, str | Non
 def is_sentence_model(path: str) -> bool:
     """Whether a sentence model is there; what its files say to sentence-transformers is then not needed."""
     return pools_by_itself((read_settings(path, "config.json", model_type=str | None) or {}).get("model_type"))
+
+
+def states_pooling(name: str) -> bool:
+    """Whether it is known how a model is read: its folder says so, or it is `released`, or a training's own checkpoint.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with user_errors(f"model {name}", KeyError, RuntimeError):
+        path = resolve_resource(name)
+        return is_sentence_model(path) or read_modules(path).pooling is not None
 
 
 def fingerprint(model: nn.Module, drawn: Collection[str] = ()) -> str:

@@ -3,6 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from cacse_trainer.encoding.vectors.index import EXACT, SearchIndex
 from cacse_trainer.encoding.vectors.precision import check_precision
 from cacse_trainer.errors import UserError
 
+FAISS_FROM = 100_000
+"""Sentences of an index that faiss searches by itself."""
 Device = torch.device | str
 SentencesOrFile = Iterable[str] | str | os.PathLike[str]
 
@@ -66,7 +69,9 @@ class Searching(ABC):
 
         Args:
             sentences_or_file: sentences, or a txt, csv, tsv, jsonl or parquet file (blank rows are skipped).
-            use_faiss, faiss_fast: True stands for ``kind`` "flat", and both for "ivf".
+            use_faiss, faiss_fast: True stands for ``kind`` "flat", and both for "ivf". Default: as SimCSE's tool, faiss
+                where it is installed, from `FAISS_FROM` sentences on, on a CPU and with full precision; what is found
+                is the same.
             device, batch_size, show_progress_bar: as for `encode`.
             kind: exact (default; needs nothing more), or through faiss: flat, ivf, hnsw, or a faiss factory string.
             precision: of the exact index's vectors: float32, int8 or binary.
@@ -81,6 +86,9 @@ class Searching(ABC):
         sentences = _texts(sentences_or_file, text_column)
         how = {"device": device, "show_progress_bar": show_progress_bar, "prompt": self.document_prompt}
         table = self.encode(sentences, batch_size, **how)
+        plain = kind is None and use_faiss is None and precision == "float32" and self.device.type == "cpu"
+        if plain and chosen == EXACT and len(sentences) >= FAISS_FROM and find_spec("faiss") is not None:
+            chosen = "flat"
         made_by = self.made_by()
         self.index = SearchIndex.build(
             sentences, table, kind=chosen, precision=precision, search_effort=search_effort, made_by=made_by

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cacse_trainer.compute.pooling import POOLINGS
+from cacse_trainer.encoding.released import HEAD, RAW, released
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import write_json
 from cacse_trainer.models.modeling_static import POOLING as STATIC_POOLING
@@ -106,13 +107,17 @@ def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
         pooled_otherwise: the user states the pooling; what the folder has from there on is not read.
 
     Returns:
-        What is stated; of a folder without ``modules.json`` an empty `Modules`.
+        What is stated; of a folder without ``modules.json`` the pooling of a released model of that name (`released`),
+        else nothing.
 
     Raises:
         UserError: a module of a kind that is not supported, with its name.
     """
     found, listed = Modules(), list_of_modules(name)
     if not listed:
+        known = released(name)
+        if known is not None and not pooled_otherwise:
+            found.pooling = "cls" if known.pooling == RAW else known.pooling
         return found
     found.prompts, found.prompt = _read_prompts(name)
     for place, module in enumerate(listed):
@@ -140,6 +145,21 @@ def read_modules(name: str, pooled_otherwise: bool = False) -> Modules:
         found.normalizes = True
         found.above.pop()
     return found
+
+
+def states_head(name: str) -> bool:
+    """Whether a folder states the first token's state behind a trained layer, as supervised SimCSE has it."""
+    listed = list_of_modules(name)
+    if not listed:
+        known = released(name)
+        return known is not None and known.pooling == HEAD
+    kinds = [module["type"].rpartition(".")[2] for module in listed]
+    if kinds[1:3] != ["Pooling", "Dense"]:
+        return False
+    try:
+        return _read_pooling(name, listed[1]["path"], "") == "cls"
+    except UserError:  # of a pooling that is not supported: it is no first token
+        return False
 
 
 class Normalize(nn.Module):

@@ -1,6 +1,6 @@
 """What users of sentence-transformers type in ``encode``: its names for what is given back, and what is refused."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,25 @@ def refuse_others(given: Mapping[str, Any]) -> None:
         if name not in ASKS_NOTHING or value != ASKS_NOTHING[name]:
             mend = INSTEAD.get(name, "help(SentenceEncoder.encode) tells what is")
             raise UserError(f"encode: {name}={value!r} is not supported; {mend}")
+
+
+def texts_of(rows: Iterable[Any]) -> Iterable[Any]:
+    """Rows as AnglE's models take them, ``{"text": …}``, as their texts; all others as they are.
+
+    Raises:
+        UserError: such a row has no text, or more than that.
+    """
+    if isinstance(rows, Sequence):
+        return [_text_of(row) for row in rows] if any(isinstance(row, Mapping) for row in rows) else rows
+    return (_text_of(row) for row in rows)
+
+
+def _text_of(row: Any) -> Any:
+    if not isinstance(row, Mapping):
+        return row
+    if row.keys() != {"text"}:
+        raise UserError(f"encode: a row is a sentence or {{'text': sentence}}, got the keys {', '.join(map(str, row))}")
+    return row["text"]
 
 
 def as_asked(found: np.ndarray, device: torch.device, to_numpy: bool, to_tensor: bool) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from cacse_trainer.errors import UserError
-from cacse_trainer.evaluation.results import NDCG, RESULTS, SUITES, load_pairs_of, read_results, score_of
+from cacse_trainer.evaluation.results import NDCG, RESULTS, SUITES, load_pairs_of, read_results, score_of, suites_of
 
 DRAWS_AT_ONCE = 64  # bounds the table of ranks
 
@@ -127,7 +127,7 @@ def compare(
         if values is not None:
             drawn[name] = values
             _add_interval(row, values, confidence)
-    for suite, names in SUITES.items():
+    for suite, names in suites_of(modes[0] or "test").items():
         if all(name in both for name in names):
             part = [row for row in rows if row.name in names]
             mean = Difference(

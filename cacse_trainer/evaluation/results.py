@@ -31,9 +31,17 @@ PROBING = (
 )
 SUITES: dict[str, tuple[str, ...]] = {"sts": STS, "transfer": TRANSFER, "probing": PROBING}
 """The columns of the papers' tables; an average is over exactly these."""
+WITHOUT_DEV = STS[:5]
+"""Tasks that are test sets alone: mode dev, by whose figures one may choose, has no place for them."""
 NDCG = "ndcg@10"
 SCORES = ("main_score", "spearman", "acc", NDCG)
 """Names of the score that a task is told by; the first that it has."""
+
+
+def suites_of(mode: str) -> dict[str, tuple[str, ...]]:
+    """`SUITES`, in mode dev without the tasks that have no dev part."""
+    left_out = WITHOUT_DEV if mode == "dev" else ()
+    return {suite: tuple(name for name in names if name not in left_out) for suite, names in SUITES.items()}
 
 
 def score_of(entry: dict[str, Any]) -> float:
@@ -81,6 +89,7 @@ class ResultStore:
         self.tasks: dict[str, dict[str, Any]] = {}
         self.mteb: dict[str, dict[str, Any]] = {}
         self.failure: UserError | None = None  # the data of some MTEB tasks could not be fetched; all others are done
+        self._mode = str(settings.get("mode", "test"))
         self._head = {
             "model": model,
             "pooling": pooling,
@@ -128,7 +137,8 @@ class ResultStore:
 
     def contents(self) -> dict[str, Any]:
         """What the file holds."""
-        averages = {suite: average(self.tasks, names) for suite, names in SUITES.items()}
+        suites = suites_of(self._mode)
+        averages = {suite: average(self.tasks, names) for suite, names in suites.items()}
         return {**self._head, "tasks": self.tasks, "mteb": self.mteb, "averages": averages}
 
     def save(self) -> None:

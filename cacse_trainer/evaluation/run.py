@@ -52,6 +52,7 @@ def choose_tasks(
     dev_files: Sequence[str] = (),
     data_dir: str | Path | None = None,
     skip_missing: bool = False,
+    mode: str = "test",
 ) -> Chosen:
     """The tasks of SentEval's suites, its tasks by name, MTEB's tasks and suites, and sets of one's own.
 
@@ -60,11 +61,12 @@ def choose_tasks(
         dev_files: graded pairs and retrieval sets, paths or ``name=path``, see `load_named`.
         data_dir: SentEval's data. Default: ``SentEval/data``, here or in the checkout.
         skip_missing: leave out tasks whose data files are not there.
+        mode: see `Scoring`; in dev the suites are those of their tasks that have a dev part.
 
     Raises:
         UserError: no or unknown names, or missing data.
     """
-    names = task_names(suites, tasks)
+    names = task_names(suites, tasks, mode)
     folder = Path(data_dir or "SentEval/data")
     if data_dir is None and not folder.is_dir():
         folder = CHECKOUT / "SentEval" / "data"

@@ -18,7 +18,7 @@ from cacse_trainer.compute.distributed import gather_objects, rank, world_size
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.contamination import TrainingText, occurring, without
-from cacse_trainer.evaluation.results import SUITES, ResultStore, score_of
+from cacse_trainer.evaluation.results import ResultStore, score_of, suites_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +46,14 @@ class Scoring:
     seed: int = 1111
 
 
-def task_names(suites: Sequence[str], tasks: Sequence[str]) -> list[str]:
-    """The tasks of the suites, and those named, each once.
+def task_names(suites: Sequence[str], tasks: Sequence[str], mode: str = "test") -> list[str]:
+    """The tasks of the suites, in mode dev those that have a dev part, and those named, each once.
 
     Raises:
         UserError: no such suite or task; the nearest is suggested.
     """
-    names = [name for suite in suites for part in (SUITES if suite == "full" else [suite]) for name in SUITES[part]]
+    known = suites_of(mode)
+    names = [name for suite in suites for part in (known if suite == "full" else [suite]) for name in known[part]]
     for name in tasks:
         try:
             senteval.task_spec(name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cacse_trainer.evaluation.results import NDCG, SUITES, score_of
+from cacse_trainer.evaluation.results import NDCG, WITHOUT_DEV, score_of, suites_of
 from cacse_trainer.evaluation.retrieval import METRICS
 from cacse_trainer.files import write_text
 
@@ -19,6 +19,7 @@ TITLES = {
     "transfer": "transfer, accuracy",
     "probing": "probing, accuracy",
     "more": "further tasks",
+    "test": "test sets, which have no dev part: nothing is to be chosen by them",
     "mteb": "MTEB, main score ×100",
 }
 
@@ -28,7 +29,7 @@ class Table:
     """A table of one row of figures.
 
     Args:
-        name: sts, transfer, probing, more, mteb or retrieval_NAME.
+        name: sts, transfer, probing, test, more, mteb or retrieval_NAME.
         title: what the figures are.
         header: task names, the last one the average.
         scores: NaN where a score is undefined.
@@ -51,22 +52,24 @@ def tables_of(results: dict[str, Any]) -> list[Table]:
     A suite that is not whole has no ``Avg.`` but ``Avg. of k``: it is no figure to compare with a paper's.
     """
     tasks, mteb = results["tasks"], results.get("mteb", {})
+    suites = suites_of(results["settings"].get("mode", "test"))
     groups = {
         suite: {SHORT.get(name, name): tasks[name] for name in names if name in tasks}
-        for suite, names in SUITES.items()
+        for suite, names in suites.items()
     }
-    known = {name for names in SUITES.values() for name in names}
+    known = {name for names in suites.values() for name in names}
     own = {name: entry for name, entry in tasks.items() if name not in known}
     searched = {name: entry for name, entry in own.items() if NDCG in entry}
-    groups["more"] = {name: entry for name, entry in own.items() if name not in searched}
+    groups["test"] = {name: own[name] for name in WITHOUT_DEV if name in own}
+    groups["more"] = {name: entry for name, entry in own.items() if name not in searched and name not in WITHOUT_DEV}
     found = []
     for name, entries in {**groups, "mteb": mteb}.items():
         table = Table(name, TITLES[name], list(entries), [score_of(entry) for entry in entries.values()])
         if name == "sts":
-            ways = [entry["aggregation"] for task, entry in entries.items() if task in SUITES["sts"][:5]]
+            ways = [entry["aggregation"] for task, entry in entries.items() if task in WITHOUT_DEV]
             table.title += f" (aggregation: {ways[0]})" if ways else ""
-        if entries and name != "more":
-            table.header.append("Avg." if len(entries) == len(SUITES.get(name, mteb)) else f"Avg. of {len(entries)}")
+        if entries and name not in ("more", "test"):
+            table.header.append("Avg." if len(entries) == len(suites.get(name, mteb)) else f"Avg. of {len(entries)}")
             table.scores.append(sum(table.scores) / len(entries))
         found.append(table)
     for name, entry in searched.items():  # one a set, as each has several figures

@@ -7,7 +7,7 @@ import numpy as np
 import senteval
 
 from cacse_trainer.compute.distributed import gather_objects, rank, world_size
-from cacse_trainer.encoding.embedder import Embedder
+from cacse_trainer.encoding.embedder import Vectors
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.results import TRANSFER
 
@@ -39,7 +39,7 @@ class TransferDevScorer:
         self.sentences = senteval.distinct_sentences(self.tasks)
         self.params = {**senteval.classifier_settings("dev"), "seed": seed, "batch_size": 4096}
 
-    def __call__(self, embedder: Embedder) -> dict[str, float]:
+    def __call__(self, embedder: Vectors) -> dict[str, float]:
         """``transfer_<task>`` and ``transfer_avg``, dev accuracy in percent, the same on every process."""
         vectors = embedder.vectors(self.sentences)
         if not np.isfinite(vectors).all():

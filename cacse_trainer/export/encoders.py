@@ -7,7 +7,8 @@ A head that stays at inference (supervised SimCSE) goes to two places: the encod
 models, and sentence-transformers' Dense module. A prompt and an EOS are part of the tokenizer, so nothing that loads
 the folder needs to know of them. A weighted sum of encoders is written with standard modules where it is one at each
 token; else, with tokenizers of their own or different poolings, it brings its own module, which sentence-transformers
-runs with ``trust_remote_code=True`` only. The card says what loads the folder.
+runs with ``trust_remote_code=True`` only. A model that pools by itself (an average of layers) is read by
+sentence-transformers once this package is imported. The card says what loads the folder.
 """
 
 import logging
@@ -23,7 +24,7 @@ from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.encoding.loading import load_encoder
 from cacse_trainer.encoding.model_card import CardFacts, render_card, usage_of
 from cacse_trainer.encoding.saving import PROBES, check_same, clean_tokenizer
-from cacse_trainer.encoding.sentence_transformers import list_modules, write_modules, write_prompts
+from cacse_trainer.encoding.sentence_transformers import list_modules, list_own_pooling, write_modules, write_prompts
 from cacse_trainer.evaluation.dev_sets import DevSet, as_dev_sets, scores_by_set
 from cacse_trainer.export import ensemble_module
 from cacse_trainer.files import writing_folder
@@ -95,7 +96,9 @@ def _export(
         elif encoder.pooling is not None:
             own: Any = {"pooling": encoder.pooling, "hidden_size": encoder.model.config.hidden_size}
             write_modules(staged, **own, max_seq_length=limit, dense=encoder.dense, prompts=prompts)
-        elif prompts:
+        elif encoder.needs_package:
+            list_own_pooling(staged, limit)
+        if encoder.pooling is None and not encoder.own_module and prompts:
             write_prompts(staged, prompts)
         # code that came with the model already runs here
         loaded = load_encoder(str(staged), device=encoder.model.device, trust_remote_code=remote)

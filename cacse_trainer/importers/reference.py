@@ -9,6 +9,7 @@ models/cascade.py) and are skipped, as are the parts of the constraint model tha
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,17 @@ class ReferenceReport:
     skipped: list[str] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+
+
+def shown(names: Sequence[str], most: int = 4) -> str:
+    """The names; of many how many there are, and the first of them.
+
+    >>> shown(["a", "b"])
+    "['a', 'b']"
+    >>> shown(["a", "b", "c", "d", "e", "f"])
+    '6, such as a, b, c, d'
+    """
+    return str(list(names)) if len(names) <= most else f"{len(names)}, such as {', '.join(names[:most])}"
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -132,7 +144,7 @@ def load_reference_checkpoint(path: str | Path, tower_a: str, tower_b: str, cons
             (``batch``), ``tower_dropout``, ``cascade_dropout`` (0.2), ``constraint_dropout`` (0.1).
 
     Raises:
-        ValueError: keys are missing or left over (listed), a shape differs, or the file is damaged.
+        ValueError: keys are missing or left over (the first are named), a shape differs, or the file is damaged.
         FileNotFoundError: there is no such file.
     """
     model, report = convert_reference_checkpoint(path, tower_a, tower_b, constraint, **settings)
@@ -140,7 +152,7 @@ def load_reference_checkpoint(path: str | Path, tower_a: str, tower_b: str, cons
         raise ValueError(
             f"{path} does not fit this configuration (cascade_start_layer={model.config.cascade_start_layer}, "
             f"constraint_layers={model.config.constraint_layers}); "
-            f"missing: {report.missing}; left over: {report.left_over}"
+            f"missing: {shown(report.missing)}; left over: {shown(report.left_over)}"
         )
     logger.info("%s: %d keys skipped as without effect: %s", path, len(report.skipped), ", ".join(report.skipped))
     return model

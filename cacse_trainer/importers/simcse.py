@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cacse_trainer.importers.reference import ReferenceReport, read_state_dict
+from cacse_trainer.importers.reference import ReferenceReport, read_state_dict, shown
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
 from cacse_trainer.models.pretrained import build_encoder, load_config
@@ -78,7 +78,7 @@ def load_simcse_checkpoint(path: str | Path, *, use_head: bool) -> SentenceEmbed
             unsupervised SimCSE and DiffCSE. The file does not say which it is.
 
     Raises:
-        ValueError: weights are missing or left over (listed), or there is no head to use.
+        ValueError: weights are missing or left over (the first are named), or there is no head to use.
         FileNotFoundError: there is no such file.
     """
     encoder_config = load_config(path)
@@ -111,6 +111,8 @@ def load_simcse_checkpoint(path: str | Path, *, use_head: bool) -> SentenceEmbed
     loading = model.load_state_dict(renamed, strict=False)
     missing, left_over = loading.missing_keys, report.left_over + loading.unexpected_keys
     if missing or left_over:
-        raise ValueError(f"{path} is no checkpoint of SimCSE or DiffCSE; missing: {missing}; left over: {left_over}")
+        raise ValueError(
+            f"{path} is no checkpoint of SimCSE or DiffCSE; missing: {shown(missing)}; left over: {shown(left_over)}"
+        )
     logger.info("%s: %d keys used in training only, or without effect, skipped", path, len(report.skipped))
     return model.eval()

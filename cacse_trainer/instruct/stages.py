@@ -27,7 +27,18 @@ LEFT = {
     "evaluate": ("base.json", "tuned.json", "*.yaml", evaluation.TABLE, evaluation.RESULTS),
 }
 """Patterns of what the stages leave in their folders; a merged model is known by its list, a training as a run is."""
-IRRELEVANT = ("output_dir", "disable_tqdm", "report_to", "run_name", "project", "overwrite", "resume", "log", "hub_")
+IRRELEVANT = (
+    "do_",
+    "output_dir",
+    "disable_tqdm",
+    "report_to",
+    "run_name",
+    "project",
+    "overwrite",
+    "resume",
+    "log",
+    "hub_",
+)
 """Training arguments, by the beginning of their names, that change nothing of the adapter."""
 
 
@@ -63,9 +74,11 @@ def make_stages(words: Sequence[str], settings: InstructSettings) -> list[Instru
     """All four stages, in order; ``words`` is the command line that gave these settings.
 
     Raises:
-        UserError: wrong pairs.
+        UserError: wrong pairs, or a training that shall not be.
     """
     data, args = settings.data, settings.training
+    if not (args.do_train and args.do_eval):
+        raise UserError("do_train, do_eval false: choose the stages with --stages, and eval_strategy; leave them out")
     processes = settings.stages.processes
     trained_as = {**vars(settings.model), "processes": processes}
     merged_as = {"merged_dtype": trained_as.pop("merged_dtype")}

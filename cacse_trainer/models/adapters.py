@@ -2,7 +2,7 @@
 
 The layers are put into the encoder itself, which stays the class that it was. An adapter's files are peft's own
 (``adapter_config.json``, ``adapter_model.safetensors``), written for the bare encoder; those of a causal language model
-(its ``model.`` before every name) are read as well.
+(its ``model.`` before every name) are read as well, and those of both.
 """
 
 import copy
@@ -19,10 +19,11 @@ from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
 from cacse_trainer.errors import UserError, one_line, user_errors
 from cacse_trainer.models.base import SentenceModel
-from cacse_trainer.models.pretrained import damage_named, load_config, load_encoder_model, runs_its_own_code
+from cacse_trainer.models.pretrained import damage_named, find_file, load_config, load_encoder_model, runs_its_own_code
 
 NAME = "default"
 CONFIG_FILE = "adapter_config.json"
+STATE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 
@@ -299,7 +300,7 @@ class AdapterModel(SentenceModel):
         ``base_model``, a folder or hub id.
         """
         path = str(pretrained_model_name_or_path)
-        if (Path(path) / CONFIG_FILE).is_file():
+        if find_file(path, CONFIG_FILE) is not None:
             return cls._from_adapter(path, **kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
@@ -405,7 +406,7 @@ class AdapterModel(SentenceModel):
             adapter.inference_mode = True
             adapter.save_pretrained(str(save_directory))
             state = {name: t.detach().cpu().contiguous() for name, t in adapter_state(self.encoder, state).items()}
-            save_file(state, Path(save_directory) / "adapter_model.safetensors", metadata={"format": "pt"})
+            save_file(state, Path(save_directory) / STATE, metadata={"format": "pt"})
 
     def load_adapter_checkpoint(self, folder: str) -> None:
         """As `load_adapter_weights`: a checkpoint's adapter into the one that is trained."""

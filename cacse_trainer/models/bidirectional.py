@@ -8,6 +8,8 @@ attention is told that it is not causal, for the kernels that make the mask them
 Source: Li and Li 2024 (arXiv 2311.05296), and the BiLLM release.
 """
 
+import logging
+import os
 from typing import Any
 
 import torch
@@ -16,6 +18,10 @@ from transformers import PreTrainedModel
 
 from cacse_trainer.compute.fast_paths import ATTENTION as TRAINING_ATTENTION
 
+logger = logging.getLogger(__name__)
+
+VARIABLE = "BiLLM_START_INDEX"
+"""By which BiLLM is told the start layer."""
 KINDS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi", "phi3")
 """Kinds of decoder whose layers take the mask as ``attention_mask`` and ask ``is_causal`` of their attention."""
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
@@ -50,6 +56,15 @@ def make_bidirectional(encoder: PreTrainedModel, start_layer: int) -> None:
                 module.is_causal = False  # type: ignore[assignment]
         if _see_both_directions not in layer._forward_pre_hooks.values():  # a copied layer has it already
             layer.register_forward_pre_hook(_see_both_directions, with_kwargs=True)
+
+
+def tell_of_environment(name: str, model_type: str, start_layer: int | None) -> None:
+    """Say of a decoder without such layers that BiLLM's variable, which would have made them, is not read."""
+    if start_layer is None and model_type in KINDS and VARIABLE in os.environ:
+        logger.warning(
+            "model %s: %s=%s in the environment is not read; give bidirectional_start_layer %s",
+            *(name, VARIABLE, os.environ[VARIABLE], os.environ[VARIABLE]),
+        )
 
 
 def _see_both_directions(layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrained
 from cacse_trainer.compute.distributed import gather_rows, rank, shared_rows
 from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, known_inputs, loaded_or
 from cacse_trainer.compute.packing import pool_padded, sentence_vectors
-from cacse_trainer.compute.pooling import LAYER_POOLINGS, POOLINGS
+from cacse_trainer.compute.pooling import LAYER_POOLINGS
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.losses import cosine_drift
 from cacse_trainer.losses.contrastive import full_precision
@@ -263,12 +263,7 @@ class SentenceEmbeddingModel(AdapterModel):
         return [Part(self.encoder, config.pooling)]
 
     def check_exportable(self) -> None:
-        """Refuse layers averaged, and a batch norm kept at inference: no plain encoder folder gives such vectors."""
-        if self.config.pooling in LAYER_POOLINGS:
-            raise UserError(
-                f"pooling {self.config.pooling} has no form that sentence-transformers loads; choose one of "
-                f"{', '.join(name for name in POOLINGS if name not in LAYER_POOLINGS)}, or train with export false"
-            )
+        """Refuse a batch norm kept at inference: no encoder folder gives such vectors."""
         if self.config.projects_at_inference and self.config.projection != "tanh":
             raise UserError(
                 f"projection {self.config.projection} cannot be part of an exported encoder: set mlp_only_train, or "
@@ -278,7 +273,8 @@ class SentenceEmbeddingModel(AdapterModel):
     def exports(self, title: str) -> list[Export]:
         """The encoder: an adapter merged into its weights, a head that stays at inference as its pooler and on top.
 
-        Bidirectional layers are no part of any plain model: the folder then holds a model of this class. With an
+        Bidirectional layers are no part of any plain model, and an average of layers is no pooling of
+        sentence-transformers: the folder then holds a model of this package, which pools by itself. With an
         adapter the encoder is brought to float32, in which it is compared, whatever its weights were held in.
         """
         self.check_exportable()
@@ -303,6 +299,13 @@ class SentenceEmbeddingModel(AdapterModel):
             what = f"The encoder of {title}{merged}: decoder layers from {start} on (from 0) see both directions."
             exported = with_settings(self, {"encoder_config": plain.config})
             exported._modules = {**self._modules, "encoder": plain}
+        pooling: str | None = POOLING_NAMES.get(config.pooling, config.pooling)
+        if config.pooling in LAYER_POOLINGS:
+            pooling = None
+            what += f" Its vectors are the mean of two layers ({config.pooling}): this folder's model pools by itself."
+            if exported is plain:  # neither a generator nor a decoder goes along
+                own = SentenceEmbeddingConfig(plain.config, pooling=config.pooling)
+                exported = SentenceEmbeddingModel(own, plain).eval()
         return [
             Export(
                 self.export_name,
@@ -310,7 +313,7 @@ class SentenceEmbeddingModel(AdapterModel):
                 what,
                 exported,
                 self.embed,
-                POOLING_NAMES.get(config.pooling, config.pooling),
+                pooling,
                 dense=cast(nn.Linear, head.dense) if head is not None else None,
                 merged=bool(merged),
                 needs_package=exported is not plain,

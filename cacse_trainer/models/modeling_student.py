@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
+from cacse_trainer.compute.pooling import LAYER_POOLINGS
+from cacse_trainer.errors import UserError
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
 from cacse_trainer.models.heads import MaskedLmHead
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
@@ -61,6 +63,15 @@ class StudentModel(SentenceEmbeddingModel):
         if config.teacher_size is not None:
             self.teacher_projection = nn.Linear(config.hidden_size, config.teacher_size)
             self._init_weights(self.teacher_projection)
+
+    def check_exportable(self) -> None:
+        """Refuse layers averaged, too: a student is to be a plain encoder."""
+        if self.config.pooling in LAYER_POOLINGS:
+            raise UserError(
+                f"pooling {self.config.pooling} has no form that sentence-transformers loads; choose cls, mean, max or "
+                "last_token, or train with export false"
+            )
+        super().check_exportable()
 
     def _embedding(self, inputs: Mapping[str, Tensor | None], asked: dict[str, Any]) -> EmbeddingOutput:
         """In training by `compute`, with ``embeddings``, what the loss compares.

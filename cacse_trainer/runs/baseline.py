@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cacse_trainer.encoding.sentence_transformers import DOCUMENTS, QUERY, read_modules, read_prompts
-from cacse_trainer.errors import user_errors
+from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.evaluation.compare import Difference
 from cacse_trainer.evaluation.dev_sets import DevSet
+from cacse_trainer.models.base import CLS_WITH_MLP
 from cacse_trainer.models.pretrained import is_decoder, load_config
 from cacse_trainer.settings.arguments import DataArguments, ModelArguments
 from cacse_trainer.settings.resources import resolve_resource
@@ -30,6 +31,12 @@ def take_stated_pooling(settings: ModelArguments) -> None:
     Raises:
         UserError: the start cannot be read.
     """
+    if settings.pooling == CLS_WITH_MLP and settings.tower_a is None:  # the words of evaluation
+        if settings.mlp_only_train:
+            raise UserError(
+                "pooling cls_with_mlp keeps the head at inference, mlp_only_train drops it: give one of them"
+            )
+        settings.pooling, settings.mlp_only_train = "cls", False
     if settings.pooling is not None:
         return
     starts = [name for name in (settings.model, settings.tower_a, settings.tower_b) if name is not None]
@@ -45,7 +52,7 @@ def stated_pooling(name: str) -> str | None:
     """The pooling that an encoder's folder states; None: it states none, or one with layers above it."""
     with user_errors(f"model {name}", KeyError, RuntimeError):
         stated = read_modules(resolve_resource(name))
-    return None if stated.above else stated.pooling
+    return None if stated.above or stated.pooling == CLS_WITH_MLP else stated.pooling
 
 
 def take_stated_prompts(data_args: DataArguments, starts: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from cacse_trainer.encoding.members import load_ensemble, load_members, load_sim
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.adapters import LoraSettings
 from cacse_trainer.models.base import SentenceModel, pools_by_itself
+from cacse_trainer.models.bidirectional import tell_of_environment
 from cacse_trainer.models.configuration_ensemble import EnsembleConfig
 from cacse_trainer.models.modeling_cacse import cacse_class
 from cacse_trainer.models.modeling_diffcse import DiffcseModel
@@ -113,6 +114,7 @@ def build_simcse(settings: ModelArguments) -> Built:
     with user_errors(f"model {encoder}", KeyError, RuntimeError):
         config = load_config(path, trust_remote_code=settings.trust_remote_code)
         check_pooling_of(encoder, config, str(settings.pooling))
+        tell_of_environment(encoder, config.model_type, settings.bidirectional_start_layer)
         tokenizer = load_tokenizer(path, settings.trust_remote_code)
         tokenizer = prepare_tokenizer(tokenizer, settings.prompt_template, settings.append_eos, config)
         own = {**stated(settings_of(SIMCSE, settings)), "dtype": base_dtype(settings)}

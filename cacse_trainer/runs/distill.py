@@ -26,6 +26,7 @@ from cacse_trainer.runs.build import (
 )
 from cacse_trainer.runs.methods import settle
 from cacse_trainer.runs.run import RunResult, TrainingRun
+from cacse_trainer.runs.scoring import score_only
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.distillation import DistillationArguments, EncoderChoice
 from cacse_trainer.settings.precision import resolve_bf16
@@ -47,6 +48,8 @@ def distill(
 ) -> RunResult:
     """What ``cacse-trainer distill`` does; see `train` for the arguments and the errors."""
     parsed = parsed or Parsed((settings, data_args, args))
+    if not args.do_train:
+        return score_only(parsed, [settings.student], settings.pooling)
     settle(
         parsed,
         {

@@ -129,7 +129,11 @@ def _unused(model_args: ModelArguments) -> Iterator[tuple[str, str]]:
     of_a_new_adapter = ("lora_alpha", "lora_dropout", "lora_target_modules", "lora_init")
     if model_args.adapter is not None:
         for name in ("lora_r", *of_a_new_adapter):
-            yield name, f"{name} has no effect with adapter, which goes on as it was made: leave one of them out"
+            yield (
+                name,
+                f"{name} has no effect with adapter, which goes on as it was made: leave one of them out; for a new "
+                "adapter over the merged one give the earlier run's export/encoder as model, and no adapter",
+            )
     elif model_args.lora_r is None:
         for name in of_a_new_adapter:
             yield name, f"{name} has no effect without a new adapter; give lora_r, too"

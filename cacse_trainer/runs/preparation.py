@@ -1,13 +1,14 @@
 """Before a training run: its text, its dev sets, and the metric that chooses."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset
 
 from cacse_trainer.data import has_labels, load_pairs, load_sentences, load_sentences_with_stats
+from cacse_trainer.encoding.embedder import Vectors
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.evaluation.dev_sets import DevSet, GradedPairs, load_named
 from cacse_trainer.files import crc32_of
@@ -107,11 +108,41 @@ def load_dev_sets(dev_files: Sequence[str] | None) -> dict[str, DevSet]:
     return load_named(dev_files, "dev_file")
 
 
+class Sets(NamedTuple):
+    """What scores a model: the dev sets and the held-out ones by name, and what else gives scores."""
+
+    dev: dict[str, DevSet]
+    held_out: dict[str, DevSet]
+    scorers: Sequence[Callable[[Vectors], dict[str, float]]]
+
+    @property
+    def every(self) -> dict[str, DevSet]:
+        """All sets by name."""
+        return {**self.dev, **self.held_out}
+
+
+def load_sets(data_args: DataArguments, args: CacseTrainingArguments) -> Sets:
+    """The sets that the settings name.
+
+    Raises:
+        UserError: see `dev_entries` and `load_dev_sets`.
+    """
+    uses = uses_dev_sets(data_args, args)
+    dev_sets = load_dev_sets(dev_entries(data_args)) if uses else {}
+    held_out = load_named(data_args.test_file or [], "test_file", dev_sets)
+    scorers = []
+    if uses and data_args.eval_transfer:
+        from cacse_trainer.evaluation.transfer_dev import TransferDevScorer  # senteval is only needed here
+
+        scorers.append(TransferDevScorer(Path(data_args.senteval_data)))
+    return Sets(dev_sets, held_out, scorers)
+
+
 def uses_dev_sets(data_args: DataArguments, args: CacseTrainingArguments) -> bool:
     """Whether dev sets are scored; with ``evaluation: none`` the settings that need a score are switched off."""
     if data_args.evaluation not in ("sts", "none"):
         raise UserError(f"evaluation must be sts or none, got {data_args.evaluation!r}")
-    if data_args.evaluation == "none" or (args.eval_strategy == "no" and not data_args.dev_file):
+    if data_args.evaluation == "none" or not args.do_eval or (args.eval_strategy == "no" and not data_args.dev_file):
         args.without_evaluation()
         return False
     return True

@@ -8,7 +8,7 @@ result = run.execute(trainer, base_models)                               # train
 import logging
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,6 @@ import torch
 from transformers import set_seed
 from transformers.trainer_utils import TrainOutput
 
-from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.hub import HubError, HubTarget, prepare_repo, push_folders
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
 from cacse_trainer.errors import RunError, UserError
@@ -65,8 +64,9 @@ class RunResult:
 
     Args:
         folder: the output folder.
-        steps: how many were trained; None: nothing was trained, all was only checked.
-        summary: the metric, its baseline, best value and curve; of a distillation the teacher, too.
+        steps: how many were trained; None: nothing was trained, all was only checked or (``do_train false``) scored.
+        summary: the metric, its baseline, best value and curve; of a distillation the teacher, too; where nothing was
+            trained ``scored``, ``pooling`` and ``scores``, or nothing.
         exported: names of the exported folders, in ``folder/export``, and their scores on the dev sets.
         pushed: address of the commit on the hub.
         push_error: what kept the export from being pushed; all else is there.
@@ -99,14 +99,7 @@ class TrainingRun:
         self.checkpoint = check_output_dir(args)
         self.text = preparation.text_facts(data_args)
         self.train_dataset, self.data_facts = preparation.load_training_text(data_args, args)
-        uses = preparation.uses_dev_sets(data_args, args)
-        self.dev_sets = preparation.load_dev_sets(preparation.dev_entries(data_args)) if uses else {}
-        self.test_sets = preparation.load_named(data_args.test_file or [], "test_file", self.dev_sets)
-        self.scorers: list[Callable[[Embedder], dict[str, float]]] = []
-        if uses and data_args.eval_transfer:
-            from cacse_trainer.evaluation.transfer_dev import TransferDevScorer  # senteval is only needed here
-
-            self.scorers.append(TransferDevScorer(Path(data_args.senteval_data)))
+        self.dev_sets, self.test_sets, self.scorers = preparation.load_sets(data_args, args)
         set_seed(args.seed)
         preparation.check_metric(args, self.dev_sets, self.scorers)
 
@@ -144,7 +137,7 @@ class TrainingRun:
             trainer.settings = {**vars(self.model_args), **vars(self.data_args), **self.text}
             try_a_batch(trainer)
             clear_output_dir(args)
-            trainer.extra_scorers = self.scorers
+            trainer.extra_scorers = list(self.scorers)
             sets = {**self.dev_sets, **self.test_sets}
             trusted = isinstance(self.model_args, ModelArguments) and self.model_args.trust_remote_code
             start = read_start(trainer, starts, sets, trusted)

@@ -1,11 +1,13 @@
 """A training run: settings → data → model → trainer → train → export."""
 
 from cacse_trainer.errors import user_errors
+from cacse_trainer.models.base import CLS_WITH_MLP
 from cacse_trainer.runs.baseline import take_stated_pooling, take_stated_prompts
 from cacse_trainer.runs.build import build_model, check_fit, check_weights
 from cacse_trainer.runs.guide import build_guide, build_keeping
 from cacse_trainer.runs.methods import check_hard_negatives, check_used
 from cacse_trainer.runs.run import RunResult, TrainingRun
+from cacse_trainer.runs.scoring import score_only
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.recipes import Parsed
 from cacse_trainer.training.trainer import CacseTrainer
@@ -28,6 +30,21 @@ def train(
         RunError: nothing was learned, or the export does not give the model's vectors.
     """
     parsed = parsed or Parsed((model_args, data_args, args))
+    if not args.do_train:
+        single = model_args.model is not None
+        return score_only(
+            parsed,
+            [model_args.model] if single else [model_args.tower_a, model_args.tower_b],
+            model_args.pooling,
+            head=single and not model_args.mlp_only_train,
+            adapter=model_args.adapter,
+            trust_remote_code=model_args.trust_remote_code,
+            prompt_template=model_args.prompt_template,
+            append_eos=model_args.append_eos,
+            bidirectional_start_layer=model_args.bidirectional_start_layer,
+        )
+    if model_args.pooling == CLS_WITH_MLP and "mlp_only_train" not in parsed.flags:
+        model_args.mlp_only_train = None  # a recipe's, which the flag contradicts
     if (model_args.model is None) != (model_args.tower_a is None):  # else there is none, or too many: see build_model
         take_stated_pooling(model_args)
         check_used(parsed)

@@ -28,7 +28,8 @@ class ModelArguments(ContrastiveArguments, DecoderArguments):
     )
     pooling: str | None = setting(
         None,
-        "cls (SimCSE, DiffCSE: with a projection), cls_before_pooler (raw), mean, weighted_mean, avg_top2, "
+        "cls (SimCSE, DiffCSE: through a head, in training alone with mlp_only_train), cls_before_pooler (raw), "
+        "cls_with_mlp (through the head at inference, too), mean, weighted_mean, avg_top2, "
         "avg_first_last, max or last_token; CACSE, TNCSE: cls, mean or max. Default: what the start's folder states; "
         "of a plain checkpoint cls, of a decoder last_token.",
     )
@@ -36,7 +37,7 @@ class ModelArguments(ContrastiveArguments, DecoderArguments):
         None, "With pooling cls: tanh or batch_norm. Default: SimCSE tanh, DiffCSE batch_norm."
     )
     mlp_only_train: bool | None = setting(
-        None, "Drop the projection at inference. Default: SimCSE false, DiffCSE true."
+        None, "Drop the projection at inference. Default: SimCSE false, DiffCSE true.", nargs="?", const=True
     )
     objective: str = setting(
         "info_nce",
@@ -169,13 +170,21 @@ class CommonTrainingArguments(TrainingArguments):
 
     # a wider type than the parent's: auto
     bf16: str = setting("auto", HELP, **FLAG)  # type: ignore[assignment]
+    do_train: bool = setting(
+        True,
+        "false: train nothing and write nothing; score the model in output_dir, else the start, on dev_file, eval_sets "
+        "and test_file.",
+    )
+    do_eval: bool = setting(True, "false: no dev set is scored, as with evaluation none.")
     eval_strategy: IntervalStrategy | str = setting(
         "steps", "When the dev sets are scored: no, steps or epoch. Without any: never."
     )
     save_steps: float | None = setting(  # type: ignore[assignment]
         None, "A checkpoint is saved every so many steps. Default: eval_steps, else 500."
     )
-    save_total_limit: int | None = setting(1, "So many checkpoints are kept; the best is one more.")
+    save_total_limit: int | None = setting(
+        1, "So many checkpoints are kept, and the best; at the end of a run with 1 the best alone."
+    )
     load_best_model_at_end: bool = setting(
         True, "The best model by metric_for_best_model is the result, else the last."
     )
@@ -197,6 +206,12 @@ class CommonTrainingArguments(TrainingArguments):
         self._check_counts()
         if self.fp16 and (self.use_cpu or accelerator() != "cuda"):
             raise ValueError("fp16 needs a CUDA GPU; give bf16 auto instead, or neither")
+        if self.do_predict:
+            raise ValueError("do_predict does nothing here; name held-out sets with test_file")
+        if not (self.do_train or self.do_eval):
+            raise ValueError("do_train false and do_eval false: that is nothing to do; leave one of them out")
+        if not self.do_eval:
+            self.eval_strategy = "no"
         if self.eval_strategy == "no":
             self.eval_on_start = False
         if self.load_best_model_at_end and "no" in (self.eval_strategy, self.save_strategy):

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import keep_secret, without_secrets
+from cacse_trainer.settings.old_names import counterpart
 from cacse_trainer.settings.resources import nearest
 
 SECRETS = ("token", "password", "api_key", "secret")
@@ -101,13 +102,19 @@ class OneLineParser(ArgumentParser):
         return settings, rest
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As the parent's; an unknown flag is told with the nearest known one, and without its value."""
+        """As the parent's; unknown flags are told without their values, with what they are here or the nearest one."""
         settings, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            name = without_secrets(unknown[0].partition("=")[0])
-            known = [flag for flag in self._option_string_actions if canonical(flag) == flag]
-            raise UserError(f"command line: unknown argument {name!r}{nearest(name, known)}")
+            flags = [word.partition("=")[0] for word in unknown if word.startswith("--")] or unknown[:1]
+            raise UserError(f"command line: {'; '.join(map(self._unknown, dict.fromkeys(flags)))}")
         return settings
+
+    def _unknown(self, flag: str) -> str:
+        name, instead = without_secrets(flag), counterpart(flag)
+        if instead is not None:
+            return f"unknown argument {name!r}, which is here {instead}"
+        known = [other for other in self._option_string_actions if canonical(other) == other]
+        return f"unknown argument {name!r}{nearest(name, known)}"
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from cacse_trainer.encoding.embedder import Embedder
+from cacse_trainer.encoding.embedder import Vectors
 from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.encoding.sentence_transformers import read_modules
 from cacse_trainer.errors import user_errors
@@ -37,7 +37,7 @@ class Reading:
                 yield name, metric, value
 
 
-def read(name: str, pooling: str, embedder: Embedder, sets: Mapping[str, DevSet]) -> Reading:
+def read(name: str, pooling: str, embedder: Vectors, sets: Mapping[str, DevSet]) -> Reading:
     """Score an encoder on dev sets and keep its answers."""
     answers = {key: one.read(embedder) for key, one in sets.items()}
     return Reading(name, pooling, answers, {key: answers[key].scores[one.metric] for key, one in sets.items()})

@@ -201,8 +201,14 @@ class CacseTrainer(ScoringTrainer):
             )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """As `ResumableTrainer`'s; with ``unique_batches`` rearranged."""
-        sampler = super()._get_train_sampler(train_dataset)
+        """As `ResumableTrainer`'s, lengths being those of the raw text; with ``unique_batches`` rearranged."""
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        column = self.args.length_column_name
+        by_length = self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+        if by_length and isinstance(rows, Dataset) and column not in rows.column_names:
+            texts = [rows[name] for name in rows.column_names if name != "score"]
+            rows = rows.add_column(column, [sum(map(len, row)) for row in zip(*texts, strict=True)])  # type: ignore[call-arg]
+        sampler = super()._get_train_sampler(rows)
         if self.unique_batches:
             self._order = sampler = unique_order(sampler, self.train_dataset, self._train_batch_size * world_size())
         return sampler

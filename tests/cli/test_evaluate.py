@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,23 @@ def test_aggregation_and_dev_mode(evaluate, tmp_path):
     assert tasks["STS12"]["spearman"] == pytest.approx(mean)
     assert tasks["STSBenchmark"]["spearman"] == tasks["STSBenchmark"]["subsets"]["dev"]["spearman"]
     assert tasks["MR"]["acc"] == tasks["MR"]["devacc"]
+
+
+def test_dev_is_no_average_of_test_sets(evaluate, tmp_path, capsys):
+    """SimCSE's script prints STS-B and SICK-R alone in mode dev; a test set that is named enters no average."""
+    assert evaluate("--suite", "sts", "--tasks", "STS13", "--mode", "dev") == 0
+    found, told = results(tmp_path / "out"), capsys.readouterr().out
+    dev = [found["tasks"][name]["subsets"]["dev"]["spearman"] for name in ("STSBenchmark", "SICKRelatedness")]
+    assert found["tasks"].keys() == {"STSBenchmark", "SICKRelatedness", "STS13"}
+    assert found["averages"]["sts"] == pytest.approx(np.mean(dev))
+    assert "nothing is to be chosen by them" in told and "STS12" not in told
+    columns, figures = (re.findall(r"[\w.-]+", told.splitlines()[i]) for i in rows_of(told, "STS-B"))
+    assert columns == ["STS-B", "SICK-R", "Avg."] and float(figures[2]) == pytest.approx(np.mean(dev), abs=0.01)
+
+
+def rows_of(told, word):
+    at = next(i for i, line in enumerate(told.splitlines()) if word in line)
+    return at, at + 2
 
 
 def test_each_distinct_sentence_is_encoded_once(evaluate, monkeypatch):

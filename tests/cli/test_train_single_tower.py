@@ -5,6 +5,7 @@ import json
 import pytest
 from transformers import AutoModel
 
+from cacse_trainer import SentenceEncoder
 from cacse_trainer.cli import import_reference, train
 from cacse_trainer.cli.common import run
 from cacse_trainer.settings.recipes import read_recipe, recipe_folders, recipe_names
@@ -48,10 +49,30 @@ def test_a_run_exports_its_encoder(command, masked_lm, tmp_path, flags, parts):
     assert type(AutoModel.from_pretrained(folder / "export" / "encoder")).__name__ == "BertModel"
 
 
-def test_pooling_of_layers_trains_without_an_export(command, tmp_path):
-    assert run(train.main, [*command, "--pooling", "avg_first_last", "--export", "false"]) == 0
-    assert not (tmp_path / "run" / "export").exists()
-    assert AutoModel.from_pretrained(tmp_path / "run").config.pooling == "avg_first_last"
+@pytest.mark.parametrize(
+    ("pooling", "more"),
+    [
+        ("avg_first_last", ["--config", "simcse/unsup_bert_base"]),
+        ("avg_top2", ["--config", "simcse/unsup_roberta_base", "--mlp_only_train", "false"]),
+        ("avg_top2", ["--config", "diffcse/bert_sts", "--generator", "MASKED_LM"]),
+        ("avg", ["--config", "simcse/unsup_bert_base"]),
+        ("cls_before_pooler", ["--config", "simcse/sup_bert_base"]),
+        ("cls_with_mlp", ["--config", "simcse/unsup_bert_base"]),
+    ],
+)
+def test_every_pooling_of_simcse_trains_and_exports(command, masked_lm, tmp_path, pooling, more):
+    """From recipes that have a head; what sentence-transformers has no pooling for pools by itself in the folder."""
+    library = pytest.importorskip("sentence_transformers")
+    more = [masked_lm if flag == "MASKED_LM" else flag for flag in more]
+    assert run(train.main, [*more, *command, "--pooling", pooling]) == 0
+    folder = tmp_path / "run" / "export" / "encoder"
+    trained = SentenceEncoder(tmp_path / "run").vectors(["a red house", "the man"])
+    assert_near(SentenceEncoder(folder).vectors(["a red house", "the man"]), trained)
+    loaded = library.SentenceTransformer(str(folder), device="cpu")
+    assert_near(loaded.encode(["a red house", "the man"]), trained)
+    own = pooling in ("avg_top2", "avg_first_last")
+    assert ("the mean of two layers" in (folder / "README.md").read_text()) == own
+    assert (type(AutoModel.from_pretrained(folder)).__name__ == "SentenceEmbeddingModel") == own
 
 
 def test_triplets(command, tmp_path):
@@ -79,7 +100,7 @@ def test_several_hard_negatives(command, tmp_path, capsys):
     [
         (["--tower_a", "x"], "either model (SimCSE, DiffCSE) or tower_a and tower_b (CACSE, TNCSE), not both"),
         (["--pooling", "first"], "pooling 'first' is unknown; choose one of cls"),
-        (["--pooling", "avg_first_last"], "pooling avg_first_last has no form that sentence-transformers loads"),
+        (["--pooling", "cls_with_mlp", "--mlp_only_train", "true"], "keeps the head at inference"),
         (["--generator", "MASKED_LM", "--mlm_weight", "0.1"], "mlm_weight has no effect with DiffCSE"),
         (["--generator", "MASKED_LM", "--mask_probability", "1.5"], "mask_probability 1.5 is out of range"),
     ],

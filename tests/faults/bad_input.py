@@ -157,7 +157,7 @@ CASES: list[Case] = [
     simcse("a pooling that is unknown", "pooling 'first' is unknown", pooling="first"),
     simcse("a projection that is unknown", "projection 'relu' is unknown", projection="relu"),
     simcse("an objective that is unknown", "objective 'softmax' is unknown", objective="softmax"),
-    simcse("a pooling that cannot be exported", "has no form that sentence-transformers loads", pooling="avg_top2"),
+    simcse("a head kept and dropped", "keeps the head at inference", pooling="cls_with_mlp", mlp_only_train="true"),
     simcse("a negative weight", "mlm_weight must not be negative", mlm_weight="-1"),
     simcse("an attention that is unknown", "model", attn_implementation="quick"),
     Case("a generator of another vocabulary", other_vocabulary, "tokenizers of"),

@@ -5,6 +5,7 @@
 #
 # TASK: only check these (default: all; SNLI where present). --mirror URL (or SENTEVAL_MIRROR): a folder that serves the
 # archive under its own name. An interrupted download goes on where it stopped; what is complete is not fetched again.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started as `sh …`
 set -euo pipefail
 
 # file | source

@@ -5,6 +5,7 @@
 #
 # FILE: only these, for instance bigram_shift.txt (default: all ten). --mirror URL (or SENTEVAL_MIRROR): a folder that
 # serves the files under their own names. An interrupted download goes on where it stopped.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started as `sh …`
 set -euo pipefail
 
 SOURCE="https://raw.githubusercontent.com/facebookresearch/SentEval/main/data/probing"

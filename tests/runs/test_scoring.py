@@ -1,0 +1,79 @@
+"""``do_train false``, as the originals' scripts have it: what is there is scored, nothing is trained or written."""
+
+import pytest
+from scipy.stats import spearmanr
+
+from cacse_trainer import SentenceEncoder, load_pairs
+from cacse_trainer.cli import adapt, distill, instruct, train
+from cacse_trainer.cli.common import run
+
+
+@pytest.fixture
+def flags(tmp_path, masked_lm, text_file, dev_file):
+    return [
+        *("--model", masked_lm, "--train_file", str(text_file), "--dev_file", f"mine={dev_file}", "--max_steps", "2"),
+        *("--eval_steps", "2", "--per_device_train_batch_size", "8", "--bf16", "false", "--use_cpu", "true"),
+        *("--disable_tqdm", "true", "--output_dir", str(tmp_path / "run")),
+    ]
+
+
+def states(folder):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_is_scored_and_stays_as_it_is(flags, tmp_path, dev_file, capsys):
+    assert run(train.main, flags) == 0
+    before = states(tmp_path / "run")
+    capsys.readouterr()
+    assert run(train.main, [*flags, "--do_train", "0", "--eval_sets", f"other={dev_file}"]) == 0
+    told = capsys.readouterr().out
+    encoder, pairs = SentenceEncoder(tmp_path / "run"), load_pairs(str(dev_file))
+    cosines = [encoder.similarity(a, b) for a, b in zip(pairs["sentence1"], pairs["sentence2"], strict=True)]
+    expected = 100 * spearmanr(cosines, pairs["score"]).statistic
+    for name in ("mine", "other"):
+        assert float(told.partition(f"{name}_spearman: ")[2].split()[0]) == pytest.approx(expected, abs=0.01)
+    assert told.startswith("scored run (pooling ") and "nothing was trained" in told
+    assert states(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(("pooling", "read"), [(["cls"], "cls_before_pooler"), (["mean"], "mean")])
+def test_without_a_run_the_start_is_scored_and_no_folder_made(flags, tmp_path, capsys, pooling, read):
+    more = ["--mlp_only_train", "true"] if pooling == ["cls"] else []
+    assert run(train.main, [*flags, "--do_train", "false", "--pooling", *pooling, *more]) == 0
+    assert f"(pooling {read})" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_towers_and_students_are_scored(flags, tiny_towers, capsys):
+    (first, second, _), rest = tiny_towers("bert"), flags[2:]
+    assert run(train.main, [*rest, "--tower_a", first, "--tower_b", second, "--do_train", "0"]) == 0
+    assert "nothing was trained" in capsys.readouterr().out
+    assert run(distill.main, [*rest, "--student", first, "--teacher", second, "--do_train", "0"]) == 0
+    assert "(pooling cls_before_pooler)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--do_eval", "false"], "that is nothing to do"),
+        (["--evaluation", "none"], "there is none"),
+        (["--overwrite_output_dir"], "overwrite_output_dir has no effect with do_train false"),
+        (["--push_to_hub", "--hub_model_id", "a/b"], "push_to_hub has no effect with do_train false"),
+        (["--do_predict"], "name held-out sets with test_file"),
+    ],
+)
+def test_what_has_no_meaning_then_is_refused(flags, capsys, more, words):
+    assert run(train.main, [*flags, "--do_train", "0", *more]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_do_eval_false_scores_no_dev_set(flags, tmp_path, capsys):
+    assert run(train.main, [*flags, "--do_eval", "false", "--export", "false"]) == 0
+    assert "spearman" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("command", "given"), [(adapt, ["--text", "README.md"]), (instruct, ["--stages", "train"])])
+def test_commands_that_only_train_refuse_it(command, given, tmp_path, masked_lm, capsys):
+    where = ["--model", masked_lm, "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
+    assert run(command.main, [*given, *where, "--do_train", "0"]) == 2
+    assert "do_train" in capsys.readouterr().err
