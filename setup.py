@@ -59,7 +59,7 @@ setup(
     ],
     package_dir={"senteval": "SentEval/senteval", **RESOURCES},
     package_data={
-        "cacse_trainer": ["py.typed", "report/*.html"],
+        "cacse_trainer": ["py.typed", "report/*.html", "settings/flags.json"],
         "cacse_trainer.configs": ["*.yaml", "**/*.yaml"],
         "cacse_trainer.sample": ["*.txt", "*.csv", "*.tsv", "*.md"],
     },
