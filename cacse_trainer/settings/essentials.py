@@ -9,6 +9,7 @@ _TEXT = {
 }
 _DEV = {
     "--dev_file mydev=dev.csv": "graded pairs, or queries with documents: they choose the best step",
+    "--held_out_rows 400": "or: so many rows of the text choose and judge, and are not trained on",
     "--test_file mytest=test.csv": "held out: the verdict against the start is told from it",
     "--evaluation none": "no dev set: the last step is the result",
     "--eval_steps 50": "score and save every so many steps (save_steps follows)",
