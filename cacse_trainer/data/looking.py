@@ -71,6 +71,8 @@ def look_at(
         found = _by_content(source, names)
     else:
         found = Look(choose_columns(source, text_columns), label=label_column)
+    if label_column is not None and label_column not in names:
+        raise UserError(f"{source.name}: no column {label_column!r}, it has {', '.join(names)}; name it")
     _read(source, found)
     return found
 

@@ -171,7 +171,8 @@ def _check_no_labels(source: Source, found: list[str], columns: Sequence[str]) -
         return
     for name, values in batch.columns.items():
         told = values.to_pylist() if isinstance(values, (pa.Array, pa.ChunkedArray)) else values
-        if told and any({str(value) for value in told} <= words for words in _ZERO_OR_ONE):
+        said = {str(value) for value in told if value not in (None, "")}
+        if said and any(said <= words for words in _ZERO_OR_ONE):
             raise UserError(
                 f"{source.name}: column {name!r} says 0 or 1 of each pair of {' and '.join(columns)}; give "
                 f"text_columns {' '.join(columns)} with label_column {name} and objective cosent, or text_columns "

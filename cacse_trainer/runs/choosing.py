@@ -70,6 +70,8 @@ def choose(parser: RecipeParser, arguments: Sequence[str]) -> list[str]:
     given = {name for name, _ in parser.given(arguments)}
     if settings.train_file is None or given & set(OTHER_METHODS):
         return []
+    if settings.label_column is not None and len(settings.text_columns or []) != 2:  # refused, when it is read
+        return []
     text = resolve_resource(settings.train_file)
     look = look_at(text, settings.text_columns, settings.label_column)
     language = language_of(value for values in look.texts.values() for value in values)

@@ -119,7 +119,7 @@ class TrainingRun:
         preparation.check_metric(args, self.dev_sets, self.scorers)
 
     def _hold_out(self) -> None:
-        """Take ``held_out`` rows out of the training text: they are one more dev set and one more held-out set."""
+        """Take ``held_out_rows`` out of the training text: they are one more dev set and one more held-out set."""
         data_args = self.data_args
         if data_args.mix or data_args.streaming:
             raise UserError("held_out_rows takes rows of one text, which is read at once: leave out mix and streaming")

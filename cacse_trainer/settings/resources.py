@@ -11,6 +11,8 @@ INSTALLED = Path(__file__).resolve().parent.parent
 """The package's own folder."""
 CHECKOUT = INSTALLED.parent
 """The checkout, where the package runs from one."""
+RECIPES = (CHECKOUT / "configs", INSTALLED / "configs")
+"""Where named recipes are looked for: the checkout's, then the installed package's."""
 SAMPLE = "sample:"
 PACKAGE = "package:"
 
@@ -55,9 +57,8 @@ def public_name(name: str) -> str:
 
 
 def recipe_folders() -> list[Path]:
-    """Where named recipes are looked for: the checkout's ``configs``, then the installed package's."""
-    folders = (CHECKOUT / "configs", INSTALLED / "configs")
-    return [folder for folder in folders if folder.is_dir()]
+    """Those of `RECIPES` that are there."""
+    return [folder for folder in RECIPES if folder.is_dir()]
 
 
 def recipe_names() -> list[str]:

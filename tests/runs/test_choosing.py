@@ -154,10 +154,10 @@ def test_labels_are_never_dropped(tmp_path):
     (tmp_path / "named.csv").write_text("anchor,positive,label\na man,a woman,0\nrain,it rains,1\n")
     assert load_pairs(tmp_path / "named.csv")["score"] == [0.0, 1.0]
     for name in ("label", "same"):
-        (tmp_path / "other.csv").write_text(f"anchor,positive,{name}\na man,a woman,0\nrain,it rains,1\n")
+        (tmp_path / "other.csv").write_text(f"anchor,positive,{name}\na man,a woman,0\nrain,it rains,1\na,b,\n")
         with pytest.raises(UserError, match=f"column '{name}' says 0 or 1 of each pair"):
             load_sentences(tmp_path / "other.csv")
-        assert len(load_sentences(tmp_path / "other.csv", ["anchor", "positive"])) == 2
+        assert len(load_sentences(tmp_path / "other.csv", ["anchor", "positive"])) == 3
 
 
 def test_rows_held_out(tmp_path):
