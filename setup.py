@@ -23,6 +23,7 @@ EXTRAS = {
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
     "translation": ["sentencepiece", "sacremoses"],
     "peft": ["peft>=0.15"],
+    "language": ["py3langid>=0.3"],  # the language of a training text
     "documents": ["pypdf>=5.0", "python-docx>=1.1", "datasketch>=1.6"],  # pdf, docx; near duplicates
     "lm-eval": ["lm-eval>=0.4.13"],
     "faiss": ["faiss-cpu>=1.8"],
@@ -60,7 +61,7 @@ setup(
     ],
     package_dir={"senteval": "SentEval/senteval", **RESOURCES},
     package_data={
-        "cacse_trainer": ["py.typed", "report/*.html"],
+        "cacse_trainer": ["py.typed", "report/*.html", "settings/flags.json"],
         "cacse_trainer.configs": ["*.yaml", "**/*.yaml"],
         "cacse_trainer.sample": ["*.txt", "*.csv", "*.tsv", "*.md"],
     },

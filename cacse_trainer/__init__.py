@@ -1,20 +1,22 @@
-"""cacse-trainer: sentence encoders from raw text, on the Hugging Face Trainer."""
+"""cacse-trainer: sentence encoders from raw text, on the Hugging Face Trainer.
+
+Importing the package loads no library. Its names are imported when they are asked for, and its model types are known to
+`AutoConfig` and `AutoModel` all the same, whichever of the two packages is imported first: as soon as both are there, a
+stand-in for each type is registered, which brings the models when a checkpoint of theirs is loaded.
+"""
 
 import sys
-from contextlib import nullcontext
 from importlib import import_module
-from pathlib import Path
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from cacse_trainer.cli.boundary import leaving_on_ctrl_c
 from cacse_trainer.version import __version__
 
 if TYPE_CHECKING:
     from cacse_trainer.adaptation.mining import mine_hard_negatives
-
-_is_command = Path(*sys.argv[:1]).name in ("cacse-trainer", "-m")  # the libraries take seconds to load
-
-with leaving_on_ctrl_c() if _is_command else nullcontext():
+    from cacse_trainer.adaptation.run import adapt
     from cacse_trainer.data import load_pairs, load_sentences
     from cacse_trainer.encoding.encoder import SentenceEncoder
     from cacse_trainer.encoding.tools import DiffCSE, SimCSE
@@ -54,11 +56,78 @@ __all__ = [
     "mine_hard_negatives",
 ]
 
-_LATER = {"adapt": "cacse_trainer.adaptation.run", "mine_hard_negatives": "cacse_trainer.adaptation.mining"}
-"""Names that are imported when they are asked for, by their modules."""
+_ELSEWHERE = {
+    "CacseTrainer": "training.trainer",
+    "DistillationTrainer": "training.distillation",
+    "SentenceEncoder": "encoding.encoder",
+    "adapt": "adaptation.run",
+    "load_pairs": "data",
+    "load_reference_checkpoint": "importers.reference",
+    "load_sentences": "data",
+    "mine_hard_negatives": "adaptation.mining",
+}
+"""The modules of the names that are no models."""
+_TYPES = ("cacse", "cacse_ensemble", "diffcse", "sentence_embedding", "student", "tncse", "tsdae")
+"""The model types of `cacse_trainer.models`."""
+_AUTO = "transformers.models.auto.configuration_auto"
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LATER[name]), name)
+    found = getattr(import_module(f"{__name__}.{_ELSEWHERE.get(name, 'models')}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _stand_in(model_type: str, mapping: Any) -> type:
+    """What `AutoConfig` finds under a model type until our models are imported, which put their own class there."""
+
+    def own() -> Any:
+        import_module(f"{__name__}.models")
+        return mapping[model_type]
+
+    class StandIn:
+        def __new__(cls, *args: Any, **settings: Any) -> Any:
+            return own()(*args, **settings)
+
+        @classmethod
+        def from_dict(cls, *args: Any, **settings: Any) -> Any:
+            return own().from_dict(*args, **settings)
+
+    return StandIn
+
+
+def _register(auto: ModuleType) -> None:
+    for model_type in _TYPES:
+        if model_type not in auto.CONFIG_MAPPING:  # it is, where a notebook reloads this package
+            auto.CONFIG_MAPPING.register(model_type, _stand_in(model_type, auto.CONFIG_MAPPING))
+
+
+class _Watch(MetaPathFinder):
+    """Registers the stand-ins right after transformers' table of model types is imported."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != _AUTO:
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            loader, execute = spec.loader, spec.loader.exec_module
+
+            def execute_and_register(module: ModuleType) -> None:
+                execute(module)
+                _register(module)
+
+            loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+if _AUTO in sys.modules:
+    _register(sys.modules[_AUTO])
+else:
+    sys.meta_path.insert(0, _Watch())

@@ -49,7 +49,7 @@ launch() {
     find_python
     if [ -n "${ACCELERATE_CONFIG:-}" ] || [ "$processes" -gt 1 ]; then
         # A launcher turns wrong input (exit 2, one line) into exit 1 and a traceback: check in one process first.
-        "$python" -m "cacse_trainer.cli.$command" "${passed_on[@]}" --check >&2
+        "$python" -m cacse_trainer.cli.main "$command" "${passed_on[@]}" --check >&2
     fi
     if [ -n "${ACCELERATE_CONFIG:-}" ]; then
         exec "$python" -m accelerate.commands.launch --config_file "$ACCELERATE_CONFIG" \
@@ -58,5 +58,5 @@ launch() {
         exec "$python" -m torch.distributed.run --standalone --nproc_per_node "$processes" \
             -m "cacse_trainer.cli.$command" "${passed_on[@]}"
     fi
-    exec "$python" -m "cacse_trainer.cli.$command" "${passed_on[@]}"
+    exec "$python" -m cacse_trainer.cli.main "$command" "${passed_on[@]}"
 }

@@ -7,7 +7,8 @@ from pathlib import Path
 from cacse_trainer.cli import distill, main, train
 from cacse_trainer.cli.completion import parser_of
 from cacse_trainer.runs.methods import check_used
-from cacse_trainer.settings.recipes import parse_run, recipe_names
+from cacse_trainer.settings.recipes import parse_run
+from cacse_trainer.settings.resources import recipe_names
 from tests.conftest import ROOT
 
 PROGRAMS = {"pip", "python", "bash", "make", "torchrun", "cacse-trainer"}

@@ -31,7 +31,8 @@ from transformers import (
 
 from cacse_trainer.cli.main import main
 from cacse_trainer.settings import resources
-from cacse_trainer.settings.recipes import find_recipe, read_recipe
+from cacse_trainer.settings.recipes import read_recipe
+from cacse_trainer.settings.resources import find_recipe
 from tests.conftest import GOLDEN, ROOT, WORDS, make_tokenizer, write_pairs, write_sentences
 from tests.documents import blocks
 

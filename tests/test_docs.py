@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cacse_trainer.cli.main import COMMANDS
-from cacse_trainer.settings.recipes import recipe_names
+from cacse_trainer.settings.resources import recipe_names
 from tests.conftest import ROOT
 from tests.documents import blocks, check_command, commands
 from tests.stand_ins import enter, link_tree, make_place, run, why_not

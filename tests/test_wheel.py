@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cacse_trainer.settings.recipes import recipe_names
+from cacse_trainer.settings.resources import recipe_names
 from cacse_trainer.version import __version__
 from tests.conftest import ROOT
 

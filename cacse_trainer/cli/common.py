@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
+import datasets
 import torch.distributed as dist
 import transformers
 
@@ -120,5 +121,7 @@ def set_up_logging() -> None:
     logging.getLogger("cacse_trainer").setLevel(logging.INFO)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()  # of loading and saving weights; training keeps its own
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*pin_memory.*")

@@ -13,7 +13,7 @@ import shtab
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.main import COMMANDS, MODULES
 from cacse_trainer.cli.output import tell
-from cacse_trainer.settings.recipes import recipe_names
+from cacse_trainer.settings.resources import recipes_for
 
 SHELLS = ("bash", "zsh", "fish")
 FILES = {shell: how for shell, how in shtab.FILE.items() if shell != "bash"}
@@ -42,14 +42,6 @@ def main(arguments: Sequence[str]) -> None:
 def parser_of(command: str) -> argparse.ArgumentParser:
     """A command's own parser."""
     return importlib.import_module(f"cacse_trainer.cli.{MODULES.get(command, command)}").parser()
-
-
-def recipes_for(command: str) -> list[str]:
-    """The recipes of a command: those in the folder of its name; for others all that are in none."""
-    own = {"distill": "distill/", "pipeline": "pipeline/", "instruct": "instruct/"}
-    if command in own:
-        return [name for name in recipe_names() if name.startswith(own[command])]
-    return [name for name in recipe_names() if not name.startswith(tuple(own.values()))]
 
 
 def script(shell: str) -> str:

@@ -5,6 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from cacse_trainer.cli.boundary import guarded, leaving_on_ctrl_c, write_any_text
+from cacse_trainer.cli.output import output_mode
+from cacse_trainer.errors import UserError
+from cacse_trainer.settings.flags import check_words, help_of
 from cacse_trainer.settings.resources import nearest
 from cacse_trainer.version import __version__
 
@@ -69,9 +72,10 @@ Raw sentences go in at one end, a plain Hugging Face sentence encoder comes out 
   cacse-trainer train --config quickstart            CACSE on the shipped sample, offline, in minutes
 """
 TAIL = """
-cacse-trainer COMMAND --help tells a command's options. All commands take --quiet (no progress) and --json (the result
-as one JSON object on standard output). Exit codes: 0 done, 2 the input is wrong (one line says what), 129, 130, 141
-and 143 ended by SIGHUP, by Ctrl-C, by a reader that went away and by SIGTERM, 1 anything else.
+cacse-trainer COMMAND --help tells a command's options, COMMAND --help all every one. All commands take --quiet (no
+progress) and --json (the result as one JSON object on standard output). Exit codes: 0 done, 2 the input is wrong (one
+line says what), 129, 130, 141 and 143 ended by SIGHUP, by Ctrl-C, by a reader that went away and by SIGTERM, 1 anything
+else.
 """
 
 
@@ -87,29 +91,43 @@ def usage() -> str:
     return "\n".join(lines).rstrip() + "\n" + TAIL
 
 
+GO_ON = -1
+"""What `_answer` returns where a command must be run."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; returns the exit code, see `guarded`."""
+    """Run a subcommand; returns the exit code, see `guarded`. Help and typos are answered without the libraries."""
     write_any_text()
-    return guarded(lambda: _main(arguments))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    with output_mode(quiet=False, as_json="--json" in given):
+        code = guarded(lambda: _answer(given))
+    return guarded(lambda: _run(given[0], given[1:])) if code == GO_ON else code
 
 
-def _main(arguments: Sequence[str] | None) -> int:
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+def _answer(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(), end="")
         return 0 if arguments else 2
     if arguments[0] in ("-V", "--version"):
         print(f"cacse-trainer {__version__}")
         return 0
-    name = arguments[0]
+    name, *rest = arguments
     if name not in COMMANDS:
-        print(f"error: no command {name!r}{nearest(name, list(COMMANDS))} (cacse-trainer --help)", file=sys.stderr)
-        return 2
+        raise UserError(f"no command {name!r}{nearest(name, list(COMMANDS))} (cacse-trainer --help)")
+    asked = next((place for place, word in enumerate(rest) if word in ("-h", "--help")), None)
+    if asked is None:
+        check_words(name, rest)
+        return GO_ON
+    print(help_of(name, everything=rest[asked + 1 : asked + 2] == ["all"]), end="")
+    return 0
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
     with leaving_on_ctrl_c():
         from cacse_trainer.cli.common import run
 
         module = importlib.import_module(f"cacse_trainer.cli.{MODULES.get(name, name)}")
-    return run(module.main, arguments[1:])
+    return run(module.main, arguments)
 
 
 MODULES = {

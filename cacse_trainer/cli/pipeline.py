@@ -11,8 +11,7 @@ from cacse_trainer.evaluation.tables import text_table
 from cacse_trainer.pipeline.report import SCORE_HEAD, stage_scores, write_pipeline_report
 from cacse_trainer.pipeline.runner import plan, read_record, run_stages
 from cacse_trainer.pipeline.stages import parse_change, read_stages
-from cacse_trainer.settings.recipes import find_recipe
-from cacse_trainer.settings.resources import nearest
+from cacse_trainer.settings.resources import find_recipe, nearest
 
 EPILOG = """examples:
   cacse-trainer pipeline --config pipeline/small

@@ -16,7 +16,8 @@ from cacse_trainer.pipeline.stages import parse_change
 from cacse_trainer.pipeline.sweep import parse_grid, slots, sweep_runs
 from cacse_trainer.pipeline.sweep_report import write_sweep_report
 from cacse_trainer.settings.command_line import hand_over, seed
-from cacse_trainer.settings.recipes import find_recipe, read_recipe
+from cacse_trainer.settings.recipes import read_recipe
+from cacse_trainer.settings.resources import find_recipe
 
 EPILOG = """examples:
   cacse-trainer sweep --config cacse/minilm --seeds 1 2 3 --output_dir runs/seeds --train_file mine.txt

@@ -7,12 +7,14 @@ from cacse_trainer.cli.common import run
 from cacse_trainer.cli.output import tell
 from cacse_trainer.compute.distributed import rank
 from cacse_trainer.report.training import verdict_line
+from cacse_trainer.runs.choosing import choose
 from cacse_trainer.runs.run import RunResult
 from cacse_trainer.runs.train import train
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.recipes import RecipeParser, parse_run
 
 EPILOG = """examples:
+  cacse-trainer train --train_file mine.csv               (looks at the text, chooses the rest and says what and why)
   cacse-trainer train --config quickstart
   cacse-trainer train --config cacse/bert_base --train_file wiki1m.txt --output_dir runs/cacse
   cacse-trainer train --config cacse/minilm --train_file mine.txt --dev_file stsb=sts-dev.csv --max_steps 200
@@ -27,8 +29,11 @@ def parser() -> RecipeParser:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the command with these arguments."""
-    parsed = parse_run(parser(), arguments)
+    """Run the command with these arguments; without a recipe the text says what they leave open."""
+    made = parser()
+    if made.parse_args(arguments).config is None:
+        arguments = [*arguments, *choose(made, arguments)]
+    parsed = parse_run(made, arguments)
     model_args, data_args, args = parsed.groups
     tell_run(train(model_args, data_args, args, parsed))
 

@@ -14,8 +14,14 @@ from cacse_trainer.data.sources import FileSource, Source, open_source
 from cacse_trainer.errors import UserError
 
 # Headers that are understood: first sentence, second sentence, score.
-SENTENCE_COLUMNS = (("sentence1", "sentence2"), ("sentence_A", "sentence_B"), ("text1", "text2"))
-SCORE_COLUMNS = ("score", "similarity_score", "relatedness_score", "label")
+SENTENCE_COLUMNS = (
+    *(("sentence1", "sentence2"), ("sentence_A", "sentence_B"), ("text1", "text2")),
+    *(("anchor", "positive"), ("query", "positive"), ("sent0", "sent1"), ("question1", "question2")),
+)
+SCORE_COLUMNS = ("score", "similarity_score", "relatedness_score", "label", "is_duplicate")
+LABEL_NAMES = (*SCORE_COLUMNS, "labels", "similarity", "relevance", "grade", "gold_label")
+"""Names of columns that may say how alike the texts beside them are."""
+NEGATIVES = ("negative", "hard_negative", "hard_neg", "negative_1")
 # SentEval's sts-{train,dev,test}.csv: tabs, no header, no quoting, 7 fields or 9 with the licence's.
 _STS_FIELDS: tuple[int, ...] = (7, 9)
 _STS_PICK = (5, 6, 4)
@@ -28,6 +34,8 @@ def load_pairs(
     split: str = "validation",
     score_range: tuple[float, float] = (0.0, 5.0),
     columns: tuple[str, str, str] | None = None,
+    *,
+    all_equal: bool = False,
 ) -> datasets.Dataset:
     """Load graded sentence pairs as `sentence1`, `sentence2` (strings) and `score` (float), scores as they stand.
 
@@ -42,6 +50,7 @@ def load_pairs(
         score_range: lowest and highest score accepted. Only the order counts for Spearman, so 0 to 1 and 0 to 5 both
             do; a value outside is most likely a wrong column.
         columns: names of first sentence, second sentence and score; default: those that are known.
+        all_equal: take pairs that all have one score, too.
 
     Raises:
         UserError: missing columns; a blank sentence; a score that is no number or out of range; fewer than two rows;
@@ -59,7 +68,7 @@ def load_pairs(
     if count < 2:
         found = "only one pair" if count else "no pairs"
         raise UserError(f"{source.name}: {found}; a correlation needs at least two")
-    if len(set(table["score"])) == 1:
+    if len(set(table["score"])) == 1 and not all_equal:
         raise UserError(
             f"{source.name}: all {count} scores are {table['score'][0]:g}; the correlation is not defined, "
             "give pairs with different scores"
@@ -89,6 +98,8 @@ def has_labels(path_or_name: str | Path, split: str = "train") -> bool:
             return True
     else:
         found = source.columns()  # of a txt file: one sentence a line, whatever it holds
+    if not set(NEGATIVES).isdisjoint(found):  # triplets
+        return False
     return any(set(pair) <= set(found) for pair in SENTENCE_COLUMNS) and not set(SCORE_COLUMNS).isdisjoint(found)
 
 
@@ -127,7 +138,7 @@ def _dialect(path: str) -> tuple[str, bool]:
 
 
 def _is_sts_layout(delimiter: str, head: list[str]) -> bool:
-    return delimiter == "\t" and len(head) in _STS_FIELDS and _is_number(head[_STS_PICK[2]])
+    return delimiter == "\t" and len(head) in _STS_FIELDS and is_number(head[_STS_PICK[2]])
 
 
 def _pair_columns(name: str, found: list[str], wanted: tuple[str, str, str] | None) -> tuple[str, str, str]:
@@ -162,7 +173,8 @@ def _sentence(where: str, value: Any) -> str:
     return value
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether some text is a finite number."""
     try:
         return math.isfinite(float(text))
     except ValueError:
@@ -171,8 +183,8 @@ def _is_number(text: str) -> bool:
 
 def _score(where: str, value: Any, score_range: tuple[float, float]) -> float:
     low, high = score_range
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not _is_number(str(value)):
-        point = ", with a decimal point," if isinstance(value, str) and _is_number(value.replace(",", ".")) else ""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not is_number(str(value)):
+        point = ", with a decimal point," if isinstance(value, str) and is_number(value.replace(",", ".")) else ""
         raise UserError(
             f"{where}: the score is {value!r}; give a number{point} from {low:g} to {high:g}, or drop the row"
         )

@@ -2,7 +2,8 @@
 
 Four layouts are read:
 
-- a file of pairs (`PAIR_COLUMNS`): each row's document answers its query, all other rows' are the distractors;
+- a file of pairs (`PAIR_COLUMNS`): each row's document answers its query, all other rows' are the distractors; where a
+  column ``label`` says 0, the row's own is one, too;
 - ``CORPUS+QUERIES``, two files: documents (``id`` or ``_id``, ``text`` or ``body``, perhaps ``title``) and queries
   (``query`` or ``text``, and the ``id`` of a document that answers);
 - a folder as BEIR has it: ``corpus.jsonl``, ``queries.jsonl``, ``qrels/test.tsv``; ``FOLDER@dev`` names the split.
@@ -36,6 +37,7 @@ CORPUS, QUERIES, QRELS = "corpus.jsonl", "queries.jsonl", "qrels"
 SPLITS = ("test", "dev")
 """Of a folder's qrels, where no split is named: the first that is there."""
 SEPARATOR = "+"
+_LABELS, _NO_ANSWER = ("label", "labels", "relevance"), ("0", "0.0", "False", "false")
 _IDS, _TEXTS, _QUERIES = ("id", "_id"), ("text", "body", "document", "passage"), ("query", "text", "question")
 
 
@@ -185,8 +187,11 @@ def _read_pairs(text: str, made: _Builder) -> None:
         raise UserError(
             f"{source.name}: no columns of queries and documents ({known}); found {_listed(found)}; rename them"
         )
-    for where, query, document in _rows(text, pair):
-        made.answers(made.query(_text(where, pair[0], query)), made.document(_text(where, pair[1], document)))
+    labels = [name for name in _LABELS if name in found][:1]
+    for where, query, document, *label in _rows(text, (*pair, *labels)):
+        place = made.document(_text(where, pair[1], document))
+        if str(*label) not in _NO_ANSWER:
+            made.answers(made.query(_text(where, pair[0], query)), place)
 
 
 def _read_files(corpus: str, queries: str, made: _Builder) -> None:

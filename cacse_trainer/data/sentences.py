@@ -47,6 +47,7 @@ _DUPLICATE_SAMPLE = 100_000
 DELIMITERS = {"csv": "commas", "tsv": "tabs"}
 _COLUMN_NAME = re.compile(r"\w[\w.:/-]{0,39}")
 _ROWS_LOOKED_AT = 100
+_ZERO_OR_ONE = ({"0", "1"}, {"0.0", "1.0"}, {"False", "True"}, {"false", "true"})
 
 
 def load_sentences(
@@ -136,6 +137,8 @@ def choose_columns(source: Source, wanted: Columns) -> tuple[str, ...]:
             raise UserError(f"{source.name}: no column {column!r}, it has {listed}; {mend}")
         if found.count(column) > 1:
             raise UserError(f"{source.name}: {found.count(column)} columns are called {column!r}; rename one")
+    if len(columns) == 2 and wanted is None:
+        _check_no_labels(source, found, columns)
     if tuple(columns) != output_columns(len(columns)):
         logger.info("%s: %s from %s", source.name, ", ".join(output_columns(len(columns))), ", ".join(columns))
     return tuple(columns)
@@ -158,6 +161,23 @@ def _known_columns(source: Source, found: list[str]) -> Sequence[str]:
             found[0],
         )
     return found
+
+
+def _check_no_labels(source: Source, found: list[str], columns: Sequence[str]) -> None:
+    """Refuse pairs beside a column that says 0 or 1 of them: the rows labelled 0 would be taken for positives."""
+    others = [name for name in found if name not in columns]
+    batch = next(iter(source.batches(others)), None) if others else None
+    if batch is None:
+        return
+    for name, values in batch.columns.items():
+        told = values.to_pylist() if isinstance(values, (pa.Array, pa.ChunkedArray)) else values
+        said = {str(value) for value in told if value not in (None, "")}
+        if said and any(said <= words for words in _ZERO_OR_ONE):
+            raise UserError(
+                f"{source.name}: column {name!r} says 0 or 1 of each pair of {' and '.join(columns)}; give "
+                f"text_columns {' '.join(columns)} with label_column {name} and objective cosent, or text_columns "
+                "alone if every row is a positive pair"
+            )
 
 
 def _check_header(source: Source, found: list[str]) -> None:

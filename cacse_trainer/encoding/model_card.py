@@ -2,37 +2,50 @@
 
 import math
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from cacse_trainer.encoding.lineage import HUB_ID
 from cacse_trainer.models.base import Export
+from cacse_trainer.version import __version__
 
 CARD = """---
-{metadata}---
+{{ card_data }}
+---
 
-# {title}
+# {{ title }}
 
-{what}
+{{ what }}
 
 ## Use
 
 ```python
-{usage}
+{{ example }}
 ```
 
-Pooling: **{pooling}**{pooling_note}. Vectors are not normalised; compare them by cosine.
+Pooling: **{{ pooling }}**{{ pooling_note }}. Vectors are not normalised; compare them by cosine.
 
 ## Scores
 
-Measured on this very folder, {measure} ×100.
+Measured on this very folder, {{ measure }} ×100.
 
-{scores}
+{{ scores }}
 
 ## Training
 
-{training}
+{{ training }}
+
+Written with {{ versions }}.
 """
+"""Filled in by huggingface_hub's `ModelCard`."""
+
+WIDGETS = {
+    "en": ("A man is playing a guitar.", ["Someone plays an instrument.", "A dog runs in the park."]),
+    "zh": ("一个男人在弹吉他。", ["有人在演奏乐器。", "一只狗在公园里跑。"]),
+}
+"""A sentence and others to compare it with on the model's page, by language."""
 
 SPEARMAN = "spearman"
 MEASURES = {
@@ -40,6 +53,9 @@ MEASURES = {
     "ndcg@10": ("nDCG@10", "nDCG@10 of the search by cosine", "information-retrieval", "cosine_ndcg@10"),
 }
 """By metric: short, in words, and the task and metric of a model index."""
+
+PACKAGES = ("transformers", "torch", "datasets")
+"""Their versions stand in a card."""
 
 LOCAL_PATH = "path/to/this/folder"
 """Stands in a card for the folder; pushed, the repository's name takes its place."""
@@ -81,6 +97,8 @@ class CardFacts:
         what: one sentence.
         pooling: how tokens become a vector.
         base_models: hub ids or folder names of what training started from.
+        base_ids, languages: hub ids of it and its languages, where they are known (see `lineage.known_of`).
+        datasets: the hub's data sets among the training texts.
         scores: ×100 by set.
         metrics: what they are, by set: ``spearman`` (also where none is named) or ``ndcg@10``.
         start: the same of what training started from, as its own folder states it.
@@ -95,6 +113,9 @@ class CardFacts:
     what: str
     pooling: str = "cls"
     base_models: list[str] = field(default_factory=list)
+    base_ids: list[str] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)
+    datasets: list[str] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, str] = field(default_factory=dict)
     start: dict[str, float] = field(default_factory=dict)
@@ -109,7 +130,7 @@ class CardFacts:
         return self.metrics.get(name, SPEARMAN)
 
 
-RECORDED = ("base_models", "start", "start_pooling", "data", "settings")
+RECORDED = ("base_models", "base_ids", "languages", "datasets", "start", "start_pooling", "data", "settings")
 """Facts that a run's report keeps for the cards of later exports of its checkpoints."""
 
 
@@ -152,39 +173,30 @@ def usage_of(encoder: Export, remote_code: bool) -> str:
 
 
 def render_card(facts: CardFacts) -> str:
-    """The text of README.md with its metadata."""
-    metadata: dict[str, Any] = {
-        "library_name": "sentence-transformers",
-        "pipeline_tag": "sentence-similarity",
-        "tags": ["sentence-transformers", "sentence-similarity", "feature-extraction", "cacse-trainer"],
-    }
-    hub_ids = [name for name in facts.base_models if "/" in name.strip("/") and not name.startswith((".", "/"))]
-    if hub_ids:
-        metadata["base_model"] = hub_ids
-    if facts.license:
-        metadata["license"] = facts.license
-    measured = {name: score for name, score in facts.scores.items() if math.isfinite(score)}
-    if measured:
-        metadata["model-index"] = [
-            {
-                "name": facts.title,
-                "results": [
-                    {
-                        "task": {"type": task, "name": task.replace("-", " ").title()},
-                        "dataset": {"name": name, "type": name},
-                        "metrics": [{"type": metric, "value": round(score / 100, 6)}],
-                    }
-                    for name, score in measured.items()
-                    for *_, task, metric in [MEASURES[facts.metric_of(name)]]
-                ],
-            }
-        ]
+    """The text of README.md with its metadata, by huggingface_hub's card classes; what is not known is left out."""
+    measured = [name for name, score in facts.scores.items() if math.isfinite(score)]
+    widget = next((WIDGETS[code] for code in facts.languages if code in WIDGETS), None)
+    more: Any = {} if widget is None else {"widget": [{"source_sentence": widget[0], "sentences": widget[1]}]}
+    data = ModelCardData(
+        model_name=facts.title if measured else None,
+        language=facts.languages or None,
+        license=facts.license,
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "cacse-trainer"],
+        base_model=facts.base_ids or [name for name in facts.base_models if HUB_ID.fullmatch(name)] or None,
+        datasets=facts.datasets or None,
+        metrics=list(dict.fromkeys(MEASURES[facts.metric_of(name)][3] for name in measured)) or None,
+        eval_results=[result for name in measured for result in _results(facts, name)] or None,
+        **more,
+    )
     training = {"started from": ", ".join(facts.base_models), "training text": facts.data, **facts.settings}
-    return CARD.format(
-        metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True),
+    card = ModelCard.from_template(
+        data,
+        template_str=CARD,
         title=facts.title,
         what=facts.what,
-        usage=facts.usage,
+        example=facts.usage,
         pooling=facts.pooling,
         pooling_note=" (the vector of the first token, no dense layer)" if facts.pooling == "cls" else "",
         measure=", ".join(MEASURES[kind][1] for kind in _kinds(facts)),
@@ -193,4 +205,28 @@ def render_card(facts: CardFacts) -> str:
             {name: str(value).replace("|", "/") for name, value in training.items() if value not in ("", None)},
             *("setting", "value"),
         ),
+        versions=", ".join([f"cacse-trainer {__version__}", *(f"{name} {version(name)}" for name in PACKAGES)]),
     )
+    return f"{card}\n"
+
+
+def _results(facts: CardFacts, name: str) -> list[EvalResult]:
+    """A set's score, and behind it the start's where it is known, named so."""
+    *_, task, metric = MEASURES[facts.metric_of(name)]
+    shown = {
+        "": facts.scores[name],
+        f" of the start, by {facts.start_pooling} pooling": facts.start.get(name, math.nan),
+    }
+    return [
+        EvalResult(
+            task_type=task,
+            task_name=task.replace("-", " ").title(),
+            dataset_type=name,
+            dataset_name=name,
+            metric_type=metric,
+            metric_name=f"{metric}{whose}",
+            metric_value=round(score / 100, 6),
+        )
+        for whose, score in shown.items()
+        if math.isfinite(score)
+    ]

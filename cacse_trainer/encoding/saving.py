@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cacse_trainer.encoding.embedder import Embedder
+from cacse_trainer.encoding.lineage import known_of
 from cacse_trainer.encoding.loading import Loaded, load_encoder
 from cacse_trainer.encoding.model_card import LOCAL_PATH, PLAIN_USAGE, CardFacts, render_card, usage_of
 from cacse_trainer.encoding.sentence_transformers import (
@@ -96,6 +97,7 @@ def save_encoder(encoder: "SentenceEncoder", folder: Path) -> None:
             what=f"{public_name(encoder.name)} as it was loaded.",
             pooling=found.pooling,
             base_models=[public_name(encoder.name)],
+            **known_of([encoder.name]),
             usage=usage_of(written, remote) if written is not None else PLAIN_USAGE.format(path=LOCAL_PATH),
         )
         (staged / "README.md").write_text(render_card(card), encoding="utf-8")

@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.embedder import progress_bar
+from cacse_trainer.encoding.lineage import known_of
 from cacse_trainer.encoding.model_card import LOCAL_PATH, PLAIN_USAGE, CardFacts, render_card
 from cacse_trainer.encoding.sentence_transformers import list_modules
 from cacse_trainer.encoding.vectors.precision import truncated
@@ -188,6 +189,7 @@ def _write(folder: Path, rows: np.ndarray, backend: Tokenizer, encoder: BaseEnco
         what=f"A vector for each token, from {Path(encoder.name).name} ({encoder.pooling}); a sentence is their mean.",
         pooling="mean of static vectors",
         base_models=[encoder.name],
+        **known_of([encoder.name]),
         usage=PLAIN_USAGE.format(path=LOCAL_PATH),
     )
     (folder / "README.md").write_text(render_card(card), encoding="utf-8")

@@ -25,8 +25,8 @@ from cacse_trainer.files import delete_folder, foreign, keep_secret, sha256_of
 from cacse_trainer.runs.folder import clear_run, foreign_in_exports, foreign_in_stage
 from cacse_trainer.settings.command_line import hand_over, is_secret
 from cacse_trainer.settings.distillation import EncoderChoice
-from cacse_trainer.settings.recipes import find_recipe, read_recipe, texts_in
-from cacse_trainer.settings.resources import nearest, resolve_resource
+from cacse_trainer.settings.recipes import read_recipe, texts_in
+from cacse_trainer.settings.resources import find_recipe, nearest, resolve_resource
 
 STAGE = "stage:"
 FILES = (".log", ".json", ".html", ".md")

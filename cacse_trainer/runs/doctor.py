@@ -20,8 +20,7 @@ from packaging.requirements import Requirement
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.senteval_suite import task_names
 from cacse_trainer.settings.precision import bf16_is_fast
-from cacse_trainer.settings.recipes import recipe_names
-from cacse_trainer.settings.resources import CHECKOUT, INSTALLED, resolve_resource
+from cacse_trainer.settings.resources import CHECKOUT, INSTALLED, recipe_names, resolve_resource
 from cacse_trainer.version import __version__
 
 PACKAGE_NAME = "cacse-trainer"

@@ -128,7 +128,8 @@ def load_sets(data_args: DataArguments, args: CacseTrainingArguments) -> Sets:
         UserError: see `dev_entries` and `load_dev_sets`.
     """
     uses = uses_dev_sets(data_args, args)
-    dev_sets = load_dev_sets(dev_entries(data_args)) if uses else {}
+    entries = dev_entries(data_args)
+    dev_sets = load_dev_sets(entries) if uses and (entries or not data_args.held_out_rows) else {}
     held_out = load_named(data_args.test_file or [], "test_file", dev_sets)
     scorers = []
     if uses and data_args.eval_transfer:

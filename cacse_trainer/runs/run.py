@@ -6,6 +6,7 @@ result = run.execute(trainer, base_models)                               # train
 """
 
 import logging
+import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import set_seed
 from transformers.trainer_utils import TrainOutput
 
+from cacse_trainer.data.languages import language_of
 from cacse_trainer.encoding.hub import HubError, HubTarget, prepare_repo, push_folders
+from cacse_trainer.encoding.lineage import hub_data_sets, known_of
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
 from cacse_trainer.errors import RunError, UserError
 from cacse_trainer.evaluation.dev_sets import DevSet
@@ -39,6 +43,7 @@ from cacse_trainer.runs.folder import (
     occupied,
     save_model,
 )
+from cacse_trainer.runs.held_out import hold_out
 from cacse_trainer.runs.progress import use_run_progress
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.distillation import DistillationArguments
@@ -100,8 +105,26 @@ class TrainingRun:
         self.text = preparation.text_facts(data_args)
         self.train_dataset, self.data_facts = preparation.load_training_text(data_args, args)
         self.dev_sets, self.test_sets, self.scorers = preparation.load_sets(data_args, args)
+        if data_args.held_out_rows:
+            self._hold_out()
         set_seed(args.seed)
         preparation.check_metric(args, self.dev_sets, self.scorers)
+
+    def _hold_out(self) -> None:
+        """Take ``held_out_rows`` out of the training text: they are one more dev set and one more held-out set."""
+        data_args = self.data_args
+        if data_args.mix or data_args.streaming:
+            raise UserError("held_out_rows takes rows of one text, which is read at once: leave out mix and streaming")
+        parts = hold_out(self.train_dataset, data_args.held_out_rows, self.args.seed)
+        self.train_dataset, name = parts.train, re.sub(r"\W", "_", Path(self.text_names[0]).stem)
+        self.data_facts |= {"held_out": self.data_facts["kept"] - len(parts.train), "kept": len(parts.train)}
+        for sets, kind, one in ((self.dev_sets, "dev", parts.dev), (self.test_sets, "test", parts.test)):
+            if f"{name}_{kind}" in {**self.dev_sets, **self.test_sets}:
+                raise UserError(
+                    f"held_out_rows: the name {name}_{kind} is that of a dev_file or test_file; give it another"
+                )
+            if kind == "test" or self.args.eval_strategy != "no":
+                sets[f"{name}_{kind}"] = one
 
     @property
     def text_names(self) -> list[str]:
@@ -153,6 +176,7 @@ class TrainingRun:
                 title=folder.resolve().name,
                 what="",
                 base_models=[public_name(start) for start in starts],
+                **self._known_of(starts),
                 start=start.scores if start is not None else {},
                 start_pooling=start.pooling if start is not None else "",
                 license=args.hub_license,
@@ -169,6 +193,15 @@ class TrainingRun:
                     except (UserError, RunError) as error:  # what was trained is told all the same
                         result.push_error = error
             return result
+
+    def _known_of(self, starts: list[str]) -> dict[str, Any]:
+        """What the cards say of starts and data sets; the text's language where no start states one."""
+        known = {**known_of(starts), "datasets": hub_data_sets([self.data_args.train_file or "", *self.text_names])}
+        if not known["languages"] and isinstance(self.train_dataset, Dataset):
+            texts = self.train_dataset.select(range(min(500, len(self.train_dataset))))
+            code = language_of(texts[texts.column_names[0]]).code
+            known["languages"] = [code] if code else []
+        return known
 
     def report(self, trainer: CacseTrainer, result: RunResult, trained: TrainOutput, facts: CardFacts) -> None:
         """Write the report and the plot."""

@@ -135,6 +135,11 @@ class DataArguments:
         "Held-out sets, of the kinds of dev_file: scored before and after training, chosen by nothing; the verdict "
         "is told from the first.",
     )
+    held_out_rows: int = setting(
+        0,
+        "So many rows of train_file, of pairs or labelled pairs, are kept out of training: one half is a dev set, the "
+        "other a held-out set.",
+    )
     eval_sets: list[str] | None = setting(
         None,
         "Dev sets by name: stsb and sickr (SentEval's own files in senteval_data; stsb from the hub where they are "

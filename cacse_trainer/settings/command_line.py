@@ -6,6 +6,7 @@ neither, and is hidden wherever it would be written (`keep_secret`).
 
 import math
 import os
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -86,7 +87,7 @@ class OneLineParser(ArgumentParser):
         output.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As the parent's; ``--quiet`` also switches progress bars off."""
+        """As the parent's; bars are shown on a terminal only, and not with ``--quiet``."""
         for word in args:
             try:
                 word.encode()
@@ -97,7 +98,7 @@ class OneLineParser(ArgumentParser):
                 for word in words[1:]:
                     keep_secret(word)
         settings, rest = super().parse_known_args([canonical(word) for word in args], namespace)
-        if settings.quiet:
+        if settings.quiet or not sys.stderr.isatty():
             settings.disable_tqdm = True
         return settings, rest
 

@@ -4,8 +4,8 @@ A recipe holds any field of the dataclasses, flat. Unknown keys and flags are er
 Values go through the same conversion as flags (YAML reads ``3e-5`` as a string).
 """
 
-import difflib
-from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, RawDescriptionHelpFormatter
+import sys
+from argparse import Action, ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,19 +18,20 @@ from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import keep_secret
 from cacse_trainer.settings.command_line import OneLineParser, is_secret, number
 from cacse_trainer.settings.distillation import EncoderChoice
-from cacse_trainer.settings.resources import CHECKOUT, INSTALLED, nearest
-
-
-class _Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Defaults beside the flags, and the examples as they were written."""
+from cacse_trainer.settings.flags import help_of
+from cacse_trainer.settings.resources import find_recipe, nearest
 
 
 class RecipeParser(OneLineParser, HfArgumentParser):
     """The parser of a command with recipes: the fields of dataclasses, and ``--config``."""
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any):
-        super().__init__(dataclass_types, formatter_class=_Help, **kwargs)
-        self.add_argument("--config", metavar="RECIPE", help=f"a YAML file, or one of {', '.join(recipe_names())}")
+        super().__init__(dataclass_types, **kwargs)
+        self.add_argument("--config", metavar="RECIPE", help="a YAML file, or the name of a recipe")
+
+    def format_help(self) -> str:
+        """The settings that matter, as ``cacse-trainer COMMAND --help`` tells them without the libraries."""
+        return help_of(self.prog.split()[-1])
 
     def field_actions(self) -> dict[str, Action]:
         """How each field is read from words; of a switch's two flags the one that takes a value."""
@@ -59,38 +60,6 @@ class Parsed:
     def given(self) -> list[str]:
         """What recipe and command line give; all else is a default."""
         return list(dict.fromkeys([*self.from_recipe, *self.flags]))
-
-
-def recipe_folders() -> list[Path]:
-    """Where named recipes are looked for: the checkout's ``configs``, then the installed package's."""
-    folders = (CHECKOUT / "configs", INSTALLED / "configs")
-    return [folder for folder in folders if folder.is_dir()]
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that ``--config`` takes, such as ``cacse/bert_base``."""
-    names = {
-        path.relative_to(folder).with_suffix("").as_posix()
-        for folder in recipe_folders()
-        for path in folder.rglob("*.yaml")
-    }
-    return sorted(name for name in names if not name.startswith("accelerate/"))
-
-
-def find_recipe(name: str) -> Path:
-    """The file of a recipe given by path or by name.
-
-    Raises:
-        UserError: neither exists.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    for folder in recipe_folders():
-        candidate = folder / f"{name.removesuffix('.yaml')}.yaml"
-        if candidate.is_file():
-            return candidate
-    close = ", ".join(difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.0))
-    raise UserError(f"no recipe {name!r}, and no such file; the nearest are {close} (cacse-trainer train --help: all)")
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -194,7 +163,11 @@ def parse_run(parser: RecipeParser, arguments: Sequence[str]) -> Parsed:
             values[name] = _converted(value, actions[name], f"recipe {path}: {name}", hints[name])
     from_recipe = list(values)
     values.update({name: getattr(told, name) for name in flags})
-    if told.quiet:
+    every, saved = values.get("eval_steps"), values.get("save_steps")
+    if "eval_steps" in flags and "save_steps" in from_recipe and "save_steps" not in flags and every and saved % every:
+        del values["save_steps"]  # the best step must have been saved: it follows eval_steps, as without a recipe
+        from_recipe.remove("save_steps")
+    if told.quiet or not sys.stderr.isatty():
         values["disable_tqdm"] = True
     with user_errors("settings", TypeError, ImportError):
         groups = parser.parse_dict(values)

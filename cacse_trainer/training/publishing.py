@@ -17,6 +17,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 
 from cacse_trainer.compute.distributed import alone
 from cacse_trainer.encoding.hub import HubTarget, prepare_repo, push_checkpoint, push_folders
+from cacse_trainer.encoding.lineage import hub_data_sets, known_of
 from cacse_trainer.encoding.loading import fingerprint
 from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.encoding.sentence_transformers import list_own_pooling, search_prompts, write_prompts
@@ -121,6 +122,8 @@ class PublishingTrainer(ResumableTrainer):
             title=title or Path(str(self.args.output_dir)).resolve().name,
             what="",
             base_models=[public_name(start) for start in starts],
+            **known_of(starts),
+            datasets=hub_data_sets(data.split(", ")),
             start=scores,
             start_pooling=pooling,
             license=license,

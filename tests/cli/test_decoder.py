@@ -209,7 +209,7 @@ def test_labelled_pairs(tiny_towers, dev_file, tmp_path, capsys):
     ]
     assert main([*command, "--output_dir", str(tmp_path / "a"), "--objective", "angle_combined"]) == 2
     assert "set positive_threshold" in capsys.readouterr().err
-    assert main([*command, "--output_dir", str(tmp_path / "a")]) == 2
+    assert main([*command, "--output_dir", str(tmp_path / "a"), "--objective", "info_nce"]) == 2
     assert "objective info_nce compares pairs" in capsys.readouterr().err
     for name, flags in (
         ("cosent", ["--objective", "cosent"]),

@@ -13,7 +13,8 @@ from cacse_trainer.runs.distill import unused_settings
 from cacse_trainer.runs.methods import settle
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.distillation import DistillationArguments
-from cacse_trainer.settings.recipes import RecipeParser, find_recipe, parse_run, recipe_names
+from cacse_trainer.settings.recipes import RecipeParser, parse_run
+from cacse_trainer.settings.resources import find_recipe, recipe_names
 from tests.tolerances import assert_near
 
 KINDS = [DistillationArguments, DataArguments, CacseTrainingArguments]

@@ -13,7 +13,7 @@ from cacse_trainer.cli.common import run
 from cacse_trainer.cli.encoders import dtype_of
 from cacse_trainer.errors import UserError
 from cacse_trainer.runs.run import repeating_command
-from cacse_trainer.settings.recipes import recipe_names
+from cacse_trainer.settings.resources import recipe_names
 
 
 def test_the_help_tells_of_every_command_once(capsys):

@@ -18,7 +18,7 @@ from cacse_trainer.pipeline.report import stage_scores
 from cacse_trainer.pipeline.runner import command_line, plan, read_record, run_stages
 from cacse_trainer.pipeline.stages import Stage, parse_change, read_stages
 from cacse_trainer.runs.folder import RUN
-from cacse_trainer.settings.recipes import find_recipe, recipe_names
+from cacse_trainer.settings.resources import find_recipe, recipe_names
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from transformers import AutoModel
 from cacse_trainer import SentenceEncoder
 from cacse_trainer.cli import import_reference, train
 from cacse_trainer.cli.common import run
-from cacse_trainer.settings.recipes import read_recipe, recipe_folders, recipe_names
+from cacse_trainer.settings.recipes import read_recipe
+from cacse_trainer.settings.resources import recipe_folders, recipe_names
 from tests.tolerances import assert_near
 
 

@@ -115,3 +115,11 @@ def test_bad_files(tmp_path, documents, queries, wrong):
     write_lines(tmp_path / "q.jsonl", queries)
     with pytest.raises(UserError, match=wrong):
         load_retrieval(f"{tmp_path}/c.jsonl+q.jsonl")
+
+
+def test_a_row_labelled_0_is_no_answer(tmp_path):
+    file = tmp_path / "labelled.csv"
+    file.write_text("query,document,label\nrain,it rains,1\nrain,the dog,0\na cat,the dog,0\na dog,the dog,1\n")
+    found = load_retrieval(file)
+    assert found.queries == ["rain", "a dog"] and found.documents == ["it rains", "the dog"]
+    assert found.relevant == [{0: 1.0}, {1: 1.0}]

@@ -190,6 +190,12 @@ PAIR_ROWS = "a man\tthe man\t{}\na dog\tthe cat\t1\n"
 CSV_ROWS = "a man,the man\nblue cat,big cat\n" * 8
 
 
+def no_start(place: Place) -> list[str]:
+    """Chinese text, whose start is on the hub."""
+    text = "".join(f"今天天气很好，我们去公园散步{number}。\n" for number in range(64))
+    return place.simcse(model=None, train_file=place.file("chinese.txt", text))
+
+
 def numbers_in_parquet(place: Place) -> list[str]:
     path = place.here / "numbers.parquet"
     pq.write_table(pa.table({"text": [1, 2, 3]}), path)

@@ -14,7 +14,8 @@ from cacse_trainer.instruct.evaluation import cells, compare
 from cacse_trainer.instruct.stages import PROOF
 from cacse_trainer.pipeline import runner
 from cacse_trainer.runs.folder import RUN
-from cacse_trainer.settings.recipes import find_recipe, parse_run, recipe_names
+from cacse_trainer.settings.recipes import parse_run
+from cacse_trainer.settings.resources import find_recipe, recipe_names
 
 LEFT = {
     "data": {"records": {"train": 9}, "scores": "gold", "sets": {}},

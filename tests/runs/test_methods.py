@@ -5,7 +5,8 @@ import pytest
 from cacse_trainer.errors import UserError
 from cacse_trainer.runs.methods import BELONGS_TO, CACSE, TNCSE, check_hard_negatives, check_used, method_of
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
-from cacse_trainer.settings.recipes import Parsed, RecipeParser, parse_run, recipe_names
+from cacse_trainer.settings.recipes import Parsed, RecipeParser, parse_run
+from cacse_trainer.settings.resources import recipe_names
 
 SETTINGS = [ModelArguments, DataArguments, CacseTrainingArguments]
 

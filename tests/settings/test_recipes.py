@@ -5,8 +5,9 @@ import yaml
 
 from cacse_trainer.errors import UserError
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
-from cacse_trainer.settings.recipes import RecipeParser, find_recipe, parse_run, read_recipe, recipe_names
-from cacse_trainer.settings.resources import resolve_resource
+from cacse_trainer.settings.command_line import OneLineParser
+from cacse_trainer.settings.recipes import RecipeParser, parse_run, read_recipe
+from cacse_trainer.settings.resources import find_recipe, recipe_names, resolve_resource
 from tests.conftest import ROOT
 
 KINDS = [ModelArguments, DataArguments, CacseTrainingArguments]
@@ -147,3 +148,20 @@ def test_without_saving_no_best_model_is_asked_for(tmp_path, caplog):
     with caplog.at_level("INFO", logger="cacse_trainer"):
         args = parse(*flags)[2]
     assert not args.load_best_model_at_end and "load_best_model_at_end is off" in caplog.text
+
+
+@pytest.mark.parametrize(("every", "saved"), [("20", 20), ("25", 50)])
+def test_eval_steps_alone_moves_save_steps(tmp_path, every, saved):
+    """The best step must be one that was saved; a recipe's own save_steps stays where it fits."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("eval_steps: 50\nsave_steps: 50\n")
+    args = parse("--config", str(path), "--eval_steps", every, "--output_dir", str(tmp_path))[2]
+    assert (args.eval_steps, args.save_steps) == (int(every), saved) and args.load_best_model_at_end
+
+
+def test_bars_on_a_terminal_only(tmp_path, monkeypatch):
+    for is_terminal in (True, False):
+        monkeypatch.setattr("sys.stderr.isatty", lambda shown=is_terminal: shown)
+        assert parse("--output_dir", str(tmp_path))[2].disable_tqdm is not is_terminal
+        settings = OneLineParser().parse_args(["--quiet"] if not is_terminal else [])
+        assert vars(settings).get("disable_tqdm", False) is not is_terminal
