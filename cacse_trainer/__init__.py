@@ -59,7 +59,9 @@ __all__ = [
 _ELSEWHERE = {
     "CacseTrainer": "training.trainer",
     "DistillationTrainer": "training.distillation",
+    "DiffCSE": "encoding.tools",
     "SentenceEncoder": "encoding.encoder",
+    "SimCSE": "encoding.tools",
     "adapt": "adaptation.run",
     "load_pairs": "data",
     "load_reference_checkpoint": "importers.reference",
