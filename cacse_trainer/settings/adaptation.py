@@ -92,7 +92,7 @@ class AdaptArguments:
         "General sentences, one a line, in the start's language: how far their similarities change is watched.",
     )
     batch_neighbours: int = setting(
-        16,
+        32,
         "Rows whose anchors the start takes for near that stand together in a batch, where their other texts are hard "
         "negatives at no cost; 1: batches are random.",
     )
