@@ -24,6 +24,7 @@ from cacse_trainer.encoding.sentence_transformers import list_own_pooling, searc
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.evaluation.dev_sets import DevSet, as_dev_sets
 from cacse_trainer.export.encoders import export
+from cacse_trainer.models.own import answers_for
 from cacse_trainer.settings.resources import public_name
 from cacse_trainer.training.baseline import read_stated
 from cacse_trainer.training.checkpoints import STATE
@@ -63,6 +64,16 @@ class PublishingTrainer(ResumableTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         self._hub, self._on_the_way = HfApi(), list[tuple[str, "Future[None]"]]()
         super().__init__(*args, **kwargs)
+
+    @property
+    def model_of_run(self) -> Any:
+        """Who answers for the model, without what several processes or a compiler wrap around it; see `answers_for`."""
+        return answers_for(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+
+    @property
+    def config_of_run(self) -> Any:
+        """Of a plain module one of nothing."""
+        return self.model_of_run.config
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `ResumableTrainer`'s: the training model, to go on with or to export later.

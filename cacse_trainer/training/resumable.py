@@ -25,7 +25,6 @@ from cacse_trainer.compute.memory import keep_freed_memory
 from cacse_trainer.data.passes import Passes
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import delete_folder, make_readable, put_in_place
-from cacse_trainer.models.own import answers_for
 from cacse_trainer.settings.arguments import CommonTrainingArguments
 from cacse_trainer.training import changes, checkpoints
 from cacse_trainer.training.interruption import SignalWatch
@@ -110,9 +109,9 @@ class ResumableTrainer(Trainer):
         self.add_callback(self._signals)
 
     @property
-    def model_of_run(self) -> Any:
-        """Who answers for the model, without what several processes or a compiler wrap around it; see `answers_for`."""
-        return answers_for(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+    def config_of_run(self) -> Any:
+        """The model's config, which a checkpoint records."""
+        return self.model.config
 
     def train(
         self,
@@ -164,7 +163,7 @@ class ResumableTrainer(Trainer):
             rows["training_rows"] = len(self.train_dataset)
         elif isinstance(self.train_dataset, IterableDataset) and self.train_dataset.num_shards > 1:
             rows["workers_of_the_stream"] = self.args.dataloader_num_workers  # each reads shards of its own
-        return changes.settings_of(self.args, self.model_of_run.config, {**self.settings, **rows}, world_size())
+        return changes.settings_of(self.args, self.config_of_run, {**self.settings, **rows}, world_size())
 
     def get_train_dataloader(self) -> DataLoader:
         """As `Trainer`'s; a stream is read in passes without an end."""
