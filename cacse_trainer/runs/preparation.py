@@ -187,3 +187,5 @@ def check_metric(args: CacseTrainingArguments, dev_sets: Mapping[str, DevSet], s
     known += ["transfer_avg"] if scorers else []
     if metric is not None and args.eval_strategy != "no" and str(metric).removeprefix("eval_") not in known:
         raise UserError(f"metric_for_best_model={metric}: the dev sets give {', '.join(known) or 'none'}")
+    if args.early_stopping_patience is not None and (args.eval_strategy == "no" or not known):
+        raise UserError("early_stopping_patience waits for a better score, and no dev set is scored; give dev_file")

@@ -50,6 +50,7 @@ from cacse_trainer.settings.distillation import DistillationArguments
 from cacse_trainer.settings.recipes import Parsed
 from cacse_trainer.settings.resources import public_name
 from cacse_trainer.training.baseline import Reading
+from cacse_trainer.training.patience import Patience
 from cacse_trainer.training.publishing import training_settings
 from cacse_trainer.training.resumable import DUPLICATES
 from cacse_trainer.training.trainer import CacseTrainer
@@ -165,6 +166,8 @@ class TrainingRun:
             trusted = isinstance(self.model_args, ModelArguments) and self.model_args.trust_remote_code
             start = read_start(trainer, starts, sets, trusted)
             use_run_progress(trainer, bar=not args.disable_tqdm, baselines=start.scores if start is not None else {})
+            if args.early_stopping_patience is not None:
+                trainer.add_callback(Patience(args.early_stopping_patience))
             trained = trainer.train(resume_from_checkpoint=self.checkpoint)
             summary = summarise(trainer, self.dev_sets, start)
             if start is not None:

@@ -298,6 +298,10 @@ class CacseTrainingArguments(CommonTrainingArguments):
         "The rows of a batch, of all processes, share no sentence in any column: a row that does waits for the next "
         "batch. Not for a stream.",
     )
+    early_stopping_patience: int | None = setting(
+        None,
+        "End the training when the choosing score has not risen in so many evaluations. Default: train to the end.",
+    )
     decay_all_parameters: bool = setting(False, "Weight decay on biases and norms too, as in the CACSE release.")
     overwrite_output_dir: bool = setting(False, "Delete the output folder of an earlier run and start anew.")
     hub_license: str | None = setting(None, "Licence id for the cards of the exported encoders, such as mit.")
@@ -311,6 +315,8 @@ class CacseTrainingArguments(CommonTrainingArguments):
         self.use_fast_paths = self._fast_paths()
         if self.mini_batch_size is not None and self.mini_batch_size < 1:
             raise ValueError(f"mini_batch_size must be a number from 1, got {self.mini_batch_size}")
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ValueError(f"early_stopping_patience must be a number from 1, got {self.early_stopping_patience}")
         chosen_by = self.metric_for_best_model, self.greater_is_better
         super().__post_init__()
         if chosen_by[0] is None:  # transformers puts the loss there; the trainer takes the first dev set's own

@@ -236,6 +236,12 @@ CASES: list[Case] = [
     flag("half precision on a CPU", "fp16", fp16="true"),
     flag("no length buckets", "length_buckets must be auto or a number from 1", length_buckets="0"),
     flag("a mini-batch of none", "mini_batch_size must be a number from 1", mini_batch_size="0"),
+    flag("no patience", "early_stopping_patience must be a number from 1", early_stopping_patience="0"),
+    Case(
+        "patience without a score",
+        lambda place: place.cacse(early_stopping_patience="2", evaluation="none"),
+        "no dev set is scored",
+    ),
     flag("a logger that is not installed", "settings", report_to="wandb"),
     flag("an optimizer that is unknown", "optim", optim="sgdd"),
     flag("a schedule that is unknown", "lr_scheduler_type", lr_scheduler_type="zigzag"),
