@@ -8,11 +8,13 @@ Source: the CACSE release, ``cascade_model.py``.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cacse_trainer.models.heads import FreshLinear
+from cacse_trainer.models.layers import run_alone
 
 
 class SingleTokenAttention(nn.Module):
@@ -89,23 +91,30 @@ class Cascade(nn.Module):
         hidden_size: H.
         dropout: of the blocks.
         constraint_layers: encoder layers of a pretrained model, shared by both views, trainable.
+        constraint_config: the config of that model.
         constraint_attention: ``batch``: the constraint layers see the batch as one sequence of B tokens and attend
             across it, as the reference does, so L_C depends on the batch's composition; ``sample``: each vector alone.
     """
 
     def __init__(
-        self, blocks: int, hidden_size: int, dropout: float, constraint_layers: nn.ModuleList, constraint_attention: str
+        self,
+        blocks: int,
+        hidden_size: int,
+        dropout: float,
+        constraint_layers: nn.ModuleList,
+        constraint_config: Any,
+        constraint_attention: str,
     ):
         super().__init__()
         self.blocks = nn.ModuleList(CascadeBlock(hidden_size, dropout, first=i == 0) for i in range(blocks))
         self.constraint_layers = constraint_layers
+        self.constraint_config = constraint_config
         self.constraint_attention = constraint_attention
 
     def _constrain(self, vectors: Tensor) -> Tensor:
         batch_dim = 0 if self.constraint_attention == "batch" else 1
         hidden = vectors.unsqueeze(batch_dim)  # (1, B, H): one sequence of B tokens, or (B, 1, H)
-        for layer in self.constraint_layers:
-            hidden = layer(hidden)
+        hidden = run_alone(self.constraint_layers, self.constraint_config, hidden)
         return hidden.squeeze(batch_dim)  # (B, H)
 
     def forward(self, states: Tensor) -> Tensor:

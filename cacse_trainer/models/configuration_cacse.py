@@ -10,7 +10,7 @@ CONSTRAINT_ATTENTIONS = ("batch", "sample")
 
 
 class CacseConfig(TwoTowersConfig):
-    """Configuration of `CacseBertModel` and `CacseRobertaModel`.
+    """Configuration of `CacseModel`, of which `CacseBertModel` and `CacseRobertaModel` are the published kinds.
 
     Args:
         tower_a_config, tower_b_config: the towers' configs (or their dicts); dropout is kept there.

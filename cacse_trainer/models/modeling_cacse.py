@@ -2,7 +2,7 @@
 
 ``L = L_A + L_B + λ·L_C``, each an NT-Xent over the two views of B sentences. Inference: h_A + h_B, pooled as in the
 losses (published: at the first token); the cascade is not used. Backbones come from `AutoModel`; `CacseBertModel` and
-`CacseRobertaModel` are two names of one family.
+`CacseRobertaModel` are the family's names for the published kinds, `CacseModel` is of every other in `KINDS`.
 
 Source: the CACSE release, and the later papers of its authors, TNCSE (AAAI 2025) and JTCSE (arXiv 2505.02366).
 """
@@ -14,24 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.models.bert.modeling_bert import BertLayer
-from transformers.models.roberta.modeling_roberta import RobertaLayer
 
 from cacse_trainer.compute.distributed import shared_rows
-from cacse_trainer.compute.encoder_tools import freeze_pooler, loaded_or
+from cacse_trainer.compute.encoder_tools import freeze_pooler, loaded_or, run_encoder
 from cacse_trainer.compute.packing import layer_vectors
 from cacse_trainer.compute.pooling import pool
 from cacse_trainer.losses import nt_xent
 from cacse_trainer.models.cascade import Cascade
 from cacse_trainer.models.configuration_cacse import CacseConfig
+from cacse_trainer.models.layers import KINDS, fresh_layers, kind_of, last_layers, layers_in
 from cacse_trainer.models.modeling_two_towers import TwoTowersModel, load_tower
 from cacse_trainer.models.outputs import CacseOutput, Layers, joined, layers_of
 
-LAYER_CLASSES = {"bert": BertLayer, "roberta": RobertaLayer}
-
 
 class CacseModel(TwoTowersModel):
-    """The family behind `CacseBertModel` and `CacseRobertaModel`; use those.
+    """CACSE with two towers of any kind in `KINDS`; of BERT's and RoBERTa's `CacseBertModel` and `CacseRobertaModel`.
 
     Args:
         config: a `CacseConfig` whose towers are of this class's kind.
@@ -39,13 +36,12 @@ class CacseModel(TwoTowersModel):
         constraint_layers: loaded constraint layers; likewise.
 
     Raises:
-        ValueError: the towers are of another kind than the class.
+        ValueError: the towers are of another kind than the class, or of one whose layers are not known.
     """
 
     config_class = CacseConfig
     output_class = CacseOutput
-    _no_split_modules = ["BertLayer", "RobertaLayer", "CascadeBlock"]  # noqa: RUF012 - transformers' convention
-    tower_kind = "bert"
+    _no_split_modules = [*(kind.name for kind in KINDS.values()), "CascadeBlock"]  # noqa: RUF012 - transformers' convention
 
     def __init__(
         self,
@@ -55,15 +51,14 @@ class CacseModel(TwoTowersModel):
         constraint_layers: nn.ModuleList | None = None,
     ):
         kind = config.tower_a_config.model_type
-        if kind != self.tower_kind:
+        kind_of(config.tower_a_config)
+        if self.tower_kind not in (None, kind):
             raise ValueError(f"{type(self).__name__} is made of {self.tower_kind} towers, got {kind} towers")
         super().__init__(config, tower_a, tower_b)
         # The towers resolve their own; bare layers read their config's.
         config.constraint_config._attn_implementation = config._attn_implementation
-        layers = range(config.constraint_layers)
         constraint_layers = loaded_or(
-            constraint_layers,
-            lambda: nn.ModuleList(LAYER_CLASSES[kind](config.constraint_config, layer_idx=i) for i in layers),
+            constraint_layers, lambda: fresh_layers(config.constraint_config, config.constraint_layers)
         )
         for module in constraint_layers.modules():
             if "config" in vars(module):  # loaded layers come with a copy, which would not hear of later changes
@@ -73,6 +68,7 @@ class CacseModel(TwoTowersModel):
             hidden_size=config.hidden_size,
             dropout=config.cascade_dropout,
             constraint_layers=constraint_layers,
+            constraint_config=config.constraint_config,
             constraint_attention=config.constraint_attention,
         )
         self.post_init()
@@ -118,7 +114,7 @@ class CacseModel(TwoTowersModel):
         layers = nn.ModuleList()
         if config.constraint_layers > 0:
             whole: Any = load_tower(constraint, config.constraint_config, dtype, attn_implementation)[0]
-            layers = nn.ModuleList(whole.encoder.layer[-config.constraint_layers :])
+            layers = last_layers(whole, config.constraint_layers)
         config._attn_implementation = towers[0].config._attn_implementation
         return cls(config, tower_a=towers[0], tower_b=towers[1], constraint_layers=layers)
 
@@ -147,9 +143,9 @@ class CacseModel(TwoTowersModel):
         """
         for tower in (self.tower_a, self.tower_b):
             freeze_pooler(tower)
-            tower.encoder.layer[: self.config.cascade_start_layer].requires_grad_(False)
+            layers_in(tower)[: self.config.cascade_start_layer].requires_grad_(False)
             if self.config.freeze_embeddings:
-                tower.embeddings.requires_grad_(False)
+                dict(tower.named_children()).get("embeddings", tower.get_input_embeddings()).requires_grad_(False)
         if self.config.cascade_loss_weight == 0:
             self.cascade.requires_grad_(False)
 
@@ -160,14 +156,14 @@ class CacseModel(TwoTowersModel):
         start, pooling = self.config.cascade_start_layer, self.config.pooling
 
         def encode(output: Any, mask: Tensor | None) -> Tensor:
-            hidden = output.hidden_states[start:]
+            hidden = *output.hidden_states[start:-1], output.last_hidden_state  # a last norm is not in the former
             return torch.stack([pool(pooling, states, attention_mask=mask) for states in hidden], dim=1)
 
         def padded(**bucket: Tensor) -> Tensor:
-            return encode(tower(**bucket, output_hidden_states=True), bucket.get("attention_mask"))
+            return encode(run_encoder(tower, bucket, output_hidden_states=True), bucket.get("attention_mask"))
 
         if asked:
-            output = tower(**inputs, **{**asked, "output_hidden_states": True})
+            output = run_encoder(tower, inputs, **{**asked, "output_hidden_states": True})
             vectors = encode(output, inputs.get("attention_mask"))
             return vectors.unflatten(0, (batch, 2)), layers_of(output, asked, batch)
         vectors = self.compute.packed_or(tower, inputs, partial(layer_vectors, tower, start, pooling), padded)
@@ -221,14 +217,13 @@ def cacse_class(config: Any) -> type[CacseModel]:
     """The CACSE class for towers of this config's kind.
 
     Raises:
-        ValueError: no CACSE class has such towers.
+        ValueError: the layers of such towers are not known.
     """
-    classes = {"bert": CacseBertModel, "roberta": CacseRobertaModel}
-    if config.model_type not in classes:
-        raise ValueError(f"CACSE towers are of kind {sorted(classes)}, got {config.model_type!r}")
-    return classes[config.model_type]
+    kind_of(config)
+    named: dict[str, type[CacseModel]] = {"bert": CacseBertModel, "roberta": CacseRobertaModel}
+    return named.get(config.model_type, CacseModel)
 
 
 AutoConfig.register("cacse", CacseConfig)
-# One registration for both: a second would replace the first, and a saved CacseBertModel would come back as RoBERTa.
-AutoModel.register(CacseConfig, (CacseBertModel, CacseRobertaModel))
+# One registration for all: a second would replace the first, and a saved CacseBertModel would come back as RoBERTa.
+AutoModel.register(CacseConfig, (CacseBertModel, CacseRobertaModel, CacseModel))
