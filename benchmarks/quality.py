@@ -6,7 +6,7 @@ Two arms have their own start, text and sets; both are made from a folder of dat
     python benchmarks/quality.py                                               (the shipped sample, one method, 2 steps)
     python benchmarks/quality.py --arm sts --data DATA --full --folder race    (a night on 2 cores)
     python benchmarks/quality.py --arm domain --data DATA --full --folder race
-    python benchmarks/quality.py --full --text mine.txt --dev dev=dev.tsv --test test.tsv --folder race
+    python benchmarks/quality.py --full --text mine.txt --dev dev.tsv --test test.tsv --folder race
 
 A race goes on where it was stopped.
 

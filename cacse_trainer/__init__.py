@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,9 @@ _AUTO = "transformers.models.auto.configuration_auto"
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if find_spec(f"{__name__}.{name}") is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return import_module(f"{__name__}.{name}")  # a part, as `cacse_trainer.losses`
     found = getattr(import_module(f"{__name__}.{_ELSEWHERE.get(name, 'models')}"), name)
     globals()[name] = found
     return found
@@ -116,13 +119,13 @@ class _Watch(MetaPathFinder):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != _AUTO:
             return None
-        sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
             loader, execute = spec.loader, spec.loader.exec_module
 
             def execute_and_register(module: ModuleType) -> None:
                 execute(module)
+                sys.meta_path.remove(self)  # here: an import that was broken off is tried again
                 _register(module)
 
             loader.exec_module = execute_and_register  # type: ignore[method-assign]

@@ -60,6 +60,7 @@ INSTEAD = {
     "metric_for_best_model": "nDCG@10 on the dev part chooses; leave it out",
     "do_train": "adapt always trains; cacse-trainer evaluate scores an encoder",
     "do_eval": "the dev part chooses; leave it out",
+    "held_out_rows": "parts of the text are held out anyway; --held_out says how many documents",
     "train_sampling_strategy": "the rows are drawn and mixed already; leave it out",
 }
 """Settings of a training that adapt sets itself, and what to do instead."""

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from datasets import Dataset
 
+from cacse_trainer.data.cleaning import CleanText
 from cacse_trainer.data.pairs import LABEL_NAMES, SCORE_COLUMNS, SENTENCE_COLUMNS, has_labels, is_number, load_pairs
-from cacse_trainer.data.sentences import choose_columns
+from cacse_trainer.data.sentences import choose_columns, is_missing, says_yes_or_no
 from cacse_trainer.data.sources import Source, open_source
 from cacse_trainer.errors import UserError
 
@@ -19,7 +21,7 @@ MOST_ROWS = 2_000_000
 """A longer text is not counted to its end."""
 FIRST = ("anchor", "query", "question", "title", "sent0", "sentence1", "sentence_A", "text1", "premise", "source")
 NEGATIVE = re.compile(r"(hard_)?neg(ative)?(_\d+)?")
-NUMBERING = re.compile(r"(?i)(.*_)?(id|idx|index|no|nr|number)")
+NUMBERING = re.compile(r"(?i).*(id|idx|index)|(.*_)?(no|nr|number)")
 
 
 @dataclass
@@ -58,22 +60,23 @@ def look_at(
         UserError: it cannot be read, or what its columns are has to be said.
     """
     source = open_source(path_or_name, "train")
-    if text_columns is None and has_labels(path_or_name):  # of SentEval's layout, too, which has no header
-        pairs = load_pairs(path_or_name, split="train", all_equal=True)
-        names = source.columns()
-        pair = next((pair for pair in SENTENCE_COLUMNS if set(pair) <= set(names)), ("sentence1", "sentence2"))
-        score = next((name for name in SCORE_COLUMNS if name in names), "score")
-        found = Look(pair, len(pairs), score, list(pairs["score"]))
-        _sample(found, {name: pairs[f"sentence{number}"][:SAMPLE] for number, name in enumerate(pair, start=1)})
-        return found
     names = source.columns()
+    if text_columns is None and has_labels(path_or_name):  # of SentEval's layout, too, which has no header
+        pair = next((pair for pair in SENTENCE_COLUMNS if set(pair) <= set(names)), ("sentence1", "sentence2"))
+        found = Look(pair, label=next((name for name in SCORE_COLUMNS if name in names), "score"))
+        _read_pairs(found, load_pairs(path_or_name, split="train", all_equal=True))
+        return found
     if text_columns is None and len(names) > 1:
         found = _by_content(source, names)
     else:
         found = Look(choose_columns(source, text_columns), label=label_column)
     if label_column is not None and label_column not in names:
         raise UserError(f"{source.name}: no column {label_column!r}, it has {', '.join(names)}; name it")
-    _read(source, found)
+    if found.label is not None:
+        columns = (found.columns[0], found.columns[1], found.label)
+        _read_pairs(found, load_pairs(path_or_name, split="train", columns=columns, all_equal=True))
+    else:
+        _read_texts(found, source)
     return found
 
 
@@ -85,12 +88,15 @@ def _by_content(source: Source, names: list[str]) -> Look:
     labels = [name for name in numbers if name in LABEL_NAMES or _are_labels(values[name])]
     try:
         columns, by_name = list(choose_columns(source, None)), not labels
+        more = [name for name in texts if name not in columns and NEGATIVE.fullmatch(name)]
+        if more and len(columns) > 1:
+            columns, by_name = [*columns, *more], False
     except UserError:
         columns, by_name = sorted(texts, key=_order), False
     listed = ", ".join(names)
     if len(columns) == 2:
         others = [name for name in numbers if name not in labels and not NUMBERING.fullmatch(name)]
-        words = [name for name in values if name in LABEL_NAMES or _is_true_or_false(values[name])]
+        words = [name for name in values if name in LABEL_NAMES or says_yes_or_no(values[name])]
         words = [name for name in words if name not in numbers]
         if len(labels) > 1 or (not labels and (others or words)):
             doubtful = (labels or others or words)[0]
@@ -112,7 +118,8 @@ def _order(name: str) -> int:
 def _head(source: Source, names: list[str]) -> dict[str, list[Any]]:
     """The first values of each column, the missing ones left out."""
     for batch in source.batches(names):
-        return {name: [one for one in _listed(batch.columns[name])[:SAMPLE] if one not in (None, "")] for name in names}
+        heads = {name: _listed(batch.columns[name])[:SAMPLE] for name in names}
+        return {name: [one for one in head if not is_missing(one)] for name, head in heads.items()}
     return {}
 
 
@@ -131,20 +138,19 @@ def _are_labels(values: list[Any]) -> bool:
     return {float(value) for value in values} == {0.0, 1.0}
 
 
-def _is_true_or_false(values: list[Any]) -> bool:
-    return {str(value).lower() for value in values} <= {"true", "false"}
+def _read_pairs(found: Look, pairs: Dataset) -> None:
+    found.rows, found.labels = len(pairs), list(pairs["score"])
+    first, second = found.columns
+    _sample(found, {first: pairs["sentence1"][:SAMPLE], second: pairs["sentence2"][:SAMPLE]})
 
 
-def _read(source: Source, found: Look) -> None:
-    """Count the rows, and keep the labels and the first texts."""
-    wanted = [*found.columns, *([found.label] if found.label is not None else [])]
+def _read_texts(found: Look, source: Source) -> None:
+    """Count the rows as they will be read, and keep the first texts."""
     texts: dict[str, list[str]] = {name: [] for name in found.columns}
-    for batch in source.batches(wanted):
-        found.rows += len(batch.places)
-        for name, kept in texts.items():
-            kept += [str(value) for value in _listed(batch.columns[name])[: SAMPLE - len(kept)]]
-        if found.label is not None:
-            found.labels += [float(value) for value in _listed(batch.columns[found.label]) if is_number(str(value))]
+    for table in CleanText(source, found.columns):
+        found.rows += table.num_rows
+        for kept, column in zip(texts.values(), table.columns, strict=True):
+            kept += column.slice(0, SAMPLE - len(kept)).to_pylist()
         if found.rows >= MOST_ROWS:
             break
     _sample(found, texts)

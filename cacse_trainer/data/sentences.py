@@ -47,7 +47,7 @@ _DUPLICATE_SAMPLE = 100_000
 DELIMITERS = {"csv": "commas", "tsv": "tabs"}
 _COLUMN_NAME = re.compile(r"\w[\w.:/-]{0,39}")
 _ROWS_LOOKED_AT = 100
-_ZERO_OR_ONE = ({"0", "1"}, {"0.0", "1.0"}, {"False", "True"}, {"false", "true"})
+_YES_OR_NO = ({"0", "1"}, {"0.0", "1.0"}, {"false", "true"}, {"no", "yes"})
 
 
 def load_sentences(
@@ -171,13 +171,23 @@ def _check_no_labels(source: Source, found: list[str], columns: Sequence[str]) -
         return
     for name, values in batch.columns.items():
         told = values.to_pylist() if isinstance(values, (pa.Array, pa.ChunkedArray)) else values
-        said = {str(value) for value in told if value not in (None, "")}
-        if said and any(said <= words for words in _ZERO_OR_ONE):
+        if says_yes_or_no([value for value in told if not is_missing(value)]):
             raise UserError(
                 f"{source.name}: column {name!r} says 0 or 1 of each pair of {' and '.join(columns)}; give "
                 f"text_columns {' '.join(columns)} with label_column {name} and objective cosent, or text_columns "
                 "alone if every row is a positive pair"
             )
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: None, NaN or a blank."""
+    return value is None or str(value).strip().lower() in ("", "nan")
+
+
+def says_yes_or_no(values: Sequence[Any]) -> bool:
+    """Whether the cells of a column say 0 or 1 of their rows, also as words or in quotes; there is one at least."""
+    said = {str(value).strip(" \"'").lower() for value in values}
+    return bool(said) and any(said <= words for words in _YES_OR_NO)
 
 
 def _check_header(source: Source, found: list[str]) -> None:

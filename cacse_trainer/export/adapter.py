@@ -11,10 +11,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import load_file, save_file
 
 from cacse_trainer.encoding.embedder import Embedder
-from cacse_trainer.encoding.loading import Loaded, load_encoder
+from cacse_trainer.encoding.lineage import known_of
+from cacse_trainer.encoding.loading import Loaded, is_sentence_model, load_encoder
 from cacse_trainer.encoding.model_card import LOCAL_PATH
 from cacse_trainer.encoding.saving import PROBES, check_same, clean_tokenizer
 from cacse_trainer.encoding.sentence_transformers import LENGTH, MODULES, PROMPTS
@@ -27,40 +29,38 @@ logger = logging.getLogger(__name__)
 
 NAME = "adapter"
 CARD = """---
-library_name: peft
-base_model: {base}
-pipeline_tag: sentence-similarity
-tags: [sentence-similarity, feature-extraction, peft, cacse-trainer]
-{license}---
+{{ card_data }}
+---
 
-# {title}
+# {{ title }}
 
-A LoRA adapter of `{base}` that makes it a sentence encoder. It was trained by cacse-trainer.
+A LoRA adapter of `{{ base }}` that makes it a sentence encoder. It was trained by cacse-trainer.
 
 | setting | value |
 |---|---|
-| base model | `{base}` |
-| pooling | {pooling} |
-| prompt around every sentence | {prompt} |
-| EOS at the end | {eos} |
-| layers that see both directions | {directions} |
+| base model | `{{ base }}` |
+| pooling | {{ pooling }} |
+| prompt around every sentence | {{ prompt }} |
+| EOS at the end | {{ eos }} |
+| layers that see both directions | {{ directions }} |
 
 ```python
 from cacse_trainer import SentenceEncoder  # base, prompt, pooling and directions as above
 
-vectors = SentenceEncoder("{path}").encode(["A man is playing a guitar."])
+vectors = SentenceEncoder("{{ path }}").encode(["A man is playing a guitar."])
 ```
 
 With peft alone it is active in `AutoModelForCausalLM` and in `AutoModel`; the tokenizer of this folder puts the prompt,
-the pooling is to be done by hand{by_hand}:
+the pooling is to be done by hand{{ by_hand }}:
 
 ```python
 from peft import PeftModel
 from transformers import AutoModel
 
-model = PeftModel.from_pretrained(AutoModel.from_pretrained("{base}"), "{path}")
+model = PeftModel.from_pretrained(AutoModel.from_pretrained("{{ base }}"), "{{ path }}")
 ```
 """
+"""Filled in by huggingface_hub's `ModelCard`."""
 
 
 def export_adapter(run: Path, output_dir: Path | None = None, license: str | None = None, **loading: Any) -> Path:
@@ -79,7 +79,7 @@ def export_adapter(run: Path, output_dir: Path | None = None, license: str | Non
         UserError: there is no adapter, or its base cannot be read.
         ExportError: the folder gives other vectors.
     """
-    if not ((run / CONFIG_FILE).is_file() and (run / "config.json").is_file()):
+    if not ((run / CONFIG_FILE).is_file() and is_sentence_model(str(run))):
         raise UserError(f"--folder {run}: holds no adapter that was trained here; train with lora_r")
     output_dir = output_dir or run / "export" / NAME
     trained = load_encoder(str(run), **loading)
@@ -111,10 +111,20 @@ def _name_twice(path: Path, whole_model: str) -> None:
 
 
 def _card(run: Path, trained: Loaded, license: str | None) -> str:
-    config = trained.model.config
-    start = config.bidirectional_start_layer
-    return CARD.format(
-        base=public_name(str(base_model_of(str(run)))),
+    config, base = trained.model.config, str(base_model_of(str(run)))
+    start, known = config.bidirectional_start_layer, known_of([base])
+    data = ModelCardData(
+        language=known["languages"] or None,
+        license=license,
+        library_name="peft",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-similarity", "feature-extraction", "peft", "cacse-trainer"],
+        base_model=known["base_ids"] or None,
+    )
+    card = ModelCard.from_template(
+        data,
+        template_str=CARD,
+        base=public_name(base),
         title=run.resolve().name,
         path=LOCAL_PATH,
         pooling=trained.pooling,
@@ -122,5 +132,5 @@ def _card(run: Path, trained: Loaded, license: str | None) -> str:
         eos="yes" if config.append_eos else "no",
         directions="none" if start is None else f"from {start} on (from 0)",
         by_hand="" if start is None else ", and its layers are causal there, which gives other vectors",
-        license=f"license: {license}\n" if license else "",
     )
+    return f"{card}\n"

@@ -111,7 +111,7 @@ def _export(
             facts,
             title=encoder.title,
             what=encoder.what + describe_prompt(tokenizer) + describe_sides(prompts),
-            pooling=encoder.pooling or loaded.pooling,
+            pooling=loaded.pooling,  # which tells of a head, too
             usage=usage_of(encoder, remote),
             scores=scores,
         )

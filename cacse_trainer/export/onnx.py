@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cacse_trainer.compute.encoder_tools import known_inputs
 from cacse_trainer.compute.pooling import LAYER_POOLINGS, pool
 from cacse_trainer.encoding.embedder import Embedder
-from cacse_trainer.encoding.loading import load_encoder
+from cacse_trainer.encoding.loading import is_sentence_model, load_encoder
 from cacse_trainer.encoding.onnx import FOLDER, OUTPUT, session_function
 from cacse_trainer.encoding.saving import PROBES, ExportError
 from cacse_trainer.encoding.sentence_transformers import read_modules
@@ -70,6 +70,11 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Any] | None = None) -> dict
             "export them one by one"
         )
     stated = read_modules(str(folder))
+    if stated.pooling is None and is_sentence_model(str(folder)):
+        raise UserError(
+            f"{folder}: its model pools by itself (averaged layers, layers that see both directions), and no graph is "
+            "written of such; train with another pooling, or without bidirectional_start_layer"
+        )
     if stated.pooling is None or stated.static is not None or stated.pooling in LAYER_POOLINGS:
         raise UserError(f"{folder}: is no exported encoder folder (its pooling is {stated.pooling})")
     loaded = load_encoder(str(folder), device="cpu")

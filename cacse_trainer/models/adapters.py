@@ -228,9 +228,13 @@ def adapter_state(encoder: PreTrainedModel, state_dict: dict[str, Tensor] | None
 def merge_adapter(encoder: PreTrainedModel) -> PreTrainedModel:
     """The encoder with its adapter's weights added to its own, and no trace of peft left. Changed in place."""
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper  # of modules_to_save and trainable_token_indices
 
     for name, module in list(encoder.named_modules()):
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            whole = module.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+            encoder.set_submodule(name, whole)
+        elif isinstance(module, BaseTunerLayer) and ".token_adapter" not in name:  # which is its wrapper's
             module.merge(safe_merge=True)
             encoder.set_submodule(name, module.get_base_layer())
     del encoder.peft_config
@@ -341,8 +345,13 @@ class AdapterModel(SentenceModel):
             adapter_name: its name; a model has one.
 
         Raises:
-            UserError: see `adopt_adapter`.
+            UserError: see `adopt_adapter`; or there is one already.
         """
+        if adapter_name in self.adapters:
+            raise UserError(
+                "add_adapter: there is one already, which the new one would replace; go on with it, or export the "
+                "model, which merges it, and start from that"
+            )
         self._check_adapter({**self.adapters, adapter_name: adapter_config})
         config = copy.copy(adapter_config)
         config.base_model_name_or_path = config.base_model_name_or_path or self.encoder.name_or_path

@@ -255,7 +255,9 @@ class SentenceEmbeddingModel(AdapterModel):
     def parts(self) -> list[Part]:
         """The encoder, unless its vectors pass a head or average layers."""
         config = self.config
-        if config.projects_at_inference or config.pooling not in POOLING_NAMES:
+        if config.pooling not in POOLING_NAMES:
+            raise ValueError(f"its pooling is {config.pooling}, and an ensemble has {', '.join(POOLING_NAMES)}")
+        if config.projects_at_inference:
             raise ValueError(
                 f"its vectors pass a head ({config.pooling}, {config.projection}), which an ensemble has not; give its "
                 "exported folder with a pooling, for the states below the head"

@@ -103,7 +103,8 @@ def check_start(name: str, option: str, trust_remote_code: bool = False) -> None
     if pools_by_itself(kind) and kind != EnsembleConfig.model_type:
         raise UserError(
             f"{option} {name}: is a training's own checkpoint ({kind}); give the encoder that it exported, such as "
-            "export/encoder in the run's folder"
+            "export/encoder in the run's folder, or, if it is that one (averaged layers, layers that see both "
+            "directions), a plain encoder"
         )
 
 

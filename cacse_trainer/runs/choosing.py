@@ -61,7 +61,7 @@ def choose(parser: RecipeParser, arguments: Sequence[str]) -> list[str]:
         arguments: the command line after the command's name; nothing of it is changed.
 
     Returns:
-        None where there is no training text, or the method has parts of its own.
+        The words; none where there is no training text, or the method has parts of its own.
 
     Raises:
         UserError: the text cannot be read, its columns have to be named, or the start for its language is out of reach.
@@ -108,7 +108,7 @@ class Choices:
         self.objective()
         held = self.judges()
         self.steps(held)
-        name = Path(resolve_resource(self.settings.train_file)).name.partition(".")[0]
+        name = Path(resolve_resource(self.settings.train_file)).name.strip(".").partition(".")[0]
         self.offer("output_dir", "runs/" + re.sub(r"[^\w-]", "_", name), "named after the text")
         return self._made
 
@@ -187,12 +187,15 @@ class Choices:
 
     def judges(self) -> int:
         """What chooses and judges; the number of rows held out."""
-        if {"dev_file", "eval_sets", "evaluation", "held_out_rows", "eval_strategy"} & set(self.given):
+        if {"dev_file", "eval_sets", "evaluation", "held_out_rows", "eval_strategy", "do_eval"} & set(self.given):
             return int(self.settings.held_out_rows)
         rows, labels = self.look.rows, self.look.labels
         count = min(2_000, max(100, rows // 10))
         other = rows - (Counter(labels).most_common(1)[0][1] if labels else 0)  # rows without the commonest label
-        if len(self.look.columns) > 1 and rows >= ENOUGH and other * count >= 10 * rows and "mix" not in self.given:
+        firsts = Counter(self.look.texts[self.look.columns[0]])  # rows of one first text are held out together
+        largest = max(firsts.values(), default=0) * rows / max(1, firsts.total())
+        enough = rows >= ENOUGH and other * count >= 10 * rows and 4 * largest <= count
+        if len(self.look.columns) > 1 and enough and "mix" not in self.given:
             what = "graded pairs" if labels else "queries that search for their positives"
             self.offer("held_out_rows", count, f"{what}: one half chooses the best step, the other judges the result")
             return count
@@ -214,16 +217,16 @@ class Choices:
         self.offer("learning_rate", 2e-5, "a sentence encoder keeps what it knows")
         self.offer("warmup_steps", 0.1, "a tenth of the steps")
         a_step = batch * int(os.environ.get("WORLD_SIZE", "1")) * settings.gradient_accumulation_steps
-        an_epoch = max(1, rows // a_step)
+        an_epoch = max(1, rows // max(1, a_step))  # a batch of none is refused when the settings are made
         judged = not any(choice.words == ["--evaluation", "none"] for choice in self._made)
-        if "max_steps" in self.given:
+        if settings.max_steps > 0:
             steps = settings.max_steps
-        elif not judged and settings.evaluation == "sts" and "num_train_epochs" not in self.given:
+        elif not judged and settings.evaluation == "sts" and not {"max_steps", "num_train_epochs"} & set(self.given):
             steps = self.offer("max_steps", min(UNJUDGED_STEPS, an_epoch), "short, as nothing judges it")
         else:
             epochs = 1 if rows >= 10_000 else 2 if rows >= 3_000 else 3
             steps = ceil(an_epoch * float(self.offer("num_train_epochs", epochs, f"about {epochs * an_epoch} steps")))
-        if judged and settings.evaluation == "sts" and settings.eval_strategy != "no":
+        if judged and settings.evaluation == "sts" and settings.eval_strategy != "no" and settings.do_eval:
             self.offer("eval_steps", max(1, min(500, steps // 10)), "ten looks at the dev set")
         self.offer("logging_steps", max(1, min(50, steps // 20)), "lines of the log")
 

@@ -1,14 +1,19 @@
 """Rows kept out of a training text of pairs: a dev set that chooses and one that judges, of the text's own kind."""
 
 import random
+import re
 from collections import Counter
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from cacse_trainer.data.retrieval import from_pairs
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import DevSet, GradedPairs, Retrieval
+from cacse_trainer.runs.preparation import Sets
+from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
+from cacse_trainer.settings.resources import public_name
 
 FEWEST = 20
 """Rows of each of the two sets."""
@@ -66,6 +71,32 @@ def hold_out(rows: Dataset, count: int, seed: int) -> Parts:
         for part in (0, 1)
     )
     return Parts(train, dev, test)
+
+
+def with_held_out(
+    rows: Dataset | IterableDataset, sets: Sets, data_args: DataArguments, args: CacseTrainingArguments
+) -> tuple[Any, Sets]:
+    """What ``held_out_rows`` leaves of a training text, and the sets with two more: a dev set and a held-out one.
+
+    Args:
+        rows: of the text.
+        sets: that the settings name.
+        data_args, args: the settings; without ``held_out_rows`` nothing is changed.
+
+    Raises:
+        UserError: see `hold_out`; the text is a stream or a mixture, or a set has the name already.
+    """
+    if not data_args.held_out_rows:
+        return rows, sets
+    if data_args.mix or not isinstance(rows, Dataset):
+        raise UserError("held_out_rows takes rows of one text, which is read at once: leave out mix and streaming")
+    parts = hold_out(rows, data_args.held_out_rows, args.seed)
+    name = re.sub(r"\W", "_", Path(public_name(str(data_args.train_file))).stem)
+    dev = {f"{name}_dev": parts.dev} if args.eval_strategy != "no" else {}
+    test = {f"{name}_test": parts.test}
+    if taken := next((one for one in (*dev, *test) if one in sets.every), None):
+        raise UserError(f"held_out_rows: the name {taken} is that of a dev_file or test_file; give it another")
+    return parts.train, Sets({**sets.dev, **dev}, {**sets.held_out, **test}, sets.scorers)
 
 
 def _as_dev_set(held: Dataset, train: Dataset, seed: int) -> DevSet:

@@ -6,7 +6,6 @@ result = run.execute(trainer, base_models)                               # train
 """
 
 import logging
-import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -43,7 +42,7 @@ from cacse_trainer.runs.folder import (
     occupied,
     save_model,
 )
-from cacse_trainer.runs.held_out import hold_out
+from cacse_trainer.runs.held_out import with_held_out
 from cacse_trainer.runs.progress import use_run_progress
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.distillation import DistillationArguments
@@ -104,28 +103,14 @@ class TrainingRun:
         self.hub = hub_target(args)
         self.checkpoint = check_output_dir(args)
         self.text = preparation.text_facts(data_args)
-        self.train_dataset, self.data_facts = preparation.load_training_text(data_args, args)
-        self.dev_sets, self.test_sets, self.scorers = preparation.load_sets(data_args, args)
-        if data_args.held_out_rows:
-            self._hold_out()
+        rows, self.data_facts = preparation.load_training_text(data_args, args)
+        sets = preparation.load_sets(data_args, args)
+        self.train_dataset, (self.dev_sets, self.test_sets, self.scorers) = with_held_out(rows, sets, data_args, args)
+        if self.train_dataset is not rows:
+            kept = len(self.train_dataset)
+            self.data_facts |= {"held_out": self.data_facts["kept"] - kept, "kept": kept}
         set_seed(args.seed)
         preparation.check_metric(args, self.dev_sets, self.scorers)
-
-    def _hold_out(self) -> None:
-        """Take ``held_out_rows`` out of the training text: they are one more dev set and one more held-out set."""
-        data_args = self.data_args
-        if data_args.mix or data_args.streaming:
-            raise UserError("held_out_rows takes rows of one text, which is read at once: leave out mix and streaming")
-        parts = hold_out(self.train_dataset, data_args.held_out_rows, self.args.seed)
-        self.train_dataset, name = parts.train, re.sub(r"\W", "_", Path(self.text_names[0]).stem)
-        self.data_facts |= {"held_out": self.data_facts["kept"] - len(parts.train), "kept": len(parts.train)}
-        for sets, kind, one in ((self.dev_sets, "dev", parts.dev), (self.test_sets, "test", parts.test)):
-            if f"{name}_{kind}" in {**self.dev_sets, **self.test_sets}:
-                raise UserError(
-                    f"held_out_rows: the name {name}_{kind} is that of a dev_file or test_file; give it another"
-                )
-            if kind == "test" or self.args.eval_strategy != "no":
-                sets[f"{name}_{kind}"] = one
 
     @property
     def text_names(self) -> list[str]:

@@ -13,6 +13,7 @@ from cacse_trainer.encoding.weighted import open_encoders
 from cacse_trainer.errors import UserError
 from cacse_trainer.runs import preparation
 from cacse_trainer.runs.baseline import own_pooling
+from cacse_trainer.runs.held_out import with_held_out
 from cacse_trainer.runs.run import RunResult
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.recipes import Parsed
@@ -51,6 +52,8 @@ def score_only(
         if getattr(args, name) and name in parsed.given():
             raise UserError(f"{name} has no effect with do_train false, which writes nothing: leave it out")
     sets = preparation.load_sets(data_args, args)
+    if data_args.held_out_rows:
+        _, sets = with_held_out(preparation.load_training_text(data_args, args)[0], sets, data_args, args)
     if not sets.every:
         raise UserError("do_train false scores the dev sets, and there is none: leave evaluation as it is")
     named = [name for name in models if name is not None]

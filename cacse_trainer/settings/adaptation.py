@@ -110,7 +110,6 @@ class AdaptArguments:
             raise ValueError(f"budget must be above 0, in minutes, got {self.budget}")
         lowest = {"passage_words": 5, "held_out": 20, "distractors": 0, "mined_negatives": 0}
         lowest |= {"questions": 1, "batch_neighbours": 1}
-
         for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")

@@ -76,6 +76,24 @@ def number(word: str | float) -> float:
     return value
 
 
+def refuse_unknown(flags: Sequence[str], known: Sequence[str]) -> NoReturn:
+    """Refuse unknown flags, all of them in one line.
+
+    Args:
+        flags: the unknown ones, without their values.
+        known: those of the command.
+
+    Raises:
+        UserError: always; each is told with what it is here, if an original project's script has it, or the nearest.
+    """
+    told = []
+    for flag in dict.fromkeys(flags):
+        name, instead = without_secrets(flag), counterpart(flag)
+        more = f", which is here {instead}" if instead is not None else nearest(name, known)
+        told.append(f"unknown argument {name!r}{more}")
+    raise UserError(f"command line: {'; '.join(told)}")
+
+
 class OneLineParser(ArgumentParser):
     """`ArgumentParser` for every command: one-line errors, finite floats, no abbreviations, ``--quiet``, ``--json``."""
 
@@ -107,15 +125,8 @@ class OneLineParser(ArgumentParser):
         settings, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flags = [word.partition("=")[0] for word in unknown if word.startswith("--")] or unknown[:1]
-            raise UserError(f"command line: {'; '.join(map(self._unknown, dict.fromkeys(flags)))}")
+            refuse_unknown(flags, [flag for flag in self._option_string_actions if canonical(flag) == flag])
         return settings
-
-    def _unknown(self, flag: str) -> str:
-        name, instead = without_secrets(flag), counterpart(flag)
-        if instead is not None:
-            return f"unknown argument {name!r}, which is here {instead}"
-        known = [other for other in self._option_string_actions if canonical(other) == other]
-        return f"unknown argument {name!r}{nearest(name, known)}"
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""

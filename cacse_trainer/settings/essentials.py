@@ -133,7 +133,7 @@ ESSENTIALS: dict[str, Essentials] = {
 }
 
 WITHOUT_EFFECT = (
-    *("do_train", "do_eval", "do_predict", "local_rank"),  # of scripts and launchers
+    *("do_predict", "local_rank"),  # of scripts and launchers
     *("remove_unused_columns", "label_names", "label_smoothing_factor", "average_tokens_across_devices"),
     *("use_cache", "use_liger_kernel", "liger_kernel_config"),  # of language models
     *("prediction_loss_only", "eval_do_concat_batches", "eval_use_gather_object", "eval_accumulation_steps"),

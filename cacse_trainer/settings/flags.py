@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from cacse_trainer.errors import UserError
-from cacse_trainer.files import without_secrets
-from cacse_trainer.settings.command_line import canonical
+from cacse_trainer.settings.command_line import canonical, refuse_unknown
 from cacse_trainer.settings.essentials import ESSENTIALS, FORMER, WITHOUT_EFFECT
-from cacse_trainer.settings.resources import find_recipe, nearest, recipes_for
+from cacse_trainer.settings.resources import find_recipe, recipes_for
 
 FILE = Path(__file__).with_name("flags.json")
 Flag = tuple[str, str, str]
@@ -77,21 +76,23 @@ def check_words(command: str, arguments: Sequence[str]) -> None:
     """Refuse a misspelt flag or recipe; whatever passes is judged by the command itself.
 
     Raises:
-        UserError: with the nearest known ones.
+        UserError: with the nearest known ones, see `refuse_unknown`.
     """
-    known = known_flags(command)
+    known, unknown = known_flags(command), []
     for place, word in enumerate(arguments):
         name, equals, value = canonical(word).partition("=")
         if word == "--":
-            return
+            break
         if not name.startswith("--") or any(letter.isspace() for letter in name):
             continue
         if name not in known:
-            raise UserError(f"command line: unknown argument {without_secrets(name)!r}{nearest(name, known)}")
+            unknown.append(name)
         if name == "--config":
             recipe = value if equals else next(iter(arguments[place + 1 :]), "-")
             if not recipe.startswith("-"):
                 find_recipe(recipe)
+    if unknown:
+        refuse_unknown(unknown, known)
 
 
 def help_of(command: str, everything: bool = False) -> str:

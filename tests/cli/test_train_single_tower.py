@@ -3,11 +3,13 @@
 import json
 
 import pytest
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 
-from cacse_trainer import SentenceEncoder
-from cacse_trainer.cli import import_reference, train
+from cacse_trainer import SentenceEmbeddingModel, SentenceEncoder
+from cacse_trainer.cli import export, import_reference, train
 from cacse_trainer.cli.common import run
+from cacse_trainer.encoding.model_card import CardFacts
+from cacse_trainer.export import encoders
 from cacse_trainer.settings.recipes import read_recipe
 from cacse_trainer.settings.resources import recipe_folders, recipe_names
 from tests.tolerances import assert_near
@@ -74,6 +76,21 @@ def test_every_pooling_of_simcse_trains_and_exports(command, masked_lm, tmp_path
     own = pooling in ("avg_top2", "avg_first_last")
     assert ("the mean of two layers" in (folder / "README.md").read_text()) == own
     assert (type(AutoModel.from_pretrained(folder)).__name__ == "SentenceEmbeddingModel") == own
+
+
+def test_what_a_folder_of_averaged_layers_cannot_be(masked_lm, tmp_path, capsys):
+    """A member of a sum, a start, a graph: each is refused for what it is."""
+    model = SentenceEmbeddingModel.from_encoder(masked_lm, pooling="avg_top2")
+    folder = str(tmp_path / "encoder")
+    encoders.export(model, AutoTokenizer.from_pretrained(masked_lm), tmp_path, CardFacts("mine", ""))
+    where = ["--output_dir", str(tmp_path / "out")]
+    for module, words, said in (
+        (export, ["--encoders", f"path={folder}", f"path={masked_lm},pooling=mean"], "its pooling is avg_top2"),
+        (export, ["--folder", folder, "--format", "onnx"], "its model pools by itself (averaged layers"),
+        (train, ["--model", folder, "--train_file", "sample:sentences.txt"], "a plain encoder"),
+    ):
+        assert run(module.main, words + (where if "--folder" not in words else [])) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_triplets(command, tmp_path):

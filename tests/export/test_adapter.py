@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM
@@ -63,13 +64,16 @@ def test_the_shared_adapter_is_active_everywhere(place, capsys):
 
 def test_its_config_and_card_say_how_it_is_read(place):
     folder, base = place
-    assert run(export.main, ["--folder", str(folder / "run"), "--adapter", "--output_dir", str(folder / "out")]) == 0
+    where = ["--output_dir", str(folder / "out"), "--hub_license", "other: mine"]
+    assert run(export.main, ["--folder", str(folder / "run"), "--adapter", *where]) == 0
     config = json.loads((folder / "out" / "config.json").read_text())
     assert (config["pooling"], config["prompt_template"], config["bidirectional_start_layer"]) == ("mean", PROMPT, 1)
     assert json.loads((folder / "out" / "adapter_config.json").read_text())["base_model_name_or_path"] == base
     card = (folder / "out" / "README.md").read_text()
     for words in ("llama", PROMPT, "| pooling | mean |", "from 1 on (from 0)", "library_name: peft"):
         assert words in card
+    data = ModelCard(card).data.to_dict()
+    assert data["license"] == "other: mine" and "base_model" not in data  # a folder of this machine is none of the hub
 
 
 @pytest.mark.parametrize(
@@ -92,6 +96,8 @@ def test_a_run_with_bidirectional_layers_is_evaluated_from_its_folder(place, tmp
 
 def test_a_run_without_an_adapter_has_none_to_share(tmp_path, capsys):
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"model_type": "bert"}')  # of a base that lies beside its adapter
+    (tmp_path / "run" / "adapter_config.json").write_text("{}")
     assert run(export.main, ["--folder", str(tmp_path / "run"), "--adapter"]) == 2
     assert "holds no adapter that was trained here" in capsys.readouterr().err
     assert run(export.main, ["--checkpoint", str(tmp_path), "--adapter", "--output_dir", "x"]) == 2

@@ -57,7 +57,8 @@ def test_head_is_the_pooler(tiny_towers, tiny_tokenizer, tmp_path):
         found = plain(**tiny_tokenizer(SENTENCES, padding=True, return_tensors="pt")).pooler_output.numpy()
     assert_near(found, vectors(model, tiny_tokenizer))
     assert plain.config.hidden_dropout_prob == 0.0 and model.encoder.config.hidden_dropout_prob == 0.3
-    assert "dense layer and tanh" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "dense layer and tanh" in card and "Pooling: **cls_with_mlp**." in card
 
 
 def test_what_has_no_plain_form(tiny_towers, tiny_tokenizer, tmp_path):

@@ -260,6 +260,7 @@ CASES: list[Case] = [
     raw("rows that the text does not give", "a.jsonl", documents(120), "gives no rows", rows="heading=1"),
     raw("questions of nobody", "a.jsonl", documents(120), "no share of a kind", rows="questions=1"),
     raw("a start that is not there", "a.jsonl", documents(120), "no such folder", model="/no/such/model"),
+    raw("rows held out twice", "a.jsonl", documents(120), "held_out_rows has no effect here", held_out_rows="40"),
     raw("general text that is not there", "a.jsonl", documents(120), "no such file", general_text="gone.txt"),
     Case("a pipe for text", pipe, "is a pipe or a device"),
     Case("a folder of links to nothing", link_to_nothing, "no document with any text"),

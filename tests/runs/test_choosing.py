@@ -71,6 +71,21 @@ def test_the_query_comes_first_and_repeated_texts_are_masked(chosen):
     assert found["text_columns"] == "query passage" and found["mask_duplicates"] == "true"
 
 
+def test_numbers_that_name_a_row_grade_nothing(chosen):
+    found = chosen(qid=labels(*range(240)), query=FIRST, docid=labels(*range(100, 340)), positive=SECOND)
+    assert found["objective"] == "info_nce" and "text_columns" not in found
+
+
+def test_blank_rows_are_not_counted(chosen):
+    found = chosen(anchor=FIRST, positive=[*SECOND[:40], *[""] * 200])
+    assert "held_out_rows" not in found and found["per_device_train_batch_size"] == "8"
+
+
+def test_negatives_of_any_known_name_are_taken(chosen):
+    found = chosen(anchor=FIRST, positive=SECOND, neg_1=SECOND[::-1], neg_2=FIRST[::-1])
+    assert found["text_columns"] == "anchor positive neg_1 neg_2"
+
+
 def test_triplets(chosen):
     found = chosen(sent0=FIRST, sent1=SECOND, hard_neg=SECOND[::-1])
     assert found["objective"] == "info_nce" and "text_columns" not in found and found["held_out_rows"] == "100"
@@ -109,7 +124,10 @@ def test_labels_that_are_all_1_are_pairs(chosen):
         ({"a": FIRST, "b": SECOND, "price": labels(10, 25, 3)}, "does column price grade the pair"),
         ({"a": FIRST, "b": SECOND, "label": labels("entailment", "neutral")}, "label_column label, as a number"),
         ({"a": FIRST, "b": SECOND, "same": labels(True, False)}, "label_column same, as a number"),
+        ({"a": FIRST, "b": SECOND, "same": labels("yes", "no")}, "label_column same, as a number"),
         ({"a": FIRST, "b": SECOND, "c": SECOND}, "which of its columns"),
+        ({"a": FIRST, "b": SECOND, "same": labels(0, 1, None)}, "the score is None"),
+        ({"a": FIRST, "b": SECOND, "same": labels("0", "1", "NaN")}, "the score is 'NaN'"),
     ],
 )
 def test_what_is_doubtful_is_asked(chosen, columns, words):
@@ -149,12 +167,30 @@ def test_what_the_user_gave_stays(chosen):
     assert chosen(["--tower_a", "a", "--tower_b", "b"], anchor=FIRST, positive=SECOND) == {}
 
 
+def test_few_different_first_texts_cannot_be_held_out(chosen):
+    kinds = [f"kind {number % 5}" for number in range(240)]
+    found = chosen(anchor=kinds, positive=SECOND)
+    assert "held_out_rows" not in found and found["mask_duplicates"] == "true"
+    assert chosen(anchor=[f"kind {number % 60}" for number in range(240)], positive=SECOND)["held_out_rows"] == "100"
+
+
+@pytest.mark.parametrize("flag", ["--per_device_train_batch_size", "--gradient_accumulation_steps"])
+def test_a_batch_of_none_is_left_to_the_settings(chosen, flag):
+    assert chosen([flag, "0"], anchor=FIRST, positive=SECOND)["objective"] == "info_nce"
+
+
+def test_max_steps_below_zero_means_epochs(chosen):
+    found = chosen(["--max_steps", "-1"], anchor=FIRST, positive=SECOND)
+    assert found["num_train_epochs"] == "3" and "max_steps" not in found
+
+
 def test_labels_are_never_dropped(tmp_path):
     """Nor by the loaders: pairs with a label of any name are labelled pairs, or refused."""
     (tmp_path / "named.csv").write_text("anchor,positive,label\na man,a woman,0\nrain,it rains,1\n")
     assert load_pairs(tmp_path / "named.csv")["score"] == [0.0, 1.0]
-    for name in ("label", "same"):
-        (tmp_path / "other.csv").write_text(f"anchor,positive,{name}\na man,a woman,0\nrain,it rains,1\na,b,\n")
+    for name, no, yes, gap in (("label", 0, 1, ""), ("same", 0, 1, "NaN"), ("same", "No", "Yes", "")):
+        rows = f"a man,a woman,{no}\nrain,it rains,{yes}\na,b,{gap}\n"
+        (tmp_path / "other.csv").write_text(f"anchor,positive,{name}\n{rows}")
         with pytest.raises(UserError, match=f"column '{name}' says 0 or 1 of each pair"):
             load_sentences(tmp_path / "other.csv")
         assert len(load_sentences(tmp_path / "other.csv", ["anchor", "positive"])) == 3

@@ -44,6 +44,15 @@ def test_without_a_run_the_start_is_scored_and_no_folder_made(flags, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
+def test_rows_that_were_held_out_are_scored(flags, tmp_path, capsys):
+    rows = [f"the man {number} runs,a man {number} walks" for number in range(80)]
+    (tmp_path / "mine.csv").write_text("\n".join(["anchor,positive", *rows]) + "\n")
+    own = [*flags[:2], "--train_file", str(tmp_path / "mine.csv"), *flags[6:], "--held_out_rows", "40"]
+    assert run(train.main, [*own, "--do_train", "0"]) == 0
+    told = capsys.readouterr().out
+    assert "mine_dev_ndcg@10: " in told and "mine_test_ndcg@10: " in told and not (tmp_path / "run").exists()
+
+
 def test_towers_and_students_are_scored(flags, tiny_towers, capsys):
     (first, second, _), rest = tiny_towers("bert"), flags[2:]
     assert run(train.main, [*rest, "--tower_a", first, "--tower_b", second, "--do_train", "0"]) == 0

@@ -51,6 +51,7 @@ def test_short_and_full_help(command, monkeypatch):
     assert {example.split()[0] for examples in ESSENTIALS[command].values() for example in examples} <= set(shown)
     assert not {f"--{name}" for name in (*WITHOUT_EFFECT, "gradient_checkpointing")} & set(shown)
     assert all(name in full for name in recipes_for(command))
+    assert {"--do_train", "--do_eval"} <= set(shown)  # false means something
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(ESSENTIALS)))
@@ -68,6 +69,11 @@ def test_the_other_commands_help_is_short(command, monkeypatch):
         (["train", "--config", "simcse/minlm"], "the nearest are simcse/minilm, "),
         (["sweep", "--config=simcse/minlm"], "the nearest are simcse/minilm, "),
         (["tran"], "no command 'tran'; did you mean train?"),
+        (
+            ["train", "--temp", "0.05", "--pooler_type=cls", "--learning_rat", "1"],
+            "'--temp', which is here --contrastive_temperature; unknown argument '--pooler_type', which is here "
+            "--pooling; unknown argument '--learning_rat'; did you mean --learning_rate?",
+        ),
     ],
 )
 def test_typos(words, said, capsys):

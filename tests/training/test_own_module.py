@@ -14,9 +14,11 @@ from transformers.utils import ModelOutput
 from cacse_trainer import CacseBertModel, SentenceEmbeddingModel, SentenceEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses import info_nce
+from cacse_trainer.models.adapters import merge_adapter
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from tests.conftest import WORDS
 from tests.documents import blocks
+from tests.tolerances import assert_near
 
 UNWATCHED = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 
@@ -153,6 +155,24 @@ def test_adapters_of_peft(make_trainer, tiny_towers, tmp_path, way, task_type):
     assert abs(found[0] - trained[0].numpy()).max() < 1e-5
 
 
+@pytest.mark.parametrize(
+    "beside", [{"modules_to_save": ["LayerNorm"]}, {"trainable_token_indices": {"word_embeddings": [3, 4]}}]
+)
+def test_what_peft_trains_beside_the_layers_is_merged_too(tiny_towers, beside):
+    peft = pytest.importorskip("peft")
+    model = SentenceEmbeddingModel.from_encoder(tiny_towers("bert", layers=1)[0], pooling="mean").eval()
+    names = set(model.encoder.state_dict())
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["query"], **beside))
+    with torch.no_grad():
+        for parameter in filter(lambda one: one.requires_grad, model.parameters()):
+            parameter.add_(torch.randn_like(parameter))
+    inputs = {"input_ids": torch.tensor([[2, 3, 4, 5]])}
+    expected = model.embed(**inputs).detach()
+    merge_adapter(model.encoder)
+    assert set(model.encoder.state_dict()) == names
+    assert_near(model.embed(**inputs), expected)
+
+
 def test_adapters_that_would_be_lost_are_refused(make_trainer, tiny_towers):
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, target_modules=["query"])
@@ -172,6 +192,10 @@ def test_adapters_that_would_be_lost_are_refused(make_trainer, tiny_towers):
     tokens = peft.PromptTuningConfig(num_virtual_tokens=2, task_type="FEATURE_EXTRACTION")
     with pytest.raises(UserError, match="puts tokens before the text"):
         single["mean"].add_adapter(tokens)
+    trained = SentenceEmbeddingModel.from_encoder(a, pooling="mean")
+    trained.add_adapter(config)
+    with pytest.raises(UserError, match="there is one already, which the new one would replace"):
+        trained.add_adapter(config)
     pattern = peft.LoraConfig(r=2, target_modules=".*query")
     with pytest.raises(UserError, match=r"finds its layers by the pattern '\.\*query'"):
         make_trainer(model=peft.get_peft_model(single["mean"], pattern))
