@@ -126,8 +126,8 @@ def main(arguments: Sequence[str]) -> None:
                 {"output": str(settings.output), "seconds": time.perf_counter() - started, **told},
             )
             return
-        own_facts = chosen(settings, "shard_rows", "overwrite")
-        facts = encode_corpus(encoder, corpus, settings.output, described, **own_facts, **how)
+        how |= chosen(settings, "shard_rows", "overwrite")
+        facts = encode_corpus(encoder, corpus, settings.output, described, **how)
     finally:
         encoder.close()
     if facts is not None:

@@ -26,8 +26,18 @@ from cacse_trainer.encoding.base import BaseEncoder, Device
 from cacse_trainer.encoding.corpus import FORMATS, SHARD_ROWS, is_about_vectors
 from cacse_trainer.encoding.vectors.exact import no_rows
 from cacse_trainer.encoding.vectors.tables import RowsHash, hash_of_rows, write_parquet, write_table
-from cacse_trainer.errors import UserError
-from cacse_trainer.files import crc32_of, foreign, only_one, plain, read_object, refuse_foreign, write_json, writing
+from cacse_trainer.errors import UserError, user_errors
+from cacse_trainer.files import (
+    check_entries,
+    crc32_of,
+    foreign,
+    only_one,
+    plain,
+    read_object,
+    refuse_foreign,
+    write_json,
+    writing,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -99,38 +109,35 @@ def encode_shard(
     )
     mine = range(number - 1, len(blocks), count)
     record = output / f"_shard_{number}_of_{count}.json"
-    try:
-        if output.exists() and not output.is_dir():
-            raise UserError(f"output {output}: is a file, and shards need a folder; choose another name")
+    if output.exists() and not output.is_dir():
+        raise UserError(f"output {output}: is a file, and shards need a folder; choose another name")
+    with user_errors(f"output {output}: cannot be written"):
         output.mkdir(parents=True, exist_ok=True)
-        with only_one(record):
-            refuse_foreign(output, foreign(output, (f"[0-9]*{output.suffix}", RECORDS)))
-            parts = _there(output, facts, corpus, blocks, mine)
-            if parts:
-                logger.info("shard %d/%d goes on: %d of %d blocks are there", number, count, len(parts), len(mine))
-            missing = [block for block in mine if _file(output, block) not in parts]
-            write_json(record, {"facts": facts, "parts": parts})
-            bar = tqdm(desc=f"Encoding shard {number}/{count}", unit=" sentences", disable=not show_progress_bar)
-            waiting: deque[tuple[int, list[str]]] = deque()
-            with bar:
-                tables = encoder.encode_stream(
-                    _texts(corpus, blocks, missing, waiting),
-                    None,
-                    normalize=normalize,
-                    precision=precision,
-                    batch_size=batch_size,
-                    prompt=prompt,
-                    device=devices,
-                    advance=bar.update,
-                )
-                empty = no_rows(precision, facts["dim"])
-                done = ((*waiting.popleft(), table if len(table) else empty) for table in tables)
-                for block, found in groupby(done, lambda row: row[0]):
-                    name = _file(output, block)
-                    parts[name] = _write(output / name, block, ((text, table) for _, text, table in found), with_text)
-                    write_json(record, {"facts": facts, "parts": parts})
-    except OSError as error:
-        raise UserError(f"output {output}: cannot be written ({error.strerror or error})") from error
+    with only_one(record):
+        refuse_foreign(output, foreign(output, (f"[0-9]*{output.suffix}", RECORDS)))
+        parts = _there(output, facts, corpus, blocks, mine)
+        if parts:
+            logger.info("shard %d/%d goes on: %d of %d blocks are there", number, count, len(parts), len(mine))
+        missing = [block for block in mine if _file(output, block) not in parts]
+        write_json(record, {"facts": facts, "parts": parts})
+        waiting: deque[tuple[int, list[str]]] = deque()
+        with tqdm(desc=f"Encoding shard {number}/{count}", unit=" sentences", disable=not show_progress_bar) as bar:
+            tables = encoder.encode_stream(
+                _texts(corpus, blocks, missing, waiting),
+                None,
+                normalize=normalize,
+                precision=precision,
+                batch_size=batch_size,
+                prompt=prompt,
+                device=devices,
+                advance=bar.update,
+            )
+            empty = no_rows(precision, facts["dim"])
+            done = ((*waiting.popleft(), table if len(table) else empty) for table in tables)
+            for block, found in groupby(done, lambda row: row[0]):
+                name = _file(output, block)
+                parts[name] = _write(output / name, block, ((text, table) for _, text, table in found), with_text)
+                write_json(record, {"facts": facts, "parts": parts})
     rows = sum(part["rows"] for part in parts.values())
     return {**facts, "rows": rows, "of_shard": len(mine), "encoded": len(missing)}
 
@@ -157,8 +164,12 @@ def _there(
 
 def _records(output: Path) -> dict[Path, dict[str, Any]]:
     mend = "delete it, and start its shard again"
-    paths = sorted(output.glob(RECORDS))
-    return {path: read_object(path, mend, facts=dict[str, Any], parts=dict[str, dict[str, Any]]) for path in paths}
+    found = {path: read_object(path, mend, facts=dict, parts=dict) for path in sorted(output.glob(RECORDS))}
+    for path, told in found.items():
+        check_entries(told["facts"], str(path), mend, input=str, blocks=int, dim=int, precision=str)
+        for part in told["parts"].values():
+            check_entries(part, str(path), mend, rows=int, crc32=int, rows_sha256=str)
+    return found
 
 
 def _differing(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
@@ -168,7 +179,7 @@ def _differing(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
 
 
 def _is_whole(path: Path, part: Part) -> bool:
-    return path.is_file() and crc32_of(path) == part.get("crc32")
+    return path.is_file() and crc32_of(path) == part["crc32"]
 
 
 def _file(output: Path, block: int) -> str:
@@ -246,12 +257,11 @@ def finish(output: Path) -> dict[str, Any]:
     missing = [block for block, name in enumerate(names) if name not in parts]
     if missing:
         shown = ", ".join(names[block] for block in missing[:SHOWN]) + (", …" if len(missing) > SHOWN else "")
-        counts = {int(record.stem.split("_")[-1]) for record in records}
-        shards = sorted({f"{block % count + 1}/{count}" for block in missing for count in counts if len(counts) == 1})
-        which = f"--shard {', '.join(shards[:SHOWN])}" if shards else "each --shard"
+        count = max(int(record.stem.split("_")[-1]) for record in records)
+        shards = ", ".join(f"{number}/{count}" for number in sorted({block % count + 1 for block in missing})[:SHOWN])
         raise UserError(
-            f"output {output}: {len(missing)} of {len(names)} blocks are missing or damaged ({shown}); start {which} "
-            "again, or --shard 1/1, which fills all gaps"
+            f"output {output}: {len(missing)} of {len(names)} blocks are missing or damaged ({shown}); start --shard "
+            f"{shards} again, or --shard 1/1, which fills all gaps"
         )
     strange = [path for path in foreign(output, (RECORDS,)) if path.name not in parts]
     if strange:

@@ -86,6 +86,10 @@ def test_wholes(tmp_path, caplog):
     with caplog.at_level("INFO"):
         Corpus(tmp_path / "a.csv").blocks()
     assert "is read as a whole, as csv" in caplog.text
+    corpus = Corpus(tmp_path / "a.csv")
+    corpus.sources = [sources.HubSource("owner/name", "owner/name", None, "train", False)]
+    with pytest.raises(UserError, match="owner/name: is shared out by files only; download it as parquet"):
+        corpus.blocks()
 
 
 def test_a_folder_is_its_files_in_the_order_of_their_names(tmp_path):
