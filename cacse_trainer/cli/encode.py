@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     if settings.input is None:
         own.error("the following arguments are required: --input")
-    _check_shard(settings, given)
+    _check(settings, given)
     corpus = Corpus(resolve_resource(settings.input), settings.text_column)
     join_processes(settings.device)
     devices = settings.device if settings.device and len(settings.device) > 1 else None
@@ -138,8 +138,13 @@ def main(arguments: Sequence[str]) -> None:
         )
 
 
-def _check_shard(settings: argparse.Namespace, given: set[str]) -> None:
-    """Refuse the flags that do nothing with ``--shard``, or without it."""
+def _check(settings: argparse.Namespace, given: set[str]) -> None:
+    """Refuse an output among the texts, and flags that do nothing with ``--shard``, or without it."""
+    folder = Path(resolve_resource(settings.input)).expanduser()
+    if folder.is_dir() and settings.output.resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"output {settings.output}: lies in the input's folder, among the texts; choose a place outside"
+        )
     if settings.shard is None:
         if settings.with_text:
             raise UserError("--with_text: belongs to --shard; a .parquet of a whole run has its texts")

@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<split>[\w.\[\]:%+-]+))?")
 
-
 BLOCK_BYTES = 1 << 20
 BLOCK_ROWS = 16_384
 """How much text a block has at least, but for a file's last one: bytes of text files, rows of parquet files."""

@@ -270,7 +270,7 @@ class BaseEncoder(Searching):
             sentences: a generator, a file's lines, …
             block_size: sentences a block; while one goes through the model the next is tokenised. None: what is given
                 are lists, a block each; a block's vectors depend on no other one.
-            precision: of vectors that are kept, row by row: float32, int8 or binary, see `to_precision`.
+            precision: of vectors that are kept, row by row: float32, float16, int8 or binary, see `to_precision`.
             normalize, truncate_dim, batch_size, max_length, prompt, device: as for `encode`.
             advance: told how many more sentences are done.
 

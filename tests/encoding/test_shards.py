@@ -193,6 +193,7 @@ def test_foreign_and_missing_shards_are_one_line(model, corpus, tmp_path, capsys
         (["--shard", "1/2", "--with_text"], "holds numbers only; give an output that ends in .parquet"),
         (["--shard", "1/2", "--overwrite"], "--overwrite: does nothing with --shard"),
         (["--shard", "1/2", "--shard_rows", "7"], "--shard_rows: does nothing with --shard"),
+        (["--shard", "1/2", "--input", "."], "output v.npy: lies in the input's folder"),
         (["--with_text"], "--with_text: belongs to --shard"),
         (["--finish"], "--device: does nothing with --finish, which needs --output alone"),
         (["--shard", "1/2", "--output", "v"], "ends in .npy or .parquet"),
