@@ -115,7 +115,7 @@ class Candidates:
         self._table, self._precision, self._dim = open_table(path, precision, dim), precision, dim
         self._store: ExactVectors | FaissVectors
         if index == EXACT:
-            self._store = ExactVectors(self._table, precision, dim)
+            self._store = ExactVectors([self._table], precision, dim)
         else:
             self._store = FaissVectors.build(np.asarray(self._table), index, search_effort)
 

@@ -143,7 +143,7 @@ def mine_hard_negatives(
         index: ``exact`` compares everything; ``faiss`` (ivf), or flat, ivf, hnsw or a faiss factory string, is faster
             and holds the vectors in memory.
         search_effort: of the faiss index, see `Searching.build_index`.
-        precision: of the corpus's vectors on the disk: float32, int8 or binary.
+        precision: of the corpus's vectors on the disk: float32, float16, int8 or binary.
         cross_encoder: folder or hub id of a sequence classifier with one label. It scores the texts that may be taken;
             those above the positive's own score minus ``cross_margin`` are left out, and ``top`` goes by its scores.
         cross_margin: in its logits.

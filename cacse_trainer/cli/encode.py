@@ -1,9 +1,12 @@
 """``cacse-trainer encode``: a file of sentences to a file of vectors."""
 
+import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.encoders import add_encoder_flags, chosen, open_encoder
@@ -11,9 +14,10 @@ from cacse_trainer.cli.output import tell
 from cacse_trainer.compute.distributed import join_processes, world_size
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.corpus import SHARD_ROWS, encode_corpus
+from cacse_trainer.encoding.shards import encode_shard, finish
 from cacse_trainer.encoding.vectors.precision import PRECISIONS
 from cacse_trainer.errors import UserError
-from cacse_trainer.settings.command_line import count
+from cacse_trainer.settings.command_line import count, shard_of
 from cacse_trainer.settings.resources import resolve_resource
 
 EPILOG = """examples:
@@ -22,12 +26,21 @@ EPILOG = """examples:
   cacse-trainer encode --model A --input corpus.txt --output small.npy --precision int8 --truncate_dim 256
   cacse-trainer encode --model A --input corpus.txt --output v.npy --device cuda:0 cuda:1      (a process each)
   torchrun --nproc_per_node 8 -m cacse_trainer.cli.encode --model A --input corpus.txt --output v.npy
+  cacse-trainer encode --model A --input corpus.jsonl --output v.parquet --shard 2/64          (1/64 to 64/64, anywhere)
+  cacse-trainer encode --output v.parquet --finish                                             (when all have ended)
 
 Row i of the output belongs to row i of the input, blank rows too; a missing text (null, NaN) is refused with its place.
 OUTPUT.json beside it says what made it. The vectors need not fit into memory: open them with numpy.load("vectors.npy",
 mmap_mode="r"), or search them with cacse-trainer search --corpus corpus.txt --vectors vectors.npy. A broken run goes on
 where it stopped: repeat the command.
 Several machines need a folder for the output that all of them see.
+
+With --shard i/n any scheduler starts the n commands, at any time; none waits for another one. Each reads its own blocks
+only: spans of 1 MiB of txt, tsv, jsonl; groups of rows of parquet. Csv, whose quoted fields hold line breaks,
+JSON arrays and compressed files are blocks as a whole: give a folder of several. A shard that broke off is repeated.
+OUTPUT is a folder then, a file a block, .npy or .parquet (id, embedding). The vectors are the same bit for bit whatever
+n is, on machines of one kind with as many threads. --finish finds all shards there and equal in model and settings, and
+writes OUTPUT.json, by which search --vectors OUTPUT reads them; no file is put together with another one.
 """
 
 
@@ -36,10 +49,32 @@ def parser() -> OneLineParser:
     made = command_parser("encode", "Encode a file of sentences into a file of vectors.", EPILOG)
     add = made.add_argument
     add("--model", help="folder, hub id or package:NAME/FOLDER; with --adapter: its base, by default")
-    add("--input", required=True, help="txt (one sentence a line), csv, tsv, jsonl or parquet file, or a hub data set")
-    add("--output", required=True, type=Path, help="a name that ends in .npy or .parquet")
+    kinds = "txt (one sentence a line), csv, tsv, jsonl or parquet file, a folder of such, or a hub data set"
+    add("--input", help=kinds)
+    add("--output", required=True, type=Path, help="a name that ends in .npy or .parquet; with --shard: of a folder")
+    add(
+        "--shard",
+        type=shard_of,
+        metavar="I/N",
+        help="only the I-th of N parts, into a file a block in the folder OUTPUT",
+    )
+    add(
+        "--finish",
+        action="store_true",
+        help="with --output alone: find all shards there and equal, and write OUTPUT.json",
+    )
+    add(
+        "--with_text",
+        action="store_true",
+        help="with --shard, of .parquet: a column text, which it has without --shard",
+    )
     add("--text_column", help="of an input with several columns")
-    add("--precision", default="float32", choices=PRECISIONS, help="int8: a byte a number; binary: a bit, packed")
+    add(
+        "--precision",
+        default="float32",
+        choices=PRECISIONS,
+        help="float16, int8: two bytes, one byte a number; binary: a bit",
+    )
     add("--prompt_name", help="put one of the model's own prompts before every sentence, such as query or document")
     add("--prompt", help="put this text before every sentence. Default: what the folder puts there by default")
     add("--no_normalize", action="store_true", help="keep the vectors' lengths; default: scaled to 1")
@@ -54,7 +89,15 @@ def parser() -> OneLineParser:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
-    settings = parser().parse_args(arguments)
+    own = parser()
+    settings = own.parse_args(arguments)
+    given = {name for name, _ in own.given(arguments)}
+    if settings.finish:
+        _finish(settings, given)
+        return
+    if settings.input is None:
+        own.error("the following arguments are required: --input")
+    _check(settings, given)
     corpus = Corpus(resolve_resource(settings.input), settings.text_column)
     join_processes(settings.device)
     devices = settings.device if settings.device and len(settings.device) > 1 else None
@@ -63,18 +106,28 @@ def main(arguments: Sequence[str]) -> None:
     first = "cpu" if devices else settings.device[0] if settings.device else None
     encoder = open_encoder(settings, settings.model, first)
     started = time.perf_counter()
+    described = {**encoder.described(), **encoder.settings(), "dim": encoder.encode("a").shape[0]}
+    how: dict[str, Any] = {
+        **chosen(settings, "precision", "batch_size"),
+        "normalize": not settings.no_normalize,
+        "prompt": encoder.prompt_of(settings.prompt_name, settings.prompt),
+        "devices": devices,
+        "show_progress_bar": not settings.disable_tqdm,
+    }
     try:
-        facts = encode_corpus(
-            encoder,
-            corpus,
-            settings.output,
-            {**encoder.described(), **encoder.settings(), "dim": encoder.encode("a").shape[0]},
-            **chosen(settings, "shard_rows", "precision", "batch_size", "overwrite"),
-            normalize=not settings.no_normalize,
-            prompt=encoder.prompt_of(settings.prompt_name, settings.prompt),
-            devices=devices,
-            show_progress_bar=not settings.disable_tqdm,
-        )
+        if settings.shard is not None:
+            told = encode_shard(
+                encoder, corpus, settings.output, described, settings.shard, with_text=settings.with_text, **how
+            )
+            tell(
+                f"{settings.output}: shard {'/'.join(map(str, settings.shard))}, {told['rows']} vectors in "
+                f"{told['of_shard']} of {told['blocks']} blocks, {told['encoded']} of them encoded now   "
+                f"({time.perf_counter() - started:.1f} s); when all shards are there: --finish",
+                {"output": str(settings.output), "seconds": time.perf_counter() - started, **told},
+            )
+            return
+        how |= chosen(settings, "shard_rows", "overwrite")
+        facts = encode_corpus(encoder, corpus, settings.output, described, **how)
     finally:
         encoder.close()
     if facts is not None:
@@ -83,6 +136,39 @@ def main(arguments: Sequence[str]) -> None:
             f"{settings.output.stat().st_size / 1e6:.1f} MB   ({time.perf_counter() - started:.1f} s)",
             {"output": str(settings.output), "seconds": time.perf_counter() - started, **facts},
         )
+
+
+def _check(settings: argparse.Namespace, given: set[str]) -> None:
+    """Refuse an output among the texts, and flags that do nothing with ``--shard``, or without it."""
+    folder = Path(resolve_resource(settings.input)).expanduser()
+    if folder.is_dir() and settings.output.resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"output {settings.output}: lies in the input's folder, among the texts; choose a place outside"
+        )
+    if settings.shard is None:
+        if settings.with_text:
+            raise UserError("--with_text: belongs to --shard; a .parquet of a whole run has its texts")
+        return
+    for name, instead in (
+        ("overwrite", "delete the output's folder to begin anew"),
+        ("shard_rows", "what is lost at most when a shard breaks is a block"),
+    ):
+        if name in given:
+            raise UserError(f"--{name}: does nothing with --shard; {instead}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--shard: torchrun has started several processes; start one a shard, without it")
+
+
+def _finish(settings: argparse.Namespace, given: set[str]) -> None:
+    others = sorted(given - {"", "finish", "output", "quiet", "json", "disable_tqdm"})
+    if others:
+        raise UserError(f"--{others[0]}: does nothing with --finish, which needs --output alone; leave it out")
+    facts = finish(settings.output)
+    tell(
+        f"{settings.output}: {facts['rows']} vectors of {facts['dim']} dimensions, {facts['precision']}, in "
+        f"{facts['blocks']} files",
+        {"output": str(settings.output), **{name: value for name, value in facts.items() if name != "parts"}},
+    )
 
 
 if __name__ == "__main__":

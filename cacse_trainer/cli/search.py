@@ -79,10 +79,15 @@ def parser() -> OneLineParser:
     made = command_parser("search", "Find the sentences nearest to a query, by cosine.", EPILOG)
     add = made.add_argument_group("what is searched").add_argument
     add("--model", help="folder, hub id or package:NAME/FOLDER; default with --index: the one that made it")
-    add("--corpus", help="txt (one sentence a line), csv, tsv, jsonl or parquet file, or a hub data set")
+    add(
+        "--corpus",
+        help="txt (one sentence a line), csv, tsv, jsonl or parquet file, a folder of such, or a hub data set",
+    )
     add("--text_column", help="of a corpus with several columns")
     add(
-        "--vectors", type=Path, help="the corpus's vectors, from cacse-trainer encode (.npy); they are not read at once"
+        "--vectors",
+        type=Path,
+        help="the corpus's vectors, from cacse-trainer encode: .npy, or a folder of finished shards; not read at once",
     )
     add("--index", type=Path, metavar="FOLDER", help="an index that --save_index wrote")
     add = made.add_argument_group("what is asked").add_argument

@@ -9,7 +9,7 @@ Files are named by their ending; anything else that could be a data set's name (
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -23,19 +23,31 @@ logger = logging.getLogger(__name__)
 
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<split>[\w.\[\]:%+-]+))?")
 
+BLOCK_BYTES = 1 << 20
+BLOCK_ROWS = 16_384
+"""How much text a block has at least, but for a file's last one: bytes of text files, rows of parquet files."""
+
 
 @dataclass(frozen=True)
 class FileSource:
-    """A local file of one of the known kinds."""
+    """A local file of one of the known kinds, or a part of it.
+
+    Args:
+        name: its path.
+        kind: how it is read, see `readers.KINDS`.
+        part: only the lines that start in these bytes; of a parquet file only these groups of rows.
+    """
 
     name: str
     kind: str
+    part: tuple[int, int] | None = None
 
     def columns(self) -> list[str]:
         if self.kind == "txt":
             return ["text"]
         if self.kind == "json":
-            head = islice(readers.json_records(self.name), readers.JSON_HEAD_RECORDS)
+            records = readers.json_records(self.name, block_bytes=readers.HEAD_BYTES)
+            head = islice(records, readers.JSON_HEAD_RECORDS)
             return list(dict.fromkeys(key for _, _, record in head for key in record))
         if self.kind == "parquet":
             with readers.open_parquet(self.name) as file:
@@ -44,12 +56,40 @@ class FileSource:
 
     def batches(self, columns: list[str]) -> Iterator[Batch]:
         if self.kind == "txt":
-            return readers.text_batches(self.name)
+            return readers.text_batches(self.name, self.part)
         if self.kind == "json":
-            return readers.json_batches(self.name, columns)
+            return readers.json_batches(self.name, columns, self.part)
         if self.kind == "parquet":
-            return readers.parquet_batches(self.name, columns)
-        return readers.delimited_batches(self.name, columns, *self._dialect)
+            return readers.parquet_batches(self.name, columns, self.part)
+        return readers.delimited_batches(self.name, columns, *self._dialect, self.part)
+
+    def blocks(self) -> "list[FileSource]":
+        """Parts that can be read without what stands before them, in order; together they are the file.
+
+        They depend on the file alone: spans of bytes of plain text, of tsv and of JSON lines, groups of rows of
+        parquet. Of csv, where a quoted field may hold line breaks, of a JSON array and of a compressed file, the file.
+        """
+        if self.kind == "parquet":
+            with readers.open_parquet(self.name) as file:
+                rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            starts, held = [0], 0
+            for group, count in enumerate(rows):
+                if held >= BLOCK_ROWS:
+                    starts.append(group)
+                    held = 0
+                held += count
+            ends = [*starts[1:], len(rows)]
+        elif (
+            self.kind == "csv"
+            or self.name.lower().endswith(readers.COMPRESSIONS)
+            or (self.kind == "json" and readers.is_json_array(self.name))
+        ):
+            return [self]
+        else:
+            size = Path(self.name).stat().st_size
+            starts = list(range(0, max(size, 1), BLOCK_BYTES))
+            ends = [*starts[1:], size]
+        return [replace(self, part=part) for part in zip(starts, ends, strict=True)]
 
     @property
     def _dialect(self) -> tuple[str, bool]:

@@ -252,8 +252,8 @@ class BaseEncoder(Searching):
 
     def encode_stream(
         self,
-        sentences: Iterable[str],
-        block_size: int = BLOCK_SENTENCES,
+        sentences: Iterable[str] | Iterable[list[str]],
+        block_size: int | None = BLOCK_SENTENCES,
         *,
         normalize: bool = True,
         precision: str = "float32",
@@ -268,8 +268,9 @@ class BaseEncoder(Searching):
 
         Args:
             sentences: a generator, a file's lines, …
-            block_size: sentences a block; while one goes through the model the next is tokenised.
-            precision: of vectors that are kept, row by row: float32, int8 or binary, see `to_precision`.
+            block_size: sentences a block; while one goes through the model the next is tokenised. None: what is given
+                are lists, a block each; a block's vectors depend on no other one.
+            precision: of vectors that are kept, row by row: float32, float16, int8 or binary, see `to_precision`.
             normalize, truncate_dim, batch_size, max_length, prompt, device: as for `encode`.
             advance: told how many more sentences are done.
 
@@ -277,10 +278,13 @@ class BaseEncoder(Searching):
             (block_size, dim), in order; the last one may be shorter.
         """
         check_precision(precision)
-        if block_size < 1:
+        if block_size is not None and block_size < 1:
             raise UserError(f"block_size is {block_size}; it must be at least 1")
         settings = {"batch_size": batch_size, "max_length": max_length, "prompt": prompt}
-        for table in self._blocks(sentences, block_size, advance, self._on(device), settings):
+        blocks = (
+            _parts(sentences, block_size) if block_size is not None else (list(checked(rows)) for rows in sentences)
+        )
+        for table in self._blocks(blocks, advance, self._on(device), settings):
             yield to_precision(_finished(table, normalize, truncate_dim), precision)
 
     def similarity(self, queries: Compared, keys: Compared, device: Device | None = None) -> Any:
@@ -365,20 +369,18 @@ class BaseEncoder(Searching):
             total = len(rows) if isinstance(rows, Sequence) else None
             size = BLOCK_SENTENCES if pool is None else POOL_BLOCK_SENTENCES
             with progress_bar(total, shown, description) as bar:
-                return as_one_table(self._blocks(rows, size, bar.update, pool, settings), total)
+                return as_one_table(self._blocks(_parts(rows, size), bar.update, pool, settings), total)
 
         return each_once(sentences, encode) if pool is None and isinstance(sentences, Sequence) else encode(sentences)
 
     def _blocks(
-        self, sentences: Iterable[str], size: int, advance: Advance, pool: EncoderPool | None, settings: Settings
+        self, blocks: Iterable[list[str]], advance: Advance, pool: EncoderPool | None, settings: Settings
     ) -> Iterator[np.ndarray]:
-        """(≤ size, dim) float32 tables in order."""
-        source = checked(sentences)
-        parts = iter(lambda: list(islice(source, size)), [])
+        """The (n, dim) float32 tables of the blocks, in their order."""
         if pool is not None:
-            tables = pool.vectors(parts, settings, advance)
+            tables = pool.vectors(blocks, settings, advance)
         else:
-            tables = one_after_another(partial(self.begin, **settings), parts, advance)
+            tables = one_after_another(partial(self.begin, **settings), blocks, advance)
         for table in tables:
             yield truncated(table, self.truncate_dim)
 
@@ -386,6 +388,11 @@ class BaseEncoder(Searching):
         if isinstance(given, (np.ndarray, Tensor)):
             return normalized(np.atleast_2d(np.asarray(given, dtype=np.float32)))
         return self.encode(given, keepdim=True)
+
+
+def _parts(sentences: Iterable[Any], size: int) -> Iterator[list[str]]:
+    source = checked(sentences)
+    return iter(lambda: list(islice(source, size)), [])
 
 
 def _finished(table: np.ndarray, normalize: bool, dim: int | None) -> np.ndarray:

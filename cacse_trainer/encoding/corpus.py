@@ -12,19 +12,18 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from cacse_trainer.compute.distributed import alone, barrier, gather_objects, rank, world_size
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.base import BaseEncoder, Device
-from cacse_trainer.encoding.vectors.tables import hash_of_rows, write_table
+from cacse_trainer.encoding.vectors.tables import hash_of_rows, write_parquet, write_table
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import (
     crc32_of,
@@ -133,7 +132,7 @@ def _begin(
         found = [path for path in (output, about) if path.exists()]
         if found and not overwrite and not (found == [output] and _put_there(folder, output)):
             raise UserError(f"output {found[0]} is there already; choose another name, or --overwrite")
-        refuse_foreign(about, [about] if about in found and not _is_about_vectors(about) else [])
+        refuse_foreign(about, [about] if about in found and not is_about_vectors(about) else [])
         if output.is_dir():
             raise UserError(f"output {output} is a folder; choose another name")
         refuse_foreign(folder, foreign(folder, (FACTS, SHARDS)))
@@ -183,7 +182,8 @@ def _put_there(folder: Path, output: Path) -> bool:
     return bool(output.is_file() and crc32 == crc32_of(output))
 
 
-def _is_about_vectors(about: Path) -> bool:
+def is_about_vectors(about: Path) -> bool:
+    """Whether a file that is there is an ``OUTPUT.json``."""
     try:
         found = json.loads(about.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -230,22 +230,14 @@ def _merge(folder: Path, corpus: Corpus, output: Path, facts: dict[str, Any]) ->
         if output.suffix == ".npy":
             write_table(staged, tables, facts["rows"])
         else:
-            _write_parquet(staged, tables, corpus)
+            sentences = iter(corpus)
+            write_parquet(
+                staged,
+                (({"text": pa.array(islice(sentences, len(table)), pa.string())}, table) for table in tables),
+            )
         facts["crc32"] = crc32_of(staged)
         write_json(folder / FACTS, {**partial, "crc32": facts["crc32"]})  # by it a run that breaks off here is known
         about.unlink(missing_ok=True)  # it must never speak of other vectors
     write_json(about, facts)
     delete_folder(folder)
     return facts
-
-
-def _write_parquet(path: Path, tables: Iterator[np.ndarray], corpus: Corpus) -> None:
-    first = next(tables)
-    kind = pa.list_(pa.from_numpy_dtype(first.dtype), first.shape[1])
-    schema = pa.schema([("text", pa.string()), ("embedding", kind)])
-    sentences = iter(corpus)
-    with pq.ParquetWriter(path, schema) as writer:
-        for table in chain([first], tables):
-            vectors = pa.FixedSizeListArray.from_arrays(pa.array(table.reshape(-1)), type=kind)
-            texts = pa.array(list(islice(sentences, len(table))), pa.string())
-            writer.write_table(pa.Table.from_arrays([texts, vectors], schema=schema))

@@ -74,7 +74,7 @@ class Searching(ABC):
                 is the same.
             device, batch_size, show_progress_bar: as for `encode`.
             kind: exact (default; needs nothing more), or through faiss: flat, ivf, hnsw, or a faiss factory string.
-            precision: of the exact index's vectors: float32, int8 or binary.
+            precision: of the exact index's vectors: float32, float16, int8 or binary.
             search_effort: cells (ivf, default 32) or candidates (hnsw, default 128) that a query looks at.
             text_column: of a file with several.
 

@@ -68,6 +68,14 @@ def count(word: str) -> int:
     return number
 
 
+def shard_of(word: str) -> tuple[int, int]:
+    """A flag's ``i/n``, the i-th of n parts, counted from 1."""
+    first, slash, last = word.partition("/")
+    if not (slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise ArgumentTypeError(f"is {word!r}; give i/n with i from 1 to n, such as 2/8")
+    return int(first), int(last)
+
+
 def number(word: str | float) -> float:
     """A flag's value that is a number: neither NaN nor infinite."""
     value = float(word)

@@ -137,7 +137,7 @@ def test_equal_cosines_go_by_their_place():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(exact, "ROWS_AT_ONCE", block)
             for count in (1, 60, 500):
-                scores, rows = ExactVectors(table, "float32", 4).search(queries, count)
+                scores, rows = ExactVectors([table], "float32", 4).search(queries, count)
                 assert np.array_equal(rows, expected[:, :count])
                 assert np.array_equal(scores, np.take_along_axis(queries @ table.T, rows, axis=1))
 

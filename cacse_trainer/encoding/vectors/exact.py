@@ -1,19 +1,21 @@
 """Exact nearest neighbours by cosine, block by block: memory stays flat whatever the number of vectors and queries."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from cacse_trainer.encoding.vectors.precision import directions
-from cacse_trainer.encoding.vectors.tables import write_table
+from cacse_trainer.encoding.vectors.tables import ParquetTable, Table, write_table
 from cacse_trainer.errors import user_errors
 
 ROWS_AT_ONCE = 16_384
 QUERIES_AT_ONCE = 256
 FILE = "vectors.npy"
-STORED = {"float32": np.float32, "int8": np.int8, "binary": np.uint8}
+STORED = {"float32": np.float32, "float16": np.float16, "int8": np.int8, "binary": np.uint8}
 """The numbers that a precision's rows are kept in."""
 
 
@@ -21,28 +23,31 @@ class ExactVectors:
     """Stored vectors, and every one of them compared with every query.
 
     Args:
-        table: float32 rows of length 1, or their int8 or binary form; may be mapped from a file.
+        tables: float32 rows of length 1, or their float16, int8 or binary form; may be mapped from files, or read from
+            them a slice at a time. They are never put together.
         precision: which of these.
         dim: dimensions.
     """
 
-    def __init__(self, table: np.ndarray, precision: str, dim: int):
+    def __init__(self, tables: Sequence[Table], precision: str, dim: int):
         self.precision, self.dim = precision, dim
-        self._parts = [table]
+        self._tables = list(tables)
+        self._added: list[np.ndarray] = []
 
     def __len__(self) -> int:
-        return sum(len(part) for part in self._parts)
+        return sum(len(table) for table in (*self._tables, *self._added))
 
     def add(self, table: np.ndarray) -> None:
         """More rows, behind the others."""
-        self._parts.append(table)
+        self._added.append(table)
 
-    @property
-    def table(self) -> np.ndarray:
-        """All rows as one array."""
-        if len(self._parts) > 1:
-            self._parts = [np.concatenate(self._parts)]
-        return self._parts[0]
+    def _blocks(self) -> Iterator[np.ndarray]:
+        """All rows, some at a time."""
+        if len(self._added) > 1:
+            self._added = [np.concatenate(self._added)]
+        for table in (*self._tables, *self._added):
+            for start in range(0, len(table), ROWS_AT_ONCE):
+                yield table[start : start + ROWS_AT_ONCE]
 
     def search(
         self, queries: np.ndarray, top_k: int, device: torch.device | str = "cpu"
@@ -61,43 +66,54 @@ class ExactVectors:
         scores = torch.empty((len(queries), 0), device=device)
         rows = torch.empty((len(queries), 0), dtype=torch.int64, device=device)
         wanted = torch.from_numpy(np.ascontiguousarray(queries)).to(device)
-        table = self.table
-        for start in range(0, len(table), ROWS_AT_ONCE):
-            block = self._unit_rows(table[start : start + ROWS_AT_ONCE], device)  # (≤ ROWS_AT_ONCE, dim)
+        start = 0
+        for stored in self._blocks():
+            block = self._unit_rows(stored, device)  # (≤ ROWS_AT_ONCE, dim)
             found = [_best(part @ block.T, count) for part in wanted.split(QUERIES_AT_ONCE)]
             scores = torch.cat([scores, torch.cat([best for best, _ in found])], dim=1)  # (q, ≤ 2k)
             rows = torch.cat([rows, torch.cat([where for _, where in found]) + start], dim=1)
             scores, kept = scores.sort(dim=1, descending=True, stable=True)  # earlier rows stand first
             scores, rows = scores[:, :count], rows.gather(1, kept[:, :count])
+            start += len(stored)
         return scores.cpu().numpy(), rows.cpu().numpy()
 
     def _unit_rows(self, stored: np.ndarray, device: torch.device | str) -> torch.Tensor:
-        if self.precision == "int8":  # as `directions` does; with torch's threads, and a quarter of the bytes to a GPU
+        if self.precision in (
+            "int8",
+            "float16",
+        ):  # as `directions` does; with torch's threads, and fewer bytes to a GPU
             return functional.normalize(torch.from_numpy(np.ascontiguousarray(stored)).to(device).float(), dim=1)
         return torch.from_numpy(np.ascontiguousarray(directions(stored, self.precision, self.dim))).to(device)
 
     def save(self, folder: Path) -> None:
         """Write the rows into a folder."""
-        write_table(folder / FILE, [self.table], len(self))
+        write_table(folder / FILE, self._blocks(), len(self))
 
     @classmethod
     def load(cls, folder: Path, precision: str, dim: int) -> "ExactVectors":
         """The rows of a folder, mapped and not read: they may be larger than memory."""
-        return cls(open_table(folder / FILE, precision, dim), precision, dim)
+        return cls([open_table(folder / FILE, precision, dim)], precision, dim)
 
 
-def open_table(path: Path, precision: str, dim: int) -> np.ndarray:
-    """The rows of a file, mapped and not read.
+def open_table(path: Path, precision: str, dim: int) -> Any:
+    """The rows of a ``.npy`` file, mapped and not read, or those of a ``.parquet`` file, a `ParquetTable`.
 
     Raises:
         UserError: it holds no rows of this precision and so many dimensions.
     """
-    with user_errors(f"{path} is damaged"):
+    with user_errors(f"{path} is damaged", KeyError):
+        wanted = no_rows(precision, dim)
+        if path.suffix == ".parquet":
+            return ParquetTable(path, wanted)
         table = np.load(path, mmap_mode="c")
-        wanted = STORED.get(precision), -(-dim // 8) if precision == "binary" else dim
-        if table.ndim != 2 or (table.dtype, table.shape[1]) != wanted:
+        if table.ndim != 2 or (table.dtype, table.shape[1]) != (wanted.dtype, wanted.shape[1]):
             raise ValueError(f"it has {table.dtype} of the shape {table.shape}, not {precision} of {dim} dimensions")
         return table
+
+
+def no_rows(precision: str, dim: int) -> np.ndarray:
+    """The table that rows of this precision and so many dimensions are put into, with none yet."""
+    return np.empty((0, -(-dim // 8) if precision == "binary" else dim), dtype=STORED[precision])
 
 
 def _best(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

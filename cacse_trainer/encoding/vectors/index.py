@@ -5,6 +5,7 @@ beside its place and moved there whole. What made the vectors is recorded, so th
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from cacse_trainer.encoding.vectors.faiss_vectors import FaissVectors
 from cacse_trainer.encoding.vectors.precision import directions, to_precision
 from cacse_trainer.encoding.vectors.tables import hash_of_rows
 from cacse_trainer.errors import UserError
-from cacse_trainer.files import crc32_of, put_back, read_object, sha256_of, write_json, writing_folder
+from cacse_trainer.files import check_entries, crc32_of, put_back, read_object, sha256_of, write_json, writing_folder
 
 FACTS = "index.json"
 SENTENCES = "sentences.parquet"
@@ -62,7 +63,9 @@ class SearchIndex:
         """
         check_kind(kind, precision, search_effort)
         if kind == EXACT:
-            store: ExactVectors | FaissVectors = ExactVectors(to_precision(table, precision), precision, table.shape[1])
+            store: ExactVectors | FaissVectors = ExactVectors(
+                [to_precision(table, precision)], precision, table.shape[1]
+            )
         else:
             store = FaissVectors.build(table, kind, search_effort)
         return cls(list(sentences), store, kind, made_by or {})
@@ -177,10 +180,10 @@ def _damaged(folder: Path, reason: object) -> UserError:
 
 
 def open_vectors(path: Path, corpus: Corpus, made_by: dict[str, Any]) -> SearchIndex:
-    """The file of vectors that ``cacse-trainer encode`` wrote as an exact index: mapped from disk, nothing is copied.
+    """The vectors that ``cacse-trainer encode`` wrote as an exact index; they stay on the disk, nothing is copied.
 
     Args:
-        path: a ``.npy`` file; ``PATH.json`` beside it.
+        path: a ``.npy`` file, which is mapped, or the folder of finished shards; ``PATH.json`` beside it.
         corpus: the text that they were made of.
         made_by: of the encoder that will ask.
 
@@ -189,11 +192,16 @@ def open_vectors(path: Path, corpus: Corpus, made_by: dict[str, Any]) -> SearchI
             unit vectors.
     """
     beside = path.with_name(f"{path.name}.json")
-    if path.suffix != ".npy" or not path.is_file() or not beside.is_file():
+    if path.is_dir() and not beside.is_file():
+        raise UserError(f"vectors {path}: the shards are not finished; cacse-trainer encode --finish --output {path}")
+    if not path.is_dir() and (path.suffix != ".npy" or not path.is_file() or not beside.is_file()):
         raise UserError(f"vectors {path}: give a .npy file of cacse-trainer encode, with its {beside.name} beside it")
     facts = read_object(beside, "encode anew", precision=str, dim=int, normalize=bool)
     precision, dim = facts["precision"], facts["dim"]
-    table = open_table(path, precision, dim)
+    if path.is_dir():
+        check_entries(facts, str(beside), "encode --finish anew", parts=list[dict[str, Any]])
+    parts = [(path / part["file"], part) for part in facts["parts"]] if path.is_dir() else [(path, facts)]
+    tables = [open_table(file, precision, dim) for file, _ in parts]
     wanted = {"prompt": None, **made_by}
     differing = [name for name, value in wanted.items() if name != "model" and facts.get(name) != value]
     if differing:
@@ -202,20 +210,21 @@ def open_vectors(path: Path, corpus: Corpus, made_by: dict[str, Any]) -> SearchI
         )
     if not facts["normalize"]:
         raise UserError(f"vectors {path}: keep their lengths (--no_normalize); encode without that to search by cosine")
-    if facts.get("crc32", found := crc32_of(path)) != found:
-        raise UserError(
-            f"vectors {path}: are not those that {beside.name} tells of (the checksum differs); encode anew"
-        )
-    rows = list(corpus)
-    if len(rows) != len(table):
-        raise UserError(
-            f"vectors {path}: {len(table)} of them, and the corpus has {len(rows)} rows; is it another one?"
-        )
-    if "rows_sha256" in facts:
-        is_same = facts["rows_sha256"] == hash_of_rows(rows)[1]
+    for file, part in parts:
+        if part.get("crc32", found := crc32_of(file)) != found:
+            raise UserError(
+                f"vectors {file}: are not those that {beside.name} tells of (the checksum differs); encode anew"
+            )
+    rows, count = list(corpus), sum(map(len, tables))
+    if len(rows) != count:
+        raise UserError(f"vectors {path}: {count} of them, and the corpus has {len(rows)} rows; is it another one?")
+    if all("rows_sha256" in part for _, part in parts):
+        ends = list(accumulate(map(len, tables)))
+        texts = [rows[end - len(table) : end] for end, table in zip(ends, tables, strict=True)]
+        is_same = [part["rows_sha256"] for _, part in parts] == [hash_of_rows(some)[1] for some in texts]
     else:  # the file was written by an older version, which knew the text's file only
         file = Path(corpus.name)
         is_same = not file.is_file() or facts.get("input_sha256") in (None, sha256_of(file))
     if not is_same:
         raise UserError(f"vectors {path}: were made of another text than {corpus.name}; encode it, or give that one")
-    return SearchIndex(rows, ExactVectors(table, precision, dim), EXACT, made_by)
+    return SearchIndex(rows, ExactVectors(tables, precision, dim), EXACT, made_by)

@@ -1,6 +1,6 @@
-"""Smaller vectors: fewer dimensions, a byte or a bit for each number.
+"""Smaller vectors: fewer dimensions, two bytes, a byte or a bit for each number.
 
-What is kept in files and indexes (`to_precision`) is directions, row by row. ``int8`` stores
+What is kept in files and indexes (`to_precision`) is directions, row by row. ``float16`` rounds; ``int8`` stores
 ``round(127 · v / max_j |v_j|)``, each row with its own scale, which a cosine does not see. ``binary`` stores
 ``v_j > 0`` packed into bytes, and the cosine of two sign vectors is ``1 - 2 · hamming / dim`` (Charikar 2002). A
 quarter and a thirty-second of float32's size.
@@ -14,7 +14,7 @@ import numpy as np
 
 from cacse_trainer.errors import UserError
 
-PRECISIONS = ("float32", "int8", "binary")
+PRECISIONS = ("float32", "float16", "int8", "binary")
 """Those of `to_precision`."""
 QUANTIZED = ("float32", "int8", "uint8", "binary", "ubinary")
 """Those of `quantized`."""
@@ -51,7 +51,7 @@ def normalized(table: np.ndarray) -> np.ndarray:
 
 
 def to_precision(table: np.ndarray, precision: str) -> np.ndarray:
-    """(n, dim) float32 → float32 as it is, int8 (n, dim), or packed bits uint8 (n, ⌈dim / 8⌉).
+    """(n, dim) float32 → float32 as it is, float16 or int8 (n, dim), or packed bits uint8 (n, ⌈dim / 8⌉).
 
     >>> to_precision(np.array([[0.5, -1.0, 0.25]]), "int8").tolist()
     [[64, -127, 32]]
@@ -63,7 +63,7 @@ def to_precision(table: np.ndarray, precision: str) -> np.ndarray:
         return np.rint(table / np.where(largest == 0, 1, largest) * 127).astype(np.int8)
     if precision == "binary":
         return np.packbits(table > 0, axis=1)
-    return table
+    return table.astype(np.float16) if precision == "float16" else table
 
 
 def quantized(table: np.ndarray, precision: str) -> np.ndarray:
