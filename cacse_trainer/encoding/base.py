@@ -281,9 +281,7 @@ class BaseEncoder(Searching):
         if block_size is not None and block_size < 1:
             raise UserError(f"block_size is {block_size}; it must be at least 1")
         settings = {"batch_size": batch_size, "max_length": max_length, "prompt": prompt}
-        blocks = (
-            _parts(sentences, block_size) if block_size is not None else (list(checked(rows)) for rows in sentences)
-        )
+        blocks = _parts(sentences, block_size) if block_size is not None else map(list, map(checked, sentences))
         for table in self._blocks(blocks, advance, self._on(device), settings):
             yield to_precision(_finished(table, normalize, truncate_dim), precision)
 

@@ -156,9 +156,10 @@ def _there(
         for block in mine:
             name = _file(output, block)
             part = told["parts"].get(name)
-            if name not in found and part is not None and _is_whole(output / name, part):
-                if hash_of_rows(corpus.rows_of(blocks[block]))[1] == part["rows_sha256"]:
-                    found[name] = part
+            if name in found or part is None or not _is_whole(output / name, part):
+                continue
+            if hash_of_rows(corpus.rows_of(blocks[block]))[1] == part["rows_sha256"]:
+                found[name] = part
     return found
 
 

@@ -208,6 +208,14 @@ def test_wrong_settings_are_one_line(model, corpus, tmp_path, monkeypatch, capsy
     assert len(told) == 1 and words in told[0]
 
 
+def test_torchrun_is_not_for_shards(model, corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert _shard(model[1], corpus[0], tmp_path / "v.npy", "1/2") == 2
+    assert "torchrun has started several processes; start one a shard" in _said(capsys)
+    assert run(encode.main, [*model[1], "--output", "v.npy"]) == 2
+    assert "the following arguments are required: --input" in _said(capsys)
+
+
 def test_an_empty_corpus_and_more_shards_than_blocks(model, tmp_path, capsys):
     _, flags = model
     path = write_sentences(tmp_path / "corpus.txt", 3)
