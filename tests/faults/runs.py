@@ -106,6 +106,7 @@ def going_on(output: Path) -> list[str]:
 def outcome(output: Path) -> dict[str, object]:
     """What two runs must have in common: every weight left behind, byte by byte, and the losses and scores."""
     history = json.loads((output / "training_report.json").read_text())["log_history"]
-    lines = [{key: value for key, value in entry.items() if "runtime" not in key} for entry in history[:-1]]
+    times = ("_runtime", "_per_second")
+    lines = [{key: value for key, value in entry.items() if not key.endswith(times)} for entry in history[:-1]]
     weights = {str(path.relative_to(output)): path.read_bytes() for path in sorted(output.rglob("*.safetensors"))}
     return {"history": lines, **weights}

@@ -122,7 +122,8 @@ def test_pipelines_hand_a_token_on_by_the_environment(flag, tmp_path, no_leak, m
 
 
 def test_sweeps_hand_a_token_on_by_the_environment(tmp_path, no_leak):
-    given = ["--config", "simcse/minilm", "--output_dir", str(tmp_path / "out"), "--plan"]
+    given = ["--config", "simcse/minilm", "--train_file", "sample:sentences.txt", "--plan"]
+    given += ["--output_dir", str(tmp_path / "out")]
     no_leak(sweep.main, *given, "--set", f"hub_token={TOKEN}", f"--grid=hub-token={TOKEN}", code=2)
     no_leak(sweep.main, *given, "--set", f"hub-token={TOKEN}", "seed=1")
     assert os.environ["HF_TOKEN"] == TOKEN
