@@ -177,8 +177,8 @@ class CommonTrainingArguments(TrainingArguments):
     bf16: str = setting("auto", HELP, **FLAG)  # type: ignore[assignment]
     do_train: bool = setting(
         True,
-        "false: train nothing and write nothing; score the model in output_dir, else the start, on dev_file, eval_sets "
-        "and test_file.",
+        "false: train nothing and write nothing; score the model in output_dir, else the start, on dev_file, "
+        "eval_sets, test_file and held_out_rows.",
     )
     do_eval: bool = setting(True, "false: no dev set is scored, as with evaluation none.")
     eval_strategy: IntervalStrategy | str = setting(

@@ -69,6 +69,12 @@ CASES: list[Case] = [
         "1 fields, but the header has 2",
     ),
     text("a csv row with a column too many", "a.csv", "anchor,positive\na,b,c\n", "3 fields, but the header has 2"),
+    text(
+        "pairs with a column of 0, 1 and NaN",
+        "a.csv",
+        "anchor,positive,same\n" + "a man,the man,1\na dog,the cat,0\na,b,NaN\n" * 8,
+        "column 'same' says 0 or 1 of each pair",
+    ),
     text("a csv of columns that are not known", "a.csv", "en,back\n" + CSV_ROWS, "which of its columns (en, back)"),
     text("a csv with a column called twice", "a.csv", "en,en\n" + CSV_ROWS, "2 columns", text_columns="en"),
     text("a csv without the column asked for", "a.csv", "en,back\n" + CSV_ROWS, "no column 'bak'", text_columns="bak"),
@@ -212,6 +218,7 @@ CASES: list[Case] = [
     Case("a recipe that is not there", lambda p: p.cacse("--config", "quickstrat"), "the nearest are quickstart,"),
     # ---- flags ----
     Case("an unknown flag", lambda place: place.cacse("--learning_rat", "1"), "did you mean --learning_rate?"),
+    Case("an old flag", lambda place: place.cacse("--temp", "0.05"), "which is here --contrastive_temperature"),
     Case("a flag without its value", lambda place: place.cacse("--config"), "expected one argument"),
     flag("a negative learning rate", "learning_rate must be a number from 0", learning_rate="-1"),
     flag("a learning rate of NaN", "must be a finite number", learning_rate="nan"),
