@@ -25,7 +25,9 @@ def common(text_file, dev_file):
     def settings(folder: Path) -> tuple[DataArguments, CacseTrainingArguments, list[str]]:
         fields = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
         fields.update(per_device_train_batch_size=8, report_to="none", use_cpu=True, disable_tqdm=True)
-        fields.update(learning_rate=5e-5, warmup_steps=0.1)  # what the command would choose by a look at the text
+        fields.update(
+            learning_rate=5e-5, warmup_steps=0.1, logging_steps=1
+        )  # what the command would choose by a look at the text
         data = {"train_file": str(text_file), "dev_file": [f"stsb={dev_file}"], "max_seq_length": 32}
         flags = [
             f"--{name}={value}" for name, value in {**fields, "train_file": text_file, "max_seq_length": 32}.items()

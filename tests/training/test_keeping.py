@@ -109,17 +109,8 @@ def command(tmp_path, masked_lm, text_file):
         *("--model", masked_lm, "--pooling", "mean", "--train_file", str(text_file), "--evaluation", "none"),
         *("--max_steps", "4", "--save_steps", "4", "--per_device_train_batch_size", "8", "--learning_rate", "1e-2"),
         *("--bf16", "false", "--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true"),
-        *(
-            "--logging_steps",
-            "1",
-            "--warmup_steps",
-            "0",
-            "--output_dir",
-            str(tmp_path / "run"),
-            "--dropout",
-            "0.1",
-            "--overwrite_output_dir",
-        ),
+        *("--logging_steps", "1", "--warmup_steps", "0", "--dropout", "0.1"),
+        *("--output_dir", str(tmp_path / "run"), "--overwrite_output_dir"),
     ]
 
 
