@@ -4,7 +4,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.encoding.onnx import GRAPHS, OnnxEncoder
 from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.compare import Difference
 from cacse_trainer.evaluation.dev_sets import Answers, Retrieval, load_named
 from cacse_trainer.export.onnx import export_onnx
 from cacse_trainer.export.static import export_static
@@ -70,16 +71,35 @@ def load(path: str, args: CacseTrainingArguments, trust_remote_code: bool = Fals
 
 def choose(
     settings: AdaptArguments, start: SentenceEncoder, trained: SentenceEncoder, dev: RetrievalSet
-) -> tuple[SentenceEncoder, dict[float, float]]:
-    """The trained encoder with the share of its training that the dev part likes best, and what it says of each."""
+) -> tuple[SentenceEncoder, float, dict[float, float]]:
+    """The trained encoder with the chosen share of its training, that share, and what the dev part says of each.
+
+    The smallest share is chosen that the dev part does not clearly take for worse than the best one (the 95 % interval
+    of their difference holds 0): where it cannot tell them apart, that one forgets least.
+    """
     wanted = settings.shares or SHARES
     if not can_be_averaged(start, trained):
         if settings.shares:
             raise UserError(f"shares: {start.name} and the trained encoder differ in more than weights; leave them out")
-        return trained, {1.0: Retrieval(dev).read(trained.embedder).scores[Retrieval.metric]}
+        return trained, 1.0, {1.0: Retrieval(dev).read(trained.embedder).scores[Retrieval.metric]}
     mixture = Averaging(start, trained)
-    found = {share: Retrieval(dev).read(mixture.set(share).embedder).scores[Retrieval.metric] for share in wanted}
-    return mixture.set(max(found, key=lambda share: (found[share], -share))), found
+    found = {share: Retrieval(dev).read(mixture.set(share).embedder) for share in wanted}
+    share = smallest_of_the_best(Retrieval(dev), found)
+    return mixture.set(share), share, {one: answers.scores[Retrieval.metric] for one, answers in found.items()}
+
+
+def smallest_of_the_best(dev: Retrieval, found: Mapping[float, Answers]) -> float:
+    """The smallest share whose answers are not clearly worse than the best share's."""
+    best = max(found, key=lambda share: (found[share].scores[dev.metric], -share))
+    return next(
+        share
+        for share in sorted(found)
+        if share == best or not _is_worse(dev.difference("", found[share], found[best]))
+    )
+
+
+def _is_worse(found: Difference) -> bool:
+    return found.low is not None and found.low > 0
 
 
 def watched_files(folder: Path, data_args: DataArguments) -> list[str]:
@@ -155,13 +175,12 @@ def finish(
     """
     model_args, data_args, args = groups
     trained = load(str(folder / TRAINING / "export" / "encoder"), args, model_args.trust_remote_code)
-    encoder, shares = choose(settings, start.encoder, trained, sets[DEV])
+    encoder, share, shares = choose(settings, start.encoder, trained, sets[DEV])
     test = Retrieval(sets[TEST])
     answers = test.read(encoder.embedder)
     found = judge(sets[TEST], start.test, answers)
     logger.info("%s", found.sentence)
     name = BETTER if found.outcome == HELPED else NOT_BETTER
-    share = max(shares, key=lambda one: (shares[one], -one))
     forms = [
         Contender(
             f"the start, {start.name}",
