@@ -1,10 +1,10 @@
 """Early stopping counts in the log, so that a resumed run stops where one without a break does."""
 
-from conftest import StopAt
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer_callback import TrainerControl
 
 from cacse_trainer.training.patience import Patience
+from tests.conftest import StopAt
 
 
 def test_it_waits_and_ends(make_trainer):

@@ -80,7 +80,7 @@ def test_the_start_is_what_its_folder_states(make_trainer, stated_start, tmp_pat
         trainer.export(tmp_path / "out", base_model=base, title="Tiny")
         card = (tmp_path / "out" / "encoder" / "README.md").read_text()
         assert "the start as it is, mean pooling" in card and f"| {as_stated:.2f} |" in card
-        assert "| started from | start |" in card and "# Tiny" in card and "Pooling: **cls**" in card
+        assert "| started from | start |" in card and "# Tiny" in card and "Pooling: **cls_with_mlp**" in card
     with pytest.raises(UserError, match="no-such"):
         trainer.export(tmp_path / "out", base_model="./no-such")
 
