@@ -19,7 +19,7 @@ from cacse_trainer.compute.pooling import pool
 from cacse_trainer.models.base import Export, Part, TowerSum, as_config
 from cacse_trainer.models.configuration_ensemble import EnsembleConfig
 from cacse_trainer.models.outputs import EmbeddingOutput, joined, layers_of
-from cacse_trainer.models.pretrained import build_encoder
+from cacse_trainer.models.pretrained import attention_for, build_encoder
 
 
 def select_tokens(input_ids: Tensor, chosen: Tensor, pad_token_id: int) -> dict[str, Tensor]:
@@ -68,7 +68,7 @@ class EnsembleModel(TowerSum):
         super().__init__(config)
         configs = [as_config(fields) for fields in config.encoder_configs]
         for encoder_config in configs:
-            encoder_config._attn_implementation = config._attn_implementation
+            encoder_config._attn_implementation = attention_for(encoder_config, config._attn_implementation)
         given: Sequence[Any] = [None] * len(configs) if encoders is None else encoders
         built = [partial(build_encoder, encoder_config) for encoder_config in configs]
         self.encoders = nn.ModuleList(loaded_or(*pair) for pair in zip(given, built, strict=True))

@@ -25,7 +25,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_MAPPING,
+)
 from transformers.utils import cached_file
 
 from cacse_trainer.errors import UserError, one_line
@@ -139,6 +143,12 @@ def load_weights(
 def build_encoder(config: PretrainedConfig, kind: Any = None, **more: Any) -> Any:
     """A model of a config, its weights still to be loaded or drawn; of ``kind``, or the bare encoder."""
     return (kind or encoder_class(config)).from_config(config, trust_remote_code=False, **more)
+
+
+def attention_for(config: PretrainedConfig, asked: str | None) -> str | None:
+    """The attention asked for; the plain one where that is SDPA, which transformers has not for this kind."""
+    kind: Any = MODEL_MAPPING.get(type(config), None)
+    return "eager" if asked == "sdpa" and not getattr(kind, "_supports_sdpa", True) else asked
 
 
 def encoder_class(config: PretrainedConfig, name: str = "") -> Any:
