@@ -17,11 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import MINILM, quiet, save
-from datasets import Dataset
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from transformers import PrinterCallback
+from common import MINILM, quiet, save, train_mnrl
+from sentence_transformers import SentenceTransformer
 
 from cacse_trainer import SentenceEncoder
 from cacse_trainer.adaptation.run import adapt
@@ -70,24 +67,9 @@ def peer(settings: argparse.Namespace, seed: int, rate: float, steps: int | None
     rows = draw_rows(passages_of(documents), {"title": 1.0}, count, settings.batch, seed)
     model = SentenceTransformer(resolve_resource(settings.model), device=settings.device)
     model.max_seq_length = settings.length
-    args = SentenceTransformerTrainingArguments(
-        str(folder),
-        max_steps=steps or TIMED,
-        per_device_train_batch_size=settings.batch,
-        learning_rate=rate,
-        warmup_steps=0.1,
-        seed=seed,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        use_cpu=settings.device == "cpu",
-    )
-    data = Dataset.from_dict({"anchor": [row.anchor for row in rows], "positive": [row.positive for row in rows]})
-    trainer = SentenceTransformerTrainer(model, args, data, loss=MultipleNegativesRankingLoss(model))
-    trainer.remove_callback(PrinterCallback)
-    began = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - began
+    texts = [row.anchor for row in rows], [row.positive for row in rows]
+    how = {"steps": steps or TIMED, "batch": settings.batch, "rate": rate, "seed": seed, "device": settings.device}
+    seconds = train_mnrl(model, *texts, folder, **how)
     model.max_seq_length = SentenceTransformer(resolve_resource(settings.model), device="cpu").max_seq_length
     model.save(str(folder))
     return str(folder), seconds

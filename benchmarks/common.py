@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import AutoTokenizer, BertConfig, BertModel, PrinterCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
@@ -80,6 +81,42 @@ def seconds_of(build: Callable[[], Any], bf16: bool) -> float:
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return clock.seconds
+
+
+def train_mnrl(
+    model: Any,
+    anchors: list[str],
+    positives: list[str],
+    folder: Path,
+    *,
+    steps: int,
+    batch: int,
+    rate: float,
+    seed: int,
+    device: str,
+) -> float:
+    """sentence-transformers' own trainer with MultipleNegativesRankingLoss on these pairs; the seconds."""
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    args = SentenceTransformerTrainingArguments(
+        str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=batch,
+        learning_rate=rate,
+        warmup_steps=0.1,
+        seed=seed,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=device == "cpu",
+    )
+    data = Dataset.from_dict({"anchor": anchors, "positive": positives})
+    trainer = SentenceTransformerTrainer(model, args, data, loss=MultipleNegativesRankingLoss(model))
+    trainer.remove_callback(PrinterCallback)
+    began = time.perf_counter()
+    trainer.train()
+    return time.perf_counter() - began
 
 
 def in_turn(ways: dict[str, Callable[[], float]], runs: int) -> dict[str, list[float]]:

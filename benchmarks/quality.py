@@ -23,20 +23,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import MINILM, quiet, save
-from datasets import Dataset
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from common import MINILM, quiet, save, train_mnrl
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import PrinterCallback, set_seed
+from transformers import set_seed
 
 from cacse_trainer.adaptation.parts import Size, part
 from cacse_trainer.data import load_sentences
@@ -219,24 +216,8 @@ def train_peer(arm: Arm, settings: argparse.Namespace, seed: int, folder: Path) 
     lines = list(load_sentences(resolve_resource(arm.text), None)["text"])
     random.Random(seed).shuffle(lines)
     lines = (lines * (1 + count // len(lines)))[:count]
-    args = SentenceTransformerTrainingArguments(
-        str(folder / "run"),
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.batch,
-        learning_rate=settings.peer_rate,
-        warmup_steps=0.1,
-        seed=seed,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        use_cpu=settings.device == "cpu",
-    )
-    data = Dataset.from_dict({"anchor": lines, "positive": lines})
-    trainer = SentenceTransformerTrainer(model, args, data, loss=MultipleNegativesRankingLoss(model))
-    trainer.remove_callback(PrinterCallback)
-    began = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - began
+    how = {"steps": settings.steps, "batch": settings.batch, "rate": settings.peer_rate, "seed": seed}
+    seconds = train_mnrl(model, lines, lines, folder / "run", **how, device=settings.device)
     transformer.max_seq_length = 128
     model.save(str(folder / "encoder"))
     write_json(took, {"seconds": seconds})

@@ -24,8 +24,8 @@ from cacse_trainer.compute.pooling import LAYER_POOLINGS
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.losses import cosine_drift
 from cacse_trainer.losses.contrastive import full_precision
+from cacse_trainer.models.adapter_model import AdapterModel
 from cacse_trainer.models.adapters import (
-    AdapterModel,
     LoraSettings,
     add_lora,
     in_full_precision,
