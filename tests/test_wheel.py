@@ -51,7 +51,7 @@ def test_the_installed_wheel_works_without_the_checkout(tmp_path, minilm):
     where = "import cacse_trainer, senteval; print(cacse_trainer.__file__, senteval.__file__)"
     assert all(str(site) in path for path in call(python, "-c", where, cwd=empty).split())
     assert all((site / "cacse_trainer" / name).is_file() for name in ("py.typed", "report/page.html"))
-    names = "from cacse_trainer.settings.recipes import recipe_names; print(*recipe_names())"
+    names = "from cacse_trainer.settings.resources import recipe_names; print(*recipe_names())"
     assert call(python, "-c", names, cwd=empty).split() == recipe_names()
     program = bin_folder / "cacse-trainer"
     assert call(program, "--version", cwd=empty).strip() == f"cacse-trainer {__version__}"

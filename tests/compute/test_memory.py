@@ -5,17 +5,16 @@ import sys
 
 import pytest
 
-PAGES = 256 * 256  # of 256 MB, more than glibc keeps by itself
-SCRIPT = """
+TIMES, PAGES = 64, 64 * 256  # blocks of 64 MB, more than glibc keeps by itself
+SCRIPT = f"""
 import resource
 import torch
 from cacse_trainer.compute.memory import keep_freed_memory
 
-def page_faults(times=4):
-    torch.ones(64 << 20)  # 256 MB
+def page_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(times):
-        torch.ones(64 << 20)
+    for _ in range({TIMES}):
+        torch.ones(16 << 20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 found = [page_faults()]
@@ -31,8 +30,11 @@ print(*found)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_blocks_are_reused_inside_nested_contexts_too():
-    """4 blocks are written and freed, one after the other, in a process of its own, whose heap is empty before."""
+    """Blocks are written and freed, one after the other, in a process of its own, whose heap is empty before.
+
+    Small objects may cut into a freed block until they have places of their own (about seven times, seldom none).
+    """
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     before, elsewhere, inside = (int(count) for count in done.stdout.split())
-    assert min(before, elsewhere) > 3 * PAGES
-    assert inside < 2 * PAGES
+    assert min(before, elsewhere) > 0.9 * TIMES * PAGES
+    assert inside < 0.5 * TIMES * PAGES
