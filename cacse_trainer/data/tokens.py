@@ -28,6 +28,8 @@ LONG = 256
 """Characters for each token of the limit from which on only the beginning of a text is tokenised."""
 BEGINNING, LONGER = 16, 4
 """Characters for each token of the limit in the first beginning that is tried, and how much longer the next one is."""
+READ_AT_MOST = 2**20
+"""Characters of a text that are read where no shorter beginning will do, such as an unbroken string of megabytes."""
 _WORD_END = re.compile(r"\S(?=\s)|\w[。，、；：！？](?=\w)")
 UNKNOWN_SHARE, JUDGED = 0.3, 10
 """Share of unknown tokens from which on it is told, of a text of at least so many."""
@@ -116,15 +118,16 @@ def shortened(tokenizer: Any, text: str, max_seq_length: int) -> str:
 
     A beginning is enough if its tokens reach the limit and one that is four times as long has the same. How a tokenizer
     cuts a word, a run of spaces or an unbroken string may depend on all of it, so that both end where a word does;
-    where no word ends, or the limit is never reached, the whole text is taken. A tokenizer that keeps the end of a text
-    is given an end.
+    where no word ends, or the limit is never reached, the whole text is taken, but no more than `READ_AT_MOST`
+    characters. A tokenizer that keeps the end of a text is given an end.
     """
     if len(text) <= LONG * max_seq_length:
         return text
     reached = max_seq_length * (1 if isinstance(tokenizer, PreTrainedTokenizerBase) else len(tokenizer.tokenizers))
     keeps_end = tokenizer.truncation_side == "left"
     size, former = BEGINNING * max_seq_length, None
-    while size < len(text):
+    most = max(READ_AT_MOST, LONG * max_seq_length)
+    while size < min(len(text), most):
         window = (len(text) - size, len(text) - size // 2) if keeps_end else (size // 2, size)
         ends = [end.end() for end in _WORD_END.finditer(text, *window)]
         if ends:
@@ -134,7 +137,7 @@ def shortened(tokenizer: Any, text: str, max_seq_length: int) -> str:
                 return part
             former = ids
         size *= LONGER
-    return text
+    return text[-most:] if keeps_end else text[:most]
 
 
 def pad_rows(tokenizer: Any, rows: Sequence[Row], pad_to_multiple_of: int | None = None) -> dict[str, Tensor]:

@@ -72,6 +72,10 @@ def known_flags(command: str) -> list[str]:
     return [*known, "--help", "-h"]
 
 
+def _takes_words(command: str) -> bool:
+    return any(not flag.startswith("-") for group in _described()[command]["groups"].values() for flag, *_ in group)
+
+
 def check_words(command: str, arguments: Sequence[str]) -> None:
     """Refuse a misspelt flag or recipe; whatever passes is judged by the command itself.
 
@@ -79,6 +83,8 @@ def check_words(command: str, arguments: Sequence[str]) -> None:
         UserError: with the nearest known ones, see `refuse_unknown`.
     """
     known, unknown = known_flags(command), []
+    if arguments and not arguments[0].startswith("-") and not _takes_words(command):
+        raise UserError(f"command line: {arguments[0]!r} follows no flag (cacse-trainer {command} --help)")
     for place, word in enumerate(arguments):
         name, equals, value = canonical(word).partition("=")
         if word == "--":

@@ -7,7 +7,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from cacse_trainer.data import ContrastiveCollator
-from cacse_trainer.data.tokens import pad_rows, shortened, shortest_limit, tokenise
+from cacse_trainer.data.tokens import READ_AT_MOST, pad_rows, shortened, shortest_limit, tokenise
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.prompting import give_padding, prepare_tokenizer
 from cacse_trainer.models.tokenizer_bundle import TokenizerBundle
@@ -64,6 +64,17 @@ def test_a_part_of_a_long_text_has_the_whole_text_s_tokens(tiny_tokenizer, kind)
     parts = {name: len(shortened(tokenizer, text, limit)) for name, text in LONG.items()}
     assert 56 * limit < parts["words"] <= 64 * limit and parts["one word"] == len(LONG["one word"])
     assert len(shortened(tokenizer, "the dog " * 200, limit)) == 1600  # short enough to be taken as it is
+
+
+def test_a_string_without_end_is_read_in_part(tiny_tokenizer):
+    text = "the dog " + "x" * (READ_AT_MOST + 1000) + " red"
+    for tokenizer in (tiny_tokenizer, byte_level(), byte_level(truncation_side="left")):
+        part = shortened(tokenizer, text, 8)
+        assert len(part) == READ_AT_MOST and (text.endswith(part) or text.startswith(part))
+    assert (
+        tokenise(tiny_tokenizer, [text], 8)[0]["input_ids"]
+        == tokenise(tiny_tokenizer, ["the dog " + "x" * 200], 8)[0]["input_ids"]
+    )
 
 
 def test_padded_on_the_right_whatever_the_files_name(tiny_tokenizer):

@@ -69,6 +69,7 @@ def test_the_other_commands_help_is_short(command, monkeypatch):
         (["train", "--config", "simcse/minlm"], "the nearest are simcse/minilm, "),
         (["sweep", "--config=simcse/minlm"], "the nearest are simcse/minilm, "),
         (["tran"], "no command 'tran'; did you mean train?"),
+        (["encode", "a/model"], "'a/model' follows no flag"),
         (
             ["train", "--temp", "0.05", "--pooler_type=cls", "--learning_rat", "1"],
             "'--temp', which is here --contrastive_temperature; unknown argument '--pooler_type', which is here "
