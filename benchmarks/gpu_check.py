@@ -1,0 +1,347 @@
+"""One check of a GPU, in at most seven minutes: is what we compute right there, how fast is it, what does it need.
+
+Nothing is read from a network: the weights are random, the text is generated. Each part runs in a process of its own,
+with a limit of its own, and says its JSON line at once, so that a part that breaks or hangs costs only itself.
+
+golden      losses and gradients of the reference implementations, in double (tests/golden), against float32 without
+            TF32 and bf16 there
+families    each kind of model at toy size: loss and gradients against the CPU's in double
+resume      a training broken off in the middle ends, bit for bit, where an unbroken one does
+roads       every command on toy models (tests/devices/roads.py); only on a GPU
+peer        sentence-transformers' trainer with MultipleNegativesRankingLoss, bf16, for `simcse_64` and `simcse_512`
+simcse_…    sentences a second, peak memory and share of the chip's bf16 peak (every product counted); 8192 rows by
+cacse_…     gradient caching; sentences a second are rows, whatever the number of views
+tncse_…, diffcse_…, decoder_… (LoRA), distill_…
+encode      a corpus to vectors, beside sentence-transformers, both in bf16
+whole       train with an evaluation, export, reload; the vectors beside the CPU's
+
+    python benchmarks/gpu_check.py                                       (toy size, seconds on a CPU)
+    python benchmarks/gpu_check.py --device cuda --output gpu_check.jsonl
+    python benchmarks/gpu_check.py --device cuda --parts golden families simcse_512
+"""
+
+import argparse
+import copy
+import json
+import math
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import BF16_PEAK, Clock, mnrl_trainer, peak_gb, quiet
+from common_models import Check
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from cacse_trainer import (
+    SentenceEncoder,
+    load_pairs,
+)
+from cacse_trainer.importers.reference import convert_reference_checkpoint
+from cacse_trainer.settings.resources import resolve_resource
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden" / "cacse" / "bert_begin7_constraint4"
+MARGIN = 4.0
+"""How many times the CPU's own distance from the result in double a device's may be: its sums have another order."""
+
+
+class Counted(Clock):
+    """Seconds of the steps after the first few."""
+
+    def __init__(self, warm: int):
+        self.warm = warm
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.warm:
+            self.on_train_begin(args, state, control)
+
+
+def first_batch(trainer: Any) -> dict[str, Any]:
+    """As a step reads it, with masked copies where the model wants them."""
+    return trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)[0][0]
+
+
+def rate(check: Check, trainer: Any, batch: int, ours: bool = True) -> dict[str, Any]:
+    """Train; sentences a second, peak memory, and the share of the chip's peak."""
+    clock = Counted(check.warm)
+    trainer.add_callback(clock)
+    trainer.train()
+    step = clock.seconds / check.steps
+    found = {"sentences_per_second": batch / step, "step_seconds": step, "minutes_for_1M": 1e6 * step / batch / 60}
+    gpu = check.device == "cuda"
+    found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9 if gpu else peak_gb()
+    if ours:
+        rows = first_batch(trainer)
+        with FlopCounterMode(display=False) as flops:
+            trainer.training_step(trainer.model, rows)
+        found["tflop_a_step"] = flops.get_total_flops() / 1e12
+        if gpu:
+            chip = torch.cuda.get_device_name()
+            peak = next((value for kind, value in BF16_PEAK.items() if kind in chip), None)
+            found["share_of_bf16_peak"] = flops.get_total_flops() / step / peak if peak is not None else None
+    return found
+
+
+def measured(kind: str, batch: int, **more: Any) -> Callable[[Check], dict[str, Any]]:
+    """A part that measures one kind of training."""
+
+    def part(check: Check) -> dict[str, Any]:
+        rows = max(4, batch // 64) if check.toy else batch
+        settings = {"mini_batch_size": 64 if check.toy else more["mini_batch_size"]} if more else {}
+        steps = check.warm + check.steps
+        if batch > 4096 and not check.toy:
+            check.steps, steps = 4, check.warm + 4
+        return {"batch": rows} | rate(check, check.trainer(kind, rows, steps, **settings), rows)
+
+    return part
+
+
+def peer(check: Check) -> dict[str, Any]:
+    """sentence-transformers' trainer on the same text, both views the same sentence."""
+    found = {}
+    for batch in (64, 512):
+        rows, steps = max(4, batch // 64) if check.toy else batch, check.warm + check.steps
+        lines = check.sentences(rows * steps)
+        model = SentenceTransformer(check.encoder(), device=check.device)
+        model.max_seq_length = 64
+        how = {"steps": steps, "batch": rows, "rate": 1e-6, "seed": 0, "device": check.device}
+        trainer = mnrl_trainer(model, lines, lines, check.folder / "peer", **how, bf16=check.device == "cuda")
+        found[f"simcse_{batch}"] = rate(check, trainer, rows, ours=False)
+    return found
+
+
+Computed = dict[str, dict[str, Tensor]]
+"""A loss and the gradients, each by name."""
+
+
+def off(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
+    """The length of the difference, of all tensors together, over the length of the exact ones."""
+    far = sum((found[name].detach().cpu().double() - value).square().sum() for name, value in exact.items())
+    return math.sqrt(far / sum(value.square().sum() for value in exact.values()))
+
+
+def loss_and_gradients(model: Any, batch: dict[str, Tensor], device: str, dtype: torch.dtype) -> Computed:
+    """Of one batch, under autocast where the dtype is bfloat16."""
+    model = copy.deepcopy(model).to(device).train()
+    model = model.double() if dtype == torch.float64 else model.float()
+    rows = {name: value.to(device) for name, value in batch.items()}
+    with torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = model(**rows).loss
+    loss.backward()
+    gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    return {"loss": {"loss": loss.detach()}, "gradients": gradients}
+
+
+def compare(
+    model: Any, batch: dict[str, Tensor], device: str, dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16)
+) -> dict[str, Any]:
+    """The device against double on the CPU, bounded by what the CPU itself errs."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    exact = loss_and_gradients(model, batch, "cpu", torch.float64)
+    found: dict[str, Any] = {}
+    for dtype in dtypes:
+        here, there = (loss_and_gradients(model, batch, where, dtype) for where in ("cpu", device))
+        for of, values in exact.items():
+            name = f"{of} in {str(dtype).removeprefix('torch.')}"
+            bound = MARGIN * max(off(here[of], values), torch.finfo(dtype).eps)
+            found[name] = {"off": off(there[of], values), "bound": bound}
+            assert found[name]["off"] <= bound, f"{name} lie {found[name]['off']:.2e} from double's, beyond {bound:.2e}"
+    return found
+
+
+def golden(check: Check) -> dict[str, Any]:
+    """CACSE's reference values: losses of the towers and the cascade, the total, and the gradients."""
+    names = ("submodel1", "submodel2", "constraint")
+    model, _ = convert_reference_checkpoint(
+        GOLDEN / "reference_state_dict.safetensors",
+        *(str(GOLDEN / name) for name in names),
+        cascade_start_layer=7,
+        constraint_layers=4,
+        cascade_dropout=0.0,
+        constraint_dropout=0.0,
+    )
+    values = load_file(GOLDEN / "tensors.safetensors")
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    batch = {name: values[name].unflatten(0, (-1, 2)) for name in inputs if name in values}
+    exact = loss_and_gradients(model, batch, "cpu", torch.float64)["loss"]
+    assert off(exact, {"loss": values["float64.loss_total"]}) < 1e-10, "the CPU in double misses the reference"
+    return compare(model, batch, check.device)
+
+
+def families(check: Check) -> dict[str, Any]:
+    """Each kind of model at toy size, without dropout."""
+    found = {}
+    for kind in ("simcse", "cacse", "tncse", "diffcse", "decoder"):
+        trainer = check.trainer(kind, 8, 1, small=True)
+        batch = {name: value.cpu() for name, value in first_batch(trainer).items() if isinstance(value, Tensor)}
+        # what DiffCSE's generator fills in is an argmax, which bfloat16 may change
+        dtypes = (torch.float32,) if kind == "diffcse" else (torch.float32, torch.bfloat16)
+        found[kind] = compare(check.model(kind, small=True, dropout=0.0), batch, check.device, dtypes)
+    return found
+
+
+def resume(check: Check) -> dict[str, Any]:
+    """Four steps, and two, a checkpoint and two more."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS wants for the same sums every time
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    how: dict[str, Any] = {"small": True, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
+    found = {}
+    for kind in ("simcse", "cacse", "diffcse", "decoder", "distill"):
+        whole = check.trainer(kind, 8, 4, name=f"resume-{kind}", **how)
+        whole.train()
+        again = check.trainer(kind, 8, 4, name=f"resumed-{kind}", **how)
+        again.train(resume_from_checkpoint=str(check.folder / f"resume-{kind}" / "checkpoint-2"))
+        ends = [trainer.model.state_dict() for trainer in (whole, again)]
+        differing = [name for name, value in ends[0].items() if not torch.equal(value, ends[1][name])]
+        assert not differing, f"{kind}: {len(differing)} of {len(ends[0])} tensors differ after the resume"
+        found[kind] = f"{len(ends[0])} tensors equal"
+    return found
+
+
+def roads(check: Check) -> dict[str, Any]:
+    """Every command, on toy models."""
+    if check.device == "cpu":
+        return {"skipped": "the tests do it on a CPU"}
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "senteval"), str(ROOT / "SentEval")]
+    from senteval_samples import write_all
+
+    from tests.devices.roads import run_all
+
+    os.environ["SENTEVAL_SAMPLE"] = str(write_all(check.folder / "senteval"))
+    codes = {line["road"]: line["code"] for line in run_all(check.device, check.folder)}
+    failed = [name for name, code in codes.items() if code != 0]
+    assert not failed, f"roads that failed: {', '.join(failed)}"
+    return {"roads": len(codes)}
+
+
+def encode(check: Check) -> dict[str, Any]:
+    """Sentences a second; the peer sorts by length and pads, as its `encode` does."""
+    lines = check.sentences(64 if check.toy else 100_000)
+    ours, theirs = (
+        SentenceEncoder(check.encoder(), device=check.device),
+        SentenceTransformer(check.encoder(), device=check.device),
+    )
+    batch = 8 if check.toy else 512
+    found: dict[str, Any] = {}
+    vectors = {}
+    for name, encoder in (("ours", ours), ("sentence-transformers", theirs)):
+        with torch.autocast(check.device, torch.bfloat16, enabled=name != "ours" and check.device == "cuda"):
+            encoder.encode(lines[: 2 * batch], batch_size=batch)  # the first one allocates
+            began = time.perf_counter()
+            vectors[name] = encoder.encode(lines, batch_size=batch, normalize_embeddings=True)
+            found[name] = len(lines) / (time.perf_counter() - began)
+    cosines = (torch.as_tensor(vectors["ours"]) * torch.as_tensor(vectors["sentence-transformers"])).sum(-1)
+    return {
+        **found,
+        "times_as_fast": found["ours"] / found["sentence-transformers"],
+        "least_cosine": cosines.min().item(),
+    }
+
+
+def whole(check: Check) -> dict[str, Any]:
+    """Train, evaluate, export; the export's vectors on the device and on the CPU, and in sentence-transformers."""
+    trainer = check.trainer(
+        "simcse", 8, 4, small=True, eval_dataset={"dev": load_pairs(resolve_resource("sample:dev.tsv"))}
+    )
+    trainer.train()
+    scores = trainer.evaluate()
+    trainer.export(check.folder / "export")
+    folder, lines = check.folder / "export" / "encoder", check.sentences(64)
+    exact = {"vectors": torch.as_tensor(SentenceEncoder(folder, device="cpu").encode(lines)).double()}
+    others = {
+        "here": SentenceEncoder(folder, device=check.device),
+        "peer": SentenceTransformer(str(folder), device=check.device),
+    }
+    found = {
+        name: off({"vectors": torch.as_tensor(other.encode(lines, normalize_embeddings=True))}, exact)
+        for name, other in others.items()
+    }
+    assert max(found.values()) < 1e-4, f"vectors differ from the CPU's: {found}"
+    return {**found, "evaluated": {name: value for name, value in scores.items() if "spearman" in name}}
+
+
+PARTS: dict[str, tuple[Callable[[Check], dict[str, Any]], int]] = {
+    "golden": (golden, 40),
+    "families": (families, 60),
+    "resume": (resume, 60),
+    "simcse_64": (measured("simcse", 64), 40),
+    "simcse_512": (measured("simcse", 512), 40),
+    "simcse_8192": (measured("simcse", 8192, mini_batch_size=512), 60),
+    "peer": (peer, 60),
+    "cacse_64": (measured("cacse", 64), 40),
+    "cacse_512": (measured("cacse", 512), 60),
+    "encode": (encode, 60),
+    "diffcse_64": (measured("diffcse", 64), 40),
+    "tncse_64": (measured("tncse", 64), 40),
+    "distill_64": (measured("distill", 64), 40),
+    "decoder_64": (measured("decoder", 64), 60),
+    "whole": (whole, 40),
+    "roads": (roads, 150),
+}
+"""Each part and its seconds, the most telling ones first: what is behind may fall to the time."""
+
+
+def call(part: str, settings: argparse.Namespace, send: Any) -> None:
+    """One part, in its own process."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found: dict[str, Any] = PARTS[part][0](Check(settings.device, settings.size, Path(folder)))
+        except Exception as error:
+            found = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()[-2000:]}
+    send.send({"part": part, **found, "seconds": round(time.perf_counter() - began, 1)})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--size", choices=["toy", "base"], help="default: base (BERT-base) on cuda, toy on a CPU")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
+    parser.add_argument("--minutes", type=float, default=7, help="in all; what does not begin before is left out")
+    parser.add_argument("--output", type=Path, help="JSON lines, written part by part")
+    settings = parser.parse_args()
+    settings.size = settings.size or ("base" if settings.device == "cuda" else "toy")
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        print("nothing checked: no CUDA device here")
+        return 0
+    quiet()
+    forking = multiprocessing.get_context("fork")  # the libraries are loaded once; CUDA begins in the children only
+    began, failed = time.monotonic(), []
+    for part in settings.parts:
+        left = 60 * settings.minutes - (time.monotonic() - began)
+        line: dict[str, Any] = {"part": part, "left_out": "no time was left"}
+        if left > 5:
+            receive, send = forking.Pipe(duplex=False)
+            process = forking.Process(target=call, args=(part, settings, send))
+            process.start()
+            send.close()
+            limit = min(left, PARTS[part][1])
+            line = {"part": part, "error": f"not done after {limit:.0f} s"}
+            try:
+                if receive.poll(limit):
+                    line = receive.recv()
+            except EOFError:
+                line["error"] = "its process died"
+            process.kill()
+            process.join()
+        failed += [part] if "error" in line else []
+        print(json.dumps(line), flush=True)
+        if settings.output is not None:
+            with settings.output.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+    print(f"failed: {', '.join(failed)}" if failed else f"{len(settings.parts)} parts are fine")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
