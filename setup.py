@@ -66,23 +66,23 @@ setup(
         "cacse_trainer.sample": ["*.txt", "*.csv", "*.tsv", "*.md"],
     },
     install_requires=[
-        "torch>=2.6",
-        "transformers>=5.3",  # the first with Trainer._get_grad_norm
-        "datasets>=3.0",
+        "torch>=2.13",
+        "transformers>=5.23",  # reads its Trainer's samplers and gradient norm
+        "datasets>=4.0",
         "accelerate>=1.3",
         "evaluate>=0.4",
-        "scipy>=1.11",
-        "scikit-learn>=1.3",
-        "numpy>=1.24",
-        "safetensors>=0.4.3",
+        "scipy>=1.13",
+        "scikit-learn>=1.5",
+        "numpy>=2.0",
+        "safetensors>=0.8",
         "markdown-it-py>=3.0",
         "beautifulsoup4>=4.12",
         "filelock>=3.30",  # the first whose locks a forked child gives up
-        "matplotlib>=3.7",
+        "matplotlib>=3.9",
         "jinja2>=3.1",
         "pyyaml>=6.0",
         "shtab>=1.9",  # the first that knows fish
-        "tqdm>=4.60",
+        "tqdm>=4.66.3",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["cacse-trainer=cacse_trainer.cli.main:main"]},
