@@ -33,8 +33,8 @@ TITLES = {
 HEAD = """# Settings
 
 Every setting of `cacse-trainer train`, `distill`, `adapt` and `instruct`, with its default: a flag on the command line,
-a key of a [recipe](recipes.md), a field of the settings classes in Python. `cacse-trainer train --help` shows the thirty
-that matter most. `–` is nothing; `scripts/write_settings.py` writes this page.
+a key of a [recipe](recipes.md), a field of the settings classes in Python. `cacse-trainer train --help` shows the
+thirty that matter most. `–` is nothing; `scripts/write_settings.py` writes this page.
 """
 TABLE = ("| setting | what | default |", "|---|---|---|")
 
