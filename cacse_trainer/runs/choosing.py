@@ -10,7 +10,6 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Sequence
-from itertools import count
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,8 +117,10 @@ class Choices:
         name = Path(resolve_resource(self.settings.train_file)).name.strip(".").partition(".")[0]
         first = "runs/" + re.sub(r"[^\w-]", "_", name)
         again = {"overwrite_output_dir", "resume_from_checkpoint"} & set(self.given)
-        free = (one for one in (first, *(f"{first}_{n}" for n in count(2))) if again or not Path(one, REPORT).exists())
-        folder = next(free)
+        folder, number = first, 1
+        while not again and Path(folder, REPORT).exists():
+            number += 1
+            folder = f"{first}_{number}"
         why = "named after the text" if folder == first else f"{first} holds a finished run"
         self.offer("output_dir", folder, why)
 
