@@ -113,7 +113,7 @@ class CardFacts:
         start: the same of what training started from, as its own folder states it.
         start_pooling: how that one is read.
         settings: training settings worth repeating.
-        sources: the methods of the training, to cite: keys of `CITATIONS`.
+        sources: what to cite for the training, see `bibtex_of`.
         data: the training text, in words.
         usage: Python that loads the folder, see `usage_of`.
         license: licence id, when known.

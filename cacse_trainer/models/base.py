@@ -142,7 +142,7 @@ def as_config(config: PretrainedConfig | dict[str, Any] | None) -> PretrainedCon
 class SentenceConfig(PretrainedConfig):
     """Base of the configs of sentence models: by it the loader knows that a folder's model pools by itself."""
 
-    sources: ClassVar[Any] = ()  # what to cite for the loss, keys of `CITATIONS`
+    sources: ClassVar[Any] = ()  # what to cite for the loss, see `bibtex_of`
 
     def keep(self, arguments: dict[str, Any]) -> None:
         """Make attributes of the named arguments of ``__init__``, its ``locals()``; of ``…_config`` by `as_config`."""

@@ -101,9 +101,13 @@ CITATIONS = {
   note = {arXiv:2402.16829}
 }""",
 }
-"""Entries by the names that models, objectives and trainers give."""
+"""Entries by the names that objectives, configs and trainers give."""
 
 
 def bibtex_of(sources: Iterable[str]) -> str:
-    """The entries of some methods, each once, in their order; empty where there is none."""
-    return "\n\n".join(CITATIONS[name] for name in dict.fromkeys(sources))
+    """The entries of some methods, each once, in their order; empty where there is none.
+
+    Args:
+        sources: names in `CITATIONS`, or, of a method from elsewhere, BibTeX itself.
+    """
+    return "\n\n".join(CITATIONS.get(name, name) for name in dict.fromkeys(sources))

@@ -124,7 +124,7 @@ class Objective(NamedTuple):
         formats: of rows that it compares.
         reads: the settings that it reads, of those that not every objective does; one that reads ``guide`` takes
             ``left_out``, see `info_nce`.
-        sources: what to cite, keys of `CITATIONS`.
+        sources: what to cite, see `bibtex_of`.
     """
 
     loss: Callable[..., Tensor]

@@ -77,7 +77,7 @@ class PublishingTrainer(ResumableTrainer):
 
     @property
     def sources(self) -> list[str]:
-        """What to cite for the training: the model's and the trainer's own, keys of `CITATIONS`."""
+        """What to cite for the training: the model's and the trainer's own, see `bibtex_of`."""
         return list(self.config_of_run.sources)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

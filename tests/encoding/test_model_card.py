@@ -91,6 +91,9 @@ def test_what_was_trained_is_cited():
     assert re.findall(r"^@\w+\{(\w+),$", text, flags=re.MULTILINE) == ["cacse", "gao2021simcse"]
     assert text.count("## Citation\n\n```bibtex\n@") == 1 and text.rstrip().endswith("}\n```")
     assert "Citation" not in render_card(CardFacts(title="x", what=""))
+    assert "@misc{mine, year={2026}}" in render_card(
+        CardFacts(title="x", what="", sources=["@misc{mine, year={2026}}"])
+    )
 
 
 def test_every_objective_and_model_has_something_to_cite():
