@@ -85,7 +85,7 @@ def test_it_builds_strictly_and_loads_nothing(tmp_path):
         assert not re.search(r"<(script|img|iframe)[^>]+src=[\"']?(https?:)?//", text), page
         assert not re.search(r"<link[^>]+rel=[\"']?(stylesheet|preconnect)[^>]+href=[\"']?(https?:)?//", text), page
     reference = tmp_path / "site" / "reference" / "python"
-    shown = {"CacseBertModel": "cascade_start_layer", "SentenceEncoder": "build_index", "nt_xent": "temperature"}
+    shown = {"CacseConfig": "cascade_start_layer", "SentenceEncoder": "build_index", "nt_xent": "temperature"}
     for name, told in shown.items():
         assert told in (reference / f"{name}.html").read_text(encoding="utf-8")
 
