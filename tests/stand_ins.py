@@ -64,7 +64,11 @@ RUNS += ["runs/tncse_bert", "runs/tncse_roberta"]
 
 HUB_DATA = {"owner/dataset": "my_sentences.txt", "SeanLee97/all_nli_angle_format_b": "angle.jsonl"}
 HUB_DATA["SeanLee97/all_nli_aug_angle_format_b"] = "angle.jsonl"
+HUB_DATA |= {"stsb_zh=mteb/STSB@validation": "stsb_zh=zh_pairs.tsv", "lcqmc=C-MTEB/LCQMC@test": "lcqmc=my_test.tsv"}
+HUB_DATA |= {f"{code}=PhilipMay/stsb_multi_mt:{code}@dev": f"{code}={code}.tsv" for code in ("de", "fr")}
 """A data set's name cannot be a folder's: the file in its place."""
+NARROW = {"384": "48", "128": "24", "64": "12"}
+"""Dimensions that a stand-in's vectors have, for those of the documents."""
 DEV = "stsb=sts-dev.csv"
 """In the place of STS-B on the hub."""
 
@@ -212,6 +216,11 @@ def make_translators(place: Path) -> None:
 def short(name: str, given: Sequence[str] = ()) -> list[str]:
     """The flags of a command, with those that make it short and keep it off the hub."""
     flags = [HUB_DATA.get(word, word) for word in given]
+    for flag in {"--matryoshka_dims", "--truncate_dim"} & set(flags):
+        for place in range(flags.index(flag) + 1, len(flags)):
+            if flags[place].startswith("--"):
+                break
+            flags[place] = NARROW.get(flags[place], flags[place])
     if name in ("train", "distill"):
         recipe = read_recipe(find_recipe(flags[flags.index("--config") + 1])) if "--config" in flags else {}
         scored = "none" not in flags  # --evaluation none

@@ -4,6 +4,7 @@ import ast
 import importlib
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import cacse_trainer
+from cacse_trainer import losses
 from cacse_trainer.cli.main import COMMANDS
 from cacse_trainer.settings.resources import recipe_names
 from tests.conftest import ROOT
@@ -19,6 +22,8 @@ from tests.documents import blocks, check_command, commands
 from tests.stand_ins import enter, link_tree, make_place, run, why_not
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
+LOSSES = ("nt_xent", "info_nce", "distillation_loss", "cosent_loss", "angle_loss")
+"""With a page of their own; the others share one."""
 SMALL = {  # what makes a command of the quick start short
     "train": ["--max_steps", "2", "--eval_steps", "2", "--save_steps", "2"],
     "distill": ["--max_steps", "2", "--eval_steps", "2", "--save_steps", "2"],
@@ -79,9 +84,27 @@ def test_it_builds_strictly_and_loads_nothing(tmp_path):
         text = page.read_text(encoding="utf-8")
         assert not re.search(r"<(script|img|iframe)[^>]+src=[\"']?(https?:)?//", text), page
         assert not re.search(r"<link[^>]+rel=[\"']?(stylesheet|preconnect)[^>]+href=[\"']?(https?:)?//", text), page
-    python = (tmp_path / "site" / "reference" / "python.html").read_text(encoding="utf-8")
-    for name in ("CacseTrainer", "SentenceEncoder", "nt_xent", "load_reference_checkpoint", "build_index"):
-        assert name in python
+    reference = tmp_path / "site" / "reference" / "python"
+    shown = {"CacseConfig": "cascade_start_layer", "SentenceEncoder": "build_index", "nt_xent": "temperature"}
+    for name, told in shown.items():
+        assert told in (reference / f"{name}.html").read_text(encoding="utf-8")
+
+
+def test_every_name_of_the_public_surface_has_a_page():
+    pages = {page.stem for page in (ROOT / "docs" / "reference" / "python").glob("*.md")}
+    assert pages - {"other_losses"} == {*cacse_trainer.__all__, *LOSSES} - {"__version__"}
+    others = (ROOT / "docs" / "reference" / "python" / "other_losses.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^::: cacse_trainer\.losses\.(\w+)$", others, flags=re.MULTILINE)
+    assert sorted([*listed, *LOSSES]) == sorted(losses.__all__)
+
+
+def test_the_page_of_settings_is_that_of_the_parsers():
+    """Of transformers' own settings only where its version is the page's."""
+    script = runpy.run_path(str(ROOT / "scripts" / "write_settings.py"))
+    page, made = script["PAGE"].read_text(encoding="utf-8"), script["text"]()
+    if script["heading"]() not in page:
+        page, made = (text.partition("## Of transformers")[0] for text in (page, made))
+    assert page == made, "call python scripts/write_settings.py"
 
 
 @pytest.fixture(scope="module")

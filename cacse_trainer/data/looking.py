@@ -82,6 +82,12 @@ def look_at(
 
 def _by_content(source: Source, names: list[str]) -> Look:
     """The texts and the label of several columns."""
+    if sentence := next((name for name in names if _is_sentence(name)), None):
+        example = "sentence1, sentence2, score" if any(map(is_number, names)) else "anchor, positive"
+        raise UserError(
+            f"{source.name}: its first line seems to be a row, not names of columns ({sentence[:40]!r}); put a line "
+            f"with names before it, such as {example}, with the file's own separator"
+        )
     values = {name: found for name, found in _head(source, names).items() if found}
     numbers = [name for name, found in values.items() if all(is_number(str(value)) for value in found)]
     texts = [name for name in values if name not in numbers and _is_text(values[name])]
@@ -108,7 +114,15 @@ def _by_content(source: Source, names: list[str]) -> Look:
         return Look(tuple(columns), label=labels[0] if labels else None, by_name=by_name)
     if len(columns) == 1 or by_name or any(NEGATIVE.fullmatch(name) for name in columns):
         return Look(tuple(columns), by_name=by_name)
-    raise UserError(f"{source.name}: which of its columns ({listed})? name them with --text_columns")
+    raise UserError(
+        f"{source.name}: which of its columns ({listed})? name them with --text_columns: one; two that belong "
+        "together; three or more, anchor, positive and hard negatives in this order"
+    )
+
+
+def _is_sentence(name: str) -> bool:
+    """Whether a column's name is a text, as where a file has no header."""
+    return len(name) > 50 or name.count(" ") > 3 or name.endswith((".", "?", "!", "。", "？", "！"))
 
 
 def _order(name: str) -> int:

@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from cacse_trainer.encoding.lineage import HUB_ID
 from cacse_trainer.models.base import Export
+from cacse_trainer.models.citations import bibtex_of
 from cacse_trainer.version import __version__
 
 CARD = """---
@@ -38,6 +39,14 @@ Measured on this very folder, {{ measure }} ×100.
 {{ training }}
 
 Written with {{ versions }}.
+{%- if citation %}
+
+## Citation
+
+```bibtex
+{{ citation }}
+```
+{%- endif %}
 """
 """Filled in by huggingface_hub's `ModelCard`."""
 
@@ -104,6 +113,7 @@ class CardFacts:
         start: the same of what training started from, as its own folder states it.
         start_pooling: how that one is read.
         settings: training settings worth repeating.
+        sources: what to cite for the training, see `bibtex_of`.
         data: the training text, in words.
         usage: Python that loads the folder, see `usage_of`.
         license: licence id, when known.
@@ -121,6 +131,7 @@ class CardFacts:
     start: dict[str, float] = field(default_factory=dict)
     start_pooling: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    sources: list[str] = field(default_factory=list)
     data: str = ""
     usage: str = ""
     license: str | None = None
@@ -130,7 +141,7 @@ class CardFacts:
         return self.metrics.get(name, SPEARMAN)
 
 
-RECORDED = ("base_models", "base_ids", "languages", "datasets", "start", "start_pooling", "data", "settings")
+RECORDED = ("base_models", "base_ids", "languages", "datasets", "start", "start_pooling", "data", "settings", "sources")
 """Facts that a run's report keeps for the cards of later exports of its checkpoints."""
 
 
@@ -205,6 +216,7 @@ def render_card(facts: CardFacts) -> str:
             {name: str(value).replace("|", "/") for name, value in training.items() if value not in ("", None)},
             *("setting", "value"),
         ),
+        citation=bibtex_of(facts.sources),
         versions=", ".join([f"cacse-trainer {__version__}", *(f"{name} {version(name)}" for name in PACKAGES)]),
     )
     return f"{card}\n"

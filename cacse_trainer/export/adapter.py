@@ -23,6 +23,7 @@ from cacse_trainer.encoding.sentence_transformers import LENGTH, MODULES, PROMPT
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import writing_folder
 from cacse_trainer.models.adapters import CONFIG_FILE, PREFIX, STATE, base_model_of
+from cacse_trainer.models.citations import bibtex_of
 from cacse_trainer.settings.resources import public_name
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,12 @@ from peft import PeftModel
 from transformers import AutoModel
 
 model = PeftModel.from_pretrained(AutoModel.from_pretrained("{{ base }}"), "{{ path }}")
+```
+
+## Citation
+
+```bibtex
+{{ citation }}
 ```
 """
 """Filled in by huggingface_hub's `ModelCard`."""
@@ -131,6 +138,7 @@ def _card(run: Path, trained: Loaded, license: str | None) -> str:
         prompt="none" if config.prompt_template is None else f"`{config.prompt_template}`",
         eos="yes" if config.append_eos else "no",
         directions="none" if start is None else f"from {start} on (from 0)",
+        citation=bibtex_of(config.sources),
         by_hand="" if start is None else ", and its layers are causal there, which gives other vectors",
     )
     return f"{card}\n"

@@ -68,7 +68,8 @@ def export(
     model.eval()
     found = [replace(one, name=name or one.name) for one in contract_of(model).exports(facts.title)]
     sets = as_dev_sets(dev_sets or {})
-    facts = replace(facts, metrics={name: one.metric for name, one in sets.items()})
+    sources = facts.sources or list(model.config.sources)
+    facts = replace(facts, metrics={name: one.metric for name, one in sets.items()}, sources=sources)
     plain = [one.name for one in found if not (one.needs_package or one.own_module)]
     found = [replace(one, what=one.what + describe_needs(one, plain)) for one in found]
     return {one.name: _export(one, tokenizer, Path(output_dir), facts, sets, prompts or {}) for one in found}

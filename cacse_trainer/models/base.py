@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
@@ -141,6 +141,8 @@ def as_config(config: PretrainedConfig | dict[str, Any] | None) -> PretrainedCon
 
 class SentenceConfig(PretrainedConfig):
     """Base of the configs of sentence models: by it the loader knows that a folder's model pools by itself."""
+
+    sources: ClassVar[Any] = ()  # what to cite for the loss, see `bibtex_of`
 
     def keep(self, arguments: dict[str, Any]) -> None:
         """Make attributes of the named arguments of ``__init__``, its ``locals()``; of ``…_config`` by `as_config`."""

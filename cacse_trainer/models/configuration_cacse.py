@@ -36,6 +36,7 @@ class CacseConfig(TwoTowersConfig):
     model_type = "cacse"
     sub_configs = {**TwoTowersConfig.sub_configs, "constraint_config": AutoConfig}  # noqa: RUF012 - read by transformers as a class attribute
     method = "CACSE"
+    sources = ("cacse",)
 
     def __init__(
         self,

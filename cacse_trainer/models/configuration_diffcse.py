@@ -31,6 +31,7 @@ class DiffcseConfig(SentenceEmbeddingConfig):
     """
 
     model_type = "diffcse"
+    sources = ("diffcse",)
     sub_configs = {"encoder_config": AutoConfig, "generator_config": AutoConfig}  # noqa: RUF012 - transformers' convention
 
     def __init__(

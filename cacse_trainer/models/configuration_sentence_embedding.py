@@ -148,6 +148,13 @@ class SentenceEmbeddingConfig(SentenceConfig):
     """Standard deviation with which new linear layers are drawn, as the encoder's own were."""
 
     @property
+    def sources(self) -> Any:
+        """What to cite: of the objective, and of what is around it."""
+        eos, both = self.objective == "info_nce" and self.append_eos, self.bidirectional_start_layer is not None
+        found = ("sts_cft",) if eos else OBJECTIVES[self.objective].sources
+        return (*(("bellm",) if both else ()), *found, *(("matryoshka",) if self.matryoshka_dims else ()))
+
+    @property
     def vocab_size(self) -> int:
         """The encoder's vocabulary; set, it is that of every model in here."""
         return self.encoder_config.vocab_size

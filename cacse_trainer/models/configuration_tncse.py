@@ -20,6 +20,7 @@ class TncseConfig(TwoTowersConfig):
 
     model_type = "tncse"
     method = "TNCSE"
+    sources = ("tncse",)
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ class TsdaeConfig(SentenceEmbeddingConfig):
     """
 
     model_type = "tsdae"
+    sources = ("tsdae",)
 
     def __init__(
         self,

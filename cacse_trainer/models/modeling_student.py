@@ -30,6 +30,7 @@ class StudentConfig(SentenceEmbeddingConfig):
     """
 
     model_type = "student"
+    sources = ("cacse",)  # whose release distils vectors so
 
     def __init__(
         self,

@@ -124,30 +124,37 @@ class Objective(NamedTuple):
         formats: of rows that it compares.
         reads: the settings that it reads, of those that not every objective does; one that reads ``guide`` takes
             ``left_out``, see `info_nce`.
+        sources: what to cite, see `bibtex_of`.
     """
 
     loss: Callable[..., Tensor]
     negatives: Callable[[int], int]
     formats: tuple[str, ...] = (PAIR, TRIPLET)
     reads: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 COMBINED = ("cosine_weight", "ibn_weight", "angle_weight", "ranking_scale")  # what a sum of losses reads
 GUIDED = ("within_view_negatives", "guide", "guide_margin", "guide_margin_type")
 OBJECTIVES: dict[str, Objective] = {
     "info_nce": Objective(
-        info_nce_objective, lambda batch: batch - 1, (PAIR, TRIPLET, NEGATIVES), ("hard_negative_weight", *GUIDED)
+        info_nce_objective,
+        lambda batch: batch - 1,
+        (PAIR, TRIPLET, NEGATIVES),
+        ("hard_negative_weight", *GUIDED),
+        ("simcse",),
     ),
-    "nt_xent": Objective(nt_xent_objective, lambda batch: 2 * batch - 2, (PAIR,)),
-    "cosent": Objective(cosent_objective, lambda batch: 0, (LABELLED, TRIPLET), ("ranking_scale",)),
-    "angle": Objective(angle_objective, lambda batch: 0, (LABELLED, TRIPLET), ("ranking_scale",)),
+    "nt_xent": Objective(nt_xent_objective, lambda batch: 2 * batch - 2, (PAIR,), sources=("simcse",)),
+    "cosent": Objective(cosent_objective, lambda batch: 0, (LABELLED, TRIPLET), ("ranking_scale",), ("cosent",)),
+    "angle": Objective(angle_objective, lambda batch: 0, (LABELLED, TRIPLET), ("ranking_scale",), ("angle",)),
     "angle_combined": Objective(
         angle_combined_objective,
         lambda batch: batch - 1,
         (LABELLED, PAIR, TRIPLET),
         (*COMBINED, "cln_weight", "positive_threshold"),
+        ("angle",),
     ),
-    "bellm": Objective(bellm_objective, lambda batch: batch - 1, (TRIPLET,), COMBINED),
+    "bellm": Objective(bellm_objective, lambda batch: batch - 1, (TRIPLET,), COMBINED, ("bellm", "angle")),
 }
 """Every objective by name."""
 SPLITS_VECTORS = ("angle", "angle_combined", "bellm")

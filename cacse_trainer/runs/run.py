@@ -170,6 +170,7 @@ class TrainingRun:
                 license=args.hub_license,
                 data=f"{', '.join(self.text_names)}, {self.data_facts.get('kept', 'streamed')} rows",
                 settings=card_settings(self.model_args, self.data_args, args, self.parsed.recipe),
+                sources=trainer.sources,
             )
             if args.export:
                 result.exported = trainer.write_export(folder / EXPORT, facts, sets)

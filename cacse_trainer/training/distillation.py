@@ -203,6 +203,13 @@ class DistillationTrainer(CacseTrainer):
         if self.ranking is None and self.model_of_run.loads_from_folder:  # another module states no width
             check_widths(self.model_of_run, self.teacher)
 
+    @property
+    def sources(self) -> list[str]:
+        """Of a ranking its own, else of the distillation of vectors."""
+        if self.ranking is None:
+            return super().sources
+        return ["rankcse", "distillcse"] if self.ranking.kind == "listnet" else ["rankcse"]
+
     def effective_negatives(self, batch_size: int) -> int:
         """Every other row of the 2B teacher and student vectors but the partner; in a ranking the other sentences."""
         return 2 * batch_size - 2 if self.ranking is None else batch_size - 1

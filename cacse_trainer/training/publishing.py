@@ -75,6 +75,11 @@ class PublishingTrainer(ResumableTrainer):
         """Of a plain module one of nothing."""
         return self.model_of_run.config
 
+    @property
+    def sources(self) -> list[str]:
+        """What to cite for the training: the model's and the trainer's own, see `bibtex_of`."""
+        return list(self.config_of_run.sources)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `ResumableTrainer`'s: the training model, to go on with or to export later.
 
@@ -140,6 +145,7 @@ class PublishingTrainer(ResumableTrainer):
             license=license,
             data=", ".join(filter(None, (data, rows))),
             settings=training_settings(self.args, temperature, self.max_seq_length),
+            sources=self.sources,
         )
         return self.write_export(Path(output_dir or Path(str(self.args.output_dir)) / EXPORT), facts, sets)
 

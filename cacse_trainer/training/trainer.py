@@ -221,6 +221,11 @@ class CacseTrainer(ScoringTrainer):
         """Negatives of each row in a batch of so many rows."""
         return self.model_of_run.effective_negatives(batch_size)
 
+    @property
+    def sources(self) -> list[str]:
+        """The model's, and a guide's."""
+        return [*super().sources, *(["gist"] if self.guide is not None else [])]
+
     def log_description(self) -> dict[str, Any]:
         """Log `describe` and what the reader can act on; returns it."""
         return tell(self)

@@ -110,6 +110,7 @@ def test_export_of_a_checkpoint(command, tmp_path, dev_file, capsys):
     card = (out / "ensemble" / "README.md").read_text()
     for row in (f"stsb | {score:.2f}", "learning rate | 0.001", "training text | sentences.txt, 64 rows", "batch | 8"):
         assert f"| {row}" in card
+    assert "@misc{cacse," in card
     capsys.readouterr()
     assert run(export.main, [*arguments, "--dev_file", f"mine={dev_file}"]) == 0
     assert f"mine {score:.2f}" in capsys.readouterr().out

@@ -1,11 +1,20 @@
 """Cards: what is known stands in the metadata under its right name, and nothing else does."""
 
 import math
+import re
 
 from huggingface_hub import ModelCard
 
 from cacse_trainer.encoding.lineage import hub_data_sets, known_of
 from cacse_trainer.encoding.model_card import CardFacts, render_card
+from cacse_trainer.models import CacseConfig, TncseConfig
+from cacse_trainer.models.citations import CITATIONS, bibtex_of
+from cacse_trainer.models.configuration_diffcse import DiffcseConfig
+from cacse_trainer.models.configuration_ensemble import EnsembleConfig
+from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
+from cacse_trainer.models.configuration_tsdae import TsdaeConfig
+from cacse_trainer.models.modeling_student import StudentConfig
+from cacse_trainer.models.objectives import OBJECTIVES
 
 START = """---
 language: [en, de]
@@ -74,3 +83,37 @@ def test_the_hubs_data_sets(tmp_path, monkeypatch):
     (tmp_path / "owner" / "text").touch()
     names = ["owner/pairs:large@train", "owner/text", "mine.csv", "data/mine.jsonl.gz", "sample:sentences.txt", "stsb"]
     assert hub_data_sets(names) == ["owner/pairs"]
+
+
+def test_what_was_trained_is_cited():
+    """BibTeX of its methods, each once, and no section where nothing is known of them."""
+    text = ModelCard(render_card(CardFacts(title="x", what="", sources=["cacse", "simcse", "cacse"]))).text
+    assert re.findall(r"^@\w+\{(\w+),$", text, flags=re.MULTILINE) == ["cacse", "gao2021simcse"]
+    assert text.count("## Citation\n\n```bibtex\n@") == 1 and text.rstrip().endswith("}\n```")
+    assert "Citation" not in render_card(CardFacts(title="x", what=""))
+    assert "@misc{mine, year={2026}}" in render_card(
+        CardFacts(title="x", what="", sources=["@misc{mine, year={2026}}"])
+    )
+
+
+def test_every_objective_and_model_has_something_to_cite():
+    entries = "\n".join(CITATIONS.values())
+    assert entries.count("{") == entries.count("}") and len(re.findall(r"^@", entries, flags=re.MULTILINE)) == 13
+    for name in OBJECTIVES:
+        assert bibtex_of(SentenceEmbeddingConfig(objective=name).sources), name
+    bert = {"model_type": "bert"}
+    cases = [
+        (SentenceEmbeddingConfig(), ("simcse",)),
+        (SentenceEmbeddingConfig(pooling="mean", matryoshka_dims=[64]), ("simcse", "matryoshka")),
+        (SentenceEmbeddingConfig(append_eos=True), ("sts_cft",)),
+        (SentenceEmbeddingConfig(objective="cosent", bidirectional_start_layer=3), ("bellm", "cosent")),
+        (SentenceEmbeddingConfig(objective="bellm"), ("bellm", "angle")),
+        (CacseConfig(bert, bert, bert), ("cacse",)),
+        (TncseConfig(bert, bert), ("tncse",)),
+        (DiffcseConfig(bert, bert), ("diffcse",)),
+        (TsdaeConfig(bert), ("tsdae",)),
+        (StudentConfig(bert), ("cacse",)),
+        (EnsembleConfig(), ()),
+    ]
+    for config, sources in cases:
+        assert config.sources == sources and "sources" not in config.to_dict()

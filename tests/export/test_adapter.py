@@ -70,7 +70,7 @@ def test_its_config_and_card_say_how_it_is_read(place):
     assert (config["pooling"], config["prompt_template"], config["bidirectional_start_layer"]) == ("mean", PROMPT, 1)
     assert json.loads((folder / "out" / "adapter_config.json").read_text())["base_model_name_or_path"] == base
     card = (folder / "out" / "README.md").read_text()
-    for words in ("llama", PROMPT, "| pooling | mean |", "from 1 on (from 0)", "library_name: peft"):
+    for words in ("llama", PROMPT, "| pooling | mean |", "from 1 on (from 0)", "library_name: peft", "{li2024bellm,"):
         assert words in card
     data = ModelCard(card).data.to_dict()
     assert data["license"] == "other: mine" and "base_model" not in data  # a folder of this machine is none of the hub

@@ -125,7 +125,12 @@ def test_labels_that_are_all_1_are_pairs(chosen):
         ({"a": FIRST, "b": SECOND, "label": labels("entailment", "neutral")}, "label_column label, as a number"),
         ({"a": FIRST, "b": SECOND, "same": labels(True, False)}, "label_column same, as a number"),
         ({"a": FIRST, "b": SECOND, "same": labels("yes", "no")}, "label_column same, as a number"),
-        ({"a": FIRST, "b": SECOND, "c": SECOND}, "which of its columns"),
+        ({"a": FIRST, "b": SECOND, "c": SECOND}, "which of its columns .* anchor, positive and hard negatives in this"),
+        (
+            {FIRST[0]: FIRST, SECOND[0]: SECOND, "1.2": labels(0, 1)},
+            "names before it, such as sentence1, sentence2",
+        ),
+        ({"什么时候？": FIRST, "明天": SECOND}, "its first line seems to be a row"),
         ({"a": FIRST, "b": SECOND, "same": labels(0, 1, None)}, "the score is None"),
         ({"a": FIRST, "b": SECOND, "same": labels("0", "1", "NaN")}, "the score is 'NaN'"),
     ],
@@ -182,6 +187,25 @@ def test_a_batch_of_none_is_left_to_the_settings(chosen, flag):
 def test_max_steps_below_zero_means_epochs(chosen):
     found = chosen(["--max_steps", "-1"], anchor=FIRST, positive=SECOND)
     assert found["num_train_epochs"] == "3" and "max_steps" not in found
+
+
+def test_the_reasons_are_true(chosen, caplog, tmp_path):
+    """Looks, lengths and what is missing are told as they are; a finished run of the same text is left alone."""
+    with caplog.at_level(logging.INFO, logger="cacse_trainer"):
+        chosen(["--max_steps", "3"], anchor=[f"{text} " * 40 for text in FIRST], positive=SECOND)
+        assert "3 looks at the dev set" in caplog.text and "50% of the texts fit, the others are cut" in caplog.text
+        caplog.clear()
+        found = chosen(["--senteval_data", "nowhere"], name="mine.txt", text=FIRST)
+        assert "no pairs to hold out, STS-B neither here nor on the hub: nothing judges; give" in caplog.text
+        chosen(name="mine.txt", text=[f"今天天气很好，我们去公园散步{number}。" for number in range(240)])
+        assert "STS-B is English: nothing judges; give --dev_file (such as mteb/STSB@validation)" in caplog.text
+        assert found["output_dir"] == "runs/mine"
+        (tmp_path / "runs" / "mine").mkdir(parents=True)
+        (tmp_path / "runs" / "mine" / "training_report.json").touch()
+        assert chosen(name="mine.txt", text=FIRST)["output_dir"] == "runs/mine_2"
+        assert "runs/mine holds a finished run" in caplog.text
+    resumed = chosen(["--resume_from_checkpoint", "last"], name="mine.txt", text=FIRST)
+    assert resumed["output_dir"] == "runs/mine"
 
 
 def test_labels_are_never_dropped(tmp_path):

@@ -110,6 +110,7 @@ def test_a_run_with_a_guide_logs_what_is_left_out_and_saves_the_model_alone(comm
     assert names == {"encoder"}
     card = (tmp_path / "run" / "export" / "encoder" / "README.md").read_text()
     assert "the first 32, 8 coordinates of its vectors serve by themselves" in card
+    assert all(f"{cited}," in card for cited in ("gao2021simcse", "kusupati2022matryoshka", "solatorio2024gist"))
 
 
 def test_the_step_is_the_plain_formula(guide_folder, masked_lm, make_trainer, tiny_tokenizer):

@@ -62,6 +62,7 @@ def test_exported_as_by_a_run(make_trainer, tmp_path, caplog):
     assert "needs `cacse_trainer`, imported before" in lead and "`tower_a` and `tower_b`, beside it" in lead
     for words in ("sentences of a park, 64 rows", "license: mit", "| temperature | 0.05 |", "| batch | 8 |"):
         assert words in card
+    assert card.count("@misc{cacse,") == card.count("```bibtex") == 1
     trainer.model.eval()
     for name, tower in (("tower_a", trainer.model.tower_a), ("tower_b", trainer.model.tower_b)):
         assert AutoModel.from_pretrained(folder / name).config.model_type == tower.config.model_type

@@ -100,6 +100,7 @@ def test_the_head_serves_the_loss_alone(make_trainer):
     assert_near(model.embed(**inputs), model.encoder(**inputs).last_hidden_state[:, 0])
     (export,) = model.exports("x")
     assert export.pooling == "cls" and export.dense is None
+    assert trainer.sources == ["rankcse"]  # of listmle, what the card cites
 
 
 @pytest.mark.parametrize("kind", ["listnet", "listmle"])
