@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from cacse_trainer import DiffCSE, SentenceEncoder, SimCSE, load_sentences
-from cacse_trainer.cli import distill, evaluate, import_reference, sweep, train
+from cacse_trainer.cli import demo, distill, evaluate, import_reference, search, sweep, train
 from cacse_trainer.cli.common import run
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.bidirectional import tell_of_environment
@@ -81,7 +81,9 @@ def test_scripts_start_by_sh_too(script):
 
 def test_every_old_flag_has_its_row_and_its_answer(capsys):
     page = (ROOT / "docs" / "migrating.md").read_text()
-    known = {flag for module in (train, evaluate, distill) for flag in module.parser()._option_string_actions}
+    known = {
+        flag for module in (train, evaluate, distill, demo, search) for flag in module.parser()._option_string_actions
+    }
     for name, instead in COUNTERPARTS.items():
         assert f"| `--{name}` |" in page or f"`--{name} " in page or f"`--{name}`" in page, name
         for word in re.findall(r"(?<![\w-])--[a-z0-9_]+", instead):
