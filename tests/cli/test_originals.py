@@ -90,6 +90,17 @@ def test_every_old_flag_has_its_row_and_its_answer(capsys):
             assert word in known | {"--checkpoint", "--revision"}, (name, word)
 
 
+def test_what_pages_of_the_originals_write_behind_a_model(tiny_towers, monkeypatch):
+    """``AnglE.from_pretrained(…).cuda()``, ``encode(…, to_numpy=True)``, and torch's ``eval``."""
+    encoder = SentenceEncoder(tiny_towers("bert")[0], "mean", device="cpu")
+    assert encoder.eval() is encoder and encoder.cpu() is encoder
+    assert encoder.encode([{"text": "a man"}], to_numpy=True).shape == (1, 32)
+    with pytest.raises(UserError, match="to_numpy=False is not supported; give convert_to_tensor=True"):
+        encoder.encode(["a man"], to_numpy=False)
+    monkeypatch.setattr(SentenceEncoder, "to", lambda self, device: device)
+    assert encoder.cuda() == "cuda"
+
+
 def test_all_unknown_flags_are_answered_at_once(small, capsys):
     assert run(train.main, [*small, "--temp", "0.05", "--pooler_type=cls", "--learning_rat", "1e-5"]) == 2
     told = capsys.readouterr().err

@@ -15,7 +15,7 @@ from pathlib import Path
 
 NAME = "models--sentence-transformers-testing--stsb-bert-tiny-safetensors"
 REVISION = "0" * 40
-SHARE = 4
+SHARE = 3
 FILES = ("tests/sentence_transformer/test_model.py", "tests/base/test_model.py")
 
 
