@@ -1,9 +1,10 @@
 """The test suites of transformers and sentence-transformers, of the installed versions; nothing of them is kept here.
 
-pip fetches transformers' source distribution once into a folder of its own (``CACSE_PEERS``, default ``~/.cache/cacse-trainer/peers``). What the
-suites import and the distribution leaves out, tests of generation and of exporters, has empty stand-ins: no model here
-generates, and `tests/export/test_dynamic.py` runs the exporters. sentence-transformers' distribution has no tests: they
-are cloned, or stand already in that folder, as ``sentence-transformers-VERSION``.
+pip fetches transformers' source distribution once into a folder of its own (``CACSE_PEERS``, default
+``~/.cache/cacse-trainer/peers``). What the suites import and the distribution leaves out, tests of generation and of
+exporters, has empty stand-ins: no model here generates, and `tests/export/test_dynamic.py` runs the exporters.
+sentence-transformers' distribution has no tests: they are cloned, or stand already in that folder, as
+``sentence-transformers-VERSION``.
 """
 
 import importlib
