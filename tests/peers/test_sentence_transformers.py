@@ -26,6 +26,8 @@ INAPPLICABLE = {
     "test_safe_serialization": (("head",), "counts one file of weights, and the layer behind the pooling has its own"),
     "test_load_local_without_normalize_directory": (("head",), "names the folder after the pooling 2_Normalize"),
     "test_modules_and_path_combo_warns_and_loads_from_path": (("head",), "counts two modules"),
+    "test_prompts": (("prompts",), "begins with a model that has none"),
+    "test_save_load_prompts": (("prompts",), "begins with a model that has none"),
     "test_device_argument_warns_when_device_map_present": (ALL, "wants another version's words of a warning"),
 }
 """Tests that may fail for a good reason: on which exports, and why."""
