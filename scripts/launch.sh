@@ -31,7 +31,8 @@ with_quickstart() {
     esac
 }
 
-# launch COMMAND [--nproc N] ARGUMENTS…: one process stays one process; several go through accelerate.
+# launch COMMAND [--nproc N] ARGUMENTS…: one process stays one process; N go through torchrun, which starts N with and
+# without GPUs (accelerate launch starts one where it finds none); ACCELERATE_CONFIG=FILE goes through accelerate.
 launch() {
     local command="$1" processes=1 passed_on=()
     shift

@@ -93,6 +93,7 @@ def usage() -> str:
 
 GO_ON = -1
 """What `_answer` returns where a command must be run."""
+PLACE = "cacse_trainer.cli."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,6 +103,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with output_mode(quiet=False, as_json="--json" in given):
         code = guarded(lambda: _answer(given))
     return guarded(lambda: _run(given[0], given[1:])) if code == GO_ON else code
+
+
+def answer_module(words: Sequence[str]) -> int:
+    """What `main` answers without the libraries, for ``python -m cacse_trainer.cli.COMMAND``.
+
+    Args:
+        words: of the command line, the interpreter's own first, as in ``sys.orig_argv``.
+
+    Returns:
+        The exit code, or `GO_ON` where the command must be run.
+    """
+    place = next(number for number, word in enumerate(words) if PLACE in word)
+    module = words[place].rpartition(PLACE)[2]
+    name = next((command for command, file in MODULES.items() if file == module), module)
+    if name not in COMMANDS:
+        return GO_ON
+    given = [name, *words[place + 1 :]]
+    with output_mode(quiet=False, as_json="--json" in given):
+        return guarded(lambda: _answer(given))
 
 
 def _answer(arguments: Sequence[str]) -> int:

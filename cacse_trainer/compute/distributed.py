@@ -5,6 +5,7 @@ Every function is the identity on one process, so callers need no branch.
 
 import contextlib
 import datetime
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 _working_alone = False
 
@@ -42,8 +45,27 @@ def rank() -> int:
     return dist.get_rank() if is_distributed() else 0
 
 
+def launched_alone() -> str | None:
+    """What to tell where ``accelerate launch`` was asked for several processes and has started this one only.
+
+    It does so with ``--cpu``, and wherever it finds no GPU, unless MPI starts them. Of several it leaves the address to
+    meet at in the environment, and only torchrun and MPI say there how many there are.
+    """
+    environment = os.environ
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment
+    counted = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+    if not by_accelerate or any(name in environment for name in counted):
+        return None
+    return (
+        "accelerate launch was asked for several processes and has started one: without a GPU it needs MPI for more; "
+        "start them with torchrun --nproc_per_node N -m cacse_trainer.cli.… (bash run_unsup_example.sh --nproc N)"
+    )
+
+
 def join_processes(devices: Sequence[str] | None) -> None:
     """Join the other processes when torchrun started several; each takes the GPU of its number."""
+    if (told := launched_alone()) is not None:
+        logger.warning("%s", told)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
     on_gpu = torch.cuda.is_available() and (not devices or list(devices) == ["cuda"])

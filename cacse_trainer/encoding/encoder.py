@@ -193,6 +193,18 @@ class SentenceEncoder(BaseEncoder):
                 module.to(device)
         return self
 
+    def cuda(self) -> "SentenceEncoder":
+        """Move the model to the GPU, as a module of torch."""
+        return self.to("cuda")
+
+    def cpu(self) -> "SentenceEncoder":
+        """Move the model to the CPU, as a module of torch."""
+        return self.to("cpu")
+
+    def eval(self) -> "SentenceEncoder":
+        """Nothing: an encoder always is in eval mode."""
+        return self
+
     def fingerprint(self) -> str:
         """A hash of the weights; of those in float32, before they were cast to the dtype."""
         return self._fingerprint or fingerprint(self.model, self._drawn)

@@ -8,12 +8,16 @@ import torch
 
 from cacse_trainer.errors import UserError
 
-ASKS_NOTHING: dict[str, Any] = {"output_value": "sentence_embedding", "pool": None, "chunk_size": None}
-"""Arguments of the library's ``encode`` by the value that changes nothing."""
+ASKS_NOTHING: dict[str, Any] = {
+    **{"output_value": "sentence_embedding", "pool": None, "chunk_size": None},
+    "to_numpy": True,
+}
+"""Arguments of the library's ``encode``, and of AnglE's, by the value that changes nothing."""
 INSTEAD = {
     "output_value": "only vectors of sentences are given; those of tokens are AutoModel's, of the same folder",
     "pool": "give several devices, device=['cuda:0', 'cuda:1'], and the processes start by themselves",
     "chunk_size": "leave it out: it follows from the devices",
+    "to_numpy": "give convert_to_tensor=True",
 }
 
 

@@ -195,10 +195,26 @@ def answers_of(found: QueryMetrics) -> Answers:
 
 
 def as_dev_set(value: Dataset | RetrievalSet | DevSet) -> DevSet:
-    """Graded pairs and retrieval sets as what they are scored by; a dev set as it is."""
+    """Graded pairs and retrieval sets as what they are scored by; a dev set as it is.
+
+    Raises:
+        UserError: it is none of these.
+    """
     if isinstance(value, DevSet):
         return value
-    return Retrieval(value) if isinstance(value, RetrievalSet) else GradedPairs(value)
+    if isinstance(value, RetrievalSet):
+        return Retrieval(value)
+    if not isinstance(value, Dataset):
+        raise UserError(
+            f"a dev set is a datasets.Dataset of graded pairs (sentence1, sentence2, score) or a RetrievalSet, not a "
+            f"{type(value).__name__}; of rows in memory: Dataset.from_list(rows)"
+        )
+    if not {"sentence1", "sentence2", "score"} <= set(value.column_names):
+        raise UserError(
+            f"a dev set is graded pairs (sentence1, sentence2, score) or a RetrievalSet, not rows of "
+            f"{', '.join(value.column_names)}; for vectors: trainer.embedder.vectors(sentences)"
+        )
+    return GradedPairs(value)
 
 
 def as_dev_sets(given: object) -> dict[str, DevSet]:

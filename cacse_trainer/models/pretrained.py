@@ -31,6 +31,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING,
 )
 from transformers.utils import cached_file
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from cacse_trainer.errors import UserError, one_line
 from cacse_trainer.files import check_entries
@@ -84,7 +85,11 @@ def load_encoder_model(path: str | Path, **loading: Any) -> tuple[Any, set[str]]
     if config is None:
         names = ("trust_remote_code", "revision")
         config = load_config(path, **{name: loading[name] for name in names if name in loading})
-    return load_weights(encoder_class(config, str(path)), path, config=config, **loading)
+    kind = encoder_class(config, str(path))
+    if not Path(path).exists() and find_file(path, ADAPTER_CONFIG_NAME) is not None:
+        # of a hub id AutoModel would take the adapter's base in its place; the class itself knows what to read
+        kind = MODEL_MAPPING.get(type(config), kind)
+    return load_weights(kind, path, config=config, **loading)
 
 
 def load_weights(

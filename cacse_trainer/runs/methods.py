@@ -132,7 +132,8 @@ def _unused(model_args: ModelArguments) -> Iterator[tuple[str, str]]:
             yield (
                 name,
                 f"{name} has no effect with adapter, which goes on as it was made: leave one of them out; for a new "
-                "adapter over the merged one give the earlier run's export/encoder as model, and no adapter",
+                "adapter over the merged one give as model the earlier run's export/encoder, or the folder that peft's "
+                "merge_and_unload was saved to, and no adapter",
             )
     elif model_args.lora_r is None:
         for name in of_a_new_adapter:

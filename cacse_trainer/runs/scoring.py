@@ -1,7 +1,7 @@
 """``do_train false``: what a run has made, else the model that it would start from, is scored; nothing is written."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,14 @@ def score_only(
         _, sets = with_held_out(preparation.load_training_text(data_args, args)[0], sets, data_args, args)
     if not sets.every:
         raise UserError("do_train false scores the dev sets, and there is none: leave evaluation as it is")
-    named = [name for name in models if name is not None]
-    if pooling == "cls" and not head:
-        pooling = RAW
-    encoder = _open(args, named, pooling, max_seq_length=data_args.eval_max_seq_length, **options)
+    made = _made(args)
+    if made is not None:
+        encoder = _open_made(made, parsed, args, pooling, data_args.eval_max_seq_length, options)
+    else:
+        named = [name for name in models if name is not None]
+        if pooling == "cls" and not head:
+            pooling = RAW
+        encoder = _open(args, named, pooling, max_seq_length=data_args.eval_max_seq_length, **options)
     if args.check:
         return RunResult(Path(str(args.output_dir)))
     found = read(public_name(encoder.name), encoder.pooling, encoder, sets.every)
@@ -70,19 +74,45 @@ def score_only(
     return RunResult(Path(str(args.output_dir)), summary=facts)
 
 
-def _open(args: CacseTrainingArguments, starts: Sequence[str], pooling: str | None, **options: Any) -> BaseEncoder:
+def _made(args: CacseTrainingArguments) -> Path | None:
+    """The model in the output folder, else its newest checkpoint."""
     folder = Path(str(args.output_dir))
-    how: Any = {"device": args.device, "dtype": torch.bfloat16 if args.bf16 else torch.float32}
-    length: Any = {"max_seq_length": options.pop("max_seq_length")}
-    made = folder if (folder / "config.json").is_file() else newest_whole(folder)
-    if made is not None:
-        trusted: Any = {"trust_remote_code": options.get("trust_remote_code", False)}
-        return open_encoders([str(made)], **how, **length, **trusted)
+    return folder if (folder / "config.json").is_file() else newest_whole(folder)
+
+
+def _reading(args: CacseTrainingArguments) -> dict[str, Any]:
+    return {"device": args.device, "dtype": torch.bfloat16 if args.bf16 else torch.float32}
+
+
+def _open_made(
+    made: Path,
+    parsed: Parsed,
+    args: CacseTrainingArguments,
+    pooling: str | None,
+    max_seq_length: int | None,
+    options: Mapping[str, Any],
+) -> BaseEncoder:
+    """What a run has made, as it states it; a pooling on the command line reads it otherwise.
+
+    Raises:
+        UserError: a flag would change what the model is made of.
+    """
+    fixed = ("adapter", "prompt_template", "append_eos", "bidirectional_start_layer")
+    for name in (name for name in fixed if name in parsed.flags):
+        raise UserError(f"{name} has no effect with do_train false here, {made} holds its own: leave it out")
+    poolings = [pooling if "pooling" in parsed.flags else None]
+    trusted = options.get("trust_remote_code", False)
+    return open_encoders(
+        [str(made)], poolings, max_seq_length=max_seq_length, trust_remote_code=trusted, **_reading(args)
+    )
+
+
+def _open(args: CacseTrainingArguments, starts: Sequence[str], pooling: str | None, **options: Any) -> BaseEncoder:
     if not starts:
-        raise UserError(f"nothing to score: no model is in output_dir {folder}, and none is named")
-    logger.info("no trained model in output_dir %s: the start itself is scored", folder)
+        raise UserError(f"nothing to score: no model is in output_dir {args.output_dir}, and none is named")
+    logger.info("no trained model in output_dir %s: the start itself is scored", args.output_dir)
     poolings = [pooling or _pooling_of(name, options.get("trust_remote_code", False)) for name in starts]
-    return open_encoders(starts, poolings, **how, **length, **options)
+    return open_encoders(starts, poolings, **_reading(args), **options)
 
 
 def _pooling_of(name: str, trust_remote_code: bool) -> str | None:

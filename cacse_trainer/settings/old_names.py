@@ -65,6 +65,31 @@ CACSE = {
     "alpha": "the weights of --teachers path=…,weight=…",
     "model_name_UC": "evaluate --model CACSE --model UC --weights 0.25 0.75",
 }
+PAIRS = {
+    "pretrain_model_path_1": "--tower_a",
+    "pretrain_model_path_2": "--tower_b",
+    "pretrain_subencoder_1": "--tower_a",
+    "pretrain_subencoder_2": "--tower_b",
+    "pretrain_tokenizer": f"{NOTHING}, the tokenizer is the tower's",
+    "tokenizer_path": f"{NOTHING}, the tokenizer is the model's: put its files into a folder that has none",
+    "train_mode": f"{NOTHING}, the columns of --train_file say it",
+    "num_ca_layers": f"{NOTHING}, JTCSE is not trained here, its released models are read",
+    "model_name_or_path_1": "evaluate --model A --model B",
+    "model_name_or_path_2": "evaluate --model A --model B",
+    "model_path1": "evaluate --model A --model B",
+    "model_path2": "evaluate --model A --model B",
+    "ensemble_UC": "evaluate --model A --model B --model UC",
+    "device": "--use_cpu, or the environment variable CUDA_VISIBLE_DEVICES",
+}
+"""Of TNCSE and JTCSE."""
+DEMO = {
+    "sentences_dir": "demo --corpus FILE",
+    "example_sentences": "demo --corpus FILE",
+    "example_query": "search --query, or the field of the page",
+    "ip": "demo --host",
+    "load_light": f"{NOTHING}, the script does not read it",
+}
+"""Of SimCSE's demo."""
 BELLM = {
     "train_name_or_path": "--train_file",
     "train_subset_name": "--train_file FILE, of the part that is meant",
@@ -102,9 +127,12 @@ BELLM = {
     "apply_bfloat16": "--bf16",
     "max_length": "--max_seq_length",
     "checkpoint_path": "--model CHECKPOINT",
+    "lora_weight": "--adapter",
+    "avg": f"{NOTHING}, it is a word in a log of the script",
+    "n_layer": f"{NOTHING}, a decoder is read through all its layers",
 }
 CFT = {"train_data_path": "--train_file", "temperature": "--contrastive_temperature"}
-COUNTERPARTS = {**BELLM, **CACSE, **DIFFCSE, **TRAINING_ARGUMENTS, **CFT, **SIMCSE}
+COUNTERPARTS = {**DEMO, **PAIRS, **BELLM, **CACSE, **DIFFCSE, **TRAINING_ARGUMENTS, **CFT, **SIMCSE}
 """Old flag → what to type."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cacse_trainer.compute.distributed import world_size
+from cacse_trainer.compute.distributed import launched_alone, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,8 @@ def tell(trainer: Any) -> dict[str, Any]:
         logger.info("%s", text)
     elif logging.getLogger("cacse_trainer").level == logging.NOTSET:
         print(text, file=sys.stderr)  # used from Python, where nobody has set up logging: said all the same
+    if (alone := launched_alone()) is not None:
+        logger.warning("%s", alone)
     if trainer.args.gradient_accumulation_steps > 1:
         logger.warning(
             "gradient_accumulation_steps=%d adds no negatives: each part of a batch only sees its own %d; "

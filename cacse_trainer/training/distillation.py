@@ -189,8 +189,13 @@ class DistillationTrainer(CacseTrainer):
             is_shared = len(own) == 1 and same_tokens([processing_class, *own], max_seq_length)
             apart = None if is_shared else self.teacher_tokenizer
             data_collator = DistillationCollator(processing_class, max_seq_length, apart, teacher_vectors)
-        given = (model, args, data_collator, train_dataset, eval_dataset, processing_class, max_seq_length)
-        super().__init__(*given, **others)
+        if others.get("compute_loss_func") is not None:
+            raise UserError(
+                "compute_loss_func: the loss of a distillation is of the teacher's vectors, which a function of the "
+                "student's output does not see; leave it out, or override compute_loss of DistillationTrainer"
+            )
+        given = (model, args, data_collator, train_dataset, eval_dataset, processing_class)
+        super().__init__(*given, max_seq_length=max_seq_length, **others)
         self.teacher = teacher.requires_grad_(False).eval().to(self.args.device)
         if self.model_of_run.compute.fast_paths:
             use_fast_paths(self.teacher)

@@ -1,4 +1,7 @@
-"""What is watched in every batch: losses and gradients that are not finite, and sentences that are there twice."""
+"""What is watched in every batch: losses and gradients that are not finite, and sentences that are there twice.
+
+Before the first one, arguments of `Trainer` that have no meaning for sentence embeddings are refused.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,9 +9,10 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from transformers import TrainingArguments
 
 from cacse_trainer.data.collator import text_id
-from cacse_trainer.errors import RunError
+from cacse_trainer.errors import RunError, UserError
 
 OVERFLOWS_IN_A_ROW = 20
 """fp16 halves its loss scale at each overflow, and so finds its size: so many in a row are a factor of a million."""
@@ -26,6 +30,32 @@ class NonFiniteLossError(NonFiniteError):
 
 class NonFiniteGradientError(NonFiniteError):
     """It was a gradient, of a loss that was finite."""
+
+
+def check_arguments(args: TrainingArguments, has_metrics: bool) -> None:
+    """Refuse arguments that would do nothing, or something else than they say.
+
+    Args:
+        args: of the trainer.
+        has_metrics: ``compute_metrics`` is given.
+
+    Raises:
+        UserError: with the first of them.
+    """
+    if args.bf16_full_eval or args.fp16_full_eval:
+        raise UserError(
+            "bf16_full_eval and fp16_full_eval would leave the model itself in half precision; leave them out: "
+            "with bf16 the dev sets are scored in it"
+        )
+    if args.label_smoothing_factor:
+        raise UserError(
+            "label_smoothing_factor smooths the labels of a classifier, and a contrastive loss has none; leave it out"
+        )
+    if has_metrics and args.include_for_metrics:
+        raise UserError(
+            f"include_for_metrics {', '.join(args.include_for_metrics)}: dev sets are scored by their cosines, without "
+            "a loss or inputs of their own; compute_metrics is given predictions and label_ids"
+        )
 
 
 def non_finite_parameters(model: nn.Module) -> list[str]:

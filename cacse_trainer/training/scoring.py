@@ -4,12 +4,13 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from datasets import Dataset
-from transformers.trainer_utils import PredictionOutput, speed_metrics
+from transformers.trainer_pt_utils import nested_numpify
+from transformers.trainer_utils import EvalPrediction, PredictionOutput, denumpify_detensorize, speed_metrics
 
 from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.errors import UserError
@@ -18,6 +19,21 @@ from cacse_trainer.evaluation.health import COLLAPSE_COSINE
 from cacse_trainer.training.publishing import PublishingTrainer
 
 logger = logging.getLogger(__name__)
+
+
+class Remembering:
+    """An `Embedder` for a set that is asked twice: the same sentences are encoded once."""
+
+    def __init__(self, embedder: Embedder):
+        self._embedder, self._known = embedder, dict[tuple[tuple[str, ...], str | None], np.ndarray]()
+        self.query_prompt, self.document_prompt = embedder.query_prompt, embedder.document_prompt
+
+    def vectors(self, sentences: Sequence[str], *, prompt: str | None = None) -> np.ndarray:
+        """See `Embedder.vectors`."""
+        key = tuple(sentences), prompt
+        if key not in self._known:
+            self._known[key] = self._embedder.vectors(sentences, prompt=prompt)
+        return self._known[key]
 
 
 class ScoringTrainer(PublishingTrainer):
@@ -59,7 +75,7 @@ class ScoringTrainer(PublishingTrainer):
             ``{prefix}_{name}_spearman``, ``{prefix}_{name}_ndcg@10`` and so on for each set, see `DevSet`; without a
             name for a single set. Beside them, as of `Trainer`, ``…_runtime``, ``…_samples_per_second`` and
             ``…_steps_per_second`` of each set, in pairs or queries and in batches of ``per_device_eval_batch_size`` of
-            them, and in training the ``epoch``.
+            them, what ``compute_metrics`` says of graded pairs, and in training the ``epoch``.
         """
         chosen = eval_dataset if eval_dataset is not None else self.eval_dataset
         if chosen is None:
@@ -71,9 +87,13 @@ class ScoringTrainer(PublishingTrainer):
         with self._scoring() as embedder:
             for name, dev_set in as_dev_sets(chosen).items():
                 started = time.time()
-                scores = dev_set.scores(embedder)
+                known = embedder if self.compute_metrics is None else Remembering(embedder)
+                scores = dev_set.scores(known)
                 prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
                 metrics.update({f"{prefix}_{key}": value for key, value in scores.items()})
+                if self.compute_metrics is not None and dev_set.labels is not None:
+                    predictions = self._preprocessed(dev_set.read(known).values, dev_set.labels)
+                    metrics.update(self._own_metrics(prefix, predictions, dev_set.labels))
                 metrics.update(self._speed(prefix, started, dev_set))
                 self._warn_of(name or "the dev set", scores[dev_set.metric], scores["average_cosine"])
             for scorer in self.extra_scorers if eval_dataset is None or eval_dataset is self.eval_dataset else []:
@@ -92,26 +112,26 @@ class ScoringTrainer(PublishingTrainer):
             metric_key_prefix: of the metrics' names.
 
         Returns:
-            ``predictions``: the cosine of each pair, or nDCG@10 of each query; ``label_ids``: the pairs' scores as they
-            are given, None of queries; ``metrics``: the scores ×100, and the times as of `evaluate`.
+            ``predictions``: the cosine of each pair (what ``preprocess_logits_for_metrics`` makes of them), or nDCG@10
+            of each query; ``label_ids``: the pairs' scores as they are given, None of queries; ``metrics``: the scores
+            ×100, those of ``compute_metrics``, and the times as of `evaluate`.
 
         Raises:
             UserError: it is no dev set.
         """
-        if isinstance(test_dataset, Dataset) and not {"sentence1", "sentence2", "score"} <= set(test_dataset.features):
-            raise UserError(
-                f"predict reads graded pairs (sentence1, sentence2, score) or a RetrievalSet, not rows of "
-                f"{', '.join(test_dataset.features)}; for vectors: trainer.embedder.vectors(sentences)"
-            )
         dev_set, started = as_dev_set(test_dataset), time.time()
         self._memory_tracker.start()
         with self._scoring() as embedder:
             answers = dev_set.read(embedder)
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in answers.scores.items()}
+        predictions, labels = answers.values, dev_set.labels
+        if labels is not None:
+            predictions = self._preprocessed(predictions, labels)
+            metrics.update(self._own_metrics(metric_key_prefix, predictions, labels))
         metrics.update(self._speed(metric_key_prefix, started, dev_set))
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
         self._memory_tracker.stop_and_update_metrics(metrics)
-        return PredictionOutput(answers.values, dev_set.labels, metrics)
+        return PredictionOutput(predictions, labels, metrics)
 
     def hyperparameter_search(  # type: ignore[override]  # of direction the default differs
         self,
@@ -159,6 +179,24 @@ class ScoringTrainer(PublishingTrainer):
             yield self.embedder
         finally:
             model.train(was_training)
+
+    def _preprocessed(self, cosines: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The predictions that ``preprocess_logits_for_metrics`` makes of a set's cosines."""
+        if self.preprocess_logits_for_metrics is None:
+            return cosines
+        given = torch.from_numpy(cosines), torch.from_numpy(labels)
+        return nested_numpify(self.preprocess_logits_for_metrics(*given))
+
+    def _own_metrics(self, prefix: str, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """What ``compute_metrics`` says of a set, the names behind the prefix; a set is one batch."""
+        if self.compute_metrics is None:
+            return {}
+        whole = {"compute_result": True} if self.args.batch_eval_metrics else {}
+        found = self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=labels), **whole)
+        if not isinstance(found, Mapping):
+            raise UserError(f"compute_metrics gave a {type(found).__name__}; it must return a dict of metrics by name")
+        named = {key if key.startswith(f"{prefix}_") else f"{prefix}_{key}": value for key, value in found.items()}
+        return denumpify_detensorize(named)
 
     def _speed(self, prefix: str, started: float, dev_set: DevSet) -> dict[str, float]:
         batch = self.args.eval_batch_size * self.args.world_size

@@ -22,6 +22,7 @@ from cacse_trainer.data import Masking
 from cacse_trainer.data.deletion import Deletion
 from cacse_trainer.encoding.embedder import length_limit
 from cacse_trainer.errors import UserError
+from cacse_trainer.evaluation.dev_sets import as_dev_sets
 from cacse_trainer.models.adapters import unwrapped
 from cacse_trainer.models.base import ComputeSettings, SentenceModel
 from cacse_trainer.models.own import takes, without_wrapper
@@ -61,6 +62,12 @@ class CacseTrainer(ScoringTrainer):
         document_prompt: put before positives, hard negatives and documents; checkpoints keep it.
         mask_probability: chance of a token to be masked, for a model that reads masked copies.
         callbacks, optimizers: as for `Trainer`.
+        compute_loss_func: as for `Trainer`, in the place of the model's loss: given the model's output of a batch
+            (``embeddings``, (B, V, H)), its ``labels`` and ``num_items_in_batch``. The log's parts stay the model's.
+        compute_metrics: as for `Trainer`: given the ``predictions`` and ``label_ids`` of `predict` for each dev set
+            of graded pairs, adds metrics to `evaluate`'s and `predict`'s, by which a model can be chosen.
+        preprocess_logits_for_metrics: as for `Trainer`: makes of a set's cosines and scores, two tensors, the
+            predictions.
         guide: tells false negatives, for a model whose ``forward`` takes ``left_out`` (`SentenceEmbeddingModel`).
         keeping: gives general sentences to hold the cosines of, for one that takes ``kept``.
         model_init: in the model's place: makes one for each training, from the trial of a `hyperparameter_search` where
@@ -69,8 +76,8 @@ class CacseTrainer(ScoringTrainer):
 
     Raises:
         UserError: several GPUs in one process, no tokenizer, no parameter to train, a data set smaller than one
-            batch, a model without ``embed``, an adapter that the model does not train, or an argument that evaluates
-            in a way of its own (``bf16_full_eval``, ``fp16_full_eval``).
+            batch, a dev set of other rows, a model without ``embed``, an adapter that the model does not train, or an
+            argument that has no meaning here (``bf16_full_eval``, ``label_smoothing_factor``, …).
     """
 
     model: Any  # the parent's types admit None, and modules without our methods
@@ -85,6 +92,7 @@ class CacseTrainer(ScoringTrainer):
         train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
+        *,
         max_seq_length: int = 64,
         eval_max_seq_length: int | None = None,
         mask_probability: float = 0.15,
@@ -96,15 +104,14 @@ class CacseTrainer(ScoringTrainer):
         document_prompt: str = "",
         model_init: Callable[..., nn.Module] | None = None,
         optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None = None,
+        compute_loss_func: Callable[..., Tensor] | None = None,
+        compute_metrics: Callable[..., Mapping[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
     ):
         args = copy.copy(args) if args is not None else TrainingArguments("outputs")
         args.remove_unused_columns = False
         args.dataloader_drop_last = True
-        if args.bf16_full_eval or args.fp16_full_eval:
-            raise UserError(
-                "bf16_full_eval and fp16_full_eval would leave the model itself in half precision; leave them out: "
-                "with bf16 the dev sets are scored in it"
-            )
+        guards.check_arguments(args, compute_metrics is not None)
         if not isinstance(args, CacseTrainingArguments):
             has_scores = eval_dataset is not None and args.eval_strategy != "no"
             args.eval_on_start = has_scores and (args.eval_on_start or not args.eval_delay)
@@ -132,6 +139,8 @@ class CacseTrainer(ScoringTrainer):
             raise UserError("CacseTrainer needs the tokenizer: pass processing_class=tokenizer")
         given = (model, args, data_collator, train_dataset, eval_dataset, processing_class, model_init)
         others: Any = {"optimizers": optimizers, "optimizer_cls_and_kwargs": optimizer_cls_and_kwargs}
+        others |= {"compute_loss_func": compute_loss_func, "compute_metrics": compute_metrics}
+        others |= {"preprocess_logits_for_metrics": preprocess_logits_for_metrics}
         super().__init__(*given, callbacks=callbacks, **others)
         self.max_seq_length, self.mask_probability = max_seq_length, mask_probability
         self.eval_max_seq_length = eval_max_seq_length or length_limit(processing_class, self.model_of_run.config)
@@ -176,6 +185,7 @@ class CacseTrainer(ScoringTrainer):
             self.log_description()
 
     def _check_data(self) -> None:
+        as_dev_sets(self.eval_dataset)
         if self.train_dataset is None:
             return
         if not any(p.requires_grad for p in self.model.parameters()):
@@ -264,7 +274,7 @@ class CacseTrainer(ScoringTrainer):
             self.sum_part(LEFT_OUT, inputs["left_out"].float().mean())
         if self.keeping is not None and KEPT in inputs:
             inputs = self.keeping.with_start(inputs, self.model_of_run.compute)
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         named = outputs if isinstance(outputs, Mapping) else {}
         self.record_loss(loss, named.get("losses", {}), named)
         return (loss, outputs) if return_outputs else loss

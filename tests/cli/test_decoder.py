@@ -168,6 +168,17 @@ def test_a_second_stage_goes_on_with_the_adapter(decoder, finished, tmp_path):
     assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
 
 
+def test_a_new_adapter_over_the_merged_one(finished, tmp_path, capsys):
+    """``lora_r`` beside ``adapter`` is refused; as it says, over the earlier run's export it is a new one."""
+    run = arguments(str(finished / "export" / "encoder"), tmp_path / "run", "--learning_rate", "0", "--max_steps", "2")
+    assert main([*run, "--adapter", str(finished)]) == 2
+    assert "give as model the earlier run's export/encoder" in capsys.readouterr().err
+    assert main([*run, "--export", "false"]) == 0
+    config = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(finished / "export" / "encoder") and config["r"] == 4
+    assert_near(SentenceEncoder(tmp_path / "run").vectors(TEXTS), SentenceEncoder(finished).vectors(TEXTS))
+
+
 def test_adapters_of_others(decoder, finished, tmp_path, senteval_sample, capsys):
     """A folder as peft publishes them: its own base by default, or the one given; in evaluate, encode and Python."""
     published = tmp_path / "published"

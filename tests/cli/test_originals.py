@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from cacse_trainer import DiffCSE, SentenceEncoder, SimCSE, load_sentences
-from cacse_trainer.cli import distill, evaluate, import_reference, sweep, train
+from cacse_trainer.cli import demo, distill, evaluate, import_reference, search, sweep, train
 from cacse_trainer.cli.common import run
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.bidirectional import tell_of_environment
@@ -81,11 +81,24 @@ def test_scripts_start_by_sh_too(script):
 
 def test_every_old_flag_has_its_row_and_its_answer(capsys):
     page = (ROOT / "docs" / "migrating.md").read_text()
-    known = {flag for module in (train, evaluate, distill) for flag in module.parser()._option_string_actions}
+    known = {
+        flag for module in (train, evaluate, distill, demo, search) for flag in module.parser()._option_string_actions
+    }
     for name, instead in COUNTERPARTS.items():
         assert f"| `--{name}` |" in page or f"`--{name} " in page or f"`--{name}`" in page, name
         for word in re.findall(r"(?<![\w-])--[a-z0-9_]+", instead):
             assert word in known | {"--checkpoint", "--revision"}, (name, word)
+
+
+def test_what_pages_of_the_originals_write_behind_a_model(tiny_towers, monkeypatch):
+    """``AnglE.from_pretrained(…).cuda()``, ``encode(…, to_numpy=True)``, and torch's ``eval``."""
+    encoder = SentenceEncoder(tiny_towers("bert")[0], "mean", device="cpu")
+    assert encoder.eval() is encoder and encoder.cpu() is encoder
+    assert encoder.encode([{"text": "a man"}], to_numpy=True).shape == (1, 32)
+    with pytest.raises(UserError, match="to_numpy=False is not supported; give convert_to_tensor=True"):
+        encoder.encode(["a man"], to_numpy=False)
+    monkeypatch.setattr(SentenceEncoder, "to", lambda self, device: device)
+    assert encoder.cuda() == "cuda"
 
 
 def test_all_unknown_flags_are_answered_at_once(small, capsys):

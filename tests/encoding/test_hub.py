@@ -12,12 +12,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from cacse_trainer.cli import train
+from cacse_trainer.cli.common import run
 from cacse_trainer.encoding import hub as pushing
 from cacse_trainer.encoding.hub import HubTarget, list_files, push_folders
 from cacse_trainer.encoding.model_card import CardFacts, render_card
 from cacse_trainer.files import RECORD, write_json
 from tests.conftest import ROOT
 from tests.standin_hub import TOKEN
+from tests.tiny_decoders import make_tiny_decoder
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +297,58 @@ def test_a_damaged_list_deletes_nothing(repository, tmp_path):
     assert (repository / "thesis.txt").is_file()
     write_json(repository / RECORD, ["../x", "gone.txt", "config.json"])
     push_folders([tmp_path / "x"], HubTarget("me/x"))
+
+
+PUSHED_ADAPTER = """
+import sys
+import numpy as np
+from cacse_trainer import SentenceEncoder
+from cacse_trainer.cli import export
+from cacse_trainer.cli.common import run as call
+from peft import PeftModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+run, base, words = *sys.argv[1:], ["a man in the park", "the dog"]
+push = ["--push_to_hub", "--hub_model_id", "me/adapter", "--hub_license", "mit"]
+assert call(export.main, ["--folder", run, "--adapter", *push]) == 0
+encoder, trained = SentenceEncoder("me/adapter", device="cpu"), SentenceEncoder(run, device="cpu")
+assert np.abs(encoder.encode(words) - trained.encode(words)).max() < 1e-6
+assert np.abs(encoder.encode(words) - SentenceEncoder(base, "mean", device="cpu").encode(words)).max() > 1e-3
+model = encoder.model.config
+print(encoder.pooling, model.bidirectional_start_layer, model.prompt_template)
+rows = AutoTokenizer.from_pretrained("me/adapter")(words, return_tensors="pt", padding=True)
+inputs = {name: rows[name] for name in ("input_ids", "attention_mask")}
+bare = PeftModel.from_pretrained(AutoModel.from_pretrained(base), "me/adapter")(**inputs).last_hidden_state
+whole = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), "me/adapter")
+assert (whole(**inputs, output_hidden_states=True).hidden_states[-1] - bare).abs().max() < 1e-5
+assert (AutoModel.from_pretrained(base)(**inputs).last_hidden_state - bare).abs().max() > 1e-3
+"""
+
+
+@pytest.mark.slow
+def test_an_adapter_is_pushed_and_read_from_there(hub, shell, tmp_path):
+    """What BeLLM's users share: weights, what says how they are read, the tokenizer with the prompt, and a card."""
+    base, prompt = make_tiny_decoder(tmp_path, "llama"), "The word for {text} is:"
+    flags = [
+        *("--model", base, "--prompt_template", prompt, "--pooling", "mean", "--bidirectional_start_layer", "1"),
+        *("--lora_r", "2", "--lora_target_modules", "q_proj", "--learning_rate", "1e-1", "--max_steps", "2"),
+        *("--train_file", "sample:sentences.txt", "--dev_file", "sample=sample:dev.tsv", "--max_seq_length", "32"),
+        *("--eval_steps", "2", "--per_device_train_batch_size", "8", "--bf16", "false", "--use_cpu", "true"),
+        *("--lr_scheduler_type", "constant", "--disable_tqdm", "true", "--output_dir", str(tmp_path / "run")),
+    ]
+    assert run(train.main, [*flags, "--export", "false"]) == 0
+    done = shell("-c", PUSHED_ADAPTER, str(tmp_path / "run"), base)
+    assert done.returncode == 0 and "pushed: " in done.stdout, done.stderr[-2000:]
+    assert done.stdout.split("\n")[-2] == f"mean 1 {prompt}"
+    files = set(stored(hub)["me/adapter"]["main"])
+    shared = tmp_path / "run" / "export" / "adapter"
+    assert files == {".gitattributes", *(path.relative_to(shared).as_posix() for path in shared.rglob("*"))}
+    assert {"adapter_model.safetensors", "adapter_config.json", "config.json", "tokenizer.json", "README.md"} <= files
+    assert "model.safetensors" not in files
+    with urllib.request.urlopen(f"{hub}/me/adapter/resolve/main/README.md") as answer:
+        card = answer.read().decode()
+    for words in ("license: mit", "| pooling | mean |", prompt, "from 1 on (from 0)", 'SentenceEncoder("me/adapter")'):
+        assert words in card
+    assert f"| base model | `{Path(base).name}` |" in card and "path/to/this/folder" not in card
 
 
 TRAINING = """

@@ -1,8 +1,10 @@
-"""The test suites of transformers, from the source distribution of the installed version; nothing of it is kept here.
+"""The test suites of transformers and sentence-transformers, of the installed versions; nothing of them is kept here.
 
-pip fetches it once into a folder of its own (``CACSE_PEERS``, default ``~/.cache/cacse-trainer/peers``). What the
-suites import and the distribution leaves out, tests of generation and of exporters, has empty stand-ins: no model here
-generates, and `tests/export/test_dynamic.py` runs the exporters.
+pip fetches transformers' source distribution once into a folder of its own (``CACSE_PEERS``, default
+``~/.cache/cacse-trainer/peers``). What the suites import and the distribution leaves out, tests of generation and of
+exporters, has empty stand-ins: no model here generates, and `tests/export/test_dynamic.py` runs the exporters.
+sentence-transformers' distribution has no tests: they are cloned, or stand already in that folder, as
+``sentence-transformers-VERSION``.
 """
 
 import importlib
@@ -11,6 +13,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from importlib.metadata import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -41,6 +44,22 @@ def fetched(name: str, *options: str) -> Path:
         if done.returncode != 0:
             pytest.skip(f"{name} cannot be fetched by pip: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
     return next(FOLDER.glob(f"{stem}*"))
+
+
+def checkout(package: str) -> Path:
+    """The repository of the installed version of a package; skips the test where it cannot be cloned."""
+    about = metadata(package)
+    place = FOLDER / f"{package}-{about['Version']}"
+    urls = dict(entry.split(", ", 1) for entry in about.get_all("Project-URL") or [])
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with FileLock(FOLDER / "lock"):
+        if not place.is_dir():
+            asked = ["--quiet", "--depth", "1", "--branch", f"v{about['Version']}", urls["Repository"], str(place)]
+            without_questions = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+            done = subprocess.run(["git", "clone", *asked], capture_output=True, timeout=300, env=without_questions)
+            if done.returncode != 0:
+                pytest.skip(f"{package}'s repository cannot be cloned, and is not in {place}")
+    return place
 
 
 def suites(config: pytest.Config) -> Any:

@@ -33,6 +33,15 @@ def test_a_finished_run_is_scored_and_stays_as_it_is(flags, tmp_path, dev_file, 
     for name in ("mine", "other"):
         assert float(told.partition(f"{name}_spearman: ")[2].split()[0]) == pytest.approx(expected, abs=0.01)
     assert told.startswith("scored run (pooling ") and "nothing was trained" in told
+    assert run(train.main, [*flags, "--do_train", "0", "--pooling", "mean"]) == 0
+    told, encoder = capsys.readouterr().out, SentenceEncoder(tmp_path / "run", "mean")
+    cosines = [encoder.similarity(a, b) for a, b in zip(pairs["sentence1"], pairs["sentence2"], strict=True)]
+    by_mean = 100 * spearmanr(cosines, pairs["score"]).statistic
+    assert abs(by_mean - expected) > 0.1 and told.startswith("scored run (pooling mean)")
+    assert float(told.partition("mine_spearman: ")[2].split()[0]) == pytest.approx(by_mean, abs=0.01)
+    for flag in (["--adapter", "a"], ["--prompt_template", "It is {text}"], ["--bidirectional_start_layer", "1"]):
+        assert run(train.main, [*flags, "--do_train", "0", *flag]) == 2
+        assert f"{flag[0][2:]} has no effect with do_train false here" in capsys.readouterr().err
     assert states(tmp_path / "run") == before
 
 

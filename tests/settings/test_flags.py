@@ -107,3 +107,20 @@ print(heavy, file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stderr.splitlines()[-1] == "[]", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["train", "--help"], 0, "--train_file"),
+        (["export_static", "--help"], 0, "usage: cacse-trainer export-static"),
+        (["train", "--trian_file", "x"], 2, "did you mean --train_file?"),
+        (["evaluate", "--task_sett", "sts"], 2, "did you mean --tasks?"),
+    ],
+)
+def test_a_command_run_as_a_module_answers_without_the_libraries_too(words, code, said):
+    run = [sys.executable, "-X", "importtime", "-m", f"cacse_trainer.cli.{words[0]}", *words[1:]]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT)
+    told = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == code and said in done.stdout + " ".join(told)
+    assert not any(line.split("|")[-1].strip() in ("torch", "transformers") for line in done.stderr.splitlines())
