@@ -56,7 +56,8 @@ def checkout(package: str) -> Path:
         if not place.is_dir():
             asked = ["--quiet", "--depth", "1", "--branch", f"v{about['Version']}", urls["Repository"], str(place)]
             without_questions = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
-            done = subprocess.run(["git", "clone", *asked], capture_output=True, timeout=300, env=without_questions)
+            cloning = ["timeout", "120", "git", "clone", *asked]
+            done = subprocess.run(cloning, capture_output=True, env=without_questions)
             if done.returncode != 0:
                 pytest.skip(f"{package}'s repository cannot be cloned, and is not in {place}")
     return place
