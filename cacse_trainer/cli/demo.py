@@ -7,7 +7,8 @@ from pathlib import Path
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.encoders import add_running_flags, open_encoder
 from cacse_trainer.cli.output import tell
-from cacse_trainer.demo.page import Demo, load_gradio, serve
+from cacse_trainer.demo.page import Demo, serve
+from cacse_trainer.demo.serving import load_gradio
 from cacse_trainer.errors import UserError
 from cacse_trainer.settings.resources import public_name, resolve_resource
 

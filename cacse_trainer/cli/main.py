@@ -21,6 +21,7 @@ COMMANDS = {
     "encode": "a file of sentences to a file of vectors",
     "search": "the sentences of a corpus nearest to a query",
     "demo": "similarity, search and a map of embeddings in the browser",
+    "grade": "pairs of your own text, graded in the browser into a dev set",
     "compare": "the differences of two evaluations, with intervals",
     "pipeline": "pairs, towers, joint training, student, evaluation and export in one go",
     "sweep": "several seeds and a grid of settings of one recipe",
@@ -35,7 +36,7 @@ COMMANDS = {
 
 GROUPS = {
     "train": ("adapt", "train", "distill", "pipeline", "sweep", "instruct", "pairs", "mine"),
-    "measure": ("evaluate", "compare", "models"),
+    "measure": ("evaluate", "compare", "grade", "models"),
     "use": ("encode", "search", "demo"),
     "share": ("export", "export-static", "import"),
     "help": ("doctor", "completion"),
@@ -53,6 +54,7 @@ EXAMPLES = {
     "mine": "mine --model A --input pairs.csv --corpus sentences.txt --output triplets.jsonl",
     "evaluate": "evaluate --model runs/cacse/export/ensemble --suite sts",
     "compare": "compare results/simcse results/cacse",
+    "grade": "grade --model START --input my_sentences.txt --output my_dev.tsv",
     "encode": "encode --model runs/cacse/export/ensemble --input sentences.txt --output vectors.npy",
     "search": 'search --model runs/cacse/export/ensemble --corpus sentences.txt --query "a man plays music"',
     "demo": "demo --model runs/cacse/export/ensemble",

@@ -4,7 +4,6 @@ Everything stays on the machine: no share link, no telemetry, and all that the p
 """
 
 import html
-import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cacse_trainer.data.corpus import Corpus
+from cacse_trainer.demo.serving import load_gradio, serve_page
 from cacse_trainer.demo.views import map_figure, matrix_figure, principal_components, score_table
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.vectors.index import SearchIndex
@@ -210,30 +210,7 @@ def serve(demo: Demo, host: str, port: int) -> tuple[Any, str]:
     Raises:
         UserError: gradio is not installed, or the port is taken.
     """
-    page = build_page(demo)
-    gr = load_gradio()
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none to download
-    theme = gr.themes.Default(primary_hue="blue", **fonts)
-    quietly = {"share": False, "quiet": True, "ssr_mode": False, "prevent_thread_lock": True, "footer_links": []}
-    try:
-        _, address, _ = page.launch(server_name=host, server_port=port or None, css=CSS, theme=theme, **quietly)
-    except OSError as error:
-        raise UserError(f"demo: {host}:{port} cannot be opened ({error}); choose another --port") from error
-    return page, address
-
-
-def load_gradio() -> Any:
-    """The gradio module, its telemetry switched off.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
-    try:
-        import gradio
-    except ImportError as error:
-        raise UserError("the demo needs gradio: pip install 'cacse-trainer[demo]'") from error
-    return gradio
+    return serve_page(build_page(demo), "demo", host, port, CSS)
 
 
 def _lines(text: str, least: int) -> list[str]:
