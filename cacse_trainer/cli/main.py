@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "the differences of two evaluations, with intervals",
     "pipeline": "pairs, towers, joint training, student, evaluation and export in one go",
     "sweep": "several seeds and a grid of settings of one recipe",
+    "report": "several training runs in one page: scores with intervals, curves, settings that differ",
     "models": "the field's released models: how each is read, and what was published of it",
     "doctor": "what this machine has and lacks, and what to do about it",
     "export": "turn a training checkpoint into plain encoder folders",
@@ -36,7 +37,7 @@ COMMANDS = {
 
 GROUPS = {
     "train": ("adapt", "train", "distill", "pipeline", "sweep", "instruct", "pairs", "mine"),
-    "measure": ("evaluate", "compare", "grade", "models"),
+    "measure": ("evaluate", "compare", "report", "grade", "models"),
     "use": ("encode", "search", "demo"),
     "share": ("export", "export-static", "import"),
     "help": ("doctor", "completion"),
@@ -61,6 +62,7 @@ EXAMPLES = {
     "export": "export --checkpoint runs/cacse/checkpoint-1200 --output_dir exported",
     "export-static": "export-static --model runs/cacse/export/ensemble --output_dir static",
     "import": "import --checkpoint pytorch_model.bin --tower_a bert-base-uncased --output_dir cacse_model",
+    "report": "report runs/mine runs/cacse",
     "models": "models",
     "doctor": "doctor",
     "completion": "completion bash",
