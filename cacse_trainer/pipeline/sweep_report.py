@@ -118,11 +118,12 @@ def sweep_page(title: str, lead: str, found: dict[str, Any], runs: Sequence[Swee
         if run.stage.is_finished():
             report = read_object(run.stage.folder / PROOF["train"], "run it anew: delete its folder", **KINDS)
             groups.setdefault(_point_name(run.point), []).append(report)
+    measures = dict.fromkeys(name for point in found["points"] for name in point["scores"])
     rows = [
-        [_point_name(point["point"]), measure, *_cells(spread)]
+        [measure, _point_name(point["point"]), *_cells(spread)]
+        for measure in measures
         for point in found["points"]
-        for measure, spread in point["scores"].items()
-        if spread["n"]
+        if (spread := point["scores"].get(measure)) and spread["n"]
     ]
     names = ("before training", "best on dev")
     each = [
@@ -130,7 +131,7 @@ def sweep_page(title: str, lead: str, found: dict[str, Any], runs: Sequence[Swee
         + [score_text(row["scores"][name]) for name in names]
         for row in found["runs"]
     ]
-    head = ("settings", "measure", "seeds", "mean", "sd", "95 % interval", "least", "largest")
+    head = ("measure", "settings", "seeds", "mean", "sd", "95 % interval", "least", "largest")
     sections = [
         Section("Scores", NOTE, rows=rows, head=head, numeric=range(2, 8)),
         Section("Dev scores over the steps", charts=overlaid(groups, dev=True)),

@@ -66,7 +66,7 @@ def compare_runs(folders: Sequence[Path], beside: Path) -> tuple[str, dict[str, 
     groups = {name: [report] for name, report in reports.items()}
     head, rows = score_table(reports, found, links)
     sections = [
-        Section("Scores", SCORE_NOTE.format(first), rows=rows, head=head, numeric=[2, 3]),
+        Section("Scores", SCORE_NOTE.format(first), rows=rows, head=head, numeric=[2, 3, 4]),
         Section("Dev scores over the steps", charts=overlaid(groups, dev=True)),
         Section("Loss", LOSS_NOTE, charts=overlaid(groups, dev=False)),
         Section("What differs", rows=setting_rows(settings, names), head=("setting", *names)),

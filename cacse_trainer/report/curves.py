@@ -123,7 +123,7 @@ def line_chart(series: Sequence[Series], title: str, *, note: str = "", wide: bo
         return Markup()
     stream = io.StringIO()
     with matplotlib.rc_context({**PLAIN, "svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9}):
-        figure = Figure(figsize=(5.2, 2.9) if wide else (3, 1.9), layout="constrained")
+        figure = Figure(figsize=(4.2, 2.5) if wide else (3, 1.9), layout="constrained")
         draw(figure.subplots(), lines, legend=len(lines) > 1 and not wide, **more)
         figure.savefig(stream, format="svg", transparent=True, metadata=dict.fromkeys(METADATA))
     # the page's own font and colours; names of groups, which are equal in all drawings, go

@@ -26,7 +26,7 @@ MOVED = jinja2.Template(
     """<figure class="wide"><figcaption>{{ sentence }}</figcaption>
 <div class="note">{{ kept }} of its {{ of }} nearest neighbours stayed.</div><div class="sides">
 {% for name, hits in (("before training", before), ("after", after)) %}<div><b>{{ name }}</b><ol>
-{% for cosine, text in hits %}<li><span>{{ "%.2f" % cosine }}</span>{{ text }}</li>{% endfor %}</ol></div>{% endfor %}
+{% for cosine, text in hits %}<li{% if text not in shown %} class="new"{% endif %}><span>{{ "%.2f" % cosine }}</span>{{ text }}</li>{% endfor %}</ol></div>{% endfor %}
 </div></figure>""",
     autoescape=True,
 )
@@ -49,11 +49,11 @@ def training_page(report: dict[str, Any], title: str) -> str:
         " · ".join(part for part in (report["model"], recipe, report.get("finished")) if part),
         [
             Section("Scores", score_note, rows=rows, head=head, numeric=range(1, len(head))),
+            Section("Exported encoders", rows=exports(report), head=("folder", "card", "how to load it")),
             Section("Dev scores over the steps", charts=dev_charts(report)),
             Section("Loss", loss_note(report), charts=loss_charts(report)),
             Section("Embedding space", "Measured on the sentences of the dev sets.", charts=space_charts(report)),
             Section("What moved most", MOVED_NOTE, charts=moved(report)),
-            Section("Exported encoders", rows=exports(report), head=("folder", "card", "how to load it")),
             Section("Optimiser", charts=_charts(report, OPTIMISER)),
             Section("Repeat it", command=report.get("command")),
             Section("Data", rows=facts(report["data"])),
@@ -71,7 +71,7 @@ def training_page(report: dict[str, Any], title: str) -> str:
 
 MOVED_NOTE = (
     "The sentences of the dev sets whose nearest neighbours changed most, with the three nearest and their cosines "
-    "before training (the start as it is) and after."
+    "before training (the start as it is) and after; what came new among these is coloured."
 )
 
 
@@ -80,7 +80,8 @@ def moved(report: dict[str, Any]) -> list[Markup]:
     cards = []
     for one in report.get("moved") or []:
         sides = {side: [(cosine, _short(text)) for cosine, text in one[side]] for side in ("before", "after")}
-        cards.append(Markup(MOVED.render(**{**one, "sentence": _short(one["sentence"]), **sides})))
+        shown = [text for _, text in sides["before"]]  # what is new after training has a colour
+        cards.append(Markup(MOVED.render(**{**one, "sentence": _short(one["sentence"]), "shown": shown, **sides})))
     return cards
 
 

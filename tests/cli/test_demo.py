@@ -90,7 +90,8 @@ def test_what_the_buttons_compute(encoders, tmp_path):
     assert len(tables) == 2 and all(table.index("the dog") < table.index("a cat") for table in (*tables, ranks))
     assert tables[0].count("1.000") == 1
     line = (tmp_path / "corpus.txt").read_text().splitlines()[4]
-    assert all(line in table.split("</tr>")[0] for table in demo.search(line, 3, -1, None))
+    *tables, ranks = demo.search(line, 3, -1, None)
+    assert all(line in table.split("</tr>")[0] for table in tables) and line in ranks.split("</tr>")[1]
     (tmp_path / "other.csv").write_text("id,body\n1,red\n2,blue\n")
     with pytest.raises(UserError, match="which of its columns"):
         demo.load(str(tmp_path / "other.csv"))
