@@ -20,7 +20,7 @@ COMMANDS = {
     "evaluate": "score encoders on SentEval (similarity, transfer, probing) and MTEB",
     "encode": "a file of sentences to a file of vectors",
     "search": "the sentences of a corpus nearest to a query",
-    "demo": "similarity, search and a map of embeddings in the browser",
+    "demo": "similarity, search and a map of a corpus in the browser, of one model or two",
     "grade": "pairs of your own text, graded in the browser into a dev set",
     "compare": "the differences of two evaluations, with intervals",
     "pipeline": "pairs, towers, joint training, student, evaluation and export in one go",

@@ -26,8 +26,9 @@ MOVED = jinja2.Template(
     """<figure class="wide"><figcaption>{{ sentence }}</figcaption>
 <div class="note">{{ kept }} of its {{ of }} nearest neighbours stayed.</div><div class="sides">
 {% for name, hits in (("before training", before), ("after", after)) %}<div><b>{{ name }}</b><ol>
-{% for cosine, text in hits %}<li{% if text not in shown %} class="new"{% endif %}><span>{{ "%.2f" % cosine }}</span>{{ text }}</li>{% endfor %}</ol></div>{% endfor %}
-</div></figure>""",
+{% for cosine, text in hits %}
+<li{% if text not in shown %} class="new"{% endif %}><span>{{ "%.2f" % cosine }}</span>{{ text }}</li>{% endfor %}
+</ol></div>{% endfor %}</div></figure>""",
     autoescape=True,
 )
 LONGEST = 240
