@@ -60,6 +60,7 @@ CSS = """
 .dark .ranks .down { color: #f87171; }
 .chosen { font-size: 1.1rem; font-weight: 600; margin-top: 0.6rem; overflow-wrap: anywhere; }
 @media (max-width: 640px) { .scores td.bar { width: 3.5rem; min-width: 3.5rem; } .scores td.number { width: 3.2rem; } }
+@media (max-width: 640px) { .gradio-container button[role="tab"] { padding: 0 0.5rem !important; } }
 .nothing { opacity: 0.7; padding: 0.5rem 0; }
 """
 CLICKS = """<script>
@@ -265,7 +266,7 @@ def build_page(demo: Demo) -> Any:
                 )
             asked = [query, top_k, threshold, session]
             gr.on([button.click, query.submit], told(demo.search, len(places)), asked, places)
-        with gr.Tab("Side by side" if len(names) > 1 else "All pairs"):
+        with gr.Tab("Pairs"):
             text = gr.Textbox("\n".join(EXAMPLES), label="Sentences, one a line", lines=6, elem_id="pairs-text")
             button = gr.Button("Show all pairs", variant="primary", elem_id="pairs")
             button.click(told(demo.matrices, len(names)), text, outputs(gr.Plot, "matrix", show_label=False))

@@ -204,7 +204,7 @@ def test_the_page_in_a_browser(browser, tiny_towers, tmp_path):
         click("#search")
         for i in range(2):
             wait.until(lambda _, i=i: shown(f"#hits-{i} .scores tr:first-child", line))
-        tab("Side by side")
+        tab("Pairs")
         click("#pairs")
         for i in range(2):
             wait.until(lambda _, i=i: browser.find_elements(By.CSS_SELECTOR, f"#matrix-{i} .main-svg"))
