@@ -58,6 +58,7 @@ CSS = """
 .ranks .down { color: #dc2626; }
 .dark .ranks .up { color: #4ade80; }
 .dark .ranks .down { color: #f87171; }
+#clicked { display: none; }
 .chosen { font-size: 1.1rem; font-weight: 600; margin-top: 0.6rem; overflow-wrap: anywhere; }
 @media (max-width: 640px) { .scores td.bar { width: 3.5rem; min-width: 3.5rem; } .scores td.number { width: 3.2rem; } }
 @media (max-width: 640px) { .gradio-container button[role="tab"] { padding: 0 0.5rem !important; } }
@@ -280,12 +281,12 @@ def build_page(demo: Demo) -> Any:
             colour_by = gr.Dropdown(_colours(demo.corpus), value=CLUSTERS, label="Colour by", elem_id="colour")
             button = gr.Button("Draw the map", variant="primary", elem_id="map")
             note = gr.Markdown(elem_id="map-note")
-            shown, clicked = gr.State(None), gr.Textbox(visible="hidden", elem_id="clicked")
+            shown, clicked = gr.State(None), gr.Textbox(elem_id="clicked")
             figures = outputs(gr.Plot, "points", show_label=False, elem_classes="map")
             chosen = gr.HTML(elem_id="chosen")
             found = [chosen, *tables("near")]
             button.click(told(mapped, 2 + len(names)), [text, colour_by, session], [shown, note, *figures])
-            clicked.input(told(neighbours, 1 + places_of_tables), [clicked, shown], found)
+            gr.on([clicked.input, clicked.change], told(neighbours, 1 + places_of_tables), [clicked, shown], found)
         upload.change(told(loaded, 4), [upload, column], [session, status, text, colour_by])
     return page
 
