@@ -29,7 +29,7 @@ EXTRAS = {
     "faiss": ["faiss-cpu>=1.8"],
     "adapt": ["bm25s>=0.2"],
     "static": ["model2vec>=0.10"],
-    "demo": ["gradio>=6.0"],
+    "demo": ["gradio>=6.0", "plotly>=6.0"],
     "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
 }
 EXTRAS["bench"] = EXTRAS["sentence-transformers"] + ["psutil"]

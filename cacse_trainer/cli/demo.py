@@ -7,7 +7,8 @@ from pathlib import Path
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.encoders import add_running_flags, open_encoder
 from cacse_trainer.cli.output import tell
-from cacse_trainer.demo.page import Demo, load_gradio, serve
+from cacse_trainer.demo.page import Demo, serve
+from cacse_trainer.demo.serving import load_gradio
 from cacse_trainer.errors import UserError
 from cacse_trainer.settings.resources import public_name, resolve_resource
 
@@ -23,12 +24,12 @@ Needs pip install 'cacse-trainer[demo]'. Nothing leaves the machine; --host 0.0.
 def parser() -> OneLineParser:
     """The command's flags."""
     made = command_parser(
-        "demo", "A page in the browser: similarity, search, two models side by side, a map of embeddings.", EPILOG
+        "demo", "A page in the browser: similarity, search, two models side by side, an interactive map.", EPILOG
     )
     add = made.add_argument
     shown = "folder, hub id or package:NAME/FOLDER; a second one is shown beside"
     add("--model", action="append", required=True, help=shown)
-    searched = "txt (one sentence a line), csv, tsv, jsonl or parquet file to search; the page takes one, too"
+    searched = "txt (one sentence a line), csv, tsv, jsonl or parquet file to search and map; the page takes one, too"
     add("--corpus", help=searched)
     add("--text_column", help="of a corpus with several columns")
     add("--host", default="127.0.0.1", help="address to listen at; default 127.0.0.1: this machine only")

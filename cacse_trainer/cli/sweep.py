@@ -28,9 +28,9 @@ EPILOG = """examples:
   cacse-trainer sweep --command distill --config distill/cacse_bert --seeds 1 2 --output_dir runs/students \\
       --train_file mine.txt
 
-Each run has a folder and a log in the output folder; sweep_report.md and .json hold mean ± standard deviation over the
-seeds of each point, and so does the card of the best run. Repeat the command to go on after an interruption; with more
-seeds or values only the new runs are done.
+Each run has a folder and a log in the output folder; sweep_report.html, .md and .json hold mean, standard deviation and
+interval over the seeds of each point, the page also their curves overlaid; the table is in the card of the best run,
+too. Repeat the command to go on after an interruption; with more seeds or values only the new runs are done.
 """
 
 

@@ -67,7 +67,7 @@ def tell_run(result: RunResult) -> None:
         measured = ", ".join(f"{dev} {score:.2f}" for dev, score in scores.items())
         lines.append(f"  {result.folder / 'export' / name}" + (f"   {measured}" if measured else ""))
     lines.append(f"report: {result.report}")
-    told = {name: value for name, value in summary.items() if name not in ("curve", "teacher")}
+    told = {name: value for name, value in summary.items() if name not in ("curve", "teacher", "moved")}
     facts = {"output_dir": str(result.folder), "steps": result.steps, **told, "exported": result.exported}
     tell("\n".join(lines), facts)
     if result.pushed is not None:

@@ -4,7 +4,9 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from cacse_trainer.data import readers, sources
@@ -57,6 +59,18 @@ class Corpus:
                 where = batch.where(pc.index(strings.is_null(), True).as_py())
                 raise UserError(f'{where}: has no {column!r}; write "" for a text without words, or drop the row')
             yield from strings.to_pylist()
+
+    def others(self) -> dict[str, list[Any]]:
+        """The cells of the columns that all sources have besides the text, row by row, as they are."""
+        shared = [set(source.columns()) - {self._column_of(source)} for source in self.sources]
+        names = [name for name in self.sources[0].columns() if all(name in own for own in shared)]
+        found: dict[str, list[Any]] = {name: [] for name in names}
+        for source in self.sources if names else ():
+            for batch in source.batches(names):
+                for name, cells in found.items():
+                    values = batch.columns[name]
+                    cells += values.to_pylist() if isinstance(values, (pa.Array, pa.ChunkedArray)) else list(values)
+        return found
 
     def blocks(self) -> list[FileSource]:
         """The parts that the files are read in by those who share them out, see `FileSource.blocks`.

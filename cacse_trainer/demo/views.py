@@ -1,12 +1,15 @@
-"""What the demo shows: tables of scores, matrices of cosines, maps of embeddings."""
+"""What the demo shows: tables of scores and ranks, matrices of cosines, maps of embeddings; all in light and dark."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import jinja2
 import numpy as np
+from markupsafe import escape
 
 from cacse_trainer.encoding.vectors.index import Hits
+from cacse_trainer.errors import UserError
 
 SCORES = jinja2.Template(
     """<table class="scores">{% for sentence, score in hits %}<tr><td class="number">{{ "%.3f" % score }}</td>
@@ -14,8 +17,27 @@ SCORES = jinja2.Template(
 </td><td>{{ sentence }}</td></tr>{% endfor %}</table>""",
     autoescape=True,
 )
+RANKS = jinja2.Template(
+    """<div class="model-name">Ranks in both</div><table class="scores ranks"><tr><th class="number">A</th>
+<th class="number">B</th><th class="number">change</th><th></th></tr>{% for sentence, first, second in rows %}
+<tr><td class="number">{{ first }}</td><td class="number">{{ second }}</td>
+<td class="number {{ "up" if second < first else "down" if second > first }}">{{
+"↑ %d" % (first - second) if second < first else "↓ %d" % (second - first) if second > first else "=" }}</td>
+<td>{{ sentence }}</td></tr>{% endfor %}</table><div class="nothing">A is {{ names[0] }}, B is {{ names[1] }}; 1 is the
+nearest.</div>""",
+    autoescape=True,
+)
+INK, RULE = "#7b8794", "rgba(128,128,128,0.22)"
+"""Of axes and their names: readable on white and on black."""
+PALETTE = (
+    *("#3b82f6", "#ea580c", "#14b8a6", "#a855f7", "#eab308", "#ec4899"),
+    *("#84cc16", "#06b6d4", "#b45309", "#8b5cf6", "#ef4444", "#94a3b8"),
+)
 LONGEST_LABEL = 34
-CHARACTER_WIDTH, LINE_HEIGHT = 0.013, 0.042  # of a label, in parts of the map
+LABELLED = 30
+"""Points up to which each bears its sentence."""
+LINE_OF_HOVER = 44
+MOST_OF_HOVER = 300
 
 
 def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -34,66 +56,147 @@ def score_table(hits: Hits, colour: str) -> str:
     return SCORES.render(hits=hits, colour=colour)
 
 
+def rank_table(sentences: Sequence[str], cosines: Sequence[np.ndarray], names: Sequence[str], top_k: int) -> str:
+    """What two models find of one query: where each of their nearest sentences stands in either list.
+
+    Args:
+        sentences: of the corpus.
+        cosines: (n,) of the query with each, a model each.
+        names: of the models.
+        top_k: nearest sentences of each.
+    """
+    ranks = [np.argsort(np.argsort(-values, kind="stable"), kind="stable") + 1 for values in cosines]
+    rows = np.flatnonzero((ranks[0] <= top_k) | (ranks[1] <= top_k))
+    rows = rows[np.argsort(ranks[1][rows])]
+    shown = [(sentences[i], int(ranks[0][i]), int(ranks[1][i])) for i in rows]
+    return RANKS.render(rows=shown, names=names)
+
+
 def matrix_figure(lines: Sequence[str], cosines: np.ndarray) -> Any:
-    """A coloured table of cosines, its numbers in it where there is room."""
-    from matplotlib.figure import Figure
-
-    size = min(12.0, 4.0 + 0.45 * len(lines))
-    figure = Figure(figsize=(size, size * 0.85), dpi=110, layout="constrained")
-    axis = figure.subplots()
-    axis.imshow(cosines, vmin=-0.2, vmax=1, cmap="Blues")
-    labels = [_label(line) for line in lines]
-    axis.set_xticks(range(len(lines)), [str(i + 1) for i in range(len(lines))])
-    axis.set_yticks(range(len(lines)), [f"{label}  {i + 1}" for i, label in enumerate(labels)])
-    axis.xaxis.tick_top()
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
-    if len(lines) <= 15:
-        for i, row in enumerate(cosines):
-            for j, value in enumerate(row):
-                ink, number = "white" if value > 0.6 else "black", f"{value:.2f}".replace("-0.00", "0.00")
-                axis.text(j, i, number, ha="center", va="center", color=ink, fontsize=8)
-    return figure
+    """A coloured table of cosines, its numbers in it where there is room; the sentences where one points."""
+    numbers = [str(i + 1) for i in range(len(lines))]
+    pairs = [[f"{_hover(a)}<br>—<br>{_hover(b)}" for b in lines] for a in lines]
+    shown = {"texttemplate": "%{z:.2f}"} if len(lines) <= 15 else {}
+    heat = load_plotly().Heatmap(
+        z=np.round(cosines, 4).tolist(),
+        x=numbers,
+        y=[f"{_label(line)}  {number}" for line, number in zip(lines, numbers, strict=True)],
+        customdata=pairs,
+        hovertemplate="%{customdata}<br><b>%{z:.3f}</b><extra></extra>",
+        **{"zmin": -0.2, "zmax": 1, "colorscale": "Blues", "showscale": False, "xgap": 1, "ygap": 1, **shown},
+    )
+    layout = _layout(height=min(900, 170 + 34 * len(lines)))
+    layout["yaxis"] |= {"autorange": "reversed", "automargin": True, "showgrid": False, "zeroline": False}
+    layout["xaxis"] |= {"side": "top", "showgrid": False, "zeroline": False, "type": "category"}
+    return load_plotly().Figure(heat, layout)
 
 
-def label_places(lines: Sequence[str], points: np.ndarray) -> list[tuple[str, np.ndarray, tuple[float, float], str]]:
-    """(line, point, place, ``left`` or ``right``) of each label: beside its point, moved up until none is covered."""
-    (left, low), (right, high) = points.min(axis=0), points.max(axis=0)
-    wide, tall = (right - left or 1.0), (high - low or 1.0)
-    taken: list[tuple[float, float, float]] = []  # from, to, height
-    found = []
-    for i in np.argsort(points[:, 1], kind="stable"):
-        x, y = (float(value) for value in points[i])
-        length = CHARACTER_WIDTH * wide * len(_label(lines[i]))
-        begins = x <= (left + right) / 2
-        start = x + 0.02 * wide if begins else x - 0.02 * wide - length
-        while any(
-            start < to and begin < start + length and abs(y - at) < LINE_HEIGHT * tall for begin, to, at in taken
-        ):
-            y += 0.2 * LINE_HEIGHT * tall
-        taken.append((start, start + length, y))
-        found.append((lines[i], points[i], (start if begins else start + length, y), "left" if begins else "right"))
-    return found
+def map_figure(
+    sentences: Sequence[str],
+    rows: Sequence[int],
+    points: np.ndarray,
+    shares: np.ndarray,
+    groups: Sequence[str] | np.ndarray,
+    colour: str,
+) -> Any:
+    """Points that tell their sentences, coloured by group.
+
+    Args:
+        sentences: of the points.
+        rows: their numbers in the corpus, which a click tells.
+        points, shares: see `principal_components`.
+        groups: a name each, in the legend where there are several; or a number each, on a scale.
+        colour: of a single group.
+    """
+    go = load_plotly()
+    few = len(sentences) <= LABELLED
+    middle = points[:, 0].mean()
+    marker = {"size": 11 if few else 7, "opacity": 0.85}
+
+    def dots(chosen: np.ndarray, name: str, colours: Any) -> Any:
+        hovers = [_hover(sentences[i]) + (f"<br><i>{escape(groups[i])}</i>" if many else "") for i in chosen]
+        more = {"text": [_label(sentences[i]) for i in chosen], "mode": "markers+text"} if few else {"mode": "markers"}
+        return go.Scatter(
+            x=points[chosen, 0].tolist(),
+            y=points[chosen, 1].tolist(),
+            name=name,
+            customdata=[rows[i] for i in chosen],
+            hovertext=hovers,
+            hovertemplate="%{hovertext}<extra></extra>",
+            textposition=["middle right" if points[i, 0] <= middle else "middle left" for i in chosen],
+            marker={**marker, **colours},
+            **more,
+        )
+
+    layout = _layout(height=520)
+    if isinstance(groups, np.ndarray):
+        many = True
+        scale = {"color": groups.tolist(), "colorscale": "Viridis", "showscale": True, "colorbar": {"thickness": 12}}
+        traces = [dots(np.arange(len(sentences)), "", scale)]
+        layout["showlegend"] = False
+    else:
+        names = sorted(set(groups), key=lambda name: (-list(groups).count(name), name))
+        many = len(names) > 1
+        colours = PALETTE if many else (colour,)
+        traces = [
+            dots(np.flatnonzero([one == name for one in groups]), _label(name), {"color": colours[i % len(colours)]})
+            for i, name in enumerate(names)
+        ]
+        layout["showlegend"] = many
+    layout["xaxis"]["title"] = {"text": f"1st component ({100 * shares[0]:.0f} % of the variance)"}
+    layout["yaxis"]["title"] = {"text": f"2nd ({100 * shares[1]:.0f} %)"}
+    if few:  # room for the sentences
+        wide = float(np.ptp(points[:, 0])) or 1.0
+        layout["xaxis"]["range"] = [points[:, 0].min() - 0.08 * wide, points[:, 0].max() + 0.08 * wide]
+    return go.Figure(traces, layout)
 
 
-def map_figure(lines: Sequence[str], points: np.ndarray, shares: np.ndarray, colour: str) -> Any:
-    """Points with their sentences beside them."""
-    from matplotlib.figure import Figure
+def clusters(vectors: np.ndarray, sentences: Sequence[str], count: int) -> list[str]:
+    """The cluster of each sentence, by k-means, named after the sentence nearest to its centre."""
+    from sklearn.cluster import KMeans
 
-    figure = Figure(figsize=(7.5, 6), dpi=110, layout="constrained")
-    axis = figure.subplots()
-    axis.axhline(0, color="#ddd", linewidth=0.8, zorder=0)
-    axis.axvline(0, color="#ddd", linewidth=0.8, zorder=0)
-    axis.scatter(points[:, 0], points[:, 1], color=colour, s=40, zorder=2)
-    arrow: dict[str, Any] = {"arrowstyle": "-", "color": "#999", "linewidth": 0.6, "shrinkB": 3}
-    for line, (x, y), place, side in label_places(lines, points):
-        arrow["relpos"] = (0 if side == "left" else 1, 0.5)
-        axis.annotate(_label(line), (x, y), place, ha=side, va="center", fontsize=8.5, arrowprops=dict(arrow))
-    axis.margins(0.12)
-    axis.set_xlabel(f"1st principal component ({100 * shares[0]:.0f} % of the variance)")
-    axis.set_ylabel(f"2nd principal component ({100 * shares[1]:.0f} %)")
-    axis.spines[["top", "right"]].set_visible(False)
-    return figure
+    found = KMeans(min(count, len(sentences)), n_init=2, random_state=0).fit(vectors)
+    nearest = [int(np.argmax(vectors @ centre)) for centre in found.cluster_centers_]
+    return [f"{label + 1} {_label(sentences[nearest[label]])}" for label in found.labels_.tolist()]
+
+
+def load_plotly() -> Any:
+    """Plotly's figures.
+
+    Raises:
+        UserError: plotly is not installed.
+    """
+    try:
+        import plotly.graph_objects as figures
+    except ImportError as error:
+        raise UserError("the demo's maps need plotly: pip install 'cacse-trainer[demo]'") from error
+    return figures
+
+
+def _layout(height: int) -> dict[str, Any]:
+    """Of a figure on either ground, which keeps its zoom when it is drawn anew."""
+    axis = {"gridcolor": RULE, "zerolinecolor": RULE, "color": INK, "ticks": ""}
+    return {
+        "template": "none",
+        "height": height,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"color": INK, "family": "system-ui, sans-serif", "size": 12},
+        "margin": {"l": 44, "r": 8, "t": 28, "b": 44},
+        "hoverlabel": {"bgcolor": "#1f2933", "font": {"color": "#fff", "size": 13}, "align": "left"},
+        "hovermode": "closest",
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": INK, "activecolor": PALETTE[0]},
+        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "font": {"size": 11}},
+        "uirevision": "kept",
+        "xaxis": dict(axis),
+        "yaxis": dict(axis),
+    }
+
+
+def _hover(text: str) -> str:
+    """A sentence in short lines, as plotly takes it: its own markup, and no tag of the text's."""
+    shown = text if len(text) <= MOST_OF_HOVER else text[: MOST_OF_HOVER - 1] + "…"
+    return "<br>".join(str(escape(line)) for line in textwrap.wrap(shown, LINE_OF_HOVER))
 
 
 def _label(line: str) -> str:

@@ -56,6 +56,11 @@ class DevSet(ABC):
     def labels(self) -> np.ndarray | None:
         """The score of each pair as it is given; None of queries."""
 
+    @property
+    @abstractmethod
+    def texts(self) -> list[str]:
+        """All its sentences."""
+
     @abstractmethod
     def scores(self, embedder: Vectors) -> dict[str, float]:
         """All that is logged of an encoder; `metrics` ×100."""
@@ -100,6 +105,11 @@ class GradedPairs(DevSet):
         """(rows,) float64."""
         return np.asarray(self.pairs["score"], dtype=np.float64)
 
+    @property
+    def texts(self) -> list[str]:
+        """Of both sides."""
+        return [*self.pairs["sentence1"], *self.pairs["sentence2"]]
+
     def scores(self, embedder: Vectors) -> dict[str, float]:
         """See `score_pairs`."""
         return score_pairs(embedder, self.pairs)
@@ -140,6 +150,11 @@ class Retrieval(DevSet):
     def rows(self) -> int:
         """Of the queries."""
         return len(self.retrieval_set.queries)
+
+    @property
+    def texts(self) -> list[str]:
+        """The documents."""
+        return list(self.retrieval_set.documents)
 
     def scores(self, embedder: Vectors) -> dict[str, float]:
         """The means over the queries ×100, and the ``average_cosine`` of the documents."""

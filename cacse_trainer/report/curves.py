@@ -18,11 +18,17 @@ INK, RULE, GOOD = "#5b6875", "#d9dee4", "#15803d"
 LINES = ("#2563eb", "#d97706", "#0d9488", "#9333ea")
 VARIABLES = {INK: "--soft", RULE: "--rule", GOOD: "--good"} | {line: f"--line-{i + 1}" for i, line in enumerate(LINES)}
 """The page's variables by the colours of a picture."""
+DASHES = ("-", "--", ":")
+BORDERS = {"-": "solid", "--": "dashed", ":": "dotted"}
+"""The dashes of a picture as a page's style names them."""
 DOTS = 40  # points up to which each is drawn, too
 PLAIN: dict[Any, Any] = {"text.parse_math": False}  # a dollar in a dev set's name is a dollar
 METADATA = ("Creator", "Date", "Format", "Type")  # what matplotlib would write of itself
 FIGURE = jinja2.Template(
-    """<figure><figcaption>{{ title }}</figcaption>{% if note %}<div class="note">{{ note }}</div>{% endif %}
+    """<figure{% if keys %} class="wide"{% endif %}><figcaption>{{ title }}</figcaption>
+{% if note %}<div class="note">{{ note }}</div>{% endif %}
+{% if keys %}<div class="keys">{% for name, colour, border in keys %}
+<span><i style="border-top:3px {{ border }} var({{ colour }})"></i>{{ name }}</span>{% endfor %}</div>{% endif %}
 <svg viewBox="0 0 {{ box }}" role="img" aria-label="{{ title }}">{{ drawing }}</figure>""",
     autoescape=True,
 )
@@ -46,10 +52,12 @@ class Series:
     Args:
         name: for the legend.
         points: (x, y) in order of x; a y of None or NaN is a gap.
+        band: (x, low, high) in order of x: what is shaded around the line.
     """
 
     name: str
     points: Sequence[tuple[float, float | None]]
+    band: Sequence[tuple[float, float, float]] = ()
 
     def finite(self) -> list[tuple[float, float]]:
         """The points that can be drawn."""
@@ -69,7 +77,9 @@ def draw(
     """Draw lines on an axis of matplotlib; see `line_chart`."""
     for i, line in enumerate(lines):
         points = line.finite()
-        style = {"color": LINES[i % 4], "linestyle": ("-", "--", ":")[i // 4 % 3], "label": line.name}
+        style = {"color": LINES[i % 4], "linestyle": DASHES[i // 4 % 3], "label": line.name}
+        if line.band:
+            axis.fill_between(*zip(*line.band, strict=True), color=LINES[i % 4], alpha=0.18, linewidth=0, clip_on=False)
         # not clipped: that takes a mask by url(), and a ring at the edge would be cut
         axis.plot(*zip(*points, strict=True), marker="." if len(points) <= DOTS else "", clip_on=False, **style)
     if reference is not None:
@@ -91,13 +101,14 @@ def draw(
         axis.legend(labelcolor=INK, frameon=False)
 
 
-def line_chart(series: Sequence[Series], title: str, *, note: str = "", **more: Any) -> Markup:
+def line_chart(series: Sequence[Series], title: str, *, note: str = "", wide: bool = False, **more: Any) -> Markup:
     """A figure for a page: the title, how to read it, and the drawing.
 
     Args:
         series: the lines; those without a finite point are left out.
         title: what the y axis shows.
         note: one sentence below the title on how to read it.
+        wide: a larger drawing with the names of many lines above it, not in it.
         more: ``x_label``; ``x_end``, the right end of the x axis, so that charts of one run line up (default: the last
             x); ``reference``, label and height of a dashed line; ``mark``, a point to ring, such as the best one.
 
@@ -112,15 +123,17 @@ def line_chart(series: Sequence[Series], title: str, *, note: str = "", **more: 
         return Markup()
     stream = io.StringIO()
     with matplotlib.rc_context({**PLAIN, "svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9}):
-        figure = Figure(figsize=(3, 1.9), layout="constrained")
-        draw(figure.subplots(), lines, legend=len(lines) > 1, **more)
+        figure = Figure(figsize=(4.2, 2.5) if wide else (3, 1.9), layout="constrained")
+        draw(figure.subplots(), lines, legend=len(lines) > 1 and not wide, **more)
         figure.savefig(stream, format="svg", transparent=True, metadata=dict.fromkeys(METADATA))
     # the page's own font and colours; names of groups, which are equal in all drawings, go
     svg = re.sub(r' id="[a-z.]*[a-z0-9]+_\d+"| font-family: [^;"]+;?', "", stream.getvalue())
     svg = svg[svg.index("</defs>") + len("</defs>") :]
     svg = re.sub("|".join(VARIABLES), lambda found: f"var({VARIABLES[found.group()]})", svg)
     box = " ".join(f"{72 * inches:g}" for inches in figure.get_size_inches())
-    return Markup(FIGURE.render(title=title, note=note, box=box, drawing=Markup(svg)))
+    styles = [(f"--line-{i % 4 + 1}", BORDERS[DASHES[i // 4 % 3]]) for i in range(len(lines))]
+    keys = [(line.name, *style) for line, style in zip(lines, styles, strict=True)] if wide else []
+    return Markup(FIGURE.render(title=title, note=note, keys=keys, box=box, drawing=Markup(svg)))
 
 
 def plot_run(

@@ -2,7 +2,9 @@
 
 from collections.abc import Collection
 from typing import Any
+from urllib.parse import quote
 
+import jinja2
 from markupsafe import Markup
 
 from cacse_trainer.report.curves import Series, line_chart, points_of
@@ -18,6 +20,19 @@ SPACE = {
 CHOOSING = {"spearman": "Spearman ×100", "ndcg@10": "nDCG@10 ×100"}
 """The scores by which a dev set chooses and judges, by the end of their names in the log: graded pairs, retrieval."""
 OPTIMISER = {"learning_rate": "learning rate", "grad_norm": "norm of the gradient"}
+EXPORTED = "export"
+"""Beside the page: the folder of the exported encoders."""
+MOVED = jinja2.Template(
+    """<figure class="wide"><figcaption>{{ sentence }}</figcaption>
+<div class="note">{{ kept }} of its {{ of }} nearest neighbours stayed.</div><div class="sides">
+{% for name, hits in (("before training", before), ("after", after)) %}<div><b>{{ name }}</b><ol>
+{% for cosine, text in hits %}
+<li{% if text not in shown %} class="new"{% endif %}><span>{{ "%.2f" % cosine }}</span>{{ text }}</li>{% endfor %}
+</ol></div>{% endfor %}</div></figure>""",
+    autoescape=True,
+)
+LONGEST = 240
+"""Characters of a sentence that are shown."""
 HIDDEN_SETTINGS = frozenset({"train_batch_size", "eval_batch_size", "hub_token"})
 
 
@@ -35,9 +50,11 @@ def training_page(report: dict[str, Any], title: str) -> str:
         " · ".join(part for part in (report["model"], recipe, report.get("finished")) if part),
         [
             Section("Scores", score_note, rows=rows, head=head, numeric=range(1, len(head))),
+            Section("Exported encoders", rows=exports(report), head=("folder", "card", "how to load it")),
             Section("Dev scores over the steps", charts=dev_charts(report)),
             Section("Loss", loss_note(report), charts=loss_charts(report)),
             Section("Embedding space", "Measured on the sentences of the dev sets.", charts=space_charts(report)),
+            Section("What moved most", MOVED_NOTE, charts=moved(report)),
             Section("Optimiser", charts=_charts(report, OPTIMISER)),
             Section("Repeat it", command=report.get("command")),
             Section("Data", rows=facts(report["data"])),
@@ -51,6 +68,37 @@ def training_page(report: dict[str, Any], title: str) -> str:
         mood=mood,
         tiles=figures(report),
     )
+
+
+MOVED_NOTE = (
+    "The sentences of the dev sets whose nearest neighbours changed most, with the three nearest and their cosines "
+    "before training (the start as it is) and after; what came new among these is coloured."
+)
+
+
+def moved(report: dict[str, Any]) -> list[Markup]:
+    """A card a sentence, see `cacse_trainer.evaluation.moved`."""
+    cards = []
+    for one in report.get("moved") or []:
+        sides = {side: [(cosine, _short(text)) for cosine, text in one[side]] for side in ("before", "after")}
+        shown = [text for _, text in sides["before"]]  # what is new after training has a colour
+        cards.append(Markup(MOVED.render(**{**one, "sentence": _short(one["sentence"]), "shown": shown, **sides})))
+    return cards
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def exports(report: dict[str, Any]) -> Rows:
+    """Links to the exported folders and their cards, and the line that loads each."""
+    rows = []
+    for name in report["exported"]:
+        folder = f"{EXPORTED}/{name}"
+        links = [Markup('<a href="{}">{}</a>').format(quote(folder + end), text)
+                 for end, text in (("/", folder), ("/README.md", "README.md"))]  # fmt: skip
+        rows.append([*links, Markup("<code>{}</code>").format(f'SentenceTransformer("{folder}")')])
+    return rows
 
 
 def loss_page(report: dict[str, Any], title: str) -> str:

@@ -79,7 +79,11 @@ def own_pooling(name: str, trust_remote_code: bool = False) -> str:
 
 
 def read_start(
-    trainer: CacseTrainer, starts: Sequence[str], sets: Mapping[str, DevSet], trust_remote_code: bool
+    trainer: CacseTrainer,
+    starts: Sequence[str],
+    sets: Mapping[str, DevSet],
+    trust_remote_code: bool,
+    sentences: Sequence[str] = (),
 ) -> Reading | None:
     """The baseline: the best of the starts as their folders state them, else the model before training.
 
@@ -88,16 +92,18 @@ def read_start(
         starts: folders or hub ids.
         sets: dev sets; the first one tells which of several starts is the best.
         trust_remote_code: run model code that comes with a start.
+        sentences: whose vectors are kept, too.
 
     Returns:
         None where there are no sets, or the model is spread over processes before its first step.
     """
     if not sets:
         return None
-    start = read_stated(starts, sets, trainer.args.device, bool(trainer.args.bf16), trust_remote_code)
+    start = read_stated(starts, sets, trainer.args.device, bool(trainer.args.bf16), trust_remote_code, sentences)
     trained_by = trainer.model.stated_pooling
     if start is None:
-        return None if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled else read_model(trainer, sets, UNTRAINED)
+        spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+        return None if spread else read_model(trainer, sets, UNTRAINED, sentences)
     if trainer.is_world_process_zero():
         scores = ", ".join(f"{key} {score:.2f}" for key, score in start.scores.items())
         logger.info("the start as its folder states it, %s by %s pooling: %s", start.name, start.pooling, scores)
@@ -112,13 +118,15 @@ def read_start(
     return start
 
 
-def read_model(trainer: CacseTrainer, sets: Mapping[str, DevSet], name: str = "") -> Reading:
+def read_model(
+    trainer: CacseTrainer, sets: Mapping[str, DevSet], name: str = "", sentences: Sequence[str] = ()
+) -> Reading:
     """The trainer's model as it is."""
     model = trainer.model_of_run
     was_training = model.training
     model.eval()
     try:
-        return read(name, model.stated_pooling, trainer.embedder, sets)
+        return read(name, model.stated_pooling, trainer.embedder, sets, sentences)
     finally:
         model.train(was_training)
 

@@ -10,6 +10,7 @@ from transformers import Trainer
 from cacse_trainer.compute.distributed import barrier
 from cacse_trainer.encoding.sentence_transformers import LENGTH, MODULES, PROMPTS
 from cacse_trainer.errors import UserError, user_errors
+from cacse_trainer.evaluation.answers import ANSWERS
 from cacse_trainer.files import (
     CARD,
     LOCK,
@@ -44,7 +45,7 @@ CURVES = "training_curves.png"
 
 RUN = ".run.json"
 """The mark of a run in its output folder, there before anything else: the names of what its model was saved as."""
-FIXED = (EXPORT, REPORT, PAGE, CURVES, STAGING, RUN, LOCK, ".*.partial")
+FIXED = (EXPORT, REPORT, PAGE, CURVES, ANSWERS, STAGING, RUN, LOCK, ".*.partial")
 """The run's other names. Checkpoints are known by what they hold; nothing else is ever deleted."""
 SAVED = (*MODEL_FILES, MODULES, LENGTH, PROMPTS, "tokenizer_[0-9]*")
 """Patterns of the names that models are saved as, which may be in the way; also of what older versions saved."""

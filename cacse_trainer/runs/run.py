@@ -24,8 +24,10 @@ from cacse_trainer.encoding.hub import HubError, HubTarget, prepare_repo, push_f
 from cacse_trainer.encoding.lineage import hub_data_sets, known_of
 from cacse_trainer.encoding.model_card import RECORDED, CardFacts
 from cacse_trainer.errors import RunError, UserError
+from cacse_trainer.evaluation.answers import ANSWERS, write_answers
 from cacse_trainer.evaluation.dev_sets import DevSet
 from cacse_trainer.evaluation.environment import environment, peak_memory_gb
+from cacse_trainer.evaluation.moved import most_moved, sample
 from cacse_trainer.files import plain, write_json, write_text
 from cacse_trainer.report import training_page
 from cacse_trainer.report.curves import curve, plot_run
@@ -149,14 +151,21 @@ class TrainingRun:
             trainer.extra_scorers = list(self.scorers)
             sets = {**self.dev_sets, **self.test_sets}
             trusted = isinstance(self.model_args, ModelArguments) and self.model_args.trust_remote_code
-            start = read_start(trainer, starts, sets, trusted)
+            looked_at = sample(sets)
+            start = read_start(trainer, starts, sets, trusted, looked_at)
             use_run_progress(trainer, bar=not args.disable_tqdm, baselines=start.scores if start is not None else {})
             if args.early_stopping_patience is not None:
                 trainer.add_callback(Patience(args.early_stopping_patience))
             trained = trainer.train(resume_from_checkpoint=self.checkpoint)
             summary = summarise(trainer, self.dev_sets, start)
             if start is not None:
-                summary["verdict"] = judge(start, read_model(trainer, sets), sets, list(self.test_sets))
+                reading = read_model(trainer, sets, sentences=looked_at)
+                summary["trained"] = {"scores": reading.scores}
+                summary["verdict"] = judge(start, reading, sets, list(self.test_sets))
+                if start.vectors is not None and reading.vectors is not None:
+                    summary["moved"] = most_moved(looked_at, start.vectors, reading.vectors)
+                if trainer.is_world_process_zero():
+                    write_answers(folder / ANSWERS, sets, reading.answers, trainer.embedder)
                 tell_verdict(trainer, summary["verdict"])
             result = RunResult(folder, trained.global_step, {**summary, **(extra or {})})
             save_model(trainer, folder)  # before the export, whose failure must not cost the weights

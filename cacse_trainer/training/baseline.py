@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from cacse_trainer.encoding.embedder import Vectors
@@ -23,12 +24,14 @@ class Reading:
         pooling: by which it was read.
         answers: by set.
         scores: by which each set judges, ×100.
+        vectors: of the sentences that are looked at one by one.
     """
 
     name: str
     pooling: str
     answers: dict[str, Answers]
     scores: dict[str, float]
+    vectors: np.ndarray | None = None
 
     def every_score(self) -> Iterator[tuple[str, str, float]]:
         """Set, metric and score ×100, also of the metrics by which no set judges."""
@@ -37,10 +40,13 @@ class Reading:
                 yield name, metric, value
 
 
-def read(name: str, pooling: str, embedder: Vectors, sets: Mapping[str, DevSet]) -> Reading:
-    """Score an encoder on dev sets and keep its answers."""
+def read(
+    name: str, pooling: str, embedder: Vectors, sets: Mapping[str, DevSet], sentences: Sequence[str] = ()
+) -> Reading:
+    """Score an encoder on dev sets and keep its answers, and its vectors of the sentences."""
     answers = {key: one.read(embedder) for key, one in sets.items()}
-    return Reading(name, pooling, answers, {key: answers[key].scores[one.metric] for key, one in sets.items()})
+    scores = {key: answers[key].scores[one.metric] for key, one in sets.items()}
+    return Reading(name, pooling, answers, scores, embedder.vectors(sentences) if sentences else None)
 
 
 def read_stated(
@@ -49,6 +55,7 @@ def read_stated(
     device: torch.device | str,
     bf16: bool = False,
     trust_remote_code: bool = False,
+    sentences: Sequence[str] = (),
 ) -> Reading | None:
     """The best of the encoders that training started from, each read as its own folder states.
 
@@ -58,6 +65,7 @@ def read_stated(
         device: where they are read.
         bf16: read them in bfloat16.
         trust_remote_code: run model code that comes with a start.
+        sentences: whose vectors are kept, too.
 
     Returns:
         None where there are no sets, or no start states its pooling.
@@ -74,5 +82,5 @@ def read_stated(
                 continue
         with torch.random.fork_rng(devices=[]):  # weights that a checkpoint lacks are drawn: not from the run's seed
             encoder = SentenceEncoder(path, **how, trust_remote_code=trust_remote_code)
-        readings.append(read(public_name(name), encoder.pooling, encoder.embedder, sets))
+        readings.append(read(public_name(name), encoder.pooling, encoder.embedder, sets, sentences))
     return max(readings, key=lambda reading: next(iter(reading.scores.values())), default=None)

@@ -12,6 +12,7 @@ from cacse_trainer.errors import UserError
 from cacse_trainer.pipeline import runner
 from cacse_trainer.pipeline.sweep import parse_grid, sweep_runs
 from cacse_trainer.pipeline.sweep_report import SECTION
+from tests.report.test_report import check_page
 
 # Stands for a training process: leaves what one leaves, with a score that follows from seed and learning rate.
 STAND_IN = """
@@ -26,7 +27,9 @@ card = folder / "export" / "encoder" / "README.md"
 card.parent.mkdir(parents=True)
 card.write_text("---\\nlibrary_name: sentence-transformers\\ntags:\\n- cacse-trainer\\n---\\n# a card\\n")
 best = 80 + seed + 1000 * rate
+curve = [{"step": step, "loss": 1.0, "eval_stsb_spearman": best - 5 + step} for step in range(6)]
 report = {"metric": "stsb_spearman", "best": best, "baseline": 70.0, "settings": {"greater_is_better": True}}
+report |= {"log_history": curve, "steps": 5}
 report["exported"] = {"encoder": {"stsb": best - 0.5}}
 (folder / "training_report.json").write_text(json.dumps(report))
 """
@@ -59,9 +62,16 @@ def test_mean_and_deviation_reach_table_and_card(command, stand_in, tmp_path, ca
         "n": 3,
         "mean": 84.0,
         "std": 1.0,
+        "low": pytest.approx(84 - 4.302653 / 3**0.5),
+        "high": pytest.approx(84 + 4.302653 / 3**0.5),
         "least": 83.0,
         "largest": 85.0,
     }
+    text = (out / "sweep_report.html").read_text()
+    tags = check_page(text)
+    assert "[81.52, 86.48]" in text and "learning_rate 0.002" in text and tags.count("svg") == 2
+    assert text.count("fill-opacity: 0.18") == 4  # the seeds of two points, scores and loss
+    assert 'href="learning_rate-0.002_seed-3/report.html"' in text
     cards = {path.parts[-4]: path.read_text() for path in out.glob("*/export/encoder/README.md")}
     assert [name for name, card in cards.items() if SECTION in card] == ["learning_rate-0.002_seed-3"]
     assert "83.00 ± 1.00" in cards["learning_rate-0.002_seed-3"]

@@ -103,6 +103,16 @@ def test_the_page_of_a_run_shows_every_figure():
     assert "hub" not in text
 
 
+def test_exports_are_linked_and_moved_sentences_shown():
+    hits = [[0.5, "a < b"], [0.25, "x" * 400]]
+    one = {"sentence": "<i>me", "kept": 3, "of": 10, "before": hits, "after": hits[:1]}
+    text = training_page(a_report(moved=[one], exported={"tower a": {}}), "run")
+    check_page(text)
+    assert '<a href="export/tower%20a/">' in text and '<a href="export/tower%20a/README.md">' in text
+    assert "&lt;i&gt;me" in text and "3 of its 10 nearest" in text and "x" * 300 not in text
+    assert text.count("<li><span>0.50</span>a &lt; b</li>") == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
