@@ -62,6 +62,7 @@ def main() -> int:
     parser.add_argument("--peers", nargs="+", choices=NAMES, default=peers, help=f"default: {', '.join(peers)}")
     parser.add_argument("--device", default="cpu", help="cpu; cuda: ours alone beside torch")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--graphs", type=Path, help="keep the peers' graphs of the model there, for the next run")
     parser.add_argument("--output", type=Path, help="JSON file")
     settings = parser.parse_args()
     if settings.device == "cuda" and not torch.cuda.is_available():
@@ -78,7 +79,7 @@ def main() -> int:
         sentences = [sentences[i] for i in chosen]
 
     with tempfile.TemporaryDirectory() as work:
-        return measure(settings, sentences, Path(work))
+        return measure(settings, sentences, settings.graphs or Path(work))
 
 
 def measure(settings: argparse.Namespace, sentences: list[str], work: Path) -> int:

@@ -36,7 +36,7 @@ class Peers:
 
     Args:
         folder: a sentence-transformers folder.
-        work: an empty folder for graphs.
+        work: a folder for graphs, empty or of an earlier run with the same model.
         limit: length limit in tokens.
         batch_size: of all but fastembed, whose default is 256.
         threads: of every engine.
@@ -108,7 +108,8 @@ class Peers:
         if kind == "int8":
             path = self.work / "peer_int8.onnx"
             weights = QuantType.QInt8 if torch.cpu._is_vnni_supported() else QuantType.QUInt8
-            quantize_dynamic(self._graph(), path, weight_type=weights, per_channel=True)
+            if not path.exists():
+                quantize_dynamic(self._graph(), path, weight_type=weights, per_channel=True)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -120,12 +121,16 @@ class Peers:
 
         model = openvino.Core().read_model(str(self._graph()))
         names = [port.any_name for port in model.inputs]
-        if kind == "int8":
+        kept = self.work / "peer_int8.xml"
+        if kind == "int8" and kept.exists():
+            model = openvino.Core().read_model(str(kept))
+        elif kind == "int8":
             import nncf
 
             texts = [dict(self.torch.tokenizer(text, return_tensors="np")) for text in self.calibration]
             data: Any = nncf.Dataset([{name: one[name].astype(np.int64) for name in names} for one in texts])
             model = nncf.quantize(model, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(texts))
+            openvino.save_model(model, str(kept), compress_to_fp16=False)
         settings = {"INFERENCE_NUM_THREADS": self.threads, "INFERENCE_PRECISION_HINT": "f32"}
         compiled = openvino.Core().compile_model(model, "CPU", settings)
         return lambda given: compiled({name: given[name] for name in names})[0]
@@ -140,7 +145,7 @@ class Peers:
             pooling=PoolingType.DISABLED,  # the graph pools
             normalization=True,
             sources=ModelSource(hf=name),
-            dim=self.torch.get_sentence_embedding_dimension(),
+            dim=self.torch.get_embedding_dimension(),
             model_file="onnx/model.onnx",
         )
         model = TextEmbedding(name, specific_model_path=str(self.work), threads=self.threads)
