@@ -135,7 +135,7 @@ def tell_card(card: Path, report: Mapping[str, Any]) -> None:
     if not card.is_file():
         return
     lost = [f"up to {report['cosine_loss_of_int8']:.1e} of the cosine on {len(PROBES)} sentences"]
-    lost += [f"{cost:+.2f} points on {name}" for name, cost in report.get("cost_of_int8", {}).items()]
+    lost += [f"{cost:.2f} points on {name}" for name, cost in report.get("cost_of_int8", {}).items()]
     told = f"{HEADING}`onnx/model.onnx` gives these vectors, `onnx/model_int8.onnx` loses {' and '.join(lost)}.\n"
     text = re.sub(rf"\n*{HEADING}[^\n]*\n", "\n", card.read_text(encoding="utf-8"))
     before, training, after = text.partition("\n## Training\n")

@@ -65,7 +65,7 @@ def test_command_reports_the_cost(tiny_towers, tiny_tokenizer, tmp_path, dev_fil
     assert report["cost_of_int8"]["stsb"] == pytest.approx(scores["float32"]["stsb"] - scores["int8"]["stsb"])
     card = (folder / "README.md").read_text()
     assert f"loses up to {report['cosine_loss_of_int8']:.1e}" in card
-    assert f"{report['cost_of_int8']['stsb']:+.2f} points on stsb" in card
+    assert f"{report['cost_of_int8']['stsb']:.2f} points on stsb" in card
     tell_card(folder / "README.md", {"cosine_loss_of_int8": 0.5})  # a later export's words take the place
     again = (folder / "README.md").read_text()
     assert again.count("## ONNX graphs") == 1 and "up to 5.0e-01 of" in again and "points on stsb" not in again
