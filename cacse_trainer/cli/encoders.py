@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from cacse_trainer.encoding.base import BaseEncoder
+from cacse_trainer.encoding.computing import COMPUTES
 from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.encoding.loading import CHOICES
 from cacse_trainer.encoding.onnx import GRAPHS, OnnxEncoder
@@ -22,7 +23,7 @@ def add_encoder_flags(parser: argparse.ArgumentParser) -> None:
     add_decoder_flags(add)
     graphs = "onnx, onnx_int8: the folder's graphs, made by cacse-trainer export --format onnx"
     add("--backend", default="torch", choices=["torch", *GRAPHS], help=graphs)
-    add_bf16_flag(add)
+    add_compute_flags(add)
     add("--max_seq_length", type=count, help="in tokens; default: what the model states")
     add("--tokens_per_batch", type=count, help="padded tokens a batch; default: by kind of device")
     add("--truncate_dim", type=count, help="keep so many of the first dimensions")
@@ -36,8 +37,11 @@ def add_running_flags(parser: argparse.ArgumentParser) -> None:
     add_encoder_flags(parser)
 
 
-def add_bf16_flag(add: Callable[..., Any]) -> None:
-    """``--bf16 [auto|true|false]``, see `dtype_of`."""
+def add_compute_flags(add: Callable[..., Any]) -> None:
+    """``--compute``, ``--compute_dev`` and ``--bf16 [auto|true|false]``; see `computing`, `dtype_of`."""
+    kinds = "int8: products of whole numbers, on a CPU; auto: the fastest that loses under 0.1 point, by a measurement"
+    add("--compute", choices=COMPUTES, help=f"what is computed in. {kinds}. Default: as --bf16 says")
+    add("--compute_dev", metavar="FILE", help="graded pairs on which --compute auto measures; default: a sample")
     add("--bf16", default="false", help=f"compute in bfloat16: {HELP} The vectors are float32 all the same", **FLAG)
 
 
@@ -66,7 +70,13 @@ def chosen(settings: argparse.Namespace, *names: str) -> dict[str, Any]:
 def torch_settings(settings: argparse.Namespace, device: str | None) -> dict[str, Any]:
     """How an encoder is loaded and computes, as `SentenceEncoder` and `open_encoders` take it."""
     flags = chosen(settings, "max_seq_length", "tokens_per_batch", "trust_remote_code", *DECODER_FLAGS)
-    return {**flags, "dtype": dtype_of(settings, device)}
+    if settings.compute_dev is not None and settings.compute != "auto":
+        raise UserError("--compute_dev: belongs to --compute auto")
+    if settings.compute is None:
+        return {**flags, "dtype": dtype_of(settings, device)}
+    if settings.bf16 != "false":
+        raise UserError(f"--bf16 and --compute {settings.compute}: two names of one thing; give one of them")
+    return {**flags, **chosen(settings, "compute", "compute_dev")}
 
 
 def open_encoder(settings: argparse.Namespace, model: str | None, device: str | None) -> BaseEncoder:
@@ -82,7 +92,7 @@ def open_encoder(settings: argparse.Namespace, model: str | None, device: str | 
         return SentenceEncoder(
             model, settings.pooling, device, settings.adapter, truncate_dim=settings.truncate_dim, **own
         )
-    for flag in ("pooling", "adapter", "bf16", "trust_remote_code", *DECODER_FLAGS):
+    for flag in ("pooling", "adapter", "bf16", "compute", "compute_dev", "trust_remote_code", *DECODER_FLAGS):
         if getattr(settings, flag) not in (None, False, "false", "auto"):
             raise UserError(f"--{flag}: belongs to --backend torch; a graph is what it was exported as")
     own = chosen(settings, "max_seq_length", "tokens_per_batch", "truncate_dim")

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
-from cacse_trainer.cli.encoders import add_bf16_flag, add_decoder_flags, torch_settings
+from cacse_trainer.cli.encoders import add_compute_flags, add_decoder_flags, torch_settings
 from cacse_trainer.cli.output import tell_json
 from cacse_trainer.compute.distributed import join_processes, rank
 from cacse_trainer.encoding.loading import CHOICES
@@ -52,7 +52,7 @@ def parser() -> OneLineParser:
     add("--overwrite", action="store_true", help="forget the results that are in the output folder")
     add("--skip_missing", action="store_true", help="leave out tasks whose data files are not there")
     add("--train_text", metavar="FILE", help="training text: count the evaluation sentences in it, score without them")
-    add_bf16_flag(add)
+    add_compute_flags(add)
     add("--device", help="cpu, cuda, cuda:1, …; default: a GPU where there is one")
     add("--max_seq_length", type=count, help="in tokens; default: what the model states")
     add("--tokens_per_batch", type=count, help="padded tokens a batch; default: by kind of device")

@@ -47,6 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     if settings.index is not None:
         made_by = read_facts(settings.index)["made_by"]
         settings.truncate_dim = settings.truncate_dim or made_by.get("truncate_dim")
+        settings.compute = settings.compute or made_by.get("dtype")
         encoder = open_encoder(settings, settings.model or made_by["model"], settings.device)
         encoder.load_index(settings.index, settings.search_effort)
     else:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cacse_trainer.compute.bucketing import cheapest_groups
 from cacse_trainer.compute.encoder_tools import known_inputs, run_encoder
 from cacse_trainer.compute.fast_paths import ATTENTION, half_once
+from cacse_trainer.compute.int8 import project
 from cacse_trainer.compute.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, pool
 
 GROUP_COST = 50
@@ -224,7 +225,7 @@ def _group(lengths: Tensor) -> Group:
 def _attend(module: Any, states: Tensor, rows: PackedRows) -> Tensor:
     """``dropout(softmax(q kᵀ·scaling + mask)) v`` by heads and groups: (T, H) → (T, H)."""
     half = half_once(states)
-    projected = [rows.spread_by_head(part(half)) for part in (module.query, module.key, module.value)]
+    projected = [rows.spread_by_head(part) for part in project((module.query, module.key, module.value), half)]
     found = []
     for group, q, k, v in zip(rows.groups, *projected, strict=True):
         mask = q.new_zeros(1) if group.mask is None else group.mask.to(q.dtype).repeat_interleave(rows.heads, dim=0)

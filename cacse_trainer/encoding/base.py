@@ -301,7 +301,8 @@ class BaseEncoder(Searching):
     def described(self) -> dict[str, Any]:
         """What a saved index records of its encoder: name, weights, and what else directions depend on."""
         path = Path(self.name)
-        more = {name: value for name, value in self.settings().items() if name not in ("dtype", "adapter")}
+        named = self.settings().items()  # float32 and bfloat16 may ask each other's
+        more = {name: value for name, value in named if name not in ("dtype", "adapter") or value == "int8"}
         return {
             "model": str(path.resolve()) if path.is_dir() else self.name,
             "pooling": self.pooling,

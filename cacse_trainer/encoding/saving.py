@@ -80,8 +80,8 @@ def save_encoder(encoder: "SentenceEncoder", folder: Path) -> None:
         UserError: see `SentenceEncoder.save_pretrained`.
         ExportError: the reloaded folder's vectors are others.
     """
-    if encoder.dtype != torch.float32:
-        raise UserError(f"model {encoder.name}: was loaded in {encoder.dtype}; load it in float32 to save it")
+    if encoder.compute != "float32":
+        raise UserError(f"model {encoder.name}: was loaded in {encoder.compute}; load it in float32 to save it")
     written = written_form(encoder)
     expected = encoder.vectors(PROBES)
     remote = written is not None and runs_its_own_code(written.model)

@@ -151,7 +151,7 @@ class Searching(ABC):
             UserError: there is none, it is damaged, or other weights, another pooling or length made it.
         """
         index = SearchIndex.load(Path(folder), search_effort)
-        mine, its = self.made_by(), {"prompt": None, **index.made_by}
+        mine, its = self.made_by(), {"prompt": None, "dtype": None, **index.made_by}
         differing = [name for name, value in its.items() if name != "model" and mine.get(name) != value]
         if differing:
             raise UserError(

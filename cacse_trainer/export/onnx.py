@@ -1,11 +1,13 @@
 """An exported encoder folder as ONNX graphs: tokens in, sentence embedding out, the pooling inside.
 
 ``onnx/model.onnx`` gives the folder's vectors within 1e-4 in onnxruntime; ``onnx/model_int8.onnx`` is the same graph
-with its weights dynamically quantised, and what that costs on the dev sets stands in ``onnx/report.json``.
+with its weights dynamically quantised, and what that costs, in cosine and on the dev sets, stands in
+``onnx/report.json`` and on the folder's card.
 """
 
 import contextlib
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -25,11 +27,13 @@ from cacse_trainer.encoding.saving import PROBES, ExportError
 from cacse_trainer.encoding.sentence_transformers import read_modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import as_dev_sets, scores_by_set
-from cacse_trainer.files import write_json, writing_folder
+from cacse_trainer.files import CARD, write_json, write_text, writing_folder
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
+HEADING = "## ONNX graphs\n\n"
+"""Of the card's section."""
 
 
 class Pooled(nn.Module):
@@ -98,13 +102,15 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Any] | None = None) -> dict
             for name, file in files.items()
         }
         expected = own.vectors(PROBES)
-        differences = {name: float(np.abs(graph.vectors(PROBES) - expected).max()) for name, graph in graphs.items()}
+        found = {name: graph.vectors(PROBES) for name, graph in graphs.items()}
+        differences = {name: float(np.abs(vectors - expected).max()) for name, vectors in found.items()}
         difference = differences["float32"]
         if not difference <= TOLERANCE:
             raise ExportError(f"{folder}: the ONNX graph's vectors differ by {difference:.2e} > {TOLERANCE}")
         report: dict[str, Any] = {
             "pooling": stated.pooling,
             "largest_difference": differences,
+            "cosine_loss_of_int8": cosine_loss(expected, found["int8"]),
             "megabytes": {name: file.stat().st_size / 1e6 for name, file in files.items()},
         }
         if dev_sets:
@@ -112,8 +118,28 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Any] | None = None) -> dict
             before, after = report["scores"]["float32"], report["scores"]["int8"]
             report["cost_of_int8"] = {dev: before[dev] - after[dev] for dev in before}
         write_json(staged / "report.json", report)
+    tell_card(folder / CARD, report)
     logger.info("%s: largest difference from the folder's vectors %.1e", folder / FOLDER, difference)
     return report
+
+
+def cosine_loss(first: np.ndarray, second: np.ndarray) -> float:
+    """The largest 1 - cos of a row of one table and the same row of another; rows of zeros are left out."""
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    products = (first.astype(np.float64) * second).sum(axis=1)
+    return float(max(0.0, (1 - products[lengths > 0] / lengths[lengths > 0]).max(initial=0.0)))
+
+
+def tell_card(card: Path, report: Mapping[str, Any]) -> None:
+    """Write into a folder's card, where it has one, what its int8 graph loses; what an earlier export said goes."""
+    if not card.is_file():
+        return
+    lost = [f"up to {report['cosine_loss_of_int8']:.1e} of the cosine on {len(PROBES)} sentences"]
+    lost += [f"{cost:.2f} points on {name}" for name, cost in report.get("cost_of_int8", {}).items()]
+    told = f"{HEADING}`onnx/model.onnx` gives these vectors, `onnx/model_int8.onnx` loses {' and '.join(lost)}.\n"
+    text = re.sub(rf"\n*{HEADING}[^\n]*\n", "\n", card.read_text(encoding="utf-8"))
+    before, training, after = text.partition("\n## Training\n")
+    write_text(card, f"{before.rstrip()}\n\n{told}{training}{after}")
 
 
 @contextlib.contextmanager

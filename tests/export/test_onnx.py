@@ -10,7 +10,7 @@ from cacse_trainer.cli.common import run
 from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.encoding.onnx import OnnxEncoder
 from cacse_trainer.export.encoders import export as export_folders
-from cacse_trainer.export.onnx import export_onnx
+from cacse_trainer.export.onnx import export_onnx, tell_card
 from cacse_trainer.files import RECORD, foreign
 from cacse_trainer.models import SentenceEmbeddingModel
 from tests.data.test_tokens import byte_level
@@ -63,6 +63,13 @@ def test_command_reports_the_cost(tiny_towers, tiny_tokenizer, tmp_path, dev_fil
     report = json.loads((folder / "onnx" / "report.json").read_text())
     scores = report["scores"]
     assert report["cost_of_int8"]["stsb"] == pytest.approx(scores["float32"]["stsb"] - scores["int8"]["stsb"])
+    card = (folder / "README.md").read_text()
+    assert f"loses up to {report['cosine_loss_of_int8']:.1e}" in card
+    assert f"{report['cost_of_int8']['stsb']:.2f} points on stsb" in card
+    tell_card(folder / "README.md", {"cosine_loss_of_int8": 0.5})  # a later export's words take the place
+    again = (folder / "README.md").read_text()
+    assert again.count("## ONNX graphs") == 1 and "up to 5.0e-01 of" in again and "points on stsb" not in again
+    assert again.count("\n## Training\n") == card.count("\n## Training\n") == 1
     assert run(export.main, ["--folder", str(folder)]) == 2
     assert run(export.main, ["--folder", str(tmp_path), "--format", "onnx"]) == 2
     assert run(export.main, [*flags, "--output_dir", str(tmp_path / "x")]) == 2

@@ -202,8 +202,9 @@ def open_vectors(path: Path, corpus: Corpus, made_by: dict[str, Any]) -> SearchI
         check_entries(facts, str(beside), "encode --finish anew", parts=list[dict[str, Any]])
     parts = [(path / part["file"], part) for part in facts["parts"]] if path.is_dir() else [(path, facts)]
     tables = [open_table(file, precision, dim) for file, _ in parts]
-    wanted = {"prompt": None, **made_by}
-    differing = [name for name, value in wanted.items() if name != "model" and facts.get(name) != value]
+    wanted = {"prompt": None, "dtype": None, **made_by}  # of dtypes an encoder names int8 alone
+    its = {**facts, "dtype": "int8" if facts.get("dtype") == "int8" else None}
+    differing = [name for name, value in wanted.items() if name != "model" and its.get(name) != value]
     if differing:
         raise UserError(
             f"vectors {path}: were made by {facts.get('model')}, and the encoder differs in {', '.join(differing)}"
