@@ -68,7 +68,7 @@ def rank_table(sentences: Sequence[str], cosines: Sequence[np.ndarray], names: S
     ranks = [np.argsort(np.argsort(-values, kind="stable"), kind="stable") + 1 for values in cosines]
     rows = np.flatnonzero((ranks[0] <= top_k) | (ranks[1] <= top_k))
     rows = rows[np.argsort(ranks[1][rows])]
-    shown = [(sentences[i], int(ranks[0][i]), int(ranks[1][i])) for i in rows]
+    shown = [(sentences[i], int(ranks[0][i]), int(ranks[1][i])) for i in rows.tolist()]
     return RANKS.render(rows=shown, names=names)
 
 

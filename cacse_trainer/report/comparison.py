@@ -100,9 +100,7 @@ def differing(settings: Reports) -> dict[str, dict[str, Any]]:
 
 def setting_rows(settings: Mapping[str, Mapping[str, Any]], runs: Sequence[str]) -> Rows:
     """A row a setting, a column a run."""
-    columns: list[dict[str, str]] = []
-    for run in runs:
-        columns.append({name: value for name, value in facts({name: row[run] for name, row in settings.items()})})
+    columns = [dict(facts({name: row[run] for name, row in settings.items()})) for run in runs]
     return [[name, *(column[name] for column in columns)] for name in (columns[0] if columns else ())]
 
 

@@ -316,7 +316,7 @@ def _charts(report: dict[str, Any], names: dict[str, str]) -> list[Markup]:
     ]
 
 
-def facts(found: dict[str, Any]) -> Rows:
+def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Names and values."""
     return [(name.replace("_", " ") if " " not in name else name, _text(value)) for name, value in found.items()]
 
