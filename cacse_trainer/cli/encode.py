@@ -1,7 +1,6 @@
 """``cacse-trainer encode``: a file of sentences to a file of vectors."""
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,13 +10,14 @@ from typing import Any
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.encoders import add_encoder_flags, chosen, open_encoder
 from cacse_trainer.cli.output import tell
+from cacse_trainer.cli.shards import add_shard_flags, check_finish, check_shard
 from cacse_trainer.compute.distributed import join_processes, world_size
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.corpus import SHARD_ROWS, encode_corpus
 from cacse_trainer.encoding.shards import encode_shard, finish
 from cacse_trainer.encoding.vectors.precision import PRECISIONS
 from cacse_trainer.errors import UserError
-from cacse_trainer.settings.command_line import count, shard_of
+from cacse_trainer.settings.command_line import count
 from cacse_trainer.settings.resources import resolve_resource
 
 EPILOG = """examples:
@@ -52,17 +52,7 @@ def parser() -> OneLineParser:
     kinds = "txt (one sentence a line), csv, tsv, jsonl or parquet file, a folder of such, or a hub data set"
     add("--input", help=kinds)
     add("--output", required=True, type=Path, help="a name that ends in .npy or .parquet; with --shard: of a folder")
-    add(
-        "--shard",
-        type=shard_of,
-        metavar="I/N",
-        help="only the I-th of N parts, into a file a block in the folder OUTPUT",
-    )
-    add(
-        "--finish",
-        action="store_true",
-        help="with --output alone: find all shards there and equal, and write OUTPUT.json",
-    )
+    add_shard_flags(add, "the folder OUTPUT", "OUTPUT.json")
     add(
         "--with_text",
         action="store_true",
@@ -149,20 +139,16 @@ def _check(settings: argparse.Namespace, given: set[str]) -> None:
         if settings.with_text:
             raise UserError("--with_text: belongs to --shard; a .parquet of a whole run has its texts")
         return
-    for name, instead in (
-        ("overwrite", "delete the output's folder to begin anew"),
-        ("shard_rows", "what is lost at most when a shard breaks is a block"),
-    ):
-        if name in given:
-            raise UserError(f"--{name}: does nothing with --shard; {instead}")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("--shard: torchrun has started several processes; start one a shard, without it")
+    check_shard(
+        settings.shard,
+        given,
+        overwrite="delete the output's folder to begin anew",
+        shard_rows="what is lost at most when a shard breaks is a block",
+    )
 
 
 def _finish(settings: argparse.Namespace, given: set[str]) -> None:
-    others = sorted(given - {"", "finish", "output", "quiet", "json", "disable_tqdm"})
-    if others:
-        raise UserError(f"--{others[0]}: does nothing with --finish, which needs --output alone; leave it out")
+    check_finish(given)
     facts = finish(settings.output)
     tell(
         f"{settings.output}: {facts['rows']} vectors of {facts['dim']} dimensions, {facts['precision']}, in "

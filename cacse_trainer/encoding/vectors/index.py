@@ -4,10 +4,10 @@ A saved index is a folder of ``index.json``, ``sentences.parquet`` and ``vectors
 beside its place and moved there whole. What made the vectors is recorded, so that another model's queries are refused.
 """
 
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from cacse_trainer.encoding.vectors import exact, faiss_vectors
 from cacse_trainer.encoding.vectors.exact import ExactVectors, open_table
 from cacse_trainer.encoding.vectors.faiss_vectors import FaissVectors
 from cacse_trainer.encoding.vectors.precision import directions, to_precision
-from cacse_trainer.encoding.vectors.tables import hash_of_rows
+from cacse_trainer.encoding.vectors.tables import Table, hash_of_rows
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import check_entries, crc32_of, put_back, read_object, sha256_of, write_json, writing_folder
 
@@ -179,17 +179,24 @@ def _damaged(folder: Path, reason: object) -> UserError:
     return UserError(f"index {folder}: is damaged ({' '.join(str(reason).split())}); build it anew")
 
 
-def open_vectors(path: Path, corpus: Corpus, made_by: dict[str, Any]) -> SearchIndex:
-    """The vectors that ``cacse-trainer encode`` wrote as an exact index; they stay on the disk, nothing is copied.
+class Encoded(NamedTuple):
+    """Vectors that ``cacse-trainer encode`` wrote: the tables where they lie, and what is recorded of each file."""
+
+    tables: list[Table]
+    parts: list[dict[str, Any]]
+    precision: str
+    dim: int
+
+
+def read_encoded(path: Path, made_by: dict[str, Any]) -> Encoded:
+    """The vectors that ``cacse-trainer encode`` wrote; they stay on the disk.
 
     Args:
         path: a ``.npy`` file, which is mapped, or the folder of finished shards; ``PATH.json`` beside it.
-        corpus: the text that they were made of.
         made_by: of the encoder that will ask.
 
     Raises:
-        UserError: no such file, no facts beside it or those of other vectors, another encoder, another corpus, or no
-            unit vectors.
+        UserError: no such file, no facts beside it or those of other vectors, another encoder, or no unit vectors.
     """
     beside = path.with_name(f"{path.name}.json")
     if path.is_dir() and not beside.is_file():
@@ -215,16 +222,50 @@ def open_vectors(path: Path, corpus: Corpus, made_by: dict[str, Any]) -> SearchI
             raise UserError(
                 f"vectors {file}: are not those that {beside.name} tells of (the checksum differs); encode anew"
             )
-    rows, count = list(corpus), sum(map(len, tables))
-    if len(rows) != count:
-        raise UserError(f"vectors {path}: {count} of them, and the corpus has {len(rows)} rows; is it another one?")
-    if all("rows_sha256" in part for _, part in parts):
-        ends = list(accumulate(map(len, tables)))
-        texts = [rows[end - len(table) : end] for end, table in zip(ends, tables, strict=True)]
-        is_same = [part["rows_sha256"] for _, part in parts] == [hash_of_rows(some)[1] for some in texts]
-    else:  # the file was written by an older version, which knew the text's file only
+    return Encoded(tables, [part for _, part in parts], precision, dim)
+
+
+def check_text(path: Path, encoded: Encoded, corpus: Corpus, texts: Iterable[str]) -> None:
+    """Find that vectors were made of a text, which is gone through once.
+
+    Args:
+        path: of the vectors, for messages.
+        encoded: these.
+        corpus: where the text comes from.
+        texts: its rows.
+
+    Raises:
+        UserError: it is another one.
+    """
+    rows, same = iter(texts), []
+    found = 0
+    for table, part in zip(encoded.tables, encoded.parts, strict=True):
+        count, digest = hash_of_rows(islice(rows, len(table)))
+        found += count
+        same.append(part.get("rows_sha256", digest) == digest)
+    found += sum(1 for _ in rows)
+    if found != (count := sum(map(len, encoded.tables))):
+        raise UserError(f"vectors {path}: {count} of them, and the corpus has {found} rows; is it another one?")
+    if not all("rows_sha256" in part for part in encoded.parts):
+        # the file was written by an older version, which knew the text's file only
         file = Path(corpus.name)
-        is_same = not file.is_file() or facts.get("input_sha256") in (None, sha256_of(file))
-    if not is_same:
+        same.append(not file.is_file() or encoded.parts[0].get("input_sha256") in (None, sha256_of(file)))
+    if not all(same):
         raise UserError(f"vectors {path}: were made of another text than {corpus.name}; encode it, or give that one")
-    return SearchIndex(rows, ExactVectors(tables, precision, dim), EXACT, made_by)
+
+
+def open_vectors(path: Path, corpus: Corpus, made_by: dict[str, Any]) -> SearchIndex:
+    """The vectors that ``cacse-trainer encode`` wrote as an exact index; they stay on the disk, nothing is copied.
+
+    Args:
+        path, made_by: as for `read_encoded`.
+        corpus: the text that they were made of.
+
+    Raises:
+        UserError: see `read_encoded`; or another corpus.
+    """
+    encoded = read_encoded(path, made_by)
+    rows = list(corpus)
+    check_text(path, encoded, corpus, rows)
+    store = ExactVectors(encoded.tables, encoded.precision, encoded.dim)
+    return SearchIndex(rows, store, EXACT, made_by)
