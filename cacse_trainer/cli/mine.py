@@ -11,7 +11,7 @@ from cacse_trainer.adaptation.mining import finish_mining, mine_hard_negatives
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.encoders import add_running_flags, chosen, open_encoder
 from cacse_trainer.cli.output import tell
-from cacse_trainer.cli.shards import add_shard_flags, check_finish, check_shard, folder_of
+from cacse_trainer.cli.shards import add_shard_flags, check_blocks, check_finish, folder_of
 from cacse_trainer.data import load_sentences
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.data.writers import check_output, write_rows
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--vectors: belong to a --corpus; give that, too")
     if settings.vectors is not None and "precision" in given:
         raise UserError("--precision: does nothing with --vectors, which are read as they are; leave it out")
-    check_shard(settings.shard, given, overwrite=f"delete {shards} to begin anew")
+    check_blocks("shard" if settings.shard is not None else None, given, overwrite=f"delete {shards} to begin anew")
     pairs = load_sentences(resolve_resource(settings.input), settings.text_columns)
     corpus = None
     if settings.corpus is not None:

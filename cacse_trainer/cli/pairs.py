@@ -13,7 +13,7 @@ from cacse_trainer.adaptation.questions import asking
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.encoders import chosen
 from cacse_trainer.cli.output import tell
-from cacse_trainer.cli.shards import add_shard_flags, check_finish, check_shard, folder_of
+from cacse_trainer.cli.shards import add_shard_flags, check_blocks, check_finish, folder_of
 from cacse_trainer.data import load_sentences
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.data.round_trip import COLUMNS, Translate, write_pairs
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     if settings.input is None:
         own.error("the following arguments are required: --input")
-    check_shard(settings.shard, given, overwrite=f"delete {shards} to begin anew")
+    check_blocks("shard" if settings.shard is not None else None, given, overwrite=f"delete {shards} to begin anew")
     _check(settings, given)
     if settings.shard is not None:
         corpus = Corpus(resolve_resource(settings.input), settings.text_column)

@@ -42,21 +42,21 @@ def check_finish(given: set[str], *more: str) -> None:
         raise UserError(f"--{others[0]}: does nothing with --finish, which needs --output alone; leave it out")
 
 
-def check_shard(shard: tuple[int, int] | None, given: set[str], **instead: str) -> None:
-    """Refuse what does not go with ``--shard``.
+def check_blocks(flag: str | None, given: set[str], **instead: str) -> None:
+    """Refuse what does not go with a flag by which a corpus is worked on in blocks.
 
     Args:
-        shard: as given, or None.
+        flag: such as ``shard``; None: it was not given.
         given: the names of all flags that were given.
         instead: of flags that do nothing with it, what to do.
 
     Raises:
         UserError: there is one, or torchrun has started several processes.
     """
-    if shard is None:
+    if flag is None:
         return
     for name, mend in instead.items():
         if name in given:
-            raise UserError(f"--{name}: does nothing with --shard; {mend}")
+            raise UserError(f"--{name}: does nothing with --{flag}; {mend}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("--shard: torchrun has started several processes; start one a shard, without it")
+        raise UserError(f"--{flag}: torchrun has started several processes; start one a shard, without it")

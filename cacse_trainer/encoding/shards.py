@@ -9,7 +9,7 @@ folder, with the files in their order. No file is put together with another one.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ def encode_shard(
     prompt: str | None = None,
     devices: list[Device] | None = None,
     show_progress_bar: bool = False,
+    engine: Callable[[list[int]], Iterator[tuple[int, Part]]] | None = None,
 ) -> dict[str, Any]:
     """Encode the blocks of one shard that are not there yet.
 
@@ -58,6 +59,7 @@ def encode_shard(
         normalize, precision, batch_size, prompt: as for `BaseEncoder.encode_stream`.
         devices: several: a process each.
         show_progress_bar: on standard error.
+        engine: calls `encode_blocks` elsewhere for the blocks of these numbers; default: here.
 
     Returns:
         The facts, the shard's ``rows``, how many blocks are ``of_shard``, and how many of these were ``encoded`` now.
@@ -87,33 +89,59 @@ def encode_shard(
             **encoder.prompt_facts(prompt),
         }
     )
-    waiting: deque[tuple[int, list[str]]] = deque()
 
     def encoded(missing: list[int]) -> Iterator[tuple[int, Part]]:
         words = f"Encoding shard {'/'.join(map(str, shard))}"
         with tqdm(desc=words, unit=" sentences", disable=not show_progress_bar) as bar:
-            tables = encoder.encode_stream(
-                _texts(corpus, blocks, missing, waiting),
-                None,
-                normalize=normalize,
-                precision=precision,
-                batch_size=batch_size,
-                prompt=prompt,
-                device=devices,
-                advance=bar.update,
-            )
-            empty = no_rows(precision, facts["dim"])
-            done = ((*waiting.popleft(), table if len(table) else empty) for table in tables)
-            for block, found in groupby(done, lambda row: row[0]):
-                path = file_of(output, output.suffix, block)
-                yield block, _write(path, block, ((text, table) for _, text, table in found), with_text)
+            how = {"with_text": with_text, "normalize": normalize, "precision": precision, "batch_size": batch_size}
+            how |= {"prompt": prompt, "devices": devices, "advance": bar.update}
+            yield from encode_blocks(encoder, corpus, output, blocks, missing, dim=facts["dim"], **how)
 
     def text_hash(block: int) -> str:
         return hash_of_rows(corpus.rows_of(blocks[block]))[1]
 
-    filled = fill(output, output.suffix, facts, shard, text_hash, encoded)
+    filled = fill(output, output.suffix, facts, shard, text_hash, engine or encoded)
     rows = sum(part["rows"] for part in filled.parts.values())
     return {**facts, "rows": rows, "of_shard": filled.of_shard, "encoded": filled.made}
+
+
+def encode_blocks(
+    encoder: BaseEncoder,
+    corpus: Corpus,
+    output: Path,
+    blocks: list[FileSource],
+    wanted: list[int],
+    *,
+    dim: int,
+    with_text: bool = False,
+    normalize: bool = True,
+    precision: str = "float32",
+    batch_size: int | None = None,
+    prompt: str | None = None,
+    devices: list[Device] | None = None,
+    advance: Callable[[int], object] = lambda count: None,
+) -> Iterator[tuple[int, Part]]:
+    """Encode blocks of a corpus, each into its file; arguments as for `encode_shard`.
+
+    Yields:
+        Each block's number, and what is recorded of its file.
+    """
+    waiting: deque[tuple[int, list[str]]] = deque()
+    tables = encoder.encode_stream(
+        _texts(corpus, blocks, wanted, waiting),
+        None,
+        normalize=normalize,
+        precision=precision,
+        batch_size=batch_size,
+        prompt=prompt,
+        device=devices,
+        advance=advance,
+    )
+    empty = no_rows(precision, dim)
+    done = ((*waiting.popleft(), table if len(table) else empty) for table in tables)
+    for block, found in groupby(done, lambda row: row[0]):
+        path = file_of(output, output.suffix, block)
+        yield block, _write(path, block, ((text, table) for _, text, table in found), with_text)
 
 
 def _texts(
