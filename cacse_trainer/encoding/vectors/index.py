@@ -1,7 +1,8 @@
 """Sentences beside their vectors: build, extend, search, save and load.
 
-A saved index is a folder of ``index.json``, ``sentences.parquet`` and ``vectors.npy`` or ``index.faiss``. It is written
-beside its place and moved there whole. What made the vectors is recorded, so that another model's queries are refused.
+A saved index is a folder of ``index.json``, ``sentences.parquet`` and ``vectors.npy`` or ``index.faiss``; one larger
+than memory (`index_on_disk`) has ``sentences.arrow``, ``index.faiss`` and ``lists.ivfdata``. It is written beside its
+place and moved there whole. What made the vectors is recorded, so that another model's queries are refused.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,8 @@ import pyarrow.parquet as pq
 import torch
 
 from cacse_trainer.data.corpus import Corpus
-from cacse_trainer.encoding.vectors import exact, faiss_vectors
+from cacse_trainer.encoding.vectors import disk_index, exact, faiss_vectors
+from cacse_trainer.encoding.vectors.disk_index import StoredTexts, build_lists, write_texts
 from cacse_trainer.encoding.vectors.exact import ExactVectors, open_table
 from cacse_trainer.encoding.vectors.faiss_vectors import FaissVectors
 from cacse_trainer.encoding.vectors.precision import directions, to_precision
@@ -42,7 +44,9 @@ class SearchIndex:
         made_by: what the vectors depend on; recorded.
     """
 
-    def __init__(self, sentences: list[str], store: ExactVectors | FaissVectors, kind: str, made_by: dict[str, Any]):
+    def __init__(
+        self, sentences: list[str] | StoredTexts, store: ExactVectors | FaissVectors, kind: str, made_by: dict[str, Any]
+    ):
         self.sentences, self.store, self.kind, self.made_by = sentences, store, kind, made_by
 
     @classmethod
@@ -77,8 +81,10 @@ class SearchIndex:
         """More sentences with their (n, dim) float32 vectors of length 1.
 
         Raises:
-            UserError: another number of dimensions.
+            UserError: another number of dimensions, or an index on the disk.
         """
+        if isinstance(self.sentences, StoredTexts):
+            raise UserError(f"index {self.sentences.path.parent}: lies on the disk; build it anew to add to it")
         if table.shape[1] != self.store.dim:
             raise UserError(f"the index has vectors of {self.store.dim} dimensions, the new ones have {table.shape[1]}")
         self.store.add(to_precision(table, self.store.precision))
@@ -104,8 +110,10 @@ class SearchIndex:
         """Write the index; one that is there is replaced at the end, as a whole.
 
         Raises:
-            UserError: there is something that is no index, or it cannot be written.
+            UserError: there is something that is no index, it cannot be written, or the index lies on the disk already.
         """
+        if isinstance(self.sentences, StoredTexts):
+            raise UserError(f"index {self.sentences.path.parent}: lies on the disk; copy its folder")
         facts = {
             "kind": self.kind,
             "precision": self.store.precision,
@@ -132,7 +140,11 @@ class SearchIndex:
         facts = read_facts(folder)
         try:
             kind, precision, dim = facts["kind"], facts["precision"], facts["dim"]
-            sentences = pq.read_table(folder / SENTENCES).column("text").to_pylist()
+            sentences: list[str] | StoredTexts
+            if (folder / disk_index.TEXTS).is_file():
+                sentences = StoredTexts(folder / disk_index.TEXTS)
+            else:
+                sentences = pq.read_table(folder / SENTENCES).column("text").to_pylist()
             store: ExactVectors | FaissVectors
             if kind == EXACT:
                 store, intact = ExactVectors.load(folder, precision, dim), True
@@ -269,3 +281,46 @@ def open_vectors(path: Path, corpus: Corpus, made_by: dict[str, Any]) -> SearchI
     check_text(path, encoded, corpus, rows)
     store = ExactVectors(encoded.tables, encoded.precision, encoded.dim)
     return SearchIndex(rows, store, EXACT, made_by)
+
+
+def index_on_disk(
+    folder: Path,
+    path: Path,
+    corpus: Corpus,
+    made_by: dict[str, Any],
+    kind: str = "ivf",
+    search_effort: int | None = None,
+) -> dict[str, Any]:
+    """Make an index larger than memory of vectors that ``cacse-trainer encode`` wrote; `SearchIndex.load` maps it.
+
+    Args:
+        folder: for the index; one that is there is replaced at the end, as a whole.
+        path, made_by: as for `read_encoded`.
+        corpus: the text that the vectors were made of; gone through once, and copied.
+        kind: see `build_lists`.
+        search_effort: cells that a query looks into.
+
+    Returns:
+        What is recorded of it, among it the ``rows`` and the ``recall`` of `build_lists`.
+
+    Raises:
+        UserError: see `open_vectors` and `build_lists`; or the folder is no index, or cannot be written.
+    """
+    encoded = read_encoded(path, made_by)
+    try:
+        with writing_folder(folder, OLDER if (folder / SENTENCES).is_file() else ()) as staged:
+            check_text(path, encoded, corpus, write_texts(staged / disk_index.TEXTS, corpus))
+            found = build_lists(staged, encoded.tables, encoded.precision, encoded.dim, kind, search_effort)
+            facts = {
+                "kind": kind,
+                "precision": "float32",
+                "dim": encoded.dim,
+                "rows": sum(map(len, encoded.tables)),
+                "search_effort": search_effort,
+                "recall": found,
+                "made_by": made_by,
+            }
+            write_json(staged / FACTS, facts)
+    except OSError as error:
+        raise UserError(f"index {folder}: cannot be written ({error.strerror or error})") from error
+    return facts
