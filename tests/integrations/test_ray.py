@@ -81,7 +81,8 @@ def test_without_ray_it_is_one_line(model, tmp_path, capsys, monkeypatch):
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default they wait for all others
     if importlib.util.find_spec("ray") is None:
         pytest.skip("Ray is not installed")
     ray = on_ray.load_ray()
