@@ -27,14 +27,14 @@ Course = Callable[..., Path]
 
 
 def environment(kind: str) -> dict[str, str]:
-    """What accelerate tells each process under the shipped file; DDP is told nothing."""
+    """What accelerate tells each process under the shipped file, and the module that they run; DDP is told nothing."""
     if kind == "ddp":
         return {}
     file = str(ROOT / "configs" / "accelerate" / f"{kind}.yaml")
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(["--config_file", file, "train.py"]))
     told = prepare_multi_gpu_env(arguments)
     own = {name: value for name, value in told.items() if name.startswith(("FSDP_", "ACCELERATE_USE_FSDP"))}
-    return {**own, "ACCELERATE_MIXED_PRECISION": "no"}
+    return {**own, "ACCELERATE_MIXED_PRECISION": "no", "module": "tests.distributed.sharded"}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,8 @@ def course(tmp_path_factory) -> Course:
     pair = prepare(place / "parts")
     text = ["--train_file", str(place / "parts" / "text.txt")]
     how = ["--learning_rate", "1e-3", "--logging_steps", "1", "--bf16", "false", "--use_cpu", "true"]
-    how += ["--disable_tqdm", "true", "--max_steps", str(STEPS), "--save_steps", "2", "--save_total_limit", "9"]
+    how += ["--disable_tqdm", "true"]
+    how += ["--max_steps", str(STEPS), "--save_steps", "2", "--save_total_limit", "9"]
     how += ["--evaluation", "none", "--export", "false"]
     cut = pair.index("--dev_file")
     lora = ["--lora_r", "4", "--lora_target_modules", "q_proj", "v_proj", "--lora_dropout", "0"]
@@ -63,9 +64,12 @@ def course(tmp_path_factory) -> Course:
             shutil.copytree(after / "checkpoint-2", folder / "checkpoint-2")
         logs = [place / f"{name}.{rank}.log" for rank in range(world)]
         arguments = [*families[family], "--per_device_train_batch_size", str(BATCH // world)]
+        arguments += ["--length_buckets", "1", "--fast_paths", "false"] if kind == "fsdp" else []  # CPU's ways
         arguments += ["--output_dir", str(folder), *(["--resume_from_checkpoint", "last"] if after else [])]
         processes = start_ranks(arguments, logs, **(environment(kind) if world > 1 else {}))
         assert [finish(process) for process in processes] == [0] * world, logs[0].read_text()[-3000:]
+        is_sharded = (folder / f"checkpoint-{STEPS}" / "optimizer.bin").is_file()  # a name of accelerate's
+        assert is_sharded == (kind == "fsdp")
         return folder
 
     return run
