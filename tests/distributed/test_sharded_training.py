@@ -48,9 +48,10 @@ def course(tmp_path_factory) -> Course:
     how += ["--max_steps", str(STEPS), "--save_steps", "2", "--save_total_limit", "9"]
     how += ["--evaluation", "none", "--export", "false"]
     cut = pair.index("--dev_file")
+    still = ["--cascade_dropout", "0", "--constraint_dropout", "0"]
     lora = ["--lora_r", "4", "--lora_target_modules", "q_proj", "v_proj", "--lora_dropout", "0"]
     families = {
-        "pair": [*pair[:cut], "--tower_dropout", "0", "0", *how],
+        "pair": [*pair[:cut], "--tower_dropout", "0", "0", *still, *how],
         "tower": ["--model", str(place / "parts" / "a"), "--dropout", "0", *text, *how],
         "lora": ["--model", make_tiny_decoder(place), "--pooling", "last_token", "--append_eos", *lora, *text, *how],
     }
