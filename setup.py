@@ -26,6 +26,7 @@ EXTRAS = {
     "language": ["py3langid>=0.3"],  # the language of a training text
     "documents": ["pypdf>=5.0", "python-docx>=1.1", "datasketch>=1.6"],  # pdf, docx; near duplicates
     "lm-eval": ["lm-eval>=0.4.13"],
+    "ray": ["ray[data]>=2.40", "pandas"],
     "faiss": ["faiss-cpu>=1.8"],
     "adapt": ["bm25s>=0.2"],
     "static": ["model2vec>=0.10"],

@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "settings": set(),
     "models": {"losses", "compute"},
     "encoding": {"models", "compute", "data", "settings"},
+    "integrations": {"encoding", "data"},
     "evaluation": {"encoding", "compute", "data", "settings"},
     "report": {"evaluation"},
     "export": {"models", "compute", "encoding", "evaluation", "settings"},

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -18,9 +19,9 @@ from cacse_trainer.encoding.base import BaseEncoder, Device
 from cacse_trainer.encoding.embedder import progress_bar
 from cacse_trainer.encoding.vectors.exact import ExactVectors, open_table
 from cacse_trainer.encoding.vectors.faiss_vectors import FaissVectors
-from cacse_trainer.encoding.vectors.index import EXACT
+from cacse_trainer.encoding.vectors.index import EXACT, Encoded
 from cacse_trainer.encoding.vectors.precision import directions
-from cacse_trainer.encoding.vectors.tables import write_table
+from cacse_trainer.encoding.vectors.tables import SelectedRows, write_table
 from cacse_trainer.errors import UserError
 
 BLOCK = 16_384
@@ -54,10 +55,13 @@ class Candidates:
 
     def __init__(self, corpus: Iterable[str], folder: Path):
         self.folder, self.lines, self.blank = folder, 0, 0
-        texts, schema, keys = iter(corpus), pa.schema([("text", pa.string())]), []
+        texts, schema = iter(corpus), pa.schema([("text", pa.string())])
+        keys, rows = [], []
         with (folder / TEXTS).open("wb") as file, pa.ipc.new_stream(file, schema) as writer:
             while block := list(islice(texts, BLOCK)):
-                kept = [text for text in checked(block) if text.strip()]
+                places = [place for place, text in enumerate(checked(block)) if text.strip()]
+                kept = [block[place] for place in places]
+                rows.append(np.array(places, dtype=np.int64) + self.lines)
                 self.lines, self.blank = self.lines + len(block), self.blank + len(block) - len(kept)
                 keys.append(keys_of(kept))
                 writer.write_table(pa.table({"text": pa.array(kept, pa.string())}))
@@ -66,11 +70,16 @@ class Candidates:
         self._texts = datasets.Dataset.from_file(str(folder / TEXTS))
         every = np.concatenate(keys)
         self._lines = np.sort(np.unique(every, return_index=True)[1])  # of each text the first line that says it
+        self._rows = np.concatenate(rows)[self._lines]  # of the corpus, blank ones counted
         self._order = np.argsort(every[self._lines])
         self._keys = every[self._lines][self._order]
 
     def __len__(self) -> int:
         return len(self._lines)
+
+    def identity(self) -> str:
+        """A hash of what the texts say and of their order."""
+        return hashlib.sha256(self._keys.tobytes() + self._order.tobytes()).hexdigest()
 
     def texts(self, places: np.ndarray) -> list[str]:
         """The texts at these places, from 0."""
@@ -106,18 +115,30 @@ class Candidates:
         Raises:
             UserError: a vector is not finite, or faiss refuses the index.
         """
-        path = self.folder / VECTORS
-        dim = encoder.encode("a").shape[0]
+        path, dim = self.folder / VECTORS, encoder.encode("a").shape[0]
         rows = (prompt + text for start in range(0, len(self), BLOCK) for text in self.texts(self._block(start)))
         with progress_bar(len(self), show_progress_bar, "Encoding the corpus") as bar:
             tables = encoder.encode_stream(rows, BLOCK, precision=precision, batch_size=batch_size, advance=bar.update)
             write_table(path, tables, len(self))
-        self._table, self._precision, self._dim = open_table(path, precision, dim), precision, dim
+        self._index(open_table(path, precision, dim), precision, dim, index, search_effort)
+
+    def take(self, encoded: Encoded, index: str = EXACT, search_effort: int | None = None) -> None:
+        """Make the index of vectors that are there, of all rows of the corpus; they stay where they are.
+
+        Args:
+            encoded: as `read_encoded` gives them.
+            index, search_effort: as for `encode`.
+        """
+        table = SelectedRows(encoded.tables, self._rows)
+        self._index(table, encoded.precision, encoded.dim, index, search_effort)
+
+    def _index(self, table: Any, precision: str, dim: int, index: str, search_effort: int | None) -> None:
+        self._table, self._precision, self._dim = table, precision, dim
         self._store: ExactVectors | FaissVectors
         if index == EXACT:
             self._store = ExactVectors([self._table], precision, dim)
         else:
-            self._store = FaissVectors.build(np.asarray(self._table), index, search_effort)
+            self._store = FaissVectors.build(directions(np.asarray(table[:]), precision, dim), index, search_effort)
 
     def vectors(self, places: np.ndarray) -> np.ndarray:
         """(n, dim) float32 rows of length 1: the vectors of the texts at these places."""

@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,31 @@ def query_in(answer: str) -> str:
     return ""
 
 
+def asking(
+    writer: str, model: str | None, prompt: str | None, device: Any
+) -> tuple[Callable[[Sequence[str]], list[str]], dict[str, Any]]:
+    """From passages to a query each, "" where the answer is none; and the settings that these depend on.
+
+    Args:
+        writer, model, prompt, device: as for `write_questions`.
+
+    Raises:
+        UserError: the writer or the prompt cannot be read, or a server's model has no name.
+    """
+    template = read_prompt(prompt)
+    if writer.startswith(("http://", "https://")):
+        if model is None:
+            raise UserError("question_writer is a server: name its model with --question_model")
+        ask: Any = Server(writer, model)
+    else:
+        ask = LocalModel(resolve_resource(writer), device)
+
+    def queries(some: Sequence[str]) -> list[str]:
+        return [query_in(answer) for answer in ask([template.replace(PLACE, text) for text in some])]
+
+    return queries, {"writer": writer, "model": model, "prompt": template}
+
+
 def write_questions(
     passages: Sequence[Passage],
     output: Path,
@@ -78,22 +103,11 @@ def write_questions(
     Raises:
         UserError: the writer cannot be read or reached, or it wrote nothing.
     """
-    template = read_prompt(prompt)
     chosen = random.Random(f"{seed} questions").sample(list(passages), min(count, len(passages)))
     by_text = {passage.text: passage.document for passage in chosen}
     texts = list(by_text)
     if not output.is_file():
-        if writer.startswith(("http://", "https://")):
-            if model is None:
-                raise UserError("question_writer is a server: name its model with --question_model")
-            ask: Any = Server(writer, model)
-        else:
-            ask = LocalModel(resolve_resource(writer), device)
-
-        def queries(some: Sequence[str]) -> list[str]:
-            return [query_in(answer) for answer in ask([template.replace(PLACE, text) for text in some])]
-
-        settings = {"writer": writer, "model": model, "prompt": template}
+        queries, settings = asking(writer, model, prompt, device)
         counts = write_pairs(texts, queries, list, output, settings=settings, show_progress_bar=shown)
         if counts["rows"] < FEWEST:
             output.unlink()  # so that a second call asks again

@@ -1,7 +1,6 @@
 """``cacse-trainer encode``: a file of sentences to a file of vectors."""
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,13 +10,15 @@ from typing import Any
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.encoders import add_encoder_flags, chosen, open_encoder
 from cacse_trainer.cli.output import tell
+from cacse_trainer.cli.shards import add_shard_flags, check_blocks, check_finish
 from cacse_trainer.compute.distributed import join_processes, world_size
 from cacse_trainer.data.corpus import Corpus
+from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.corpus import SHARD_ROWS, encode_corpus
 from cacse_trainer.encoding.shards import encode_shard, finish
 from cacse_trainer.encoding.vectors.precision import PRECISIONS
 from cacse_trainer.errors import UserError
-from cacse_trainer.settings.command_line import count, shard_of
+from cacse_trainer.settings.command_line import count
 from cacse_trainer.settings.resources import resolve_resource
 
 EPILOG = """examples:
@@ -28,6 +29,7 @@ EPILOG = """examples:
   torchrun --nproc_per_node 8 -m cacse_trainer.cli.encode --model A --input corpus.txt --output v.npy
   cacse-trainer encode --model A --input corpus.jsonl --output v.parquet --shard 2/64          (1/64 to 64/64, anywhere)
   cacse-trainer encode --output v.parquet --finish                                             (when all have ended)
+  cacse-trainer encode --model A --input corpus.jsonl --output v.parquet --engine ray          (on a Ray cluster)
 
 Row i of the output belongs to row i of the input, blank rows too; a missing text (null, NaN) is refused with its place.
 OUTPUT.json beside it says what made it. The vectors need not fit into memory: open them with numpy.load("vectors.npy",
@@ -52,17 +54,7 @@ def parser() -> OneLineParser:
     kinds = "txt (one sentence a line), csv, tsv, jsonl or parquet file, a folder of such, or a hub data set"
     add("--input", help=kinds)
     add("--output", required=True, type=Path, help="a name that ends in .npy or .parquet; with --shard: of a folder")
-    add(
-        "--shard",
-        type=shard_of,
-        metavar="I/N",
-        help="only the I-th of N parts, into a file a block in the folder OUTPUT",
-    )
-    add(
-        "--finish",
-        action="store_true",
-        help="with --output alone: find all shards there and equal, and write OUTPUT.json",
-    )
+    add_shard_flags(add, "the folder OUTPUT", "OUTPUT.json")
     add(
         "--with_text",
         action="store_true",
@@ -80,6 +72,8 @@ def parser() -> OneLineParser:
     add("--no_normalize", action="store_true", help="keep the vectors' lengths; default: scaled to 1")
     add("--batch_size", type=count, help="rows a batch; default: by a budget of tokens, which is faster")
     add("--shard_rows", type=count, default=SHARD_ROWS, help=f"lost at most when a run breaks; default {SHARD_ROWS}")
+    add("--engine", default="local", choices=["local", "ray"], help="ray: on a Ray cluster, the one of RAY_ADDRESS")
+    add("--workers", type=count, help="of --engine ray: actors; default: one a GPU, else one a CPU of the cluster")
     add("--device", nargs="+", help="cpu, cuda:1, …; several: a process each. Default: a GPU where there is one")
     add("--overwrite", action="store_true", help="replace an output that is there, or shards of other settings")
     add("--disable_tqdm", action="store_true", help="no progress bar")
@@ -115,6 +109,9 @@ def main(arguments: Sequence[str]) -> None:
         "show_progress_bar": not settings.disable_tqdm,
     }
     try:
+        if settings.engine == "ray":
+            _encode_on_ray(encoder, corpus, settings, described, how)
+            return
         if settings.shard is not None:
             told = encode_shard(
                 encoder, corpus, settings.output, described, settings.shard, with_text=settings.with_text, **how
@@ -138,6 +135,20 @@ def main(arguments: Sequence[str]) -> None:
         )
 
 
+def _encode_on_ray(
+    encoder: BaseEncoder, corpus: Corpus, settings: argparse.Namespace, described: dict[str, Any], how: dict[str, Any]
+) -> None:
+    from cacse_trainer.integrations.ray import encode_on_ray
+
+    started = time.perf_counter()
+    devices = how.pop("devices")
+    if devices:
+        raise UserError("device: --engine ray starts an actor a device; give one kind of device, or none")
+    device = settings.device[0] if settings.device else None
+    more = {"workers": settings.workers, "device": device, "with_text": settings.with_text}
+    _tell_finished(settings.output, encode_on_ray(encoder, corpus, settings.output, described, **how, **more), started)
+
+
 def _check(settings: argparse.Namespace, given: set[str]) -> None:
     """Refuse an output among the texts, and flags that do nothing with ``--shard``, or without it."""
     folder = Path(resolve_resource(settings.input)).expanduser()
@@ -145,29 +156,33 @@ def _check(settings: argparse.Namespace, given: set[str]) -> None:
         raise UserError(
             f"output {settings.output}: lies in the input's folder, among the texts; choose a place outside"
         )
-    if settings.shard is None:
-        if settings.with_text:
-            raise UserError("--with_text: belongs to --shard; a .parquet of a whole run has its texts")
-        return
-    for name, instead in (
-        ("overwrite", "delete the output's folder to begin anew"),
-        ("shard_rows", "what is lost at most when a shard breaks is a block"),
-    ):
-        if name in given:
-            raise UserError(f"--{name}: does nothing with --shard; {instead}")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("--shard: torchrun has started several processes; start one a shard, without it")
+    on_ray = settings.engine == "ray"
+    if settings.shard is None and settings.with_text and not on_ray:
+        raise UserError("--with_text: belongs to --shard and --engine ray; a .parquet of a whole run has its texts")
+    if on_ray and settings.shard is not None:
+        raise UserError("--engine ray: deals out the blocks by itself; leave out --shard")
+    if settings.workers is not None and not on_ray:
+        raise UserError("--workers: belongs to --engine ray; give that, too")
+    check_blocks(
+        "engine ray" if on_ray else "shard" if settings.shard is not None else None,
+        given,
+        overwrite="delete the output's folder to begin anew",
+        shard_rows="what is lost at most when a shard breaks is a block",
+    )
 
 
 def _finish(settings: argparse.Namespace, given: set[str]) -> None:
-    others = sorted(given - {"", "finish", "output", "quiet", "json", "disable_tqdm"})
-    if others:
-        raise UserError(f"--{others[0]}: does nothing with --finish, which needs --output alone; leave it out")
-    facts = finish(settings.output)
+    check_finish(given)
+    _tell_finished(settings.output, finish(settings.output))
+
+
+def _tell_finished(output: Path, facts: dict[str, Any], started: float | None = None) -> None:
+    taken = {} if started is None else {"seconds": time.perf_counter() - started}
+    words = f"   ({taken['seconds']:.1f} s)" if taken else ""
     tell(
-        f"{settings.output}: {facts['rows']} vectors of {facts['dim']} dimensions, {facts['precision']}, in "
-        f"{facts['blocks']} files",
-        {"output": str(settings.output), **{name: value for name, value in facts.items() if name != "parts"}},
+        f"{output}: {facts['rows']} vectors of {facts['dim']} dimensions, {facts['precision']}, in "
+        f"{facts['blocks']} files{words}",
+        {"output": str(output), **taken, **{name: value for name, value in facts.items() if name != "parts"}},
     )
 
 

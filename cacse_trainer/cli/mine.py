@@ -1,18 +1,23 @@
 """``cacse-trainer mine``: hard negatives for a file of pairs."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cacse_trainer.adaptation.mining import RANK_RANGE, RELATIVE_MARGIN, SAMPLINGS, Mined, mine_hard_negatives
+from cacse_trainer.adaptation.miner import RANK_RANGE, RELATIVE_MARGIN, SAMPLINGS, Mined
+from cacse_trainer.adaptation.mining import finish_mining, mine_hard_negatives
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.encoders import add_running_flags, chosen, open_encoder
 from cacse_trainer.cli.output import tell
+from cacse_trainer.cli.shards import add_shard_flags, check_blocks, check_finish, folder_of
 from cacse_trainer.data import load_sentences
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.data.writers import check_output, write_rows
 from cacse_trainer.encoding.vectors.precision import PRECISIONS
+from cacse_trainer.errors import UserError
+from cacse_trainer.files import delete_folder
 from cacse_trainer.settings.command_line import count
 from cacse_trainer.settings.resources import resolve_resource
 
@@ -24,11 +29,18 @@ EPILOG = """examples:
   cacse-trainer mine --model A --input pairs.csv --output triplets.jsonl --rank_range 10 100 --relative_margin 0.1
   cacse-trainer mine --model A --input pairs.csv --output triplets.jsonl --cross_encoder B --scores
   cacse-trainer train --config simcse/minilm_sup --train_file triplets.jsonl
+  cacse-trainer mine --model A --input pairs.jsonl --corpus docs.txt --vectors docs.npy --output t.jsonl --shard 2/8
+  cacse-trainer mine --output t.jsonl --finish                                       (when 1/8 to 8/8 have ended)
 
 Never a negative: the positive, what says the same (but for white space and case), another positive of an equal anchor,
 and the anchor itself. A text that scores above the limits is more likely a positive that nobody has marked. Rows
 without enough negatives are dropped and counted. The corpus is encoded once, to the disk (--folder: where), and
 compared in blocks, so that it need not fit into memory.
+
+With --shard i/n any scheduler starts the n commands. Each mines its own blocks of 4,096 rows, into a file a block in
+the folder OUTPUT.shards, and goes on when it is repeated; it reads all rows and the corpus for what says the same. Give
+them the corpus's vectors, else each one encodes it anew: cacse-trainer encode --shard i/n (and --finish), with --prompt
+for a --document_prompt. --finish finds all blocks there and equal in encoder and settings, and writes OUTPUT.
 """
 
 
@@ -37,12 +49,15 @@ def parser() -> OneLineParser:
     made = command_parser("mine", "Find hard negatives for pairs: near the anchor, and not the positive.", EPILOG)
     add = made.add_argument_group("rows in and out").add_argument
     add("--model", help="encoder that ranks: folder, hub id or package:NAME/FOLDER; with --adapter: its base")
-    add("--input", required=True, help="pairs: csv, tsv, jsonl or parquet file, or a hub data set")
+    add("--input", help="pairs: csv, tsv, jsonl or parquet file, or a hub data set")
     add("--text_columns", nargs=2, metavar=("ANCHOR", "POSITIVE"), help="of an input with other names")
     add("--corpus", help="texts to choose from, one a row, a file of any kind; default: the pairs' own positives")
     add("--text_column", help="of a corpus with several columns")
+    kept = "the corpus's, of cacse-trainer encode: .npy, or a folder of finished shards; default: encoded here"
+    add("--vectors", type=Path, help=kept)
     add("--output", required=True, type=Path, help="a name that ends in .jsonl, .csv, .tsv or .parquet")
     add("--overwrite", action="store_true", help="replace an output that is there")
+    add_shard_flags(add)
     add = made.add_argument_group("which negatives").add_argument
     add("--negatives", type=count, default=1, help="a row; default 1 (column hard_negative), else negative_1 …")
     ranks = f"ranks from 1 that may be taken; default {RANK_RANGE[0]} {RANK_RANGE[1]}"
@@ -71,8 +86,23 @@ def parser() -> OneLineParser:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
-    settings = parser().parse_args(arguments)
+    own = parser()
+    settings = own.parse_args(arguments)
+    given = {name for name, _ in own.given(arguments)}
     check_output(settings.output, settings.overwrite)
+    shards = folder_of(settings.output)
+    if settings.finish:
+        check_finish(given, "overwrite")
+        _finish(settings, finish_mining(shards))
+        delete_folder(shards)
+        return
+    if settings.input is None:
+        own.error("the following arguments are required: --input")
+    if settings.vectors is not None and settings.corpus is None:
+        raise UserError("--vectors: belong to a --corpus; give that, too")
+    if settings.vectors is not None and "precision" in given:
+        raise UserError("--precision: does nothing with --vectors, which are read as they are; leave it out")
+    check_blocks("shard" if settings.shard is not None else None, given, overwrite=f"delete {shards} to begin anew")
     pairs = load_sentences(resolve_resource(settings.input), settings.text_columns)
     corpus = None
     if settings.corpus is not None:
@@ -84,13 +114,30 @@ def main(arguments: Sequence[str]) -> None:
         corpus,
         **chosen(settings, "negatives", "ceiling", "margin", "relative_margin", "sampling", "seed", "cross_margin"),
         **chosen(settings, "query_prompt", "document_prompt", "index", "search_effort", "precision", "scores"),
-        **chosen(settings, "batch_size", "folder"),
+        **chosen(settings, "batch_size", "folder", "vectors", "shard"),
+        output=shards,
         rank_range=tuple(settings.rank_range),
         cross_encoder=cross_encoder,
         show_progress_bar=not settings.disable_tqdm,
     )
+    if settings.shard is not None:
+        counts = mined.counts
+        tell(
+            f"{shards}: shard {'/'.join(map(str, settings.shard))}, {counts['mined']} of {counts['rows']} rows in "
+            f"{counts['of_shard']} of {counts['blocks']} blocks, {counts['made']} of them mined now; when all shards "
+            "are there: --finish",
+            {"output": str(settings.output), **counts},
+        )
+        return
     write_rows(mined.rows, settings.output)
     tell(described(settings.output, mined), {"output": str(settings.output), **mined.counts})
+
+
+def _finish(settings: argparse.Namespace, mined: Mined) -> None:
+    write_rows(mined.rows, settings.output)
+    counts = mined.counts
+    words = f"{settings.output}: {counts['mined']} of {counts['rows']} rows ({counts['dropped']} dropped)"
+    tell(words, {"output": str(settings.output), **counts})
 
 
 def described(output: Path, mined: Mined) -> str:

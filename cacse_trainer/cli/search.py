@@ -14,7 +14,8 @@ from cacse_trainer.cli.encoders import add_running_flags, chosen, open_encoder
 from cacse_trainer.cli.output import tell_json
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.base import BaseEncoder
-from cacse_trainer.encoding.vectors.index import Hits, open_vectors, read_facts
+from cacse_trainer.encoding.vectors.disk_index import ASKED, NEAREST
+from cacse_trainer.encoding.vectors.index import EXACT, Hits, index_on_disk, open_vectors, read_facts
 from cacse_trainer.encoding.vectors.precision import PRECISIONS
 from cacse_trainer.errors import UserError
 from cacse_trainer.settings.command_line import count
@@ -31,9 +32,13 @@ EPILOG = """examples:
   cacse-trainer search --index docs_index --input queries.txt --top_k 10 --format jsonl > hits.jsonl
   cacse-trainer search --model A --corpus big.txt --kind hnsw --save_index big_index  (pip install cacse-trainer[faiss])
   cacse-trainer search --model A --corpus big.txt --vectors big.npy --query "rain"     (of cacse-trainer encode)
+  cacse-trainer search --model A --corpus big.txt --vectors big.npy --kind ivf --save_index on_disk
 
 An index remembers its encoder by name and by a hash of its weights. Where the encoder's folder states prompts, queries
 are encoded behind its "query" and the corpus behind its "document" (or "passage") prompt.
+
+--vectors with --kind ivf (or a faiss string such as IVF65536,SQ8) makes an index on the disk that may be larger than
+memory: a search maps it and reads the cells that it looks into. The recall against the exact search is printed.
 """
 
 
@@ -54,7 +59,8 @@ def main(arguments: Sequence[str]) -> None:
         encoder = open_encoder(settings, settings.model, settings.device)
         _build(encoder, settings)
     if settings.save_index is not None:
-        encoder.save_index(settings.save_index)
+        if settings.vectors is None or settings.kind == EXACT:
+            encoder.save_index(settings.save_index)
         logger.info("%s: %d sentences", settings.save_index, len(encoder.index or ()))
         if not settings.query and settings.input is None:
             tell_json({"index": str(settings.save_index), "sentences": len(encoder.index or ())})
@@ -111,8 +117,11 @@ def _build(encoder: BaseEncoder, settings: argparse.Namespace) -> None:
     started = time.perf_counter()
     corpus = resolve_resource(settings.corpus)
     if settings.vectors is not None:
-        if settings.kind != "exact" or settings.precision != "float32":
-            raise UserError("--vectors is searched as it is; leave out --kind and --precision")
+        if settings.precision != "float32":
+            raise UserError("--vectors is searched as it is; leave out --precision")
+        if settings.kind != EXACT:
+            _build_on_disk(encoder, settings, Corpus(corpus, settings.text_column))
+            return
         encoder.index = open_vectors(settings.vectors, Corpus(corpus, settings.text_column), encoder.made_by())
         return
     encoder.build_index(
@@ -121,6 +130,23 @@ def _build(encoder: BaseEncoder, settings: argparse.Namespace) -> None:
         show_progress_bar=not settings.disable_tqdm,
     )
     logger.info("%d sentences indexed in %.1f s", len(encoder.index or ()), time.perf_counter() - started)
+
+
+def _build_on_disk(encoder: BaseEncoder, settings: argparse.Namespace, corpus: Corpus) -> None:
+    started = time.perf_counter()
+    if settings.save_index is None:
+        raise UserError("--vectors with --kind: makes an index on the disk; say where with --save_index FOLDER")
+    made = (encoder.made_by(), settings.kind, settings.search_effort)
+    facts = index_on_disk(settings.save_index, settings.vectors, corpus, *made)
+    encoder.load_index(settings.save_index, settings.search_effort)
+    logger.info(
+        "%d sentences indexed on the disk in %.1f s; recall@%d against exact %.3f (%d of its vectors looked for)",
+        facts["rows"],
+        time.perf_counter() - started,
+        NEAREST,
+        facts["recall"],
+        min(ASKED, facts["rows"]),
+    )
 
 
 def _queries(settings: argparse.Namespace) -> Iterator[str]:

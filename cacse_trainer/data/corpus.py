@@ -79,11 +79,21 @@ class Corpus:
             UserError: a data set of the hub has none.
         """
         found = []
-        for source in self.sources:
+        for source in self.parts():
             if not isinstance(source, FileSource):
                 raise UserError(
                     f"{source.name}: is shared out by files only; download it as parquet, and name the folder"
                 )
+            found.append(source)
+        return found
+
+    def parts(self) -> list[Source]:
+        """The blocks of files; of a data set of the hub, which has none, the whole."""
+        found: list[Source] = []
+        for source in self.sources:
+            if not isinstance(source, FileSource):
+                found.append(source)
+                continue
             blocks = source.blocks()
             size = Path(source.name).stat().st_size
             if len(blocks) == 1 and source.kind != "parquet" and size > 2 * sources.BLOCK_BYTES:

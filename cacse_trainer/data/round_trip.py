@@ -35,6 +35,7 @@ def write_pairs(
     output: str | Path,
     *,
     settings: dict[str, Any],
+    columns: tuple[str, str] = COLUMNS,
     show_progress_bar: bool = False,
 ) -> dict[str, int]:
     """Write ``anchor,positive`` rows to a csv file.
@@ -45,6 +46,7 @@ def write_pairs(
         output: the file; beside it ``.partial`` and ``.progress.json`` while it is being written.
         settings: what else the rows depend on (names of the models, …); a partial file of other settings, or of
             another text, is thrown away.
+        columns: what a sentence and what came back are called.
         show_progress_bar: a bar on standard error.
 
     Returns:
@@ -56,7 +58,7 @@ def write_pairs(
     key = _key(sentences, settings)
     state = _read_state(progress, partial, key)
     if state is None:
-        size = partial.write_bytes(_csv([COLUMNS]))
+        size = partial.write_bytes(_csv([columns]))
         state = {"key": key, "done": 0, "bytes": size, "rows": 0, "empty": 0, "unchanged": 0}
     elif state["done"]:
         logger.info("%s: going on after %d of %d sentences", output, state["done"], len(sentences))

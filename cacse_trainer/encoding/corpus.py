@@ -3,14 +3,15 @@
 The shards lie in ``OUTPUT.partial/`` until all are there; then they become one ``.npy`` (open it with
 ``numpy.load(path, mmap_mode="r")``) or ``.parquet`` file (columns ``text``, ``embedding``). A shard's name holds a hash
 of what its vectors depend on (model, settings, text) and its checksum, so that no other one is ever taken for it. On
-several processes each takes every n-th shard that is missing. Row i of the output belongs to row i of the input, blank
-ones too.
+several processes each takes as many of the missing shards, neighbours, and reads only the parts of the files
+(`Corpus.parts`) that hold their rows; the first one has read all of them once before, for the hash. Row i of the output
+belongs to row i of the input, blank ones too.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -22,8 +23,9 @@ from tqdm.auto import tqdm
 
 from cacse_trainer.compute.distributed import alone, barrier, gather_objects, rank, world_size
 from cacse_trainer.data.corpus import Corpus
+from cacse_trainer.data.sources import Source
 from cacse_trainer.encoding.base import BaseEncoder, Device
-from cacse_trainer.encoding.vectors.tables import hash_of_rows, write_parquet, write_table
+from cacse_trainer.encoding.vectors.tables import RowsHash, write_parquet, write_table
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import (
     crc32_of,
@@ -67,7 +69,7 @@ def encode_corpus(
 
     Args:
         encoder: with its ``truncate_dim``.
-        corpus: read once to count its rows and once more by each process.
+        corpus: read once to count its rows, and once more by the processes together.
         output: ``.npy`` or ``.parquet``; beside it ``OUTPUT.json`` says what made it.
         facts: of the encoder, for that file, its ``dim`` among them; a run with other ones is not gone on with.
         shard_rows: rows that are lost at most, a process, when the run breaks.
@@ -87,26 +89,27 @@ def encode_corpus(
         raise UserError(f"output {output}: give a name that ends in {' or '.join(FORMATS)}")
     if shard_rows < 1:
         raise UserError(f"shard_rows {shard_rows}: at least 1")
+    parts = corpus.parts() if world_size() > 1 else corpus.sources  # a message of a whole file knows the line's number
     how = {"shard_rows": shard_rows, "normalize": normalize, "precision": precision, **encoder.prompt_facts(prompt)}
     with ExitStack() as held:
         told: Any = None
         if rank() == 0:
             try:
-                told = _begin(held, output, corpus, facts, how, overwrite)
+                told = _begin(held, output, corpus, parts, facts, how, overwrite)
             except UserError as error:  # the others would wait for ever
                 told = error
         told = gather_objects(told)[0]
         if isinstance(told, UserError):
             raise told
-        facts, missing = told
+        facts, missing, counts = told
         key, folder = _key(facts), _folder(output)
         processes = world_size()
-        mine = missing[rank() :: processes]
+        mine = np.array_split(np.array(missing, dtype=int), processes)[rank()].tolist()  # neighbours share their blocks
         rows = sum(min(shard_rows, facts["rows"] - shard * shard_rows) for shard in missing)
         bar = tqdm(total=rows, desc="Encoding", unit=" sentences", disable=not show_progress_bar or rank() > 0)
         with bar, alone():
             tables = encoder.encode_stream(
-                _rows_of(corpus, mine, shard_rows),
+                _rows_of(corpus, list(zip(parts, counts, strict=True)), mine, shard_rows),
                 shard_rows,
                 normalize=normalize,
                 precision=precision,
@@ -122,9 +125,18 @@ def encode_corpus(
 
 
 def _begin(
-    held: ExitStack, output: Path, corpus: Corpus, facts: dict[str, Any], how: dict[str, Any], overwrite: bool
-) -> tuple[dict[str, Any], list[int]]:
-    """What is encoded, and the shards that are not there yet; ``held`` keeps the output to this run."""
+    held: ExitStack,
+    output: Path,
+    corpus: Corpus,
+    parts: Sequence[Source],
+    facts: dict[str, Any],
+    how: dict[str, Any],
+    overwrite: bool,
+) -> tuple[dict[str, Any], list[int], list[int]]:
+    """What is encoded, the shards that are not there yet, and the rows of each part of the corpus.
+
+    ``held`` keeps the output to this run.
+    """
     folder, about = _folder(output), _about(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +148,13 @@ def _begin(
         if output.is_dir():
             raise UserError(f"output {output} is a folder; choose another name")
         refuse_foreign(folder, foreign(folder, (FACTS, SHARDS)))
-        rows, digest = hash_of_rows(corpus)
+        hashed, counts = RowsHash(), []
+        for part in parts:
+            before = hashed.count
+            for _ in hashed.over(corpus.rows_of(part)):
+                pass
+            counts.append(hashed.count - before)
+        rows = hashed.count
         if rows == 0:
             raise UserError(f"{corpus.name}: is empty; there is nothing to encode")
         folder.mkdir(exist_ok=True)
@@ -146,7 +164,7 @@ def _begin(
         **facts,
         "input": Path(corpus.name).name,
         "input_sha256": sha256_of(Path(corpus.name)) if Path(corpus.name).is_file() else None,
-        "rows_sha256": digest,
+        "rows_sha256": hashed.hexdigest(),
         "column": corpus.column,
         "rows": rows,
         **how,
@@ -170,7 +188,7 @@ def _begin(
     missing = [shard for shard in shards if not _shard(folder, shard, key)]
     if len(missing) < len(shards):
         logger.info("going on: %d of %d shards are there", len(shards) - len(missing), len(shards))
-    return facts, missing
+    return facts, missing, counts
 
 
 def _put_there(folder: Path, output: Path) -> bool:
@@ -203,12 +221,17 @@ def _key(facts: dict[str, Any]) -> str:
     return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
 
 
-def _rows_of(corpus: Corpus, shards: list[int], shard_rows: int) -> Iterator[str]:
-    """The sentences of some shards; only the last one of a corpus is shorter."""
-    wanted, end = set(shards), max(shards, default=-1) + 1
-    for i, sentence in enumerate(islice(corpus, end * shard_rows)):
-        if i // shard_rows in wanted:
-            yield sentence
+def _rows_of(corpus: Corpus, parts: list[tuple[Source, int]], shards: list[int], shard_rows: int) -> Iterator[str]:
+    """The sentences of some shards; of the parts, given with their rows, only those are read that hold some of them."""
+    wanted, first = set(shards), 0
+    for part, rows in parts:
+        numbers = range(first, first + rows)
+        first += rows
+        if wanted.isdisjoint(range(numbers.start // shard_rows, (numbers.stop - 1) // shard_rows + 1)):
+            continue
+        for i, sentence in zip(numbers, corpus.rows_of(part), strict=True):
+            if i // shard_rows in wanted:
+                yield sentence
 
 
 def _write_shard(folder: Path, number: int, key: str, table: np.ndarray) -> None:

@@ -1,17 +1,15 @@
 """A corpus of any size to vectors by many processes that know nothing of each other: shard i of n, and a finish.
 
-The corpus is cut into blocks that depend on its files alone (`FileSource.blocks`); shard i of n takes i, i + n, … A
-block is encoded by itself, so that its vectors are the same whatever n is, and is a file of its own in the folder
-``OUTPUT``: ``000000.npy``, or ``000000.parquet`` with the columns ``id`` (`ID_ROWS` times the block's number, and the
-row in it), ``text`` if asked, and ``embedding``. A shard's record ``_shard_I_of_N.json`` holds what the vectors
-depend on, and of each block the rows, a checksum of the file and a hash of the text; by it a broken shard goes on.
+The corpus is cut into blocks that depend on its files alone (`FileSource.blocks`). They are shared out, recorded and
+gone on with by `data.blocks`. A block is encoded by itself, so that its vectors are the same whatever n is, and is a
+file of its own in the folder ``OUTPUT``: ``000000.npy``, or ``000000.parquet`` with the columns ``id`` (`ID_ROWS` times
+the block's number, and the row in it), ``text`` if asked, and ``embedding``.
 `finish` finds that all blocks are there and equal in model and settings, and writes ``OUTPUT.json`` beside the
 folder, with the files in their order. No file is put together with another one.
 """
 
-import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -20,32 +18,17 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from cacse_trainer.data.blocks import Part, file_of, fill, gathered
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.data.sources import FileSource
 from cacse_trainer.encoding.base import BaseEncoder, Device
 from cacse_trainer.encoding.corpus import FORMATS, SHARD_ROWS, is_about_vectors
 from cacse_trainer.encoding.vectors.exact import no_rows
 from cacse_trainer.encoding.vectors.tables import RowsHash, hash_of_rows, write_parquet, write_table
-from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.files import (
-    check_entries,
-    crc32_of,
-    foreign,
-    only_one,
-    plain,
-    read_object,
-    refuse_foreign,
-    write_json,
-    writing,
-)
+from cacse_trainer.errors import UserError
+from cacse_trainer.files import crc32_of, plain, refuse_foreign, write_json, writing
 
-logger = logging.getLogger(__name__)
-
-RECORDS = "_shard_*_of_*.json"
 ID_ROWS = 2**32
-SHOWN = 5
-Part = dict[str, Any]
-"""Of a block's file: ``rows``, ``crc32``, ``rows_sha256``."""
 
 
 def encode_shard(
@@ -62,6 +45,7 @@ def encode_shard(
     prompt: str | None = None,
     devices: list[Device] | None = None,
     show_progress_bar: bool = False,
+    engine: Callable[[list[int]], Iterator[tuple[int, Part]]] | None = None,
 ) -> dict[str, Any]:
     """Encode the blocks of one shard that are not there yet.
 
@@ -75,6 +59,7 @@ def encode_shard(
         normalize, precision, batch_size, prompt: as for `BaseEncoder.encode_stream`.
         devices: several: a process each.
         show_progress_bar: on standard error.
+        engine: calls `encode_blocks` elsewhere for the blocks of these numbers; default: here.
 
     Returns:
         The facts, the shard's ``rows``, how many blocks are ``of_shard``, and how many of these were ``encoded`` now.
@@ -83,9 +68,6 @@ def encode_shard(
         UserError: wrong endings, no such shard, a corpus without blocks, an output that is a file, holds files of
             others or shards of other settings, or another process that encodes this shard.
     """
-    number, count = shard
-    if not 1 <= number <= count:
-        raise UserError(f"shard {number}/{count}: give i/n with i from 1 to n, such as 2/8")
     if output.suffix not in FORMATS:
         raise UserError(f"output {output}: give a name that ends in {' or '.join(FORMATS)}")
     if with_text and output.suffix != ".parquet":
@@ -107,84 +89,59 @@ def encode_shard(
             **encoder.prompt_facts(prompt),
         }
     )
-    mine = range(number - 1, len(blocks), count)
-    record = output / f"_shard_{number}_of_{count}.json"
-    if output.exists() and not output.is_dir():
-        raise UserError(f"output {output}: is a file, and shards need a folder; choose another name")
-    with user_errors(f"output {output}: cannot be written"):
-        output.mkdir(parents=True, exist_ok=True)
-    with only_one(record):
-        refuse_foreign(output, foreign(output, (f"[0-9]*{output.suffix}", RECORDS)))
-        parts = _there(output, facts, corpus, blocks, mine)
-        if parts:
-            logger.info("shard %d/%d goes on: %d of %d blocks are there", number, count, len(parts), len(mine))
-        missing = [block for block in mine if _file(output, block) not in parts]
-        write_json(record, {"facts": facts, "parts": parts})
-        waiting: deque[tuple[int, list[str]]] = deque()
-        with tqdm(desc=f"Encoding shard {number}/{count}", unit=" sentences", disable=not show_progress_bar) as bar:
-            tables = encoder.encode_stream(
-                _texts(corpus, blocks, missing, waiting),
-                None,
-                normalize=normalize,
-                precision=precision,
-                batch_size=batch_size,
-                prompt=prompt,
-                device=devices,
-                advance=bar.update,
-            )
-            empty = no_rows(precision, facts["dim"])
-            done = ((*waiting.popleft(), table if len(table) else empty) for table in tables)
-            for block, found in groupby(done, lambda row: row[0]):
-                name = _file(output, block)
-                parts[name] = _write(output / name, block, ((text, table) for _, text, table in found), with_text)
-                write_json(record, {"facts": facts, "parts": parts})
-    rows = sum(part["rows"] for part in parts.values())
-    return {**facts, "rows": rows, "of_shard": len(mine), "encoded": len(missing)}
+
+    def encoded(missing: list[int]) -> Iterator[tuple[int, Part]]:
+        words = f"Encoding shard {'/'.join(map(str, shard))}"
+        with tqdm(desc=words, unit=" sentences", disable=not show_progress_bar) as bar:
+            how = {"with_text": with_text, "normalize": normalize, "precision": precision, "batch_size": batch_size}
+            how |= {"prompt": prompt, "devices": devices, "advance": bar.update}
+            yield from encode_blocks(encoder, corpus, output, blocks, missing, dim=facts["dim"], **how)
+
+    def text_hash(block: int) -> str:
+        return hash_of_rows(corpus.rows_of(blocks[block]))[1]
+
+    filled = fill(output, output.suffix, facts, shard, text_hash, engine or encoded)
+    rows = sum(part["rows"] for part in filled.parts.values())
+    return {**facts, "rows": rows, "of_shard": filled.of_shard, "encoded": filled.made}
 
 
-def _there(
-    output: Path, facts: dict[str, Any], corpus: Corpus, blocks: list[FileSource], mine: range
-) -> dict[str, Part]:
-    """Of a shard's blocks those whose files are whole and were made of the text as it is."""
-    found: dict[str, Part] = {}
-    for record, told in _records(output).items():
-        if differing := _differing(told["facts"], facts):
-            raise UserError(
-                f"output {output}: holds shards of other settings ({', '.join(differing)}; by {record.name}); repeat "
-                "those to go on, choose another name, or delete the folder to begin anew"
-            )
-        for block in mine:
-            name = _file(output, block)
-            part = told["parts"].get(name)
-            if name in found or part is None or not _is_whole(output / name, part):
-                continue
-            if hash_of_rows(corpus.rows_of(blocks[block]))[1] == part["rows_sha256"]:
-                found[name] = part
-    return found
+def encode_blocks(
+    encoder: BaseEncoder,
+    corpus: Corpus,
+    output: Path,
+    blocks: list[FileSource],
+    wanted: list[int],
+    *,
+    dim: int,
+    with_text: bool = False,
+    normalize: bool = True,
+    precision: str = "float32",
+    batch_size: int | None = None,
+    prompt: str | None = None,
+    devices: list[Device] | None = None,
+    advance: Callable[[int], object] = lambda count: None,
+) -> Iterator[tuple[int, Part]]:
+    """Encode blocks of a corpus, each into its file; arguments as for `encode_shard`.
 
-
-def _records(output: Path) -> dict[Path, dict[str, Any]]:
-    mend = "delete it, and start its shard again"
-    found = {path: read_object(path, mend, facts=dict, parts=dict) for path in sorted(output.glob(RECORDS))}
-    for path, told in found.items():
-        check_entries(told["facts"], str(path), mend, input=str, blocks=int, dim=int, precision=str)
-        for part in told["parts"].values():
-            check_entries(part, str(path), mend, rows=int, crc32=int, rows_sha256=str)
-    return found
-
-
-def _differing(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
-    """Names of the facts that differ; a model's folder may lie elsewhere on another machine."""
-    names = dict.fromkeys([*first, *second])
-    return [name for name in names if name != "model" and first.get(name) != second.get(name)]
-
-
-def _is_whole(path: Path, part: Part) -> bool:
-    return path.is_file() and crc32_of(path) == part["crc32"]
-
-
-def _file(output: Path, block: int) -> str:
-    return f"{block:06d}{output.suffix}"
+    Yields:
+        Each block's number, and what is recorded of its file.
+    """
+    waiting: deque[tuple[int, list[str]]] = deque()
+    tables = encoder.encode_stream(
+        _texts(corpus, blocks, wanted, waiting),
+        None,
+        normalize=normalize,
+        precision=precision,
+        batch_size=batch_size,
+        prompt=prompt,
+        device=devices,
+        advance=advance,
+    )
+    empty = no_rows(precision, dim)
+    done = ((*waiting.popleft(), table if len(table) else empty) for table in tables)
+    for block, found in groupby(done, lambda row: row[0]):
+        path = file_of(output, output.suffix, block)
+        yield block, _write(path, block, ((text, table) for _, text, table in found), with_text)
 
 
 def _texts(
@@ -238,40 +195,12 @@ def finish(output: Path) -> dict[str, Any]:
         UserError: no shards, ones of other settings, a block that is missing or damaged, files of others, or a corpus
             without rows.
     """
-    records = _records(output) if output.is_dir() else {}
-    if not records:
-        raise UserError(f"output {output}: holds no shards; start encode --shard 1/n to n/n with this output first")
-    first = next(iter(records))
-    facts = records[first]["facts"]
-    for record, told in records.items():
-        if differing := _differing(told["facts"], facts):
-            raise UserError(
-                f"output {output}: {record.name} and {first.name} differ in {', '.join(differing)}; delete the "
-                "one that is wrong, and start its shard again as the others were"
-            )
-    told_of = [(name, part) for told in records.values() for name, part in told["parts"].items()]
-    parts: dict[str, Part] = {}
-    for name, part in told_of:
-        if name not in parts and _is_whole(output / name, part):
-            parts[name] = part
-    names = [_file(output, block) for block in range(facts["blocks"])]
-    missing = [block for block, name in enumerate(names) if name not in parts]
-    if missing:
-        shown = ", ".join(names[block] for block in missing[:SHOWN]) + (", …" if len(missing) > SHOWN else "")
-        count = max(int(record.stem.split("_")[-1]) for record in records)
-        shards = ", ".join(f"{number}/{count}" for number in sorted({block % count + 1 for block in missing})[:SHOWN])
-        raise UserError(
-            f"output {output}: {len(missing)} of {len(names)} blocks are missing or damaged ({shown}); start --shard "
-            f"{shards} again, or --shard 1/1, which fills all gaps"
-        )
-    strange = [path for path in foreign(output, (RECORDS,)) if path.name not in parts]
-    if strange:
-        raise UserError(f"output {output}: holds {strange[0].name}, which belongs to no shard; move it away")
+    facts, parts = gathered(output, output.suffix, "encode")
     rows = sum(part["rows"] for part in parts.values())
     if rows == 0:
         raise UserError(f"output {output}: {facts['input']} is empty; there is nothing to encode")
     about = output.with_name(f"{output.name}.json")
-    told = {**facts, "rows": rows, "parts": [{"file": name, **parts[name]} for name in names]}
+    told = {**facts, "rows": rows, "parts": [{"file": name, **part} for name, part in parts.items()]}
     refuse_foreign(about, [about] if about.exists() and not is_about_vectors(about) else [])
     write_json(about, told)
     return told

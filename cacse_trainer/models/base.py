@@ -222,6 +222,15 @@ class SentenceModel(TokenReader):
     has_adapter: Any = False
     loads_from_folder = True
 
+    def post_init(self) -> None:
+        """As in transformers; named for FSDP are layers of this model alone, and none around embeddings.
+
+        accelerate refuses a name that a model has not, and wraps the embeddings by themselves, which must be once.
+        """
+        super().post_init()
+        whole = (part for part in self.modules() if not any(isinstance(one, nn.Embedding) for one in part.modules()))
+        self._no_split_modules = {type(part).__name__ for part in whole} & set(self._no_split_modules or ())
+
     def embed(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:

@@ -11,8 +11,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import cacse_trainer
 from cacse_trainer import SentenceEncoder, load_sentences, mine_hard_negatives
-from cacse_trainer.adaptation import candidates, mining
-from cacse_trainer.cli import mine
+from cacse_trainer.adaptation import candidates, miner, mining
+from cacse_trainer.cli import encode, mine
 from cacse_trainer.cli.common import run
 from cacse_trainer.data.writers import write_rows
 from cacse_trainer.encoding.saving import clean_tokenizer
@@ -84,7 +84,7 @@ def as_tuples(data: Dataset) -> list[tuple[str, ...]]:
 def test_the_same_as_the_definition(encoder, rows, monkeypatch, block, settings, definition):
     """In blocks too: of the corpus, of the rows, of the products."""
     monkeypatch.setattr(candidates, "BLOCK", block)
-    monkeypatch.setattr(mining, "BLOCK", block)
+    monkeypatch.setattr(miner, "BLOCK", block)
     monkeypatch.setattr(exact, "ROWS_AT_ONCE", block)
     corpus = [*lines(150, 4), "", *(row["positive"] for row in rows), *(row["anchor"] for row in rows)]
     found = mine_hard_negatives(encoder, rows, iter(corpus), **settings)
@@ -317,3 +317,79 @@ def test_tabs_and_line_breaks_in_every_kind_of_file(tmp_path):
         assert load_sentences(tmp_path / f"rows.{kind}")[:] == texts
     write_rows(Dataset.from_dict(texts), tmp_path / "rows.tsv")
     assert load_sentences(tmp_path / "rows.tsv")[:]["anchor"] == ['a "quoted" word', "two lines"]
+
+
+@pytest.fixture
+def shared(encoder, files, monkeypatch):
+    """The command's flags with the corpus's vectors by shards, and blocks of a few rows."""
+    monkeypatch.setattr(mining, "PAIRS_A_BLOCK", 7)
+    own = ["--model", encoder.name, "--pooling", "mean", "--device", "cpu", "--disable_tqdm"]
+    text = files / "corpus.txt"
+    text.write_text("\n  \n" + text.read_text() + "the dog\nThe  dog\n")  # blank and repeated rows have vectors, too
+    for shard in ("1/2", "2/2"):
+        output = ["--output", str(files / "corpus.npy"), "--shard", shard]
+        assert run(encode.main, [*own, "--input", str(text), *output]) == 0
+    assert run(encode.main, ["--output", str(files / "corpus.npy"), "--finish"]) == 0
+    return [*own, "--input", str(files / "pairs.jsonl"), "--corpus", str(text), "--scores"], files
+
+
+def test_shards_mine_what_one_process_mines(encoder, rows, shared, capsys, monkeypatch):
+    """With the corpus's vectors and without, whatever n is; a broken shard goes on."""
+    flags, files = shared
+    monkeypatch.setattr(candidates, "BLOCK", 29)
+    text = (files / "corpus.txt").read_text().split("\n")[:-1]
+    expected = mine_hard_negatives(encoder, load_sentences(files / "pairs.jsonl"), text, scores=True)
+    outputs = []
+    for count, vectors in ((1, True), (3, True), (3, False)):
+        output = files / f"by_{count}_{vectors}.jsonl"
+        more = ["--vectors", str(files / "corpus.npy")] if vectors else []
+        for number in range(count, 0, -1):
+            assert run(mine.main, [*flags, *more, "--output", str(output), "--shard", f"{number}/{count}"]) == 0
+        capsys.readouterr()
+        if count == 3:  # what is there is not mined again
+            assert run(mine.main, [*flags, *more, "--output", str(output), "--shard", "1/1"]) == 0
+            assert "in 7 of 7 blocks, 0 of them mined now" in capsys.readouterr().out
+        assert run(mine.main, ["--output", str(output), "--finish", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert [told[name] for name in ("rows", "mined")] == [len(rows), len(expected.rows)]
+        assert told["negative_score"] == pytest.approx(expected.counts["negative_score"], abs=1e-5)
+        assert not output.with_name(f"{output.name}.shards").exists()
+        found = [json.loads(line) for line in output.read_text().splitlines()]
+        assert [list(row.values())[:3] for row in found] == [list(row.values())[:3] for row in expected.rows]
+        outputs.append(output.read_text())
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--shard", "1/2", "--overwrite"], "--overwrite: does nothing with --shard; delete t.jsonl.shards"),
+        (["--vectors", "corpus.npy", "--precision", "int8"], "--precision: does nothing with --vectors"),
+        (["--finish"], "does nothing with --finish, which needs --output alone"),
+        (["--vectors", "corpus.npy", "--truncate_dim", "8"], "the encoder differs in truncate_dim"),
+        (["--vectors", "corpus.npy", "--document_prompt", "a "], "the encoder differs in prompt"),
+        (["--vectors", "corpus.npy", "--corpus", "other.txt"], "were made of another text than other.txt"),
+    ],
+)
+def test_wrong_flags_of_shards_are_one_line(shared, monkeypatch, capsys, more, words):
+    flags, files = shared
+    monkeypatch.chdir(files)
+    (files / "other.txt").write_text((files / "corpus.txt").read_text().replace("the dog", "the cat"))
+    assert run(mine.main, [*flags, "--output", "t.jsonl", *more]) == 2
+    assert words in capsys.readouterr().err.strip().splitlines()[-1]
+    assert run(mine.main, ["--output", "t.jsonl", "--finish"]) == 2
+    assert "holds no shards; start mine --shard 1/n to n/n" in capsys.readouterr().err
+    assert run(mine.main, ["--model", "a", "--output", "t.jsonl"]) == 2
+    assert "required: --input" in capsys.readouterr().err
+
+
+def test_shards_of_other_rows_do_not_come_together(shared, capsys):
+    flags, files = shared
+    command = [*flags, "--output", str(files / "t.jsonl"), "--vectors", str(files / "corpus.npy")]
+    assert run(mine.main, [*command, "--shard", "1/2"]) == 0
+    assert run(mine.main, ["--output", str(files / "t.jsonl"), "--finish"]) == 2
+    assert "blocks are missing or damaged (000001.arrow" in capsys.readouterr().err
+    with (files / "pairs.jsonl").open("a") as file:
+        file.write('{"anchor": "a man", "positive": "the man"}\n')
+    assert run(mine.main, [*command, "--shard", "2/2"]) == 2
+    assert "(pairs, blocks; by _shard_1_of_2.json)" in capsys.readouterr().err

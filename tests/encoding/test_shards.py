@@ -10,7 +10,10 @@ from cacse_trainer import SentenceEncoder
 from cacse_trainer.cli import encode, search
 from cacse_trainer.cli.common import run
 from cacse_trainer.data import sources
+from cacse_trainer.data.corpus import Corpus
+from cacse_trainer.data.sources import FileSource
 from cacse_trainer.encoding import shards
+from cacse_trainer.encoding.corpus import _rows_of
 from cacse_trainer.encoding.vectors.precision import directions, to_precision
 from tests.conftest import write_sentences
 from tests.tolerances import assert_near
@@ -214,6 +217,21 @@ def test_torchrun_is_not_for_shards(model, corpus, tmp_path, monkeypatch, capsys
     assert "torchrun has started several processes; start one a shard" in _said(capsys)
     assert run(encode.main, [*model[1], "--output", "v.npy"]) == 2
     assert "the following arguments are required: --input" in _said(capsys)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_processes_of_torchrun_read_their_own_blocks(corpus, monkeypatch, count):
+    """As `encode_corpus` reads on each of ``count`` processes: all rows, and a block beside a border twice at most."""
+    path, lines = corpus
+    text = Corpus(path)
+    parts = [(part, len(list(text.rows_of(part)))) for part in text.parts()]
+    read, original = [], FileSource.batches
+    monkeypatch.setattr(FileSource, "batches", lambda source, *given: read.append(source) or original(source, *given))
+    shards_of = np.array_split(np.arange(-(-len(lines) // 4)), count)
+    found = [list(_rows_of(text, parts, mine.tolist(), 4)) for mine in shards_of]
+    assert [row for rows in found for row in rows] == lines
+    assert len(read) <= len(parts) + count - 1 and max(map(len, found)) < len(lines) // count + 5
+    assert list(_rows_of(text, parts, [0, 3], 4)) == [*lines[:4], *lines[12:16]]
 
 
 def test_an_empty_corpus_and_more_shards_than_blocks(model, tmp_path, capsys):

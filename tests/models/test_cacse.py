@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from cacse_trainer import CacseBertModel, CacseConfig, CacseRobertaModel
+from cacse_trainer import CacseBertModel, CacseConfig, CacseRobertaModel, SentenceEmbeddingModel
 from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.models.cascade import SingleTokenAttention
 from tests.conftest import tiny_config
@@ -287,3 +287,10 @@ def test_saved_configs_hold_no_folder(tiny_towers, tmp_path):
     build(tiny_towers).save_pretrained(tmp_path)
     text = (tmp_path / "config.json").read_text()
     assert not any(folder in text for folder in tiny_towers("bert"))
+
+
+def test_the_layers_that_fsdp_wraps(tiny_towers):
+    """accelerate refuses a name that the model has not, and wraps the embeddings by themselves."""
+    pair = CacseBertModel.from_towers(*tiny_towers("bert"), cascade_start_layer=2, constraint_layers=2)
+    one = SentenceEmbeddingModel.from_encoder(tiny_towers("bert")[0])
+    assert (pair._no_split_modules, one._no_split_modules) == ({"BertLayer", "CascadeBlock"}, {"BertLayer"})

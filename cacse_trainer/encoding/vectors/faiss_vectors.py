@@ -85,9 +85,10 @@ class FaissVectors:
 
     @classmethod
     def load(cls, folder: Path, kind: str, effort: int | None = None) -> "FaissVectors":
-        """The index of a folder."""
+        """The index of a folder; lists that lie beside it are mapped."""
+        faiss = load_faiss()
         try:
-            return cls(load_faiss().read_index(str(folder / FILE)), kind, effort)
+            return cls(faiss.read_index(str(folder / FILE), faiss.IO_FLAG_ONDISK_SAME_DIR), kind, effort)
         except RuntimeError as error:
             raise UserError(f"index {folder}: {str(error).strip().splitlines()[-1]}") from error
 

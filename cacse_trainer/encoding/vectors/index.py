@@ -1,13 +1,14 @@
 """Sentences beside their vectors: build, extend, search, save and load.
 
-A saved index is a folder of ``index.json``, ``sentences.parquet`` and ``vectors.npy`` or ``index.faiss``. It is written
-beside its place and moved there whole. What made the vectors is recorded, so that another model's queries are refused.
+A saved index is a folder of ``index.json``, ``sentences.parquet`` and ``vectors.npy`` or ``index.faiss``; one larger
+than memory (`index_on_disk`) has ``sentences.arrow``, ``index.faiss`` and ``lists.ivfdata``. It is written beside its
+place and moved there whole. What made the vectors is recorded, so that another model's queries are refused.
 """
 
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +16,12 @@ import pyarrow.parquet as pq
 import torch
 
 from cacse_trainer.data.corpus import Corpus
-from cacse_trainer.encoding.vectors import exact, faiss_vectors
+from cacse_trainer.encoding.vectors import disk_index, exact, faiss_vectors
+from cacse_trainer.encoding.vectors.disk_index import StoredTexts, build_lists, write_texts
 from cacse_trainer.encoding.vectors.exact import ExactVectors, open_table
 from cacse_trainer.encoding.vectors.faiss_vectors import FaissVectors
 from cacse_trainer.encoding.vectors.precision import directions, to_precision
-from cacse_trainer.encoding.vectors.tables import hash_of_rows
+from cacse_trainer.encoding.vectors.tables import Table, hash_of_rows
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import check_entries, crc32_of, put_back, read_object, sha256_of, write_json, writing_folder
 
@@ -42,7 +44,9 @@ class SearchIndex:
         made_by: what the vectors depend on; recorded.
     """
 
-    def __init__(self, sentences: list[str], store: ExactVectors | FaissVectors, kind: str, made_by: dict[str, Any]):
+    def __init__(
+        self, sentences: list[str] | StoredTexts, store: ExactVectors | FaissVectors, kind: str, made_by: dict[str, Any]
+    ):
         self.sentences, self.store, self.kind, self.made_by = sentences, store, kind, made_by
 
     @classmethod
@@ -77,8 +81,10 @@ class SearchIndex:
         """More sentences with their (n, dim) float32 vectors of length 1.
 
         Raises:
-            UserError: another number of dimensions.
+            UserError: another number of dimensions, or an index on the disk.
         """
+        if isinstance(self.sentences, StoredTexts):
+            raise UserError(f"index {self.sentences.path.parent}: lies on the disk; build it anew to add to it")
         if table.shape[1] != self.store.dim:
             raise UserError(f"the index has vectors of {self.store.dim} dimensions, the new ones have {table.shape[1]}")
         self.store.add(to_precision(table, self.store.precision))
@@ -104,8 +110,10 @@ class SearchIndex:
         """Write the index; one that is there is replaced at the end, as a whole.
 
         Raises:
-            UserError: there is something that is no index, or it cannot be written.
+            UserError: there is something that is no index, it cannot be written, or the index lies on the disk already.
         """
+        if isinstance(self.sentences, StoredTexts):
+            raise UserError(f"index {self.sentences.path.parent}: lies on the disk; copy its folder")
         facts = {
             "kind": self.kind,
             "precision": self.store.precision,
@@ -132,7 +140,11 @@ class SearchIndex:
         facts = read_facts(folder)
         try:
             kind, precision, dim = facts["kind"], facts["precision"], facts["dim"]
-            sentences = pq.read_table(folder / SENTENCES).column("text").to_pylist()
+            sentences: list[str] | StoredTexts
+            if (folder / disk_index.TEXTS).is_file():
+                sentences = StoredTexts(folder / disk_index.TEXTS)
+            else:
+                sentences = pq.read_table(folder / SENTENCES).column("text").to_pylist()
             store: ExactVectors | FaissVectors
             if kind == EXACT:
                 store, intact = ExactVectors.load(folder, precision, dim), True
@@ -179,17 +191,24 @@ def _damaged(folder: Path, reason: object) -> UserError:
     return UserError(f"index {folder}: is damaged ({' '.join(str(reason).split())}); build it anew")
 
 
-def open_vectors(path: Path, corpus: Corpus, made_by: dict[str, Any]) -> SearchIndex:
-    """The vectors that ``cacse-trainer encode`` wrote as an exact index; they stay on the disk, nothing is copied.
+class Encoded(NamedTuple):
+    """Vectors that ``cacse-trainer encode`` wrote: the tables where they lie, and what is recorded of each file."""
+
+    tables: list[Table]
+    parts: list[dict[str, Any]]
+    precision: str
+    dim: int
+
+
+def read_encoded(path: Path, made_by: dict[str, Any]) -> Encoded:
+    """The vectors that ``cacse-trainer encode`` wrote; they stay on the disk.
 
     Args:
         path: a ``.npy`` file, which is mapped, or the folder of finished shards; ``PATH.json`` beside it.
-        corpus: the text that they were made of.
         made_by: of the encoder that will ask.
 
     Raises:
-        UserError: no such file, no facts beside it or those of other vectors, another encoder, another corpus, or no
-            unit vectors.
+        UserError: no such file, no facts beside it or those of other vectors, another encoder, or no unit vectors.
     """
     beside = path.with_name(f"{path.name}.json")
     if path.is_dir() and not beside.is_file():
@@ -216,16 +235,93 @@ def open_vectors(path: Path, corpus: Corpus, made_by: dict[str, Any]) -> SearchI
             raise UserError(
                 f"vectors {file}: are not those that {beside.name} tells of (the checksum differs); encode anew"
             )
-    rows, count = list(corpus), sum(map(len, tables))
-    if len(rows) != count:
-        raise UserError(f"vectors {path}: {count} of them, and the corpus has {len(rows)} rows; is it another one?")
-    if all("rows_sha256" in part for _, part in parts):
-        ends = list(accumulate(map(len, tables)))
-        texts = [rows[end - len(table) : end] for end, table in zip(ends, tables, strict=True)]
-        is_same = [part["rows_sha256"] for _, part in parts] == [hash_of_rows(some)[1] for some in texts]
-    else:  # the file was written by an older version, which knew the text's file only
+    return Encoded(tables, [part for _, part in parts], precision, dim)
+
+
+def check_text(path: Path, encoded: Encoded, corpus: Corpus, texts: Iterable[str]) -> None:
+    """Find that vectors were made of a text, which is gone through once.
+
+    Args:
+        path: of the vectors, for messages.
+        encoded: these.
+        corpus: where the text comes from.
+        texts: its rows.
+
+    Raises:
+        UserError: it is another one.
+    """
+    rows, same = iter(texts), []
+    found = 0
+    for table, part in zip(encoded.tables, encoded.parts, strict=True):
+        count, digest = hash_of_rows(islice(rows, len(table)))
+        found += count
+        same.append(part.get("rows_sha256", digest) == digest)
+    found += sum(1 for _ in rows)
+    if found != (count := sum(map(len, encoded.tables))):
+        raise UserError(f"vectors {path}: {count} of them, and the corpus has {found} rows; is it another one?")
+    if not all("rows_sha256" in part for part in encoded.parts):
+        # the file was written by an older version, which knew the text's file only
         file = Path(corpus.name)
-        is_same = not file.is_file() or facts.get("input_sha256") in (None, sha256_of(file))
-    if not is_same:
+        same.append(not file.is_file() or encoded.parts[0].get("input_sha256") in (None, sha256_of(file)))
+    if not all(same):
         raise UserError(f"vectors {path}: were made of another text than {corpus.name}; encode it, or give that one")
-    return SearchIndex(rows, ExactVectors(tables, precision, dim), EXACT, made_by)
+
+
+def open_vectors(path: Path, corpus: Corpus, made_by: dict[str, Any]) -> SearchIndex:
+    """The vectors that ``cacse-trainer encode`` wrote as an exact index; they stay on the disk, nothing is copied.
+
+    Args:
+        path, made_by: as for `read_encoded`.
+        corpus: the text that they were made of.
+
+    Raises:
+        UserError: see `read_encoded`; or another corpus.
+    """
+    encoded = read_encoded(path, made_by)
+    rows = list(corpus)
+    check_text(path, encoded, corpus, rows)
+    store = ExactVectors(encoded.tables, encoded.precision, encoded.dim)
+    return SearchIndex(rows, store, EXACT, made_by)
+
+
+def index_on_disk(
+    folder: Path,
+    path: Path,
+    corpus: Corpus,
+    made_by: dict[str, Any],
+    kind: str = "ivf",
+    search_effort: int | None = None,
+) -> dict[str, Any]:
+    """Make an index larger than memory of vectors that ``cacse-trainer encode`` wrote; `SearchIndex.load` maps it.
+
+    Args:
+        folder: for the index; one that is there is replaced at the end, as a whole.
+        path, made_by: as for `read_encoded`.
+        corpus: the text that the vectors were made of; gone through once, and copied.
+        kind: see `build_lists`.
+        search_effort: cells that a query looks into.
+
+    Returns:
+        What is recorded of it, among it the ``rows`` and the ``recall`` of `build_lists`.
+
+    Raises:
+        UserError: see `open_vectors` and `build_lists`; or the folder is no index, or cannot be written.
+    """
+    encoded = read_encoded(path, made_by)
+    try:
+        with writing_folder(folder, OLDER if (folder / SENTENCES).is_file() else ()) as staged:
+            check_text(path, encoded, corpus, write_texts(staged / disk_index.TEXTS, corpus))
+            found = build_lists(staged, encoded.tables, encoded.precision, encoded.dim, kind, search_effort)
+            facts = {
+                "kind": kind,
+                "precision": "float32",
+                "dim": encoded.dim,
+                "rows": sum(map(len, encoded.tables)),
+                "search_effort": search_effort,
+                "recall": found,
+                "made_by": made_by,
+            }
+            write_json(staged / FACTS, facts)
+    except OSError as error:
+        raise UserError(f"index {folder}: cannot be written ({error.strerror or error})") from error
+    return facts

@@ -1,7 +1,7 @@
 """Tables of vectors on the disk, and what ties them to the rows that they were made of."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -102,12 +102,42 @@ class ParquetTable:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(len(self))
+        if start >= stop:
+            return self._like
         first, last = np.searchsorted(self._ends, [start, stop - 1], side="right")
         with pq.ParquetFile(self.path) as file:
             column = file.read_row_groups(list(range(first, last + 1)), columns=[EMBEDDING]).column(0)
         before = int(self._ends[first - 1]) if first else 0
         chunks = column.slice(start - before, stop - start).chunks
         return np.concatenate([chunk.flatten().to_numpy().reshape(-1, self._like.shape[1]) for chunk in chunks])
+
+
+class SelectedRows:
+    """Some rows of tables that lie one behind the other, as a table of its own; read where they lie.
+
+    Args:
+        tables: of one kind, one at least.
+        rows: their numbers, counted over all tables.
+    """
+
+    def __init__(self, tables: Sequence[Table], rows: np.ndarray):
+        self._tables, self._rows = tables, rows
+        self._ends = np.cumsum([len(table) for table in tables])
+        self._like = tables[0][slice(0, 0)]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
+        rows = self._rows[places]
+        found = np.empty((len(rows), *self._like.shape[1:]), dtype=self._like.dtype)
+        where = np.searchsorted(self._ends, rows, side="right")
+        for number in np.unique(where):
+            own = where == number
+            wanted = rows[own] - (self._ends[number - 1] if number else 0)
+            first = int(wanted.min())
+            found[own] = self._tables[number][slice(first, int(wanted.max()) + 1)][wanted - first]
+        return found
 
 
 class RowsHash:

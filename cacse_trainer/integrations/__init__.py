@@ -1,0 +1,1 @@
+"""The encoder on engines that a cluster runs."""
