@@ -55,7 +55,7 @@ def write_pairs_shard(
         for block in missing:
             path = file_of(folder, SUFFIX, block)
             texts = [text for text in corpus.rows_of(blocks[block]) if text.strip()]
-            how = {"settings": settings, "columns": columns, "show_progress_bar": show_progress_bar}
+            how: dict[str, Any] = {"settings": settings, "columns": columns, "show_progress_bar": show_progress_bar}
             counts = write_pairs(texts, there, back, path, **how)
             part = {"rows": counts["rows"], "crc32": crc32_of(path), "rows_sha256": text_hash(block)}
             yield block, {**part, "counts": counts}

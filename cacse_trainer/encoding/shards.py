@@ -93,7 +93,12 @@ def encode_shard(
     def encoded(missing: list[int]) -> Iterator[tuple[int, Part]]:
         words = f"Encoding shard {'/'.join(map(str, shard))}"
         with tqdm(desc=words, unit=" sentences", disable=not show_progress_bar) as bar:
-            how = {"with_text": with_text, "normalize": normalize, "precision": precision, "batch_size": batch_size}
+            how: dict[str, Any] = {
+                "with_text": with_text,
+                "normalize": normalize,
+                "precision": precision,
+                "batch_size": batch_size,
+            }
             how |= {"prompt": prompt, "devices": devices, "advance": bar.update}
             yield from encode_blocks(encoder, corpus, output, blocks, missing, dim=facts["dim"], **how)
 

@@ -21,7 +21,12 @@ from tests.faults.runs import finish, prepare, start_ranks
 from tests.tiny_decoders import make_tiny_decoder
 
 BATCH, STEPS = 8, 4
-FAMILIES = ("pair", "tower", "lora")
+TRAINED = [
+    *(("pair", "ddp", 2), ("pair", "fsdp", 2), ("tower", "ddp", 4), ("tower", "fsdp", 2)),
+    *(("lora", "ddp", 2), ("lora", "fsdp", 2)),
+]
+RESUMED = [("pair", "ddp"), ("tower", "fsdp"), ("lora", "ddp")]
+"""Each family and each kind, not all of their combinations: a start of two processes takes a quarter of a minute."""
 TEXTS = ["a man plays", "the dog", "rain in the mountains"]
 Course = Callable[..., Path]
 
@@ -88,9 +93,7 @@ def vectors(folder: Path) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "kind", "world"), TRAINED)
 def test_one_process_s_losses_and_vectors(course, family, kind, world):
     one, several = course(family, "ddp", 1), course(family, kind, world)
     loss = np.abs(np.array(losses(several)) / losses(one) - 1).max()
@@ -100,8 +103,7 @@ def test_one_process_s_losses_and_vectors(course, family, kind, world):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "kind"), RESUMED)
 def test_resumed_on_as_many_and_on_another_number(course, family, kind):
     """On as many the weights are the same bit for bit; on one process, where the sums are other ones, nearly so."""
     whole = course(family, kind, 2)
