@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ def parser() -> OneLineParser:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with these arguments."""
-    settings = parser().parse_args(arguments)
+    made = parser()
+    settings, given = made.parse_args(arguments), {name for name, _ in made.given(arguments)}
     if not settings.plain:
         load_gradio()  # before the model: what is missing is said at once
     begun = plan_of(settings.output).is_file()
@@ -64,6 +65,8 @@ def main(arguments: Sequence[str]) -> None:
         settings.output.parent.mkdir(parents=True, exist_ok=True)
     with only_one(settings.output):
         grading = Grading(settings.output) if begun else _begin(settings)
+        if begun:
+            _check_same(settings, given, grading.facts)
         if settings.plain:
             with contextlib.redirect_stdout(sys.stderr):  # the result alone is the output
                 grade_in_terminal(grading)
@@ -79,7 +82,19 @@ def _begin(settings: Any) -> Grading:
     vectors = encoder.encode(sentences, show_progress_bar=not settings.disable_tqdm)
     pairs = sample_pairs(sentences, vectors, settings.pairs, settings.seed)
     facts = {"input": public_name(settings.input), "model": public_name(encoder.name), "seed": settings.seed}
+    facts["asked"] = settings.pairs
     return Grading.begin(settings.output, pairs, facts)
+
+
+def _check_same(settings: Any, given: Collection[str], facts: Mapping[str, Any]) -> None:
+    """Refuse another choice of pairs than the one that was begun."""
+    wanted = {"input": public_name(settings.input or ""), "seed": settings.seed, "asked": settings.pairs}
+    for flag, name in (("input", "input"), ("seed", "seed"), ("pairs", "asked")):
+        if flag in given and wanted[name] != facts.get(name):
+            raise UserError(
+                f"command line: {settings.output} was begun with --{flag} {facts.get(name)}; "
+                f"leave --{flag} out, or choose another --output"
+            )
 
 
 def _serve(grading: Grading, host: str, port: int) -> None:

@@ -118,7 +118,9 @@ def answer_module(words: Sequence[str]) -> int:
     Returns:
         The exit code, or `GO_ON` where the command must be run.
     """
-    place = next(number for number, word in enumerate(words) if PLACE in word)
+    place = next((number for number, word in enumerate(words) if PLACE in word), None)
+    if place is None:  # of another program that imports the package
+        return GO_ON
     module = words[place].rpartition(PLACE)[2]
     name = next((command for command, file in MODULES.items() if file == module), module)
     if name not in COMMANDS:

@@ -61,7 +61,7 @@ class Corpus:
             yield from strings.to_pylist()
 
     def others(self) -> dict[str, list[Any]]:
-        """The cells of the columns that all sources have besides the text, row by row, as they are."""
+        """The cells of the columns that all sources have besides the text, row by row; None for lists and structs."""
         shared = [set(source.columns()) - {self._column_of(source)} for source in self.sources]
         names = [name for name in self.sources[0].columns() if all(name in own for own in shared)]
         found: dict[str, list[Any]] = {name: [] for name in names}
@@ -69,7 +69,11 @@ class Corpus:
             for batch in source.batches(names):
                 for name, cells in found.items():
                     values = batch.columns[name]
-                    cells += values.to_pylist() if isinstance(values, (pa.Array, pa.ChunkedArray)) else list(values)
+                    is_arrow = isinstance(values, (pa.Array, pa.ChunkedArray))
+                    if is_arrow and pa.types.is_nested(values.type):
+                        cells += [None] * len(values)
+                    else:
+                        cells += values.to_pylist() if is_arrow else list(values)
         return found
 
     def blocks(self) -> list[FileSource]:

@@ -1,11 +1,13 @@
 """Grading pairs of sentences: a page in the browser, by buttons or keys, or line by line in a terminal."""
 
+import html
 from collections.abc import Callable
 from typing import Any
 
 import jinja2
 
 from cacse_trainer.demo.serving import load_gradio, serve_page
+from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.grading import GRADES, Grading
 
 CSS = """
@@ -66,12 +68,14 @@ def build_grading_page(grading: Grading) -> Any:
     """
     gr = load_gradio()
 
-    def answer(work: Callable[[int], None]) -> Callable[[str], tuple[str, str]]:
+    def answer(work: Callable[[str], object]) -> Callable[[str], tuple[str, str]]:
         """An answer to the pair that the browser shows: a second click before the next one comes is for the same."""
 
         def run(number: str) -> tuple[str, str]:
-            if number:
-                work(int(number))
+            try:
+                work(number)
+            except UserError as error:
+                raise gr.Error(html.escape(str(error)), print_exception=False) from error
             return shown(grading)
 
         return run
@@ -83,12 +87,14 @@ def build_grading_page(grading: Grading) -> Any:
         with gr.Row(elem_classes="grades"):
             for grade, words in GRADES.items():
                 button = gr.Button(f"{grade}\n{words}", elem_id=f"grade-{grade}")
-                button.click(answer(lambda one, grade=grade: grading.grade(one, grade)), number, places)  # type: ignore[misc]
+                button.click(answer(lambda one, grade=grade: one and grading.grade(int(one), grade)), number, places)  # type: ignore[misc]
         with gr.Row():
-            gr.Button("Undo (u)", elem_id="undo", min_width=120).click(
-                lambda: (grading.undo(), *shown(grading))[1:], None, places
+            undo, skip = (
+                gr.Button(f"{word} ({word[0].lower()})", elem_id=word.lower(), min_width=120)
+                for word in ("Undo", "Skip")
             )
-            gr.Button("Skip (s)", elem_id="skip", min_width=120).click(answer(grading.skip), number, places)
+            undo.click(answer(lambda one: grading.undo()), number, places)
+            skip.click(answer(lambda one: one and grading.skip(int(one))), number, places)
         gr.HTML('<div class="pair"><div class="told">Keys: 0 to 5, u takes the last answer back, s skips. Each answer '
                 "is written at once: close the page whenever you like.</div></div>", elem_id="keys")  # fmt: skip
         page.load(lambda: shown(grading), None, places)

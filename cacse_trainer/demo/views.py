@@ -80,7 +80,7 @@ def matrix_figure(lines: Sequence[str], cosines: np.ndarray) -> Any:
     heat = load_plotly().Heatmap(
         z=np.round(cosines, 4).tolist(),
         x=numbers,
-        y=[f"{_label(line)}  {number}" for line, number in zip(lines, numbers, strict=True)],
+        y=[f"{escape(_label(line))}  {number}" for line, number in zip(lines, numbers, strict=True)],
         customdata=pairs,
         hovertemplate="%{customdata}<br><b>%{z:.3f}</b><extra></extra>",
         **{"zmin": -0.2, "zmax": 1, "colorscale": "Blues", "showscale": False, "xgap": 1, "ygap": 1, **shown},
@@ -115,7 +115,11 @@ def map_figure(
 
     def dots(chosen: np.ndarray, name: str, colours: Any) -> Any:
         hovers = [_hover(sentences[i]) + (f"<br><i>{escape(groups[i])}</i>" if many else "") for i in chosen]
-        more = {"text": [_label(sentences[i]) for i in chosen], "mode": "markers+text"} if few else {"mode": "markers"}
+        more = (
+            {"text": [str(escape(_label(sentences[i]))) for i in chosen], "mode": "markers+text"}
+            if few
+            else {"mode": "markers"}
+        )
         return go.Scatter(
             x=points[chosen, 0].tolist(),
             y=points[chosen, 1].tolist(),
@@ -139,7 +143,11 @@ def map_figure(
         many = len(names) > 1
         colours = PALETTE if many else (colour,)
         traces = [
-            dots(np.flatnonzero([one == name for one in groups]), _label(name), {"color": colours[i % len(colours)]})
+            dots(
+                np.flatnonzero([one == name for one in groups]),
+                str(escape(_label(name))),
+                {"color": colours[i % len(colours)]},
+            )
             for i, name in enumerate(names)
         ]
         layout["showlegend"] = many

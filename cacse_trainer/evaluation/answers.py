@@ -25,7 +25,7 @@ def write_answers(path: Path, sets: Mapping[str, DevSet], answers: Mapping[str, 
         path: of the file.
         sets: by name.
         answers: of the model, by the same names.
-        embedder: of the model; its prompts belong to what tells sets apart.
+        embedder: of the model, as `DevSet.facts` takes it.
     """
     arrays = {}
     for name, one in sets.items():
@@ -53,8 +53,10 @@ def read_answers(path: Path) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-def paired_differences(first: Path, second: Path) -> dict[str, Difference]:
+def paired_differences(first: Path, second: Path) -> dict[str, Difference | None]:
     """The scores and the 95 % interval of second - first on each set whose answers both runs keep.
+
+    None where the two sets have one name, and other rows or grades.
 
     Args:
         first, second: what `write_answers` has written.
@@ -63,12 +65,14 @@ def paired_differences(first: Path, second: Path) -> dict[str, Difference]:
         UserError: a file is damaged.
     """
     one, other = read_answers(first), read_answers(second)
-    rows = {}
+    rows: dict[str, Difference | None] = {}
     for name in one:
         a, b = one[name], other.get(name)
-        if b is None or not np.array_equal(a[DATA], b[DATA]):
+        if b is None:
             continue
-        if "ndcg" in a:
+        if not np.array_equal(a[DATA], b[DATA]):
+            rows[name] = None
+        elif "ndcg" in a:
             rows[name] = difference_of_means(name, a["ndcg"], b["ndcg"])
         else:
             rows[name] = difference_of(name, a["cosine"], b["cosine"], a["gold"])

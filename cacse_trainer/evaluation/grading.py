@@ -209,6 +209,7 @@ class Grading:
             return True
 
     def _forget(self, number: int) -> None:
+        self._scores = self._read() if self.output.is_file() else {}  # with what was written there by hand meanwhile
         self.skipped = [one for one in self.skipped if one != number]
         self._answered = [one for one in self._answered if one != number]
         self._scores.pop(self.pairs[number][:2], None)

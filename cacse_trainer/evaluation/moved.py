@@ -13,6 +13,8 @@ NEIGHBOURS = 10
 """By whose change the movement of a sentence is measured."""
 SHOWN = 3
 MOST_MOVED = 8
+LONGEST = 1_000
+"""Characters of a sentence that are told."""
 
 
 def sample(sets: Mapping[str, DevSet], most: int = MOST_SENTENCES) -> list[str]:
@@ -47,11 +49,11 @@ def most_moved(sentences: Sequence[str], before: np.ndarray, after: np.ndarray) 
     order = [i for i in np.lexsort((-changes, kept)).tolist() if kept[i] < count]
 
     def nearest(i: int, which: int) -> list[tuple[float, str]]:
-        return [(float(tables[which][i, j]), sentences[j]) for j in ranks[which][i, :SHOWN]]
+        return [(float(tables[which][i, j]), sentences[j][:LONGEST]) for j in ranks[which][i, :SHOWN]]
 
     return [
         {
-            "sentence": sentences[i],
+            "sentence": sentences[i][:LONGEST],
             "kept": int(kept[i]),
             "of": count,
             "before": nearest(i, 0),

@@ -61,11 +61,13 @@ from transformers import AutoModel
 model = PeftModel.from_pretrained(AutoModel.from_pretrained("{{ base }}"), "{{ path }}")
 ```
 
+{% if citation -%}
 ## Citation
 
 ```bibtex
 {{ citation }}
 ```
+{% endif -%}
 """
 """Filled in by huggingface_hub's `ModelCard`."""
 

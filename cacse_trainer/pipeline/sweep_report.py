@@ -26,7 +26,8 @@ KINDS: dict[str, Any] = {"exported": dict, "settings": dict, "log_history": list
 """What a run's report has."""
 NOTE = (
     "×100. sd: the standard deviation over the seeds; interval: that of their mean, 95 %, by Student's t. The best of "
-    "several runs is above what one gives on average."
+    "several runs is above what one gives on average. Rows that held_out_rows keeps are drawn by the seed: each seed "
+    "then has sets of its own."
 )
 SECTION = "\n## Seeds\n"
 """The heading of what a sweep adds at the end of a card."""

@@ -75,7 +75,7 @@ def compare_runs(folders: Sequence[Path], beside: Path) -> tuple[str, dict[str, 
     lead = f"{len(names)} runs, each against {first}"
     numbers = {
         "scores": {name: scores_of(report) for name, report in reports.items()},
-        "differences": {name: {key: vars(row) for key, row in rows.items()} for name, rows in found.items()},
+        "differences": {name: {key: vars(row) for key, row in rows.items() if row} for name, rows in found.items()},
         "settings": settings,
     }
     return page("Runs compared", lead, sections), numbers
@@ -111,7 +111,7 @@ def scores_of(report: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def score_table(
-    reports: Reports, differences: Mapping[str, Mapping[str, Difference]], links: Mapping[str, Markup]
+    reports: Reports, differences: Mapping[str, Mapping[str, Difference | None]], links: Mapping[str, Markup]
 ) -> tuple[Sequence[str], Rows]:
     """Head and rows: by set, each run's score, its difference to the first, the interval, and whether that is clear."""
     first = next(iter(reports))
@@ -121,9 +121,12 @@ def score_table(
         for name in reports:
             value, base = scores[name].get(key), scores[first].get(key)
             row = differences[name].get(key) if name != first else None
-            change = "" if name == first or value is None or base is None else f"{value - base:+.2f}"
+            is_other = name != first and key in differences[name] and row is None
+            change = "" if name == first or is_other or value is None or base is None else f"{value - base:+.2f}"
             interval = "" if row is None or row.low is None else f"[{row.low:+.2f}, {row.high:+.2f}]"
-            verdict = "" if row is None else {None: "", True: "clear", False: "within chance"}[row.is_clear]
+            verdict = "another set" if is_other else ""
+            if row is not None:
+                verdict = {None: "", True: "clear", False: "within chance"}[row.is_clear]
             rows.append([key, links[name], score_text(value, "–"), change, interval, verdict])
     return ("set", "run", "score", "difference", "95 % interval", ""), rows
 

@@ -97,7 +97,7 @@ def exports(report: dict[str, Any]) -> Rows:
         folder = f"{EXPORTED}/{name}"
         links = [Markup('<a href="{}">{}</a>').format(quote(folder + end), text)
                  for end, text in (("/", folder), ("/README.md", "README.md"))]  # fmt: skip
-        rows.append([*links, Markup("<code>{}</code>").format(f'SentenceTransformer("{folder}")')])
+        rows.append([*links, Markup("<code>{}</code>").format(f'cacse_trainer.SentenceEncoder("{folder}")')])
     return rows
 
 

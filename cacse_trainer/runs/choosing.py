@@ -113,16 +113,17 @@ class Choices:
         return self._made
 
     def output(self) -> None:
-        """A folder named after the text, beside those of finished runs, unless one of them is to be gone on with."""
+        """A folder named after the text, behind those of finished runs; the newest where one is to be gone on with."""
         name = Path(resolve_resource(self.settings.train_file)).name.strip(".").partition(".")[0]
         first = "runs/" + re.sub(r"[^\w-]", "_", name)
         again = {"overwrite_output_dir", "resume_from_checkpoint"} & set(self.given)
-        folder, number = first, 1
-        while not again and Path(folder, REPORT).exists():
-            number += 1
-            folder = f"{first}_{number}"
-        why = "named after the text" if folder == first else f"{first} holds a finished run"
-        self.offer("output_dir", folder, why)
+        folders = [first]
+        while Path(folders[-1], REPORT).exists():
+            folders.append(f"{first}_{len(folders) + 1}")
+        if again and len(folders) > 1 and not Path(folders[-1]).exists():
+            folders.pop()
+        why = "named after the text" if len(folders) == 1 else f"{folders[-2]} holds a finished run"
+        self.offer("output_dir", folders[-1], why)
 
     def offer(self, name: str, values: Any, why: str) -> Any:
         """Choose a setting unless it is given; what holds."""

@@ -164,11 +164,11 @@ class TrainingRun:
                 summary["verdict"] = judge(start, reading, sets, list(self.test_sets))
                 if start.vectors is not None and reading.vectors is not None:
                     summary["moved"] = most_moved(looked_at, start.vectors, reading.vectors)
-                if trainer.is_world_process_zero():
-                    write_answers(folder / ANSWERS, sets, reading.answers, trainer.embedder)
                 tell_verdict(trainer, summary["verdict"])
             result = RunResult(folder, trained.global_step, {**summary, **(extra or {})})
             save_model(trainer, folder)  # before the export, whose failure must not cost the weights
+            if start is not None and trainer.is_world_process_zero():
+                write_answers(folder / ANSWERS, sets, reading.answers, trainer.embedder)
             facts = CardFacts(
                 title=folder.resolve().name,
                 what="",

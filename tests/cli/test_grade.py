@@ -28,6 +28,9 @@ def test_in_the_terminal_and_again(tiny_towers, tmp_path, monkeypatch, capsys):
     assert run(command.main, [*flags, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["graded"] == 3
     assert [row.split("\t")[2] for row in output.read_text().splitlines()[1:]] == ["5", "0", "3"]
+    for other in (["--pairs", "9"], ["--seed=1"], ["--input", "other.txt"]):
+        assert run(command.main, [*flags, *other]) == 2
+        assert f"was begun with {other[0].partition('=')[0]} " in capsys.readouterr().err
 
 
 def test_it_refuses_in_one_line(tmp_path, capsys):
@@ -45,6 +48,16 @@ def test_undo_in_the_terminal(tmp_path):
     grade_in_terminal(grading, lambda prompt: next(answers), said.append)
     assert (tmp_path / "mine.tsv").read_text().splitlines()[1:] == ["a <cat>\ta dog\t2", "rain\tsnow\t4"]
     assert any("[3 of 3]" in text for text in said)
+
+
+def test_what_is_written_by_hand_meanwhile_stays(tmp_path):
+    grading = Grading.begin(tmp_path / "mine.tsv", PAIRS)
+    grading.grade(0, 5)
+    with (tmp_path / "mine.tsv").open("a") as file:
+        file.write("my own\tpair\t3\n")
+    grading.grade(1, 2)
+    rows = (tmp_path / "mine.tsv").read_text().splitlines()[1:]
+    assert rows == ["a <cat>\ta dog\t5", "my own\tpair\t3", "red house\tblue house\t2"]
 
 
 def test_what_the_page_shows(tmp_path):

@@ -75,7 +75,9 @@ def test_answers_of_another_set_are_not_paired(tmp_path):
     first, second = a_run(tmp_path / "a", 5.0), a_run(tmp_path / "b", 9.0)
     stored = dict(np.load(second / ANSWERS))
     np.savez(second / ANSWERS, **{**stored, "stsb/data": np.array("other")})
-    assert paired_differences(first / ANSWERS, second / ANSWERS) == {}
+    assert paired_differences(first / ANSWERS, second / ANSWERS) == {"stsb": None}
+    page, numbers = comparison.compare_runs([first, second], tmp_path)
+    assert "another set" in page and numbers["differences"]["b"] == {}
 
 
 def test_answers_of_both_kinds_of_sets(tmp_path, search_set):

@@ -206,6 +206,9 @@ def test_the_reasons_are_true(chosen, caplog, tmp_path):
         assert "runs/mine holds a finished run" in caplog.text
     resumed = chosen(["--resume_from_checkpoint", "last"], name="mine.txt", text=FIRST)
     assert resumed["output_dir"] == "runs/mine"
+    (tmp_path / "runs" / "mine_2").mkdir()  # a killed run: what its error advises goes on with it, not with the first
+    resumed = chosen(["--resume_from_checkpoint", "last"], name="mine.txt", text=FIRST)
+    assert resumed["output_dir"] == "runs/mine_2"
 
 
 def test_labels_are_never_dropped(tmp_path):
