@@ -69,11 +69,10 @@ class Corpus:
             for batch in source.batches(names):
                 for name, cells in found.items():
                     values = batch.columns[name]
-                    is_arrow = isinstance(values, (pa.Array, pa.ChunkedArray))
-                    if is_arrow and pa.types.is_nested(values.type):
-                        cells += [None] * len(values)
+                    if not isinstance(values, (pa.Array, pa.ChunkedArray)):
+                        cells += values
                     else:
-                        cells += values.to_pylist() if is_arrow else list(values)
+                        cells += [None] * len(values) if pa.types.is_nested(values.type) else values.to_pylist()
         return found
 
     def blocks(self) -> list[FileSource]:

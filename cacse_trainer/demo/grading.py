@@ -68,12 +68,13 @@ def build_grading_page(grading: Grading) -> Any:
     """
     gr = load_gradio()
 
-    def answer(work: Callable[[str], object]) -> Callable[[str], tuple[str, str]]:
+    def answer(work: Callable[[int], object], is_undo: bool = False) -> Callable[[str], tuple[str, str]]:
         """An answer to the pair that the browser shows: a second click before the next one comes is for the same."""
 
         def run(number: str) -> tuple[str, str]:
             try:
-                work(number)
+                if number or is_undo:
+                    work(int(number or 0))
             except UserError as error:
                 raise gr.Error(html.escape(str(error)), print_exception=False) from error
             return shown(grading)
@@ -87,14 +88,14 @@ def build_grading_page(grading: Grading) -> Any:
         with gr.Row(elem_classes="grades"):
             for grade, words in GRADES.items():
                 button = gr.Button(f"{grade}\n{words}", elem_id=f"grade-{grade}")
-                button.click(answer(lambda one, grade=grade: one and grading.grade(int(one), grade)), number, places)  # type: ignore[misc]
+                button.click(answer(lambda one, grade=grade: grading.grade(one, grade)), number, places)  # type: ignore[misc]
         with gr.Row():
             undo, skip = (
                 gr.Button(f"{word} ({word[0].lower()})", elem_id=word.lower(), min_width=120)
                 for word in ("Undo", "Skip")
             )
-            undo.click(answer(lambda one: grading.undo()), number, places)
-            skip.click(answer(lambda one: one and grading.skip(int(one))), number, places)
+            undo.click(answer(lambda _: grading.undo(), is_undo=True), number, places)
+            skip.click(answer(grading.skip), number, places)
         gr.HTML('<div class="pair"><div class="told">Keys: 0 to 5, u takes the last answer back, s skips. Each answer '
                 "is written at once: close the page whenever you like.</div></div>", elem_id="keys")  # fmt: skip
         page.load(lambda: shown(grading), None, places)
