@@ -27,7 +27,7 @@ test-all: $(STAMP)  ## the slow ones too, as CI runs them
 	$(TESTS) -m "slow or not slow"
 
 bench: $(STAMP)  ## speed and memory, ratios to a peer in the same run
-	for script in $(filter-out benchmarks/common%,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/common% benchmarks/%_peers.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
 
 quality: $(STAMP)  ## methods against each other, with seeds: make quality ARM=sts DATA=folder (hours)
 	$(BIN)/python benchmarks/quality.py --arm $(ARM) --data $(DATA) --full --folder runs/quality --output runs/quality/$(ARM).json

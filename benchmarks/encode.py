@@ -55,8 +55,7 @@ def main() -> int:
         "--compute",
         nargs="+",
         choices=["float32", "bf16", "int8"],
-        default=["float32", *["bf16"] * bf16_is_fast(), *["int8"] * int8_runs()],
-        help="of ours; default: float32, and what else the hardware has",
+        help="of ours; default: float32, and what else the device has",
     )
     peers = [name for name in NAMES if name != "torch bf16" or bf16_is_fast()]
     parser.add_argument("--peers", nargs="+", choices=NAMES, default=peers, help=f"default: {', '.join(peers)}")
@@ -65,6 +64,9 @@ def main() -> int:
     parser.add_argument("--graphs", type=Path, help="keep the peers' graphs of the model there, for the next run")
     parser.add_argument("--output", type=Path, help="JSON file")
     settings = parser.parse_args()
+    on_cpu = settings.device == "cpu"
+    others = {"bf16": bf16_is_fast(use_cpu=on_cpu), "int8": on_cpu and int8_runs()}
+    settings.compute = settings.compute or ["float32", *(kind for kind, is_there in others.items() if is_there)]
     if settings.device == "cuda" and not torch.cuda.is_available():
         print("nothing measured: no CUDA device here")
         return 0

@@ -311,6 +311,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="JSON lines, written part by part")
     settings = parser.parse_args()
     settings.size = settings.size or ("base" if settings.device == "cuda" else "toy")
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # the other way to ask begins CUDA here, and no child could
     if settings.device == "cuda" and not torch.cuda.is_available():
         print("nothing checked: no CUDA device here")
         return 0

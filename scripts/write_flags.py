@@ -69,14 +69,16 @@ def takes(action: argparse.Action) -> str:
         return ""
     if isinstance(action.default, bool) and action.nargs == "?":
         return "[true|false]"
+    if isinstance(action.metavar, tuple):
+        return " ".join(action.metavar)
     value = str(action.metavar or "|".join(map(str, action.choices or ())) or action.dest.split("_")[-1].upper())
     return f"{value} [...]" if action.nargs in ("+", "*") else value
 
 
 def what(action: argparse.Action) -> str:
     """What a flag does, with its default where the text does not say it."""
-    text = " ".join((action.help or "").split())
-    shown = action.default not in (None, False, [], argparse.SUPPRESS) and "efault" not in text
+    text = " ".join((action.help or "").split()).replace("%%", "%")
+    shown = action.default not in (None, False, "", [], argparse.SUPPRESS) and "efault" not in text
     default = " ".join(map(str, action.default)) if isinstance(action.default, list) else action.default
     return f"{text} (default: {default})" if shown else text
 

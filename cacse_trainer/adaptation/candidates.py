@@ -21,7 +21,7 @@ from cacse_trainer.encoding.vectors.exact import ExactVectors, open_table
 from cacse_trainer.encoding.vectors.faiss_vectors import FaissVectors
 from cacse_trainer.encoding.vectors.index import EXACT, Encoded
 from cacse_trainer.encoding.vectors.precision import directions
-from cacse_trainer.encoding.vectors.tables import SelectedRows, write_table
+from cacse_trainer.encoding.vectors.tables import RowsHash, SelectedRows, write_table
 from cacse_trainer.errors import UserError
 
 BLOCK = 16_384
@@ -55,11 +55,12 @@ class Candidates:
 
     def __init__(self, corpus: Iterable[str], folder: Path):
         self.folder, self.lines, self.blank = folder, 0, 0
-        texts, schema = iter(corpus), pa.schema([("text", pa.string())])
+        self._read = RowsHash()
+        texts, schema = self._read.over(checked(corpus)), pa.schema([("text", pa.string())])
         keys, rows = [], []
         with (folder / TEXTS).open("wb") as file, pa.ipc.new_stream(file, schema) as writer:
             while block := list(islice(texts, BLOCK)):
-                places = [place for place, text in enumerate(checked(block)) if text.strip()]
+                places = [place for place, text in enumerate(block) if text.strip()]
                 kept = [block[place] for place in places]
                 rows.append(np.array(places, dtype=np.int64) + self.lines)
                 self.lines, self.blank = self.lines + len(block), self.blank + len(block) - len(kept)
@@ -78,8 +79,8 @@ class Candidates:
         return len(self._lines)
 
     def identity(self) -> str:
-        """A hash of what the texts say and of their order."""
-        return hashlib.sha256(self._keys.tobytes() + self._order.tobytes()).hexdigest()
+        """A hash of the texts and of their order."""
+        return self._read.hexdigest()
 
     def texts(self, places: np.ndarray) -> list[str]:
         """The texts at these places, from 0."""

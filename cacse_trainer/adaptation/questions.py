@@ -72,7 +72,7 @@ def asking(
     def queries(some: Sequence[str]) -> list[str]:
         return [query_in(answer) for answer in ask([template.replace(PLACE, text) for text in some])]
 
-    return queries, {"writer": writer, "model": model, "prompt": template}
+    return queries, {"writer": writer, "writer_model": model, "prompt": template}
 
 
 def write_questions(

@@ -97,7 +97,9 @@ def main(arguments: Sequence[str]) -> None:
     devices = settings.device if settings.device and len(settings.device) > 1 else None
     if devices and world_size() > 1:
         raise UserError("device: torchrun has started the processes; give one device, or none")
-    first = "cpu" if devices else settings.device[0] if settings.device else None
+    # auto and int8 are measured, or refused, where they run
+    on_cpu = devices and settings.compute not in ("auto", "int8")
+    first = "cpu" if on_cpu else settings.device[0] if settings.device else None
     encoder = open_encoder(settings, settings.model, first)
     started = time.perf_counter()
     described = {**encoder.described(), **encoder.settings(), "dim": encoder.encode("a").shape[0]}

@@ -39,8 +39,8 @@ def add_running_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_compute_flags(add: Callable[..., Any]) -> None:
     """``--compute``, ``--compute_dev`` and ``--bf16 [auto|true|false]``; see `computing`, `dtype_of`."""
-    kinds = "int8: products of whole numbers, on a CPU; auto: the fastest that loses under 0.1 point, by a measurement"
-    add("--compute", choices=COMPUTES, help=f"what is computed in. {kinds}. Default: as --bf16 says")
+    kinds = "int8: on a CPU; auto: the fastest that loses under 0.1 point, measured. Default: as --bf16 says"
+    add("--compute", choices=COMPUTES, help=f"what is computed in. {kinds}")
     add("--compute_dev", metavar="FILE", help="graded pairs on which --compute auto measures; default: a sample")
     add("--bf16", default="false", help=f"compute in bfloat16: {HELP} The vectors are float32 all the same", **FLAG)
 
@@ -93,7 +93,7 @@ def open_encoder(settings: argparse.Namespace, model: str | None, device: str | 
             model, settings.pooling, device, settings.adapter, truncate_dim=settings.truncate_dim, **own
         )
     for flag in ("pooling", "adapter", "bf16", "compute", "compute_dev", "trust_remote_code", *DECODER_FLAGS):
-        if getattr(settings, flag) not in (None, False, "false", "auto"):
+        if getattr(settings, flag) not in (None, False, *(("false", "auto") if flag == "bf16" else ())):
             raise UserError(f"--{flag}: belongs to --backend torch; a graph is what it was exported as")
     own = chosen(settings, "max_seq_length", "tokens_per_batch", "truncate_dim")
     return OnnxEncoder(str(model), settings.backend, device, **own)

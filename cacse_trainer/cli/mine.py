@@ -18,7 +18,7 @@ from cacse_trainer.data.writers import check_output, write_rows
 from cacse_trainer.encoding.vectors.precision import PRECISIONS
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import delete_folder
-from cacse_trainer.settings.command_line import count
+from cacse_trainer.settings.command_line import count, seed
 from cacse_trainer.settings.resources import resolve_resource
 
 SAMPLE_ROWS, SHOWN = 3, 100
@@ -26,21 +26,16 @@ SAMPLE_ROWS, SHOWN = 3, 100
 EPILOG = """examples:
   cacse-trainer mine --model A --input pairs.csv --output triplets.jsonl           (among the pairs' own positives)
   cacse-trainer mine --model A --input pairs.csv --corpus sentences.txt --output triplets.csv --negatives 4
-  cacse-trainer mine --model A --input pairs.csv --output triplets.jsonl --rank_range 10 100 --relative_margin 0.1
   cacse-trainer mine --model A --input pairs.csv --output triplets.jsonl --cross_encoder B --scores
-  cacse-trainer train --config simcse/minilm_sup --train_file triplets.jsonl
   cacse-trainer mine --model A --input pairs.jsonl --corpus docs.txt --vectors docs.npy --output t.jsonl --shard 2/8
   cacse-trainer mine --output t.jsonl --finish                                       (when 1/8 to 8/8 have ended)
 
-Never a negative: the positive, what says the same (but for white space and case), another positive of an equal anchor,
-and the anchor itself. A text that scores above the limits is more likely a positive that nobody has marked. Rows
-without enough negatives are dropped and counted. The corpus is encoded once, to the disk (--folder: where), and
-compared in blocks, so that it need not fit into memory.
+Never a negative: the positive, what says the same but for white space and case, another positive of an equal anchor,
+and the anchor. A text above the limits is more likely a positive that nobody has marked. Rows without enough negatives
+are dropped and counted. The corpus is encoded to the disk and compared in blocks: it need not fit into memory.
 
-With --shard i/n any scheduler starts the n commands. Each mines its own blocks of 4,096 rows, into a file a block in
-the folder OUTPUT.shards, and goes on when it is repeated; it reads all rows and the corpus for what says the same. Give
-them the corpus's vectors, else each one encodes it anew: cacse-trainer encode --shard i/n (and --finish), with --prompt
-for a --document_prompt. --finish finds all blocks there and equal in encoder and settings, and writes OUTPUT.
+With --shard i/n any scheduler starts the n commands, each on its own blocks; a repeated one goes on. Give them the
+corpus's vectors (encode --shard i/n, with --prompt for a --document_prompt), else each one encodes it anew.
 """
 
 
@@ -48,12 +43,12 @@ def parser() -> OneLineParser:
     """The command's flags."""
     made = command_parser("mine", "Find hard negatives for pairs: near the anchor, and not the positive.", EPILOG)
     add = made.add_argument_group("rows in and out").add_argument
-    add("--model", help="encoder that ranks: folder, hub id or package:NAME/FOLDER; with --adapter: its base")
+    add("--model", help="encoder that ranks: folder, hub id or package:NAME/FOLDER")
     add("--input", help="pairs: csv, tsv, jsonl or parquet file, or a hub data set")
     add("--text_columns", nargs=2, metavar=("ANCHOR", "POSITIVE"), help="of an input with other names")
-    add("--corpus", help="texts to choose from, one a row, a file of any kind; default: the pairs' own positives")
+    add("--corpus", help="texts to choose from, one a row; default: the pairs' own positives")
     add("--text_column", help="of a corpus with several columns")
-    kept = "the corpus's, of cacse-trainer encode: .npy, or a folder of finished shards; default: encoded here"
+    kept = "the corpus's, from cacse-trainer encode; default: encoded here"
     add("--vectors", type=Path, help=kept)
     add("--output", required=True, type=Path, help="a name that ends in .jsonl, .csv, .tsv or .parquet")
     add("--overwrite", action="store_true", help="replace an output that is there")
@@ -64,10 +59,10 @@ def parser() -> OneLineParser:
     add("--rank_range", type=count, nargs=2, default=RANK_RANGE, metavar=("FIRST", "LAST"), help=ranks)
     add("--ceiling", type=float, help="a negative's cosine is at most this")
     add("--margin", type=float, help="and so far below the positive's")
-    share = f"and below it by this share of it; default {RELATIVE_MARGIN}: at most 95 %% of it. 0: not above it"
+    share = f"and below it by this share of it; default {RELATIVE_MARGIN}; 0: not above it"
     add("--relative_margin", type=float, default=RELATIVE_MARGIN, help=share)
     add("--sampling", default="top", choices=SAMPLINGS, help="top: the best-ranked; random: any that may be taken")
-    add("--seed", type=int, default=0, help="of --sampling random")
+    add("--seed", type=seed, default=0, help="of --sampling random")
     rescored = "folder or hub id of a classifier with one label: texts that it scores above the positive are left out"
     add("--cross_encoder", help=rescored)
     add("--cross_margin", type=float, default=0.0, help="so far below the positive's logit; default 0")
@@ -89,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
     own = parser()
     settings = own.parse_args(arguments)
     given = {name for name, _ in own.given(arguments)}
-    check_output(settings.output, settings.overwrite)
+    check_output(settings.output, settings.overwrite or settings.shard is not None)  # a finish alone writes it
     shards = folder_of(settings.output)
     if settings.finish:
         check_finish(given, "overwrite")

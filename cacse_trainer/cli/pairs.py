@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
     given = {name for name, _ in own.given(arguments)}
     output = Path(settings.output_dir) / PAIRS
     shards = folder_of(output)
-    if output.is_file() and not settings.overwrite:
+    if output.is_file() and not settings.overwrite and settings.shard is None:  # a finish alone writes it
         raise UserError(f"{output} is there already; choose another --output_dir, or --overwrite")
     if settings.finish:
         check_finish(given, "output_dir", "overwrite")

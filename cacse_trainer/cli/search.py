@@ -47,6 +47,8 @@ def main(arguments: Sequence[str]) -> None:
     settings = parser().parse_args(arguments)
     if (settings.corpus is None) == (settings.index is None):
         raise UserError("search: give either --corpus FILE or --index FOLDER")
+    if settings.vectors is not None and settings.index is not None:
+        raise UserError("--vectors: belong to a --corpus, and an index has its own; leave them out")
     if settings.corpus is not None and settings.model is None and settings.adapter is None:
         raise UserError("search: --corpus needs the encoder, too: --model FOLDER_OR_HUB_ID")
     if settings.index is not None:

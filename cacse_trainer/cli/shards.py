@@ -17,8 +17,8 @@ def add_shard_flags(add: Callable[..., Any], where: str = "the folder OUTPUT.sha
         where: the files of the blocks lie.
         wrote: what a finish writes.
     """
-    add("--shard", type=shard_of, metavar="I/N", help=f"only the I-th of N parts, into a file a block in {where}")
-    finish = f"with --output alone: find all shards there and equal, and write {wrote}"
+    add("--shard", type=shard_of, metavar="I/N", help=f"only the I-th of N parts, a file a block in {where}")
+    finish = f"with the output alone: find all shards there and equal, and write {wrote}"
     add("--finish", action="store_true", help=finish)
 
 
@@ -39,7 +39,7 @@ def check_finish(given: set[str], *more: str) -> None:
     """
     others = sorted(given - {"", "finish", "output", "quiet", "json", "disable_tqdm", *more})
     if others:
-        raise UserError(f"--{others[0]}: does nothing with --finish, which needs --output alone; leave it out")
+        raise UserError(f"--{others[0]}: does nothing with --finish, which needs the output alone; leave it out")
 
 
 def check_blocks(flag: str | None, given: set[str], **instead: str) -> None:

@@ -164,8 +164,10 @@ class BaseEncoder(Searching):
         """Move the model."""
 
     def recipe(self) -> Callable[..., "BaseEncoder"]:
-        """A function of ``device`` that loads the same encoder in another process."""
-        return partial(type(self), **self._given)
+        """A function of ``device`` that loads the same encoder in another process, whatever folder that runs in."""
+        given = {name: self._given.get(name) for name in ("path", "adapter")}
+        places = {name: str(Path(value).resolve()) for name, value in given.items() if value and Path(value).exists()}
+        return partial(type(self), **{**self._given, **places})
 
     def vectors(
         self,

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from scipy.stats import spearmanr
 from torch import nn
 
 from cacse_trainer.compute.distributed import gather_objects
@@ -115,4 +114,6 @@ def _measure(encoder: "SentenceEncoder", pairs: Any) -> Measured:
     vectors = encoder.encode(first + second)
     seconds = time.perf_counter() - started
     cosines = (vectors[: len(first)] * vectors[len(first) :]).sum(axis=1)
+    from scipy.stats import spearmanr  # not for every encoder
+
     return Measured(100 * float(spearmanr(cosines, pairs["score"])[0]), seconds)

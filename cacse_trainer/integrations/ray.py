@@ -14,6 +14,7 @@ same file.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 from cacse_trainer.data.blocks import Part
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.base import BaseEncoder
+from cacse_trainer.encoding.computing import AUTO
 from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.encoding.shards import encode_blocks, encode_shard, finish
 from cacse_trainer.encoding.vectors.precision import check_precision, to_precision
@@ -41,7 +43,7 @@ class Encode:
         settings: further ones of `SentenceEncoder`, such as ``device`` or ``dtype``.
 
     Raises:
-        UserError: an unknown precision.
+        UserError: an unknown precision, or ``compute="auto"``.
     """
 
     def __init__(
@@ -57,6 +59,8 @@ class Encode:
         **settings: Any,
     ):
         check_precision(precision)
+        if settings.get("compute") == AUTO:
+            raise UserError("compute auto: each worker would measure and choose by itself; name float32, bf16 or int8")
         self.model, self.column, self.output, self.settings = model, column, output, settings
         self.normalize, self.precision, self.batch_size, self.prompt = normalize, precision, batch_size, prompt
         self._encoder: SentenceEncoder | None = None
@@ -124,11 +128,13 @@ def encode_on_ray(
         except ConnectionError as error:
             raise UserError(f"ray: no cluster answers ({one_line(error)}); see RAY_ADDRESS") from error
     resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0)) if device != "cpu" else 0
+    on_cpu = device == "cpu" or facts.get("dtype") == "int8" or "backend" in facts
+    gpus = 0 if on_cpu else int(resources.get("GPU", 0))
     count = workers or gpus or int(resources["CPU"])
     recipe, fingerprint = encoder.recipe(), encoder.fingerprint()
     place = (str(Path(corpus.name).resolve()), corpus.column)
     ray.data.DataContext.get_current().enable_progress_bars = show_progress_bar
+    ray.data.DataContext.get_current().raise_original_map_exception = True  # else a UserError is lost on the way
 
     def on_actors(missing: list[int]) -> Iterator[tuple[int, Part]]:
         if not missing:
@@ -146,15 +152,19 @@ def encode_on_ray(
             for row in done.iter_rows():
                 yield row.pop("block"), row
         except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None)
-            raise cause if isinstance(cause, UserError) else RunError(f"ray: {one_line(error)}") from error
+            if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, UserError):
+                raise error.cause from error
+            raise RunError(f"ray: {one_line(error)}") from error
 
     encode_shard(encoder, corpus, output, facts, (1, 1), engine=on_actors, **how)
     return finish(output)
 
 
 class _EncodeBlocks:
-    """Block numbers to what is recorded of their files, which an actor writes."""
+    """Block numbers to what is recorded of their files, which an actor writes.
+
+    The encoder is loaded with the first block: of what fails in a constructor Ray does not tell the cause.
+    """
 
     def __init__(
         self,
@@ -166,13 +176,19 @@ class _EncodeBlocks:
         dim: int,
         how: dict[str, Any],
     ):
-        self._encoder = recipe(device=device)
-        if self._encoder.fingerprint() != fingerprint:
-            raise UserError("ray: the actors load other weights than those in memory; save them where all machines see")
-        self._corpus, self._output, self._dim, self._how = Corpus(*place), output, dim, how
-        self._blocks = self._corpus.blocks()
+        self._load, self._fingerprint, self._place = partial(recipe, device=device), fingerprint, place
+        self._output, self._dim, self._how = output, dim, how
+        self._encoder: BaseEncoder | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        if self._encoder is None:
+            self._encoder = self._load()
+            if self._encoder.fingerprint() != self._fingerprint:
+                raise UserError(
+                    "ray: the actors load other weights than those in memory; save them where all machines see"
+                )
+            self._corpus = Corpus(*self._place)
+            self._blocks = self._corpus.blocks()
         numbers = batch["block"].tolist()
         parts = encode_blocks(
             self._encoder, self._corpus, self._output, self._blocks, numbers, dim=self._dim, **self._how

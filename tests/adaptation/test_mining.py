@@ -365,7 +365,7 @@ def test_shards_mine_what_one_process_mines(encoder, rows, shared, capsys, monke
     [
         (["--shard", "1/2", "--overwrite"], "--overwrite: does nothing with --shard; delete t.jsonl.shards"),
         (["--vectors", "corpus.npy", "--precision", "int8"], "--precision: does nothing with --vectors"),
-        (["--finish"], "does nothing with --finish, which needs --output alone"),
+        (["--finish"], "does nothing with --finish, which needs the output alone"),
         (["--vectors", "corpus.npy", "--truncate_dim", "8"], "the encoder differs in truncate_dim"),
         (["--vectors", "corpus.npy", "--document_prompt", "a "], "the encoder differs in prompt"),
         (["--vectors", "corpus.npy", "--corpus", "other.txt"], "were made of another text than other.txt"),

@@ -21,7 +21,7 @@ def asked(monkeypatch):
             seen.extend(texts)
             return ["" if len(text) % 5 == 0 else f"who, {text}?" for text in texts]
 
-        return queries, {"writer": "same", "model": model, "prompt": "p"}
+        return queries, {"writer": "same", "writer_model": model, "prompt": "p"}
 
     monkeypatch.setattr(pairs, "asking", asking)
     monkeypatch.setattr(sources, "BLOCK_BYTES", 200)

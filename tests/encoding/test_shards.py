@@ -198,7 +198,7 @@ def test_foreign_and_missing_shards_are_one_line(model, corpus, tmp_path, capsys
         (["--shard", "1/2", "--shard_rows", "7"], "--shard_rows: does nothing with --shard"),
         (["--shard", "1/2", "--input", "."], "output v.npy: lies in the input's folder"),
         (["--with_text"], "--with_text: belongs to --shard"),
-        (["--finish"], "--device: does nothing with --finish, which needs --output alone"),
+        (["--finish"], "--device: does nothing with --finish, which needs the output alone"),
         (["--shard", "1/2", "--output", "v"], "ends in .npy or .parquet"),
         (["--shard", "1/2", "--output", "corpus.txt.npy"], "is a file, and shards need a folder"),
     ],

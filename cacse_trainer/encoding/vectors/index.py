@@ -307,6 +307,12 @@ def index_on_disk(
     Raises:
         UserError: see `open_vectors` and `build_lists`; or the folder is no index, or cannot be written.
     """
+    faiss_vectors.load_faiss()  # what is missing is told before the corpus is copied
+    if "ivf" not in kind.lower():
+        raise UserError(
+            f"index kind {kind!r}: has no cells that could lie on the disk; choose ivf, or a factory string, such as "
+            "IVF65536,SQ8, or build it without --vectors"
+        )
     encoded = read_encoded(path, made_by)
     try:
         with writing_folder(folder, OLDER if (folder / SENTENCES).is_file() else ()) as staged:
