@@ -35,9 +35,7 @@ def test_what_is_missing_is_named_with_its_mend(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(looks, "bf16_is_fast", lambda: False)
     code, found = findings(capsys, "--data_dir", str(tmp_path / "nothing"))
     assert code == 1
-    assert (
-        "scipy 1.0 (needs >=" in found["libraries"]["found"] and "torch is missing" in found["libraries"]["found"]
-    )
+    assert "scipy 1.0 (needs >=" in found["libraries"]["found"] and "torch is missing" in found["libraries"]["found"]
     assert found["extra faiss"]["mend"] == "pip install 'cacse-trainer[faiss]'"
     assert found["extra demo"]["state"] == "note" and found["bf16"]["state"] == "note"
     assert "download_dataset.sh" in found["SentEval data"]["mend"]
