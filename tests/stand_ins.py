@@ -83,6 +83,8 @@ NOT_RUN = {
     "tensorboard": "is not among what the tests install",
     "--mteb": "reads data sets of the hub; tests/evaluation/test_mteb_adapter.py",
     "--push_to_hub": "needs a hub; tests/encoding/test_hub.py has one",
+    "--question_writer": "needs a server; tests/adaptation/test_parts.py has one",
+    "--engine": "needs a cluster; tests/integrations/test_ray.py has one",
 }
 """Commands that begin with these words, or have this flag, and where they run instead."""
 

@@ -70,7 +70,8 @@ def course(tmp_path_factory) -> Course:
             shutil.copytree(after / "checkpoint-2", folder / "checkpoint-2")
         logs = [place / f"{name}.{rank}.log" for rank in range(world)]
         arguments = [*families[family], "--per_device_train_batch_size", str(BATCH // world)]
-        arguments += ["--length_buckets", "1", "--fast_paths", "false"] if kind == "fsdp" else []  # CPU's ways
+        plain = kind == "fsdp" or (after is not None and "fsdp" in after.name)
+        arguments += ["--length_buckets", "1", "--fast_paths", "false"] if plain else []  # not the CPU's own ways
         arguments += ["--output_dir", str(folder), *(["--resume_from_checkpoint", "last"] if after else [])]
         processes = start_ranks(arguments, logs, **(environment(kind) if world > 1 else {}))
         assert [finish(process) for process in processes] == [0] * world, logs[0].read_text()[-3000:]
@@ -105,10 +106,18 @@ def test_one_process_s_losses_and_vectors(course, family, kind, world):
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "kind"), RESUMED)
 def test_resumed_on_as_many_and_on_another_number(course, family, kind):
-    """On as many the weights are the same bit for bit; on one process, where the sums are other ones, nearly so."""
+    """On as many the weights are the same bit for bit; on one process, where the sums are other ones, nearly so.
+
+    A sharded checkpoint goes on sharded alone.
+    """
     whole = course(family, kind, 2)
-    same, one = course(family, kind, 2, after=whole), course(family, "ddp", 1, after=whole)
+    same = course(family, kind, 2, after=whole)
     assert losses(same) == losses(whole) and np.array_equal(vectors(same), vectors(whole))
+    if kind == "fsdp":
+        with pytest.raises(AssertionError, match="only supported when using PyTorch FSDP"):  # what the run says
+            course(family, "ddp", 1, after=whole)
+        return
+    one = course(family, "ddp", 1, after=whole)
     loss = np.abs(np.array(losses(one)) / losses(whole) - 1).max()
     vector = np.abs(vectors(one) - vectors(whole)).max()
     print(f"| {family} | {kind} | 2 → 1 | {loss:.1e} | {vector:.1e} |")
