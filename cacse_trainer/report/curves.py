@@ -93,6 +93,8 @@ def draw(
     if x_end:
         axis.set_xlim(-0.02 * x_end, 1.02 * x_end)
     axis.set_xlabel(x_label, color=INK)
+    if x_label == "step":
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(axis="y", color=RULE, clip_on=False)
     axis.tick_params(colors=INK, length=0)
     axis.spines[:].set_visible(False)
