@@ -34,6 +34,24 @@ def one_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
+def extra_needed(name: str, what: str, instead: str = "") -> Iterator[None]:
+    """Around the import of a library that an extra brings: where it is missing, what needs it and how it is installed.
+
+    Args:
+        name: of the extra.
+        what: such as ``a faiss index needs faiss``.
+        instead: what can be done without, as the line's end.
+
+    Raises:
+        UserError: the library is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"{what}: pip install 'cacse-trainer[{name}]'{instead}") from error
+
+
+@contextlib.contextmanager
 def user_errors(what: str, *more: type[Exception]) -> Iterator[None]:
     """Turn what a library raises on wrong settings or missing or damaged files into one line.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cacse_trainer.data import readers
-from cacse_trainer.errors import UserError, user_errors
+from cacse_trainer.errors import extra_needed, user_errors
 
 
 class Section(NamedTuple):
@@ -196,7 +196,5 @@ def read_docx(path: Path) -> tuple[str, list[Section]]:
 def _library(name: str, path: Path) -> Any:
     import importlib
 
-    try:
+    with extra_needed("documents", f"{path}: to read it, install the extra"):
         return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(f"{path}: to read it, install the extra: pip install 'cacse-trainer[documents]'") from error

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, extra_needed
 
 if TYPE_CHECKING:
     from cacse_trainer.data.documents import Document
@@ -31,13 +31,10 @@ def without_near_duplicates(documents: Sequence["Document"], share: float) -> tu
     """
     if not 0 < share <= 1:
         raise UserError(f"near_duplicates is {share:g}; give a share above 0 and at most 1, such as 0.8")
-    try:
+    with extra_needed(
+        "documents", "near_duplicates needs datasketch", ", or leave it out (equal documents are dropped in any case)"
+    ):
         from datasketch import MinHash, MinHashLSH
-    except ImportError as error:
-        raise UserError(
-            "near_duplicates needs datasketch: pip install 'cacse-trainer[documents]', or leave it out (equal "
-            "documents are dropped in any case)"
-        ) from error
     index = MinHashLSH(threshold=share, num_perm=PERMUTATIONS)
     kept: list[Document] = []
     sketches: dict[int, MinHash] = {}

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, extra_needed
 
 
 def serve_page(page: Any, command: str, host: str, port: int, css: str, head: str = "") -> tuple[Any, str]:
@@ -41,8 +41,6 @@ def load_gradio() -> Any:
         UserError: it is not installed.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
-    try:
+    with extra_needed("demo", "pages in the browser need gradio"):
         import gradio
-    except ImportError as error:
-        raise UserError("pages in the browser need gradio: pip install 'cacse-trainer[demo]'") from error
     return gradio

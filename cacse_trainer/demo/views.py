@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import escape
 
 from cacse_trainer.encoding.vectors.index import Hits
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import extra_needed
 
 SCORES = jinja2.Template(
     """<table class="scores">{% for sentence, score in hits %}<tr><td class="number">{{ "%.3f" % score }}</td>
@@ -174,10 +174,8 @@ def load_plotly() -> Any:
     Raises:
         UserError: plotly is not installed.
     """
-    try:
+    with extra_needed("demo", "the demo's maps need plotly"):
         import plotly.graph_objects as figures
-    except ImportError as error:
-        raise UserError("the demo's maps need plotly: pip install 'cacse-trainer[demo]'") from error
     return figures
 
 

@@ -165,9 +165,8 @@ class BaseEncoder(Searching):
 
     def recipe(self) -> Callable[..., "BaseEncoder"]:
         """A function of ``device`` that loads the same encoder in another process, whatever folder that runs in."""
-        given = {name: self._given.get(name) for name in ("path", "adapter")}
-        places = {name: str(Path(value).resolve()) for name, value in given.items() if value and Path(value).exists()}
-        return partial(type(self), **{**self._given, **places})
+        given = [(k, v) for k, v in self._given.items() if k in ("path", "adapter") and v and Path(v).exists()]
+        return partial(type(self), **{**self._given, **{k: str(Path(v).resolve()) for k, v in given}})
 
     def vectors(
         self,

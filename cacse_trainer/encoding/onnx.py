@@ -10,7 +10,7 @@ from torch import Tensor
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.embedder import Embed, length_limit
 from cacse_trainer.encoding.sentence_transformers import read_modules
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, extra_needed
 from cacse_trainer.files import sha256_of
 from cacse_trainer.models.pretrained import load_config, load_tokenizer
 from cacse_trainer.settings.resources import resolve_resource
@@ -55,10 +55,8 @@ class OnnxEncoder(BaseEncoder):
                 f"model {path}: no {FOLDER}/{GRAPHS[backend]} in it; make it with "
                 f"cacse-trainer export --folder {path} --format onnx"
             )
-        try:
+        with extra_needed("onnx", f"backend {backend} needs onnxruntime"):
             import onnxruntime
-        except ImportError as error:
-            raise UserError(f"backend {backend} needs onnxruntime: pip install 'cacse-trainer[onnx]'") from error
         if device is not None:
             self.to(device)
         options = onnxruntime.SessionOptions()

@@ -16,7 +16,7 @@ import numpy as np
 
 from cacse_trainer.data.retrieval import RetrievalSet
 from cacse_trainer.encoding.vectors.precision import normalized
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import extra_needed
 
 DEPTH = 10
 """Of nDCG and MRR."""
@@ -124,8 +124,6 @@ def load_bm25s() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    try:
+    with extra_needed("adapt", "BM25 needs the library bm25s"):
         import bm25s
-    except ImportError as error:
-        raise UserError("BM25 needs the library bm25s: pip install cacse-trainer[adapt]") from error
     return bm25s

@@ -25,7 +25,7 @@ from cacse_trainer.encoding.loading import is_sentence_model, load_encoder
 from cacse_trainer.encoding.onnx import FOLDER, OUTPUT, session_function
 from cacse_trainer.encoding.saving import PROBES, ExportError
 from cacse_trainer.encoding.sentence_transformers import read_modules
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, extra_needed
 from cacse_trainer.evaluation.dev_sets import as_dev_sets, scores_by_set
 from cacse_trainer.files import CARD, write_json, write_text, writing_folder
 
@@ -61,13 +61,9 @@ def export_onnx(folder: Path, dev_sets: Mapping[str, Any] | None = None) -> dict
         UserError: onnx or onnxruntime is not installed, or the folder is an ensemble with a module of its own.
         ExportError: the graph's vectors differ from the folder's by more than 1e-4.
     """
-    try:
+    with extra_needed("onnx", "--format onnx needs onnx and onnxruntime"):
         import onnxruntime
         from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError as error:
-        raise UserError(
-            f"--format onnx needs onnx and onnxruntime: pip install 'cacse-trainer[onnx]' ({error})"
-        ) from error
     if (folder / "ensemble_module.py").is_file():
         raise UserError(
             f"{folder}: its encoders have tokenizers or poolings of their own, which one graph has not; "

@@ -27,7 +27,7 @@ from cacse_trainer.encoding.computing import AUTO
 from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.encoding.shards import encode_blocks, encode_shard, finish
 from cacse_trainer.encoding.vectors.precision import check_precision, to_precision
-from cacse_trainer.errors import RunError, UserError, one_line
+from cacse_trainer.errors import RunError, UserError, extra_needed, one_line
 
 
 class Encode:
@@ -203,9 +203,7 @@ def load_ray() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    try:
+    with extra_needed("ray", "the engine ray needs Ray"):
         import ray
         import ray.data
-    except ImportError as error:
-        raise UserError("the engine ray needs Ray: pip install 'cacse-trainer[ray]'") from error
     return ray

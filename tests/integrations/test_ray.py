@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +66,16 @@ def test_wrong_flags_are_one_line(model, tmp_path, capsys, more, words):
     flags = ["--model", model, "--pooling", "mean", "--input", str(path), "--output", str(tmp_path / "v.npy")]
     assert run(encode.main, [*flags, *more]) == 2
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_actors_find_the_model_from_any_folder_and_compute_alike(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(model).parent)
+    encoder = SentenceEncoder(Path(model).name, "mean")
+    recipe = encoder.recipe()
+    monkeypatch.chdir(tmp_path)
+    assert recipe(device="cpu").fingerprint() == encoder.fingerprint()
+    with pytest.raises(UserError, match="each worker would measure and choose by itself"):
+        Encode(model, compute="auto")
 
 
 def test_ray_is_needed_for_nothing_else():

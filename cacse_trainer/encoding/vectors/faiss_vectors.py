@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cacse_trainer.errors import UserError
+from cacse_trainer.errors import UserError, extra_needed
 
 FAISS_KINDS = ("flat", "ivf", "hnsw")
 FILE = "index.faiss"
@@ -99,10 +99,6 @@ def load_faiss() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    try:
+    with extra_needed("faiss", "a faiss index needs faiss", "; the exact search needs nothing more"):
         import faiss
-    except ImportError as error:
-        raise UserError(
-            "a faiss index needs faiss: pip install 'cacse-trainer[faiss]'; the exact search needs nothing more"
-        ) from error
     return faiss
