@@ -11,7 +11,7 @@ SCRIPTS = {"HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "CJK": "zh", "THA
 """Scripts of one language, as Unicode names their letters; text with a share of kana is Japanese."""
 ENGLISH = "the of and to in is a that for it with on as was are by this be from or an at not you".split()  # noqa: SIM905
 """The commonest English words."""
-EXTRA = "pip install cacse-trainer[language]"
+EXTRA = "pip install 'cacse-trainer[language]'"
 
 
 class Language(NamedTuple):

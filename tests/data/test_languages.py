@@ -26,7 +26,7 @@ def test_by_script_and_common_words(text, code, monkeypatch):
 def test_the_extra_tells_the_others(monkeypatch):
     german = ["Die Pumpe im Haus springt nicht an.", "Wir fahren morgen mit dem Zug nach Berlin."]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert language_of(german) == ("", "no detector is installed: pip install cacse-trainer[language]")
+    assert language_of(german) == ("", "no detector is installed: pip install 'cacse-trainer[language]'")
     detector = ModuleType("py3langid")
     detector.classify = lambda text: ("de", -1.0)
     monkeypatch.setitem(sys.modules, "py3langid", detector)

@@ -84,7 +84,7 @@ def test_bm25():
 
 def test_bm25_is_an_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "bm25s", None)
-    with pytest.raises(UserError, match=r"pip install cacse-trainer\[adapt\]"):
+    with pytest.raises(UserError, match=r"pip install 'cacse-trainer\[adapt\]"):
         bm25_results(SET)
 
 
