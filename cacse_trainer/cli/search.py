@@ -30,7 +30,7 @@ EPILOG = """examples:
   cacse-trainer search --model A --corpus docs.csv --text_column body --save_index docs_index
   cacse-trainer search --index docs_index                               (asks for queries; Ctrl-D ends)
   cacse-trainer search --index docs_index --input queries.txt --top_k 10 --format jsonl > hits.jsonl
-  cacse-trainer search --model A --corpus big.txt --kind hnsw --save_index big_index  (pip install 'cacse-trainer[faiss]')
+  cacse-trainer search --model A --corpus big.txt --kind hnsw --save_index big (pip install 'cacse-trainer[faiss]')
   cacse-trainer search --model A --corpus big.txt --vectors big.npy --query "rain"     (of cacse-trainer encode)
   cacse-trainer search --model A --corpus big.txt --vectors big.npy --kind ivf --save_index on_disk
 
