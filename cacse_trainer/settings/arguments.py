@@ -300,7 +300,8 @@ class CacseTrainingArguments(CommonTrainingArguments):
     )
     early_stopping_patience: int | None = setting(
         None,
-        "End the training when the choosing score has not risen in so many evaluations. Default: train to the end.",
+        "End the training when the choosing score has not risen in so many evaluations. Default: train to the end; "
+        "adapt: 3 of its five, where eval_steps is not given.",
     )
     decay_all_parameters: bool = setting(False, "Weight decay on biases and norms too, as in the CACSE release.")
     overwrite_output_dir: bool = setting(False, "Delete the output folder of an earlier run and start anew.")

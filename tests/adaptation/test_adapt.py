@@ -94,6 +94,27 @@ def test_the_whole_road(text, model, tmp_path, capsys, monkeypatch):
     assert told(capsys, flags(text, model, folder, overwrite_output_dir=True))["verdict"] == verdict
 
 
+def test_a_training_that_does_not_rise_ends_early_and_is_told(text, model, tmp_path, capsys):
+    folder = tmp_path / "out"
+    given = flags(text, model, folder, learning_rate=0.0, max_steps=20, shares=1)
+    assert main(given[:-1]) == 0
+    said = "The training ended at step 16 of 20: the dev part had not risen since step 4."
+    assert said in capsys.readouterr().out and said in (folder / "report.html").read_text()
+    found = json.loads((folder / "adaptation.json").read_text())
+    assert found["training"] == {"steps": 16, "best_step": 4} and found["plan"]["steps"] == 20
+
+
+@pytest.mark.parametrize(("more", "steps"), [({"early_stopping_patience": 1}, 8), ({"eval_steps": 4}, 20)])
+def test_the_patience_of_a_user(text, model, tmp_path, capsys, more, steps):
+    given = flags(text, model, tmp_path / "out", learning_rate=0.0, max_steps=20, shares=1, **more)
+    assert told(capsys, given)["training"]["steps"] == steps
+
+
+def test_patience_and_a_budget(text, model, tmp_path, capsys):
+    given = flags(text, model, tmp_path / "out", max_steps=-1, budget=20, early_stopping_patience=2)
+    assert told(capsys, [*given, "--check"])["plan"]["seconds_a_step"] > 0
+
+
 SLOW = pytest.mark.slow
 
 
