@@ -42,7 +42,7 @@ class ModelArguments(ContrastiveArguments, DecoderArguments):
     objective: str = setting(
         "info_nce",
         "info_nce (SimCSE, STS-CFT), nt_xent, cosent, angle, angle_combined (AnglE: labelled pairs, pairs or "
-        "triplets) or bellm (triplets).",
+        "triplets), bellm (triplets) or margin_mse (rows with negatives and the column scores of mine --scores).",
     )
     hard_negative_weight: float = setting(0.0, "SimCSE: a logit added to each anchor's own hard negatives.")
     mlm_weight: float = setting(0.0, "SimCSE: weight of the auxiliary masked language model loss (published: 0.1).")
