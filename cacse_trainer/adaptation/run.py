@@ -115,17 +115,8 @@ def adapt(
             if args.check:
                 facts = {"plan": plan.as_dict(), "samples": rows.samples(), "documents": asdict(counts)}
                 return AdaptResult(folder, facts=facts)
-            write_parts(
-                folder,
-                sets,
-                start,
-                rows,
-                plan,
-                batch_of(args),
-                settings,
-                learns_scores(model_args),
-                not args.disable_tqdm,
-            )
+            learned, progress = learns_scores(model_args), not args.disable_tqdm
+            write_parts(folder, sets, start, rows, plan, batch_of(args), settings, learned, progress)
         run_training(folder, groups, parsed, plan)
         return finish(
             folder,
@@ -289,12 +280,8 @@ def make_plan(
         return Plan(key, args.max_steps, None, None, counts, {})
     logger.info("timing %d steps", budget.TIMED)
     negatives = settings.mined_negatives
-    zeros = np.zeros if learns_scores(groups[0]) else None
-    step = budget.pace(
-        train,
-        groups,
-        lambda path, count: rows.write(path, count, negatives, scorer=zeros and (lambda pairs: zeros(len(pairs)))),
-    )
+    no_scores = (lambda pairs: np.zeros(len(pairs))) if learns_scores(groups[0]) else None
+    step = budget.pace(train, groups, lambda path, count: rows.write(path, count, negatives, scorer=no_scores))
     if settings.batch_neighbours > 1:
         step += batch * start.seconds_a_passage / 4  # its anchors, which are short
     mining = start.seconds_a_passage * (len(rows.passages) + sum(counts.values()) / 4) if negatives else 0.0

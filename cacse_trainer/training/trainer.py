@@ -31,7 +31,7 @@ from cacse_trainer.training import guards
 from cacse_trainer.training.description import describe, tell
 from cacse_trainer.training.guide import Guide, collator_for
 from cacse_trainer.training.keeping import KEPT, Keeping
-from cacse_trainer.training.ranking import RankingTerm
+from cacse_trainer.training.ranking import ROW, RankingTerm
 from cacse_trainer.training.resumable import DUPLICATES, LEFT_OUT
 from cacse_trainer.training.scoring import ScoringTrainer, first_metric
 from cacse_trainer.training.unique import unique_order
@@ -222,7 +222,7 @@ class CacseTrainer(ScoringTrainer):
         column = self.args.length_column_name
         by_length = self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
         if by_length and isinstance(rows, Dataset) and column not in rows.column_names:
-            texts = [rows[name] for name in rows.column_names if name != "score"]
+            texts = [rows[name] for name in rows.column_names if name not in ("score", ROW)]
             rows = rows.add_column(column, [sum(map(len, row)) for row in zip(*texts, strict=True)])  # type: ignore[call-arg]
         sampler = super()._get_train_sampler(rows)
         if self.unique_batches:
