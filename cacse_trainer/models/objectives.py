@@ -129,8 +129,8 @@ class Objective(NamedTuple):
 
     Args:
         loss: takes the vectors (B, V, H) of the global batch and the model's config, and of labelled rows the labels
-            (B,), of scored ones the margins (B, K), as a third; returns a scalar. Those with in-batch negatives take ``texts`` (B, V), numbers of the
-            sentences, to leave out negatives that are a row's own sentence.
+            (B,), of scored ones the margins (B, K), as a third; returns a scalar. Those with in-batch negatives take
+            ``texts`` (B, V), numbers of the sentences, to leave out negatives that are a row's own sentence.
         negatives: in-batch negatives of each view, as a function of the global batch size B.
         formats: of rows that it compares.
         reads: the settings that it reads, of those that not every objective does; one that reads ``guide`` takes
