@@ -101,7 +101,7 @@ def load_sentences_with_stats(
 ) -> tuple[datasets.Dataset, dict[str, Any]]:
     """`load_sentences`, and what was found in the source, for the training report.
 
-    With ``scored`` rows with negatives keep their column ``scores``, lists of numbers of the positive and each negative.
+    With ``scored`` rows with negatives keep their column ``scores``: the positive's number and each negative's.
 
     Returns:
         The data set; the source's own names of the ``columns`` used, the ``rows`` read, those dropped because a needed

@@ -99,8 +99,8 @@ class AdaptArguments:
     mined_negatives: int = setting(0, "Hard negatives a row, mined by the start among the passages; 0: none.")
     cross_encoder: str | None = setting(
         None,
-        "Judges the mined negatives: a classifier with one label (folder, hub id); what it scores above the positive is "
-        "left out. With objective margin_mse its scores of all rows are learned.",
+        "Judges the mined negatives: a classifier with one label (folder, hub id); what it scores above the positive "
+        "is left out. With objective margin_mse its scores of all rows are learned.",
     )
     shares: list[float] | None = setting(
         None,
