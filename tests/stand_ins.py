@@ -163,6 +163,8 @@ def write_texts(place: Path) -> None:
         (place / name).write_text("\n".join(["sent0,sent1,hard_neg", *rows]) + "\n")
     mined = [",".join([line] * 2 + lines[i - 3 : i]) for i, line in enumerate(lines) if i > 2]
     (place / "mined.csv").write_text("\n".join(["anchor,positive,negative_1,negative_2,negative_3", *mined]) + "\n")
+    scored = [{"anchor": a, "positive": a, "hard_negative": b, "scores": [2.0, 0.5]} for a, b in pairwise(lines)]
+    (place / "scored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in scored))
     rows = [f"{line},{other}" for line, other in pairwise(lines) if "," not in line + other]
     (place / "my_questions.csv").write_text("\n".join(["query,document", *rows]) + "\n")
     (place / "articles.csv").write_text("title,body\n" + "".join(f"x,{line}\n" for line in lines))

@@ -18,6 +18,8 @@ TIMED = 8
 FEWEST_STEPS = 10
 EVALUATIONS = 5
 """Of the dev part, over a training."""
+PATIENCE = 3
+"""Of these so many without a better score end it: only a training that was best near its beginning."""
 MOST_PASSES = 10
 """Over the different rows that a text gives: a small text is not learned by heart, however long the budget."""
 FIXED = 40.0
@@ -39,6 +41,7 @@ def pace(train: Callable[..., Any], groups: tuple[Any, Any, Any], write_rows: Ca
         data_args.train_file, data_args.evaluation = str(rows), "none"
         data_args.dev_file = data_args.test_file = data_args.eval_sets = None
         args.output_dir, args.max_steps, args.save_strategy = str(output), TIMED, "no"
+        args.early_stopping_patience = None  # nothing is scored
         args.check = args.export = args.overwrite_output_dir = False
         args.report_to, args.disable_tqdm = [], True
         with _quietly():

@@ -206,6 +206,7 @@ def finish(
         "watched": watched(folder, data_args, start.embedder, encoder.embedder),
         "documents": asdict(counts),
         "plan": plan.as_dict(),
+        "training": {name: report[name] for name in ("steps", "best_step")},
         "start": {
             "name": start.name,
             "pooling": start.encoder.pooling,

@@ -40,7 +40,11 @@ def adaptation_page(found: dict[str, Any], training: dict[str, Any], title: str)
         f"{start['name']} and {found['documents']['documents']} documents · recommended: {found['recommended']}",
         [
             Section("On held-out queries", judged, rows=rows, head=head, numeric=range(1, len(head))),
-            Section("Dev part over the steps", by_words(found), charts=dev_charts(found, training)),
+            Section(
+                "Dev part over the steps",
+                " ".join(filter(None, (by_words(found), ended_early(found)))),
+                charts=dev_charts(found, training),
+            ),
             Section(
                 "Queries that gained most",
                 rows=moved(verdict["gained"]),
@@ -72,7 +76,7 @@ def adaptation_page(found: dict[str, Any], training: dict[str, Any], title: str)
         verdict=verdict["sentence"],
         mood=mood,
         tiles=[
-            ("steps", str(found["plan"]["steps"])),
+            ("steps", str(found["training"]["steps"])),
             ("rows a step", str(training["run"]["global_batch"])),
             ("share of the training kept", f"{found['share']:g}"),
             ("wall time", duration(found["wall_seconds"])),
@@ -109,6 +113,17 @@ def by_words(found: dict[str, Any]) -> str:
     """What BM25 finds on the dev part; "" where it was not asked."""
     scores = found["dev"]["bm25"]
     return "" if scores is None else f"BM25, by words alone: {scores[found['verdict']['metric']]:.2f}."
+
+
+def ended_early(found: dict[str, Any]) -> str:
+    """That the training ended before its plan, and why; "" where it did not."""
+    made, planned = found["training"], found["plan"]["steps"]
+    if made["steps"] >= planned:
+        return ""
+    return (
+        f"The training ended at step {made['steps']} of {planned}: the dev part had not risen since step "
+        f"{made['best_step']}."
+    )
 
 
 def moved(queries: list[list[Any]]) -> Rows:

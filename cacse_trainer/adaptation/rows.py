@@ -7,8 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from cacse_trainer.adaptation.neighbours import Vectors, beside_neighbours
+from cacse_trainer.data.collator import SCORES
 from cacse_trainer.data.structure import KINDS, Passage, Row, check_shares, count_rows, draw_rows, no_rows, row_of
 from cacse_trainer.files import writing
 
@@ -17,6 +21,8 @@ logger = logging.getLogger(__name__)
 Pair = tuple[str, str]
 Miner = Callable[[Sequence[Pair]], Mapping[Pair, Sequence[str]]]
 """From (anchor, positive) rows to the hard negatives of those that have enough."""
+Scorer = Callable[[Sequence[Pair]], Sequence[float] | np.ndarray]
+"""From (anchor, text) pairs to a teacher's scores."""
 
 WITH_TITLES = {"title": 1.0, "heading": 1.0, "cloze": 0.25}
 WITHOUT = {"cloze": 1.0, "neighbour": 0.25}
@@ -86,6 +92,7 @@ class Rows:
         miner: Miner | None = None,
         neighbours: int = 1,
         vectors: Vectors | None = None,
+        scorer: Scorer | None = None,
     ) -> dict[str, int]:
         """Write so many rows to a jsonl file, in the order in which they are trained.
 
@@ -97,6 +104,7 @@ class Rows:
             miner: finds them for distinct rows; None: all are random.
             neighbours: rows with near anchors that stand together.
             vectors: of the anchors; None: the order is random.
+            scorer: of a column ``scores``, of the positive and each negative; None: there is none.
 
         Returns:
             How many rows there are of each kind.
@@ -114,12 +122,21 @@ class Rows:
             return passage.text
 
         names = ["hard_negative"] if negatives == 1 else [f"negative_{i + 1}" for i in range(negatives)]
+        found = []
+        for row in rows:
+            texts = mined.get((row.anchor, row.positive)) or [""] * negatives
+            found.append([random_of_others(row) if not text or (text, row.document) in own else text for text in texts])
+        scores: dict[Pair, float] = {}
+        if scorer is not None:
+            every = zip(rows, found, strict=True)
+            pairs = list(dict.fromkeys((row.anchor, text) for row, texts in every for text in (row.positive, *texts)))
+            scores = dict(zip(pairs, map(float, scorer(pairs)), strict=True))
         with writing(path) as staged, staged.open("w", encoding="utf-8") as file:
-            for row in rows:
-                record = {"anchor": row.anchor, "positive": row.positive, "kind": row.kind}
-                texts = mined.get((row.anchor, row.positive)) or [""] * negatives
-                found = [random_of_others(row) if not text or (text, row.document) in own else text for text in texts]
-                record.update(zip(names, found, strict=True))
+            for row, texts in zip(rows, found, strict=True):
+                record: dict[str, Any] = {"anchor": row.anchor, "positive": row.positive, "kind": row.kind}
+                record.update(zip(names, texts, strict=True))
+                if scorer is not None:
+                    record[SCORES] = [scores[row.anchor, text] for text in (row.positive, *texts)]
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
         return dict(Counter(row.kind for row in rows))
 

@@ -24,11 +24,11 @@ import numpy as np
 from cacse_trainer.adaptation import budget
 from cacse_trainer.adaptation.averaging import SHARES
 from cacse_trainer.adaptation.given import given_rows
-from cacse_trainer.adaptation.mining import RANK_RANGE, mine_hard_negatives
+from cacse_trainer.adaptation.negatives import JUDGED, check_judge, judge_of, learns_scores, miner, seconds_a_pair
 from cacse_trainer.adaptation.outcome import AdaptResult, Start, finish, load, watched_files
 from cacse_trainer.adaptation.parts import Parts, Size, halves, part, sizes, untitled, without
 from cacse_trainer.adaptation.plan import DEV, GENERAL, PLAN, ROWS, TEST, TRAINING, Plan, key_of, open_folder, read_plan
-from cacse_trainer.adaptation.rows import Miner, Pair, Rows, default_shares
+from cacse_trainer.adaptation.rows import Rows, default_shares
 from cacse_trainer.data import load_sentences
 from cacse_trainer.data.documents import Document, load_documents
 from cacse_trainer.data.retrieval import RetrievalSet, load_retrieval, save_retrieval
@@ -61,6 +61,7 @@ INSTEAD = {
     "do_train": "adapt always trains; cacse-trainer evaluate scores an encoder",
     "do_eval": "the dev part chooses; leave it out",
     "held_out_rows": "parts of the text are held out anyway; --held_out says how many documents",
+    "teachers": "they rank single sentences, and rows here are pairs; cacse-trainer train learns from them",
     "train_sampling_strategy": "the rows are drawn and mixed already; leave it out",
 }
 """Settings of a training that adapt sets itself, and what to do instead."""
@@ -114,7 +115,8 @@ def adapt(
             if args.check:
                 facts = {"plan": plan.as_dict(), "samples": rows.samples(), "documents": asdict(counts)}
                 return AdaptResult(folder, facts=facts)
-            write_parts(folder, sets, start, rows, plan, batch_of(args), settings, not args.disable_tqdm)
+            learned, progress = learns_scores(model_args), not args.disable_tqdm
+            write_parts(folder, sets, start, rows, plan, batch_of(args), settings, learned, progress)
         run_training(folder, groups, parsed, plan)
         return finish(
             folder,
@@ -166,6 +168,7 @@ def check(
     check_start(
         str(model_args.model), "model", model_args.trust_remote_code
     )  # as the training does, before anything long
+    check_judge(settings, model_args)
     check_places(settings, model_args, args)
     general_sentences(settings.general_text)  # before anything long
     if settings.test_queries and not settings.dev_queries:
@@ -277,10 +280,14 @@ def make_plan(
         return Plan(key, args.max_steps, None, None, counts, {})
     logger.info("timing %d steps", budget.TIMED)
     negatives = settings.mined_negatives
-    step = budget.pace(train, groups, lambda path, count: rows.write(path, count, negatives))
+    no_scores = (lambda pairs: np.zeros(len(pairs))) if learns_scores(groups[0]) else None
+    step = budget.pace(train, groups, lambda path, count: rows.write(path, count, negatives, scorer=no_scores))
     if settings.batch_neighbours > 1:
         step += batch * start.seconds_a_passage / 4  # its anchors, which are short
     mining = start.seconds_a_passage * (len(rows.passages) + sum(counts.values()) / 4) if negatives else 0.0
+    if (judge := judge_of(settings, start)) is not None:
+        judged = 1 + max(JUDGED, negatives) + (1 + negatives) * learns_scores(groups[0])
+        mining += seconds_a_pair(judge, rows) * judged * sum(counts.values())
     forms = start.seconds_a_passage * STATIC_COST * settings.static
     shares = len(settings.shares or SHARES)
     spent = time.monotonic() - begun + forms
@@ -301,13 +308,19 @@ def write_parts(
     plan: Plan,
     batch: int,
     settings: AdaptArguments,
+    learned: bool,
     progress: bool,
 ) -> None:
-    """The rows, the held-out parts and the general pairs; the plan last, which says that they are whole."""
+    """The rows, the held-out parts and the general pairs; the plan last, which says that they are whole.
+
+    ``learned``: the rows have the cross-encoder's scores.
+    """
     negatives, neighbours = settings.mined_negatives, settings.batch_neighbours
-    mine = miner(start, rows, negatives) if negatives else None
+    judge = judge_of(settings, start)
+    mine = miner(start, rows, negatives, judge) if negatives else None
     near = partial(anchors, start, progress=progress) if neighbours > 1 else None
-    plan.rows = rows.write(folder / ROWS, plan.steps * batch, negatives, mine, neighbours, near)
+    scorer = judge if learned else None
+    plan.rows = rows.write(folder / ROWS, plan.steps * batch, negatives, mine, neighbours, near, scorer)
     for name, one in sets.items():
         save_retrieval(one, folder / name)
     write_text(folder / GENERAL, general_pairs(start.encoder, settings.general_text))
@@ -319,28 +332,6 @@ def anchors(start: Start, texts: Sequence[str], *, progress: bool) -> np.ndarray
     logger.info("the start seeks the neighbours of %d anchors", len(texts))
     prompt = start.embedder.query_prompt
     return start.embedder.vectors(texts, prompt=prompt, show_progress_bar=progress, description="Encoding anchors")
-
-
-def miner(start: Start, rows: Rows, negatives: int) -> Miner:
-    """Hard negatives among the passages that are trained on, by the start."""
-
-    def mine(pairs: Sequence[Pair]) -> dict[Pair, list[str]]:
-        given = [{"anchor": anchor, "positive": positive} for anchor, positive in pairs]
-        texts = [passage.text for passage in rows.passages]
-        found = mine_hard_negatives(
-            start.encoder,
-            given,
-            texts,
-            negatives=negatives,
-            rank_range=(RANK_RANGE[0], max(RANK_RANGE[1], negatives)),
-            query_prompt=start.embedder.query_prompt,
-            document_prompt=start.embedder.document_prompt,
-        )
-        logger.info("mined: %d of %d rows have %d hard negatives", len(found.rows), len(pairs), negatives)
-        names = found.rows.column_names[2:]
-        return {(row["anchor"], row["positive"]): [row[name] for name in names] for row in found.rows}
-
-    return mine
 
 
 def general_sentences(text: str) -> list[str]:
@@ -382,6 +373,7 @@ def run_training(folder: Path, groups: tuple[Any, Any, Any], parsed: Parsed, pla
     args.metric_for_best_model, args.greater_is_better = f"{DEV}_{Retrieval.metric}", True
     if "eval_steps" not in parsed.given():
         args.eval_steps = args.save_steps = max(1, plan.steps // budget.EVALUATIONS)
+        args.early_stopping_patience = args.early_stopping_patience or budget.PATIENCE
     given = {name for group in groups for name in vars(group)}
     flags, recipe = ([name for name in names if name in given] for names in (parsed.flags, parsed.from_recipe))
     train(model_args, data_args, args, Parsed((model_args, data_args, args), parsed.recipe, flags, recipe))

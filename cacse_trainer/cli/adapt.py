@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from cacse_trainer.adaptation.outcome import AdaptResult
-from cacse_trainer.adaptation.report import forms_table
+from cacse_trainer.adaptation.report import ended_early, forms_table
 from cacse_trainer.adaptation.run import adapt
 from cacse_trainer.cli.common import run
 from cacse_trainer.cli.output import tell
@@ -68,6 +68,7 @@ def tell_adaptation(result: AdaptResult) -> None:
     head, rows = forms_table(facts["forms"])
     lines = [
         text_table(head, rows),
+        *filter(None, [ended_early(facts)]),
         facts["verdict"]["sentence"],
         f"use: {result.recommended}",
         f"report: {result.folder / 'report.html'}",

@@ -1,13 +1,15 @@
 """Raw batches of a source to tables of text: blank rows dropped and counted, what cannot be trained on refused."""
 
+import json
 import logging
 from collections.abc import Iterator
+from math import isfinite
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cacse_trainer.data.collator import VIEWS, numbered_negatives
+from cacse_trainer.data.collator import SCORES, VIEWS, numbered_negatives
 from cacse_trainer.data.readers import Batch
 from cacse_trainer.data.sources import Source
 from cacse_trainer.errors import UserError
@@ -16,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 LONG_SENTENCE = 1_000_000
 NAN_WORDS = ("NaN", "nan")
+SCORE_LIST = pa.list_(pa.float32())
 
 
 def output_columns(count: int) -> tuple[str, ...]:
@@ -32,27 +35,37 @@ def output_columns(count: int) -> tuple[str, ...]:
 class CleanText:
     """One pass over some columns of a source: iterate over its tables, then read what was counted.
 
+    With ``scored`` the tables have a column ``scores``, too, see `scores_of`.
+
     Attributes:
         rows: rows read so far.
         blank: rows dropped, since one of the columns was blank, None or NaN.
         kept: rows handed on.
     """
 
-    def __init__(self, source: Source, columns: tuple[str, ...], max_rows: int | None = None) -> None:
+    def __init__(
+        self, source: Source, columns: tuple[str, ...], max_rows: int | None = None, scored: bool = False
+    ) -> None:
         if max_rows is not None and max_rows < 2:
             raise UserError(
                 f"max_rows {max_rows}: a single sentence has no negatives; give at least 2, or leave it out"
             )
         self.source = source
-        self.columns = columns
+        self.columns, self.scored = columns, scored
         self.max_rows = max_rows
         self.names = output_columns(len(columns))
         self.rows = self.blank = self.kept = 0
         self._first: dict[str, str] = {}
         self._all_same = True
 
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the tables."""
+        texts = [(name, pa.string()) for name in self.names]
+        return pa.schema([*texts, (SCORES, SCORE_LIST)] if self.scored else texts)
+
     def __iter__(self) -> Iterator[pa.Table]:
-        for batch in self.source.batches(list(self.columns)):
+        for batch in self.source.batches([*self.columns, *([SCORES] if self.scored else [])]):
             table = self._clean(batch)
             if self.max_rows is not None:
                 table = table.slice(0, self.max_rows - self.kept)
@@ -75,14 +88,18 @@ class CleanText:
                     length[index].as_py(),
                 )
         shortest = pc.min_element_wise(*lengths, skip_nulls=False)
-        kept = table.filter(pc.greater(pc.fill_null(shortest, 0), 0))
+        is_whole = pc.greater(pc.fill_null(shortest, 0), 0)
+        if self.scored:
+            table = table.append_column(SCORES, scores_of(batch, len(self.columns) - 1))
+            is_whole = pc.and_(is_whole, table.column(SCORES).is_valid())
+        kept = table.filter(is_whole)
         self.rows += table.num_rows
         self.blank += table.num_rows - kept.num_rows
         return kept
 
     def _compare(self, table: pa.Table) -> None:
         if table.num_rows and not self._first:
-            self._first = table.slice(0, 1).to_pylist()[0]
+            self._first = table.select(list(self.names)).slice(0, 1).to_pylist()[0]
         if self._all_same:
             same = [pc.all(pc.equal(table.column(name), text), min_count=0) for name, text in self._first.items()]
             self._all_same = all(scalar.as_py() for scalar in same)
@@ -102,6 +119,31 @@ class CleanText:
                 f"{name}: all {self.kept} rows are the same ({first[:40]!r}); a sentence cannot be its own negative, "
                 "give different ones"
             )
+
+
+def scores_of(batch: Batch, count: int) -> pa.Array:
+    """The column ``scores`` as lists of so many numbers; a missing one is null.
+
+    Raises:
+        UserError: one that is no such list, nor JSON of it, with its row.
+    """
+    values = batch.columns[SCORES]
+    found: list[list[float] | None] = []
+    for index, value in enumerate(values.to_pylist() if isinstance(values, pa.Array) else values):
+        if value is None or value == "":
+            found.append(None)
+            continue
+        try:
+            numbers = [float(number) for number in (json.loads(value) if isinstance(value, str) else value)]
+        except (TypeError, ValueError):
+            numbers = []
+        if len(numbers) != count or not all(map(isfinite, numbers)):
+            raise UserError(
+                f"{batch.where(index)}: scores are {str(value)[:40]}: needed are {count} numbers, of the row's "
+                f"positive and its {count - 1} negative(s), as cacse-trainer mine --scores writes them"
+            )
+        found.append(numbers)
+    return pa.array(found, SCORE_LIST)
 
 
 def strings_of(batch: Batch, column: str) -> pa.Array:

@@ -22,6 +22,8 @@ _KNOWN = ("text", "anchor", "positive", "hard_negative")
 NEGATIVE = "negative_"
 LABELLED_VIEWS = (("sentence1", "sentence2"), ("text1", "text2"))
 LABELS = ("label", "score")
+SCORES = "scores"
+"""A teacher's scores of a row's positive and of each of its negatives, a list."""
 _NUMBERED = re.compile(NEGATIVE + r"[1-9]\d*")
 
 
@@ -39,11 +41,12 @@ class ContrastiveCollator:
         with_text_ids: add ``text_ids`` (B, V), a number for each sentence, equal for equal texts in every process.
         query_prompt: put before every ``anchor``.
         document_prompt: put before every ``positive`` and negative; sentences without sides have neither.
+        with_margins: rows have ``scores``, of which ``labels`` are made.
 
     Returns:
         On a call with B rows: ``input_ids``, ``attention_mask`` and, where the tokenizer's models read them,
         ``token_type_ids``, each of shape (B, V, L), L being the longest row of this batch; of labelled pairs also
-        ``labels`` (B,), float32.
+        ``labels`` (B,), float32; of scored rows ``labels`` (B, K), the positive's score less each negative's.
 
     Raises:
         UserError: rows without a known set of columns, of several kinds, or with a value that is no sentence.
@@ -57,6 +60,7 @@ class ContrastiveCollator:
         with_text_ids: bool = False,
         query_prompt: str = "",
         document_prompt: str = "",
+        with_margins: bool = False,
     ) -> None:
         for prompt in (query_prompt, document_prompt):
             check_limit(tokenizer, max_seq_length, prompt)
@@ -67,7 +71,7 @@ class ContrastiveCollator:
         self.tokenizer = tokenizer
         self.max_seq_length = max_seq_length
         self.pad_to_multiple_of = pad_to_multiple_of
-        self.with_text_ids = with_text_ids
+        self.with_text_ids, self.with_margins = with_text_ids, with_margins
         self.query_prompt, self.document_prompt = query_prompt, document_prompt
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -85,6 +89,8 @@ class ContrastiveCollator:
             batch[name] = tensor.repeat(1, 2, 1) if len(columns) == 1 else tensor  # (B, V, L)
         if columns in LABELLED_VIEWS:
             batch["labels"] = torch.tensor([_label(row) for row in rows], dtype=torch.float32)
+        elif self.with_margins:
+            batch["labels"] = torch.tensor([_margins(row, len(columns) - 2) for row in rows], dtype=torch.float32)
         if self.with_text_ids:
             ids = torch.tensor([text_id(sentence) for sentence in sentences]).view(len(rows), len(columns))
             batch["text_ids"] = ids.repeat(1, 2) if len(columns) == 1 else ids  # (B, V)
@@ -146,6 +152,16 @@ def _label(row: Mapping[str, Any]) -> float:
     if isinstance(label, bool) or not isinstance(label, (int, float)) or label != label:
         raise UserError(f"a pair's label is {label!r}, not a number; drop the row or convert it")
     return float(label)
+
+
+def _margins(row: Mapping[str, Any], negatives: int) -> list[float]:
+    scores = row.get(SCORES)
+    if not isinstance(scores, (list, tuple)) or len(scores) != 1 + negatives:
+        raise UserError(
+            f"a row's scores are {str(scores)[:40]}: needed are {1 + negatives} numbers, of its positive and its "
+            f"{negatives} negative(s), as cacse-trainer mine --scores writes them"
+        )
+    return [scores[0] - score for score in scores[1:]]
 
 
 def _check_strings(sentences: list[Any], columns: tuple[str, ...]) -> None:

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from cacse_trainer.data import readers
 from cacse_trainer.data.cleaning import CleanText, output_columns
-from cacse_trainer.data.collator import numbered_negatives
+from cacse_trainer.data.collator import SCORES, numbered_negatives
 from cacse_trainer.data.sources import FileSource, Source, open_source
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import private_folder
@@ -92,9 +92,16 @@ def load_sentences(
 
 
 def load_sentences_with_stats(
-    path_or_name: str | Path, text_columns: Columns = None, *, split: str = "train", max_rows: int | None = None
+    path_or_name: str | Path,
+    text_columns: Columns = None,
+    *,
+    split: str = "train",
+    max_rows: int | None = None,
+    scored: bool = False,
 ) -> tuple[datasets.Dataset, dict[str, Any]]:
     """`load_sentences`, and what was found in the source, for the training report.
+
+    With ``scored`` rows with negatives keep their column ``scores``: the positive's number and each negative's.
 
     Returns:
         The data set; the source's own names of the ``columns`` used, the ``rows`` read, those dropped because a needed
@@ -103,8 +110,14 @@ def load_sentences_with_stats(
     """
     source = open_source(path_or_name, split)
     columns = choose_columns(source, text_columns)
-    text = CleanText(source, columns, max_rows)
-    schema = pa.schema([(name, pa.string()) for name in text.names])
+    scored = scored and len(columns) > 2  # without negatives there is nothing to score, and the objective says so
+    if scored and SCORES not in source.columns():
+        raise UserError(
+            f"{source.name}: no column 'scores', of the positive and the negatives of each row; cacse-trainer mine "
+            "--scores writes it"
+        )
+    text = CleanText(source, columns, max_rows, scored)
+    schema = text.schema
     handle, arrow_path = tempfile.mkstemp(suffix=".arrow", dir=_workspace())
     with os.fdopen(handle, "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for table in text:

@@ -1,6 +1,9 @@
 """MarginMSE: the student's margin between a positive and a negative is to be the teacher's (Hofstätter et al. 2020)."""
 
+import torch
 from torch import Tensor
+
+from cacse_trainer.losses.contrastive import full_precision
 
 
 def margin_mse_loss(anchor: Tensor, positive: Tensor, negatives: Tensor, teacher_margins: Tensor) -> Tensor:
@@ -13,7 +16,7 @@ def margin_mse_loss(anchor: Tensor, positive: Tensor, negatives: Tensor, teacher
             such as a cross-encoder's logits.
 
     Returns:
-        A scalar.
+        A scalar, float32 for half precision.
 
     Raises:
         ValueError: another number of margins than of negatives.
@@ -22,5 +25,7 @@ def margin_mse_loss(anchor: Tensor, positive: Tensor, negatives: Tensor, teacher
     margins = teacher_margins.unsqueeze(1) if teacher_margins.dim() == 1 else teacher_margins
     if margins.shape != negatives.shape[:2]:
         raise ValueError(f"margins {tuple(margins.shape)} for negatives {tuple(negatives.shape[:2])}")
-    own = (anchor * positive).sum(-1, keepdim=True) - (anchor.unsqueeze(1) * negatives).sum(-1)  # (N, K)
-    return (own - margins).square().mean()
+    with torch.autocast(anchor.device.type, enabled=False):
+        anchor, positive, negatives = (full_precision(rows) for rows in (anchor, positive, negatives))
+        own = (anchor * positive).sum(-1, keepdim=True) - (anchor.unsqueeze(1) * negatives).sum(-1)  # (N, K)
+        return (own - margins).square().mean()

@@ -205,6 +205,7 @@ class SentenceModel(TokenReader):
         stated_pooling: name of the pooling of `embed`.
         deletion: share of the words that are deleted of the copy that the loss reads as ``damaged_input_ids``: the
             trainer adds it (`data.deletion`); 0: none is read.
+        learns_scores: whether the loss reads the margins of rows with a column ``scores``, as ``labels`` (B, K).
         needs_masked_copies: whether the loss reads ``mlm_input_ids``: the trainer adds it (`Masking`).
         has_adapter: whether an adapter is trained, and saved, instead of its own weights (`AdapterModel`).
         loads_from_folder: whether what is saved is a folder that AutoModel loads.
@@ -218,6 +219,7 @@ class SentenceModel(TokenReader):
     export_name = "encoder"
     stated_pooling: Any = "own"
     deletion: Any = 0.0
+    learns_scores: Any = False
     needs_masked_copies: Any = False
     has_adapter: Any = False
     loads_from_folder = True

@@ -94,6 +94,13 @@ CITATIONS = {
   year = {2022},
   note = {arXiv:2205.13147}
 }""",
+    "margin_mse": """@misc{hofstaetter2020marginmse,
+  title = {Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation},
+  author = {Hofst{\\"a}tter, Sebastian and Althammer, Sophia and Schr{\\"o}der, Michael and Sertkan, Mete and
+    Hanbury, Allan},
+  year = {2020},
+  note = {arXiv:2010.02666}
+}""",
     "gist": """@misc{solatorio2024gist,
   title = {{GISTEmbed}: Guided In-sample Selection of Training Negatives for Text Embedding Fine-tuning},
   author = {Solatorio, Aivin V.},

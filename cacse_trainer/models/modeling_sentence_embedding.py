@@ -38,7 +38,7 @@ from cacse_trainer.models.bidirectional import make_bidirectional
 from cacse_trainer.models.configuration_ensemble import POOLING_NAMES
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig, set_encoder_dropout
 from cacse_trainer.models.heads import PROJECTIONS, MaskedLmHead, empty_masked_lm_head
-from cacse_trainer.models.objectives import OBJECTIVES, check_format, compute, needs_binary_labels
+from cacse_trainer.models.objectives import OBJECTIVES, SCORED, check_format, compute, needs_binary_labels
 from cacse_trainer.models.outputs import EmbeddingOutput, layers_of
 from cacse_trainer.models.pretrained import ANY, build_encoder, load_config, load_encoder_model, load_weights
 
@@ -182,7 +182,7 @@ class SentenceEmbeddingModel(AdapterModel):
                 `SentenceModel`.
             mlm_input_ids: of the shape of ``input_ids``, masked copies, for (B, V, L) inputs.
             mlm_labels: of the same shape, the original ids where masked, else -100.
-            labels: (B,), similarities of labelled pairs, for the objectives that read them.
+            labels: (B,), similarities of labelled pairs, or (B, K), a teacher's margins, for objectives that read them.
             left_out: candidates of each row of the compared batch that are no negatives of it, see `info_nce`.
             kept: for ``keep_weight``: (n, L) inputs of general sentences, and ``start_vectors`` (n, H), the start's.
 
@@ -217,6 +217,11 @@ class SentenceEmbeddingModel(AdapterModel):
     def needs_masked_copies(self) -> bool:
         """Whether the loss reads ``mlm_input_ids``: `data.Masking` adds it, in training the trainer."""
         return self.config.mlm_weight > 0
+
+    @property
+    def learns_scores(self) -> bool:
+        """Whether the objective learns a teacher's scores."""
+        return self.config.objective in SCORED
 
     def effective_negatives(self, batch_size: int) -> int:
         """In-batch negatives of each view in a global batch (hard negatives come on top)."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cacse_trainer.losses import angle_loss, cosent_loss, info_nce, labelled_nt_xent, nt_xent
+from cacse_trainer.losses import angle_loss, cosent_loss, info_nce, labelled_nt_xent, margin_mse_loss, nt_xent
 
 PAIR, TRIPLET, NEGATIVES, LABELLED = "pair", "triplet", "negatives", "labelled"
 FORMATS = {
@@ -98,6 +98,17 @@ def bellm_objective(vectors: Tensor, config: Any, texts: Tensor | None = None) -
     return total + _ranking_parts(vectors, config, None)
 
 
+def margin_mse_objective(vectors: Tensor, config: Any, margins: Tensor | None = None) -> Tensor:
+    """MarginMSE: a teacher's margins between positive and negatives. (B, 2 + K, H), (B, K) → scalar.
+
+    Raises:
+        ValueError: there are no margins.
+    """
+    if margins is None:
+        raise ValueError("objective margin_mse learns margins: rows need a column scores, and batches its labels")
+    return margin_mse_loss(vectors[:, 0], vectors[:, 1], vectors[:, 2:], margins)
+
+
 def _triplet_info_nce(vectors: Tensor, config: Any, texts: Tensor | None) -> Tensor:
     anchors, positives, negatives = vectors.unbind(dim=1)
     return info_nce(anchors, positives, negatives, config.contrastive_temperature, texts=texts)
@@ -118,8 +129,8 @@ class Objective(NamedTuple):
 
     Args:
         loss: takes the vectors (B, V, H) of the global batch and the model's config, and of labelled rows the labels
-            (B,) as a third; returns a scalar. Those with in-batch negatives take ``texts`` (B, V), numbers of the
-            sentences, to leave out negatives that are a row's own sentence.
+            (B,), of scored ones the margins (B, K), as a third; returns a scalar. Those with in-batch negatives take
+            ``texts`` (B, V), numbers of the sentences, to leave out negatives that are a row's own sentence.
         negatives: in-batch negatives of each view, as a function of the global batch size B.
         formats: of rows that it compares.
         reads: the settings that it reads, of those that not every objective does; one that reads ``guide`` takes
@@ -155,8 +166,11 @@ OBJECTIVES: dict[str, Objective] = {
         ("angle",),
     ),
     "bellm": Objective(bellm_objective, lambda batch: batch - 1, (TRIPLET,), COMBINED, ("bellm", "angle")),
+    "margin_mse": Objective(margin_mse_objective, lambda batch: 0, (TRIPLET, NEGATIVES), sources=("margin_mse",)),
 }
 """Every objective by name."""
+SCORED = ("margin_mse",)
+"""Objectives that learn a teacher's scores of a row's texts, its column ``scores``."""
 SPLITS_VECTORS = ("angle", "angle_combined", "bellm")
 """Objectives that read a vector as real and imaginary halves."""
 
@@ -192,7 +206,7 @@ def compute(
     Args:
         vectors: of the batch.
         config: a `SentenceEmbeddingConfig`.
-        labels: of labelled pairs.
+        labels: of labelled pairs, or margins of scored rows.
         texts: (B, V), numbers of the sentences: equal ones are no negatives of each other; None: nothing is left out.
         left_out: more candidates that are no negatives, see `info_nce`.
 

@@ -30,6 +30,7 @@ class OwnModule:
 
     compute = ComputeSettings(negatives="local")
     deletion = SentenceModel.deletion
+    learns_scores = SentenceModel.learns_scores
     needs_masked_copies = SentenceModel.needs_masked_copies
     has_adapter = SentenceModel.has_adapter
     loads_from_folder = False

@@ -27,12 +27,13 @@ from cacse_trainer.runs.build import (
 from cacse_trainer.runs.methods import settle
 from cacse_trainer.runs.run import RunResult, TrainingRun
 from cacse_trainer.runs.scoring import score_only
-from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
-from cacse_trainer.settings.distillation import DistillationArguments, EncoderChoice
+from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
+from cacse_trainer.settings.distillation import DistillationArguments, EncoderChoice, RankingArguments
 from cacse_trainer.settings.precision import resolve_bf16
 from cacse_trainer.settings.recipes import Parsed
 from cacse_trainer.settings.resources import public_name, resolve_resource
-from cacse_trainer.training.distillation import DistillationTrainer, Ranking, check_widths
+from cacse_trainer.training.distillation import DistillationTrainer, check_widths
+from cacse_trainer.training.ranking import Ranking, RankingTerm
 from cacse_trainer.training.teacher_cache import cached_teacher_embeddings
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def distill(
     if settings.student is None:
         raise UserError("no student: give an encoder to train, in a recipe or as --student FOLDER")
     settings.pooling = settings.pooling or stated_pooling(settings.student) or own_pooling(settings.student)
-    ranking = ranking_of(settings)
+    ranking = None if settings.objective == "vectors" else ranking_of(settings.objective, settings)
     settle(parsed, unused_settings(settings), ("objective", "pooling"))
     bf16 = resolve_bf16(settings.teacher_bf16, "teacher_bf16", use_cpu=args.use_cpu)
     check_cache(settings, data_args, args)
@@ -102,16 +103,14 @@ def distill(
     return training.execute(trainer, [settings.student], {"teacher": facts})
 
 
-def ranking_of(settings: DistillationArguments) -> Ranking | None:
-    """The ranking objective that the settings ask for; None: the teacher's vectors are learned.
+def ranking_of(kind: str, settings: RankingArguments) -> Ranking:
+    """The ranking that the settings ask for.
 
     Raises:
         UserError: a number is out of range.
     """
-    if settings.objective == "vectors":
-        return None
     return Ranking(
-        settings.objective,
+        kind,
         settings.ranking_weight,
         settings.ranking_temperature,
         settings.teacher_temperature,
@@ -158,7 +157,7 @@ def teacher_choices(settings: DistillationArguments) -> list[EncoderChoice]:
     return [EncoderChoice({"path": settings.teacher})]
 
 
-def check_cache(settings: DistillationArguments, data_args: DataArguments, args: CacseTrainingArguments) -> None:
+def check_cache(settings: RankingArguments, data_args: DataArguments, args: CacseTrainingArguments) -> None:
     """Refuse a cache of vectors where it cannot be used, or would be deleted.
 
     Raises:
@@ -173,7 +172,7 @@ def check_cache(settings: DistillationArguments, data_args: DataArguments, args:
 
 
 def cached_vectors(
-    settings: DistillationArguments, training: TrainingRun, teacher: Teacher, tokenizer: Any, bf16: bool
+    settings: RankingArguments, training: TrainingRun, teacher: Teacher, tokenizer: Any, bf16: bool
 ) -> np.ndarray | None:
     """The teacher's vectors of the training text, where they are to be kept; else None."""
     args = training.args
@@ -189,6 +188,31 @@ def cached_vectors(
         training.train_dataset,  # type: ignore[arg-type]  # no stream: see check_cache
         show_progress_bar=not args.disable_tqdm,
     )
+
+
+def build_ranking_term(settings: ModelArguments, training: TrainingRun) -> RankingTerm | None:
+    """The teachers whose ranking is learned beside another loss; None: the settings name none.
+
+    Raises:
+        UserError: one cannot be read, a number is out of range, or the text is no single sentences.
+    """
+    if not settings.teachers:
+        return None
+    args, data_args = training.args, training.data_args
+    ranking = ranking_of(settings.ranking_loss, settings)
+    columns = training.data_facts.get("columns", [])
+    if len(columns) > 1:
+        raise UserError(
+            f"teachers rank single sentences, got the columns {', '.join(columns)}; name one with text_columns, or "
+            "leave teachers out"
+        )
+    bf16 = resolve_bf16(settings.teacher_bf16, "teacher_bf16", use_cpu=args.use_cpu)
+    check_cache(settings, data_args, args)
+    with torch.random.fork_rng(devices=[]):  # weights that a checkpoint lacks are drawn: not from the run's seed
+        teacher, tokenizer = load_teachers_of_similarities(settings.teachers)
+    check_weights(teacher)
+    vectors = cached_vectors(settings, training, teacher, tokenizer, bf16)
+    return RankingTerm(ranking, teacher, tokenizer, args.device, data_args.max_seq_length, bf16, vectors)
 
 
 def build_student(settings: DistillationArguments, encoder: str, teacher: Teacher) -> tuple[StudentModel, Any]:
@@ -211,9 +235,14 @@ def build_student(settings: DistillationArguments, encoder: str, teacher: Teache
     return student, load_tokenizer(path)
 
 
+def public_choices(choices: Sequence[EncoderChoice]) -> list[str]:
+    """Encoders of a list, as they may be told to others."""
+    return [str(EncoderChoice({**vars(choice), "path": public_name(choice.path)})) for choice in choices]
+
+
 def describe_teacher(choices: Sequence[EncoderChoice], trainer: DistillationTrainer) -> dict[str, Any]:
     """For the report: the teacher's encoders, and its scores on the dev sets."""
-    encoders = [str(EncoderChoice({**vars(choice), "path": public_name(choice.path)})) for choice in choices]
+    encoders = public_choices(choices)
     scores = trainer.score_teacher() if trainer.eval_dataset is not None else {}
     logger.info(
         "teacher: %s%s", " + ".join(encoders), "".join(f"; {name} {score:.2f}" for name, score in scores.items())

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset
 
+from cacse_trainer.data.collator import SCORES
 from cacse_trainer.data.retrieval import from_pairs
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import DevSet, GradedPairs, Retrieval
@@ -106,7 +107,7 @@ def _as_dev_set(held: Dataset, train: Dataset, seed: int) -> DevSet:
                 "held_out_rows: all labels of a held-out half are equal; hold out more rows, or give dev_file"
             )
         return GradedPairs(held)
-    _, positive, *negatives = held.column_names
+    _, positive, *negatives = [name for name in held.column_names if name != SCORES]
     drawn = random.Random(seed).sample(range(len(train)), min(DISTRACTORS, len(train)))
     others = [text for name in negatives for text in held[name]] + list(train.select(drawn)[positive])
     return Retrieval(from_pairs(zip(held[held.column_names[0]], held[positive], strict=True), others))

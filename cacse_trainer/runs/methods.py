@@ -9,6 +9,7 @@ from cacse_trainer.models.objectives import OBJECTIVES
 from cacse_trainer.settings.arguments import ModelArguments
 from cacse_trainer.settings.contrastive import ContrastiveArguments
 from cacse_trainer.settings.decoder import DecoderArguments
+from cacse_trainer.settings.distillation import RankingArguments
 from cacse_trainer.settings.recipes import Parsed
 
 CACSE, TNCSE, SIMCSE, DIFFCSE, TSDAE = "CACSE", "TNCSE", "SimCSE", "DiffCSE", "TSDAE"
@@ -32,7 +33,9 @@ BELONGS_TO: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("generator", "rtd_loss_weight", "rtd_positions"), (DIFFCSE,)),
 }
 """Settings of some methods only; all others count in every one."""
-OF_THE_TRAINER = ("guide", "guide_margin", "guide_margin_type")
+OF_TEACHERS = ("ranking_loss", *(field.name for field in fields(RankingArguments) if field.name != "teachers"))
+"""Settings of the ranking that teachers teach."""
+OF_THE_TRAINER = ("guide", "guide_margin", "guide_margin_type", "teachers", *OF_TEACHERS)
 """Among them those that the model is not built with."""
 SHARED = ("pooling", "contrastive_temperature", "attn_implementation")
 """Settings that every method's model is built with."""
@@ -47,6 +50,8 @@ DECIDING = (
     "lora_r",
     "adapter",
     "guide",
+    "teachers",
+    "ranking_loss",
     "tsdae_layers",
 )
 """Flags that choose what the other settings are for."""
@@ -143,6 +148,11 @@ def _unused(model_args: ModelArguments) -> Iterator[tuple[str, str]]:
     if model_args.guide is None:
         for name in ("guide_margin", "guide_margin_type"):
             yield name, f"{name} has no effect without a guide: give guide, too, such as start"
+    if not model_args.teachers:
+        for name in OF_TEACHERS:
+            yield name, f"{name} has no effect without teachers: give teachers, too, such as path=FOLDER"
+    elif model_args.ranking_loss != "listnet":
+        yield "teacher_temperature", "teacher_temperature has no effect with ranking_loss listmle: leave it out"
     objective = OBJECTIVES.get(model_args.objective)
     if objective is None:  # the model says so
         return

@@ -22,16 +22,17 @@ STSB_ON_THE_HUB = "sentence-transformers/stsb"
 
 
 def load_training_text(
-    data_args: DataArguments, args: CacseTrainingArguments
+    data_args: DataArguments, args: CacseTrainingArguments, scored: bool = False
 ) -> tuple[Dataset | IterableDataset, dict[str, Any]]:
-    """The training rows, and what is known of them for the report."""
+    """The training rows, and what is known of them for the report; ``scored``: with their column ``scores``."""
     if data_args.train_file is None:
         raise UserError("no training text: give train_file, in a recipe or as --train_file FILE")
     if not data_args.mix:
-        return _load_rows(data_args.train_file, data_args, args)
+        return _load_rows(data_args.train_file, data_args, args, scored)
     if data_args.streaming:
         raise UserError("mix takes shares of texts whose lengths are known: leave out streaming, or mix")
-    loaded = {name: _load_rows(name, data_args, args) for name in (data_args.train_file, *shares_of(data_args.mix))}
+    names = (data_args.train_file, *shares_of(data_args.mix))
+    loaded = {name: _load_rows(name, data_args, args, scored) for name in names}
     seed = args.seed if args.data_seed is None else args.data_seed
     dataset, counts = mixed({name: rows for name, (rows, _) in loaded.items()}, shares_of(data_args.mix), seed)
     facts = {"mixed": {public_name(name): told for name, told in counts.items()}, "kept": len(dataset)}
@@ -39,7 +40,7 @@ def load_training_text(
 
 
 def _load_rows(
-    name: str, data_args: DataArguments, args: CacseTrainingArguments
+    name: str, data_args: DataArguments, args: CacseTrainingArguments, scored: bool
 ) -> tuple[Dataset | IterableDataset, dict[str, Any]]:
     """`load_training_text` of one file or data set."""
     source = resolve_resource(name)
@@ -60,10 +61,12 @@ def _load_rows(
             raise UserError("streaming needs max_steps: the length of the text is not known before it is read")
         if data_args.shuffle_buffer < 1:
             raise UserError(f"shuffle_buffer is {data_args.shuffle_buffer}; it must be at least 1")
+        if scored:
+            raise UserError("streaming reads no scores; leave it out, scored rows are read at once")
         stream = load_sentences(source, data_args.text_columns, streaming=True)
         seed = args.seed if args.data_seed is None else args.data_seed
         return stream.shuffle(seed, buffer_size=data_args.shuffle_buffer), {"source": public_name(source)}
-    dataset, stats = load_sentences_with_stats(source, data_args.text_columns)
+    dataset, stats = load_sentences_with_stats(source, data_args.text_columns, scored=scored)
     return dataset, {"source": public_name(source), **stats}
 
 

@@ -29,6 +29,7 @@ from cacse_trainer.evaluation.dev_sets import DevSet
 from cacse_trainer.evaluation.environment import environment, peak_memory_gb
 from cacse_trainer.evaluation.moved import most_moved, sample
 from cacse_trainer.files import plain, write_json, write_text
+from cacse_trainer.models.objectives import SCORED
 from cacse_trainer.report import training_page
 from cacse_trainer.report.curves import curve, plot_run
 from cacse_trainer.report.training import CHOOSING, verdict_line
@@ -105,7 +106,7 @@ class TrainingRun:
         self.hub = hub_target(args)
         self.checkpoint = check_output_dir(args)
         self.text = preparation.text_facts(data_args)
-        rows, self.data_facts = preparation.load_training_text(data_args, args)
+        rows, self.data_facts = preparation.load_training_text(data_args, args, self.model_args.objective in SCORED)
         sets = preparation.load_sets(data_args, args)
         self.train_dataset, (self.dev_sets, self.test_sets, self.scorers) = with_held_out(rows, sets, data_args, args)
         if self.train_dataset is not rows:

@@ -4,6 +4,7 @@ from cacse_trainer.errors import user_errors
 from cacse_trainer.models.base import CLS_WITH_MLP
 from cacse_trainer.runs.baseline import take_stated_pooling, take_stated_prompts
 from cacse_trainer.runs.build import build_model, check_fit, check_weights
+from cacse_trainer.runs.distill import build_ranking_term, public_choices
 from cacse_trainer.runs.guide import build_guide, build_keeping
 from cacse_trainer.runs.methods import check_hard_negatives, check_used
 from cacse_trainer.runs.run import RunResult, TrainingRun
@@ -64,6 +65,7 @@ def train(
             check_fit(model, tokenizer, length)
     guide = build_guide(model_args, data_args, args)
     keeping = build_keeping(model_args, data_args, args, tokenizer)
+    ranking_term = build_ranking_term(model_args, training)
     with user_errors("settings", ImportError, RuntimeError):  # a logger or an optimizer that is not installed
         trainer = CacseTrainer(
             model=model,
@@ -76,7 +78,9 @@ def train(
             mask_probability=data_args.mask_probability,
             guide=guide,
             keeping=keeping,
+            ranking_term=ranking_term,
             query_prompt=data_args.query_prompt or "",
             document_prompt=data_args.document_prompt or "",
         )
-    return training.execute(trainer, starts)
+    taught = {"teacher": {"encoders": public_choices(model_args.teachers)}} if model_args.teachers else {}
+    return training.execute(trainer, starts, taught)

@@ -97,6 +97,11 @@ class AdaptArguments:
         "negatives at no cost; 1: batches are random.",
     )
     mined_negatives: int = setting(0, "Hard negatives a row, mined by the start among the passages; 0: none.")
+    cross_encoder: str | None = setting(
+        None,
+        "Judges the mined negatives: a classifier with one label (folder, hub id); what it scores above the positive "
+        "is left out. With objective margin_mse its scores of all rows are learned.",
+    )
     shares: list[float] | None = setting(
         None,
         "Shares of the trained weights in their mean with the start's that are tried on the dev part: default 0.5 "
@@ -115,6 +120,8 @@ class AdaptArguments:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if (self.there is None) != (self.back is None):
             raise ValueError("there and back are two translation models: give both, or none")
+        if self.cross_encoder is not None and self.mined_negatives == 0:
+            raise ValueError("cross_encoder judges mined negatives: give mined_negatives, too")
         if self.question_writer is None and (self.question_model or self.question_prompt):
             raise ValueError("question_model and question_prompt are the question_writer's: name that, too")
         self.row_shares()

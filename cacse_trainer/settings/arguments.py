@@ -42,7 +42,7 @@ class ModelArguments(ContrastiveArguments, DecoderArguments):
     objective: str = setting(
         "info_nce",
         "info_nce (SimCSE, STS-CFT), nt_xent, cosent, angle, angle_combined (AnglE: labelled pairs, pairs or "
-        "triplets) or bellm (triplets).",
+        "triplets), bellm (triplets) or margin_mse (rows with negatives and the column scores of mine --scores).",
     )
     hard_negative_weight: float = setting(0.0, "SimCSE: a logit added to each anchor's own hard negatives.")
     mlm_weight: float = setting(0.0, "SimCSE: weight of the auxiliary masked language model loss (published: 0.1).")
@@ -300,7 +300,8 @@ class CacseTrainingArguments(CommonTrainingArguments):
     )
     early_stopping_patience: int | None = setting(
         None,
-        "End the training when the choosing score has not risen in so many evaluations. Default: train to the end.",
+        "End the training when the choosing score has not risen in so many evaluations. Default: train to the end; "
+        "adapt: 3 of its five, where eval_steps is not given.",
     )
     decay_all_parameters: bool = setting(False, "Weight decay on biases and norms too, as in the CACSE release.")
     overwrite_output_dir: bool = setting(False, "Delete the output folder of an earlier run and start anew.")

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from cacse_trainer.errors import UserError
@@ -84,19 +84,20 @@ def number(word: str | float) -> float:
     return value
 
 
-def refuse_unknown(flags: Sequence[str], known: Sequence[str]) -> NoReturn:
+def refuse_unknown(flags: Sequence[str], known: Sequence[str], here: Mapping[str, str] | None = None) -> NoReturn:
     """Refuse unknown flags, all of them in one line.
 
     Args:
         flags: the unknown ones, without their values.
         known: those of the command.
+        here: what a flag of another command is in this one.
 
     Raises:
         UserError: always; each is told with what it is here, if an original project's script has it, or the nearest.
     """
     told = []
     for flag in dict.fromkeys(flags):
-        name, instead = without_secrets(flag), counterpart(flag)
+        name, instead = without_secrets(flag), (here or {}).get(flag) or counterpart(flag)
         more = f", which is here {instead}" if instead is not None else nearest(name, known)
         told.append(f"unknown argument {name!r}{more}")
     raise UserError(f"command line: {'; '.join(told)}")

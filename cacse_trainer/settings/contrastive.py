@@ -1,13 +1,14 @@
-"""Settings of a single tower around its objective: more negatives and fewer false ones, and Matryoshka."""
+"""Settings of a single tower around its objective: more negatives and fewer false ones, teachers, and Matryoshka."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from cacse_trainer.settings import setting
+from cacse_trainer.settings.distillation import EncoderChoice, RankingArguments
 
 
 @dataclass
-class ContrastiveArguments:
+class ContrastiveArguments(RankingArguments):
     """What is added to an objective, or taken from it; for a model given by ``model``."""
 
     _argument_group_name: ClassVar[str] = "model"
@@ -33,6 +34,12 @@ class ContrastiveArguments:
         "Not forgetting: weight of the mean squared change of cosines between general sentences (keep_file), against "
         "the start's.",
     )
+    teachers: list[EncoderChoice] | None = setting(
+        None,
+        "Ranking distillation beside the objective, on single sentences (RankCSE): encoders whose order of a batch's "
+        "sentences is learned, path=…,pooling=…,weight=… each.",
+    )
+    ranking_loss: str = setting("listnet", "With teachers: listnet or listmle.", choices=["listnet", "listmle"])
     tsdae_layers: int | None = setting(
         None,
         "TSDAE: layers of the decoder that rebuilds each sentence from the vector of what is left of it. Given, "

@@ -42,9 +42,31 @@ class EncoderChoice:
         pooling = f",pooling={self.pooling}" if self.pooling is not None else ""
         return f"path={self.path}{pooling},weight={self.weight:g}"
 
+    __repr__ = __str__  # settings are compared by it
+
 
 @dataclass
-class DistillationArguments:
+class RankingArguments:
+    """Frozen teachers, and the weights of learning their ranking."""
+
+    teachers: list[EncoderChoice] | None = setting(
+        None, "Instead: a weighted list, path=…,pooling=…,weight=… each; tokenizers may differ."
+    )
+    teacher_bf16: str = setting("false", f"Run the teacher in bfloat16: {HELP}", **FLAG)
+    teacher_cache: str | None = setting(
+        None, "Folder for the teacher's vectors, computed once and reused. Default: computed at each step."
+    )
+    ranking_weight: float = setting(1.0, "Listnet, listmle: γ, weight of the ranking.")
+    ranking_temperature: float = setting(0.05, "Listnet, listmle: τ₂, of the student's cosines.")
+    teacher_temperature: float = setting(0.025, "Listnet: τ₃, of the teacher's cosines.")
+    consistency_weight: float = setting(
+        1.0, "Listnet, listmle: β, weight of the Jensen-Shannon divergence of the similarities of both views."
+    )
+    consistency_temperature: float = setting(0.05, "Listnet, listmle: τ₁, of both views' cosines.")
+
+
+@dataclass
+class DistillationArguments(RankingArguments):
     """Who learns from whom, and how."""
 
     _argument_group_name: ClassVar[str] = "distillation"
@@ -53,18 +75,11 @@ class DistillationArguments:
     teacher: str | None = setting(
         None, "The teacher: a CACSE checkpoint, a folder with tower_a/ and tower_b/, an ensemble, or any encoder."
     )
-    teachers: list[EncoderChoice] | None = setting(
-        None, "Instead: a weighted list, path=…,pooling=…,weight=… each; tokenizers may differ."
-    )
     objective: str = setting(
         "vectors",
         "vectors: the student learns the teacher's vectors; listnet, listmle: its ranking of the batch's sentences, by "
         "InfoNCE + β·consistency + γ·ranking. Then teachers are a weighted mean of cosines, of any width.",
         choices=["vectors", "listnet", "listmle"],
-    )
-    teacher_bf16: str = setting("false", f"Run the teacher in bfloat16: {HELP}", **FLAG)
-    teacher_cache: str | None = setting(
-        None, "Folder for the teacher's vectors, computed once and reused. Default: computed at each step."
     )
     pooling: str | None = setting(
         None, "The student's: cls (raw), mean, max or last_token. Default: what its folder states, else cls."
@@ -77,13 +92,6 @@ class DistillationArguments:
         0.01, "Vectors: w in w·NT-Xent + (1-w)·mean|student - teacher| (published: 0.01; with UC 0.1)."
     )
     contrastive_temperature: float = setting(0.05, "τ of the NT-Xent part; listnet, listmle: of InfoNCE.")
-    ranking_weight: float = setting(1.0, "Listnet, listmle: γ, weight of the ranking.")
-    ranking_temperature: float = setting(0.05, "Listnet, listmle: τ₂, of the student's cosines.")
-    teacher_temperature: float = setting(0.025, "Listnet: τ₃, of the teacher's cosines.")
-    consistency_weight: float = setting(
-        1.0, "Listnet, listmle: β, weight of the Jensen-Shannon divergence of the similarities of both views."
-    )
-    consistency_temperature: float = setting(0.05, "Listnet, listmle: τ₁, of both views' cosines.")
     mlp_only_train: bool = setting(
         False, "Listnet, listmle: with pooling cls, compare what a head (dense, tanh) makes of it, in training only."
     )

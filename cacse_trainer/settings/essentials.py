@@ -55,6 +55,7 @@ ESSENTIALS: dict[str, Essentials] = {
             "--contrastive_temperature 0.05": "τ: smaller looks harder at the nearest negatives",
             "--hard_negative_weight 0.0": "more weight for the hard negatives of a row",
             "--guide start": "leave out negatives that an encoder finds as close as the positive",
+            "--teachers path=runs/a/export/encoder": "on single sentences: learn these encoders' ranking, too",
             "--matryoshka_dims 384 128 64": "vectors that may be cut to so many dimensions",
             "--lora_r 16": "train an adapter, not the weights",
         },

@@ -24,6 +24,11 @@ FILE = Path(__file__).with_name("flags.json")
 Flag = tuple[str, str, str]
 """A flag, what it takes, and what it does."""
 COLUMN = 38
+BY_SET = {
+    "sweep": "--set {name}={value} for all runs, or --grid {name}=V,V for one a value",
+    "pipeline": "--set common.{name}={value} for all trainings, or STAGE.{name}={value} for one",
+}
+"""Commands that train by others, and how a setting of theirs is given."""
 
 
 @cache
@@ -98,7 +103,20 @@ def check_words(command: str, arguments: Sequence[str]) -> None:
             if not recipe.startswith("-"):
                 find_recipe(recipe)
     if unknown:
-        refuse_unknown(unknown, known)
+        refuse_unknown(unknown, known, _settings_of_runs(command, unknown))
+
+
+def _settings_of_runs(command: str, flags: Sequence[str]) -> dict[str, str]:
+    """Of the flags those of the trainings that a command runs, and how each is given there."""
+    if command not in BY_SET:
+        return {}
+    theirs = {flag for one in ("train", "distill") for flag in known_flags(one)}
+    found = {}
+    for flag in theirs.intersection(flags) - {"--seed"}:  # a sweep's own --seeds is nearest
+        switched_off = flag.startswith("--no_")
+        name, value = flag.removeprefix("--no_" if switched_off else "--"), "false" if switched_off else "VALUE"
+        found[flag] = BY_SET[command].format(name=name, value=value)
+    return found
 
 
 def help_of(command: str, everything: bool = False) -> str:

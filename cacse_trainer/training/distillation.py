@@ -9,7 +9,6 @@ Source: the CACSE release's distillation scripts (METHODS: self-distillation and
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,76 +20,13 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from cacse_trainer.compute.distributed import shared_rows
 from cacse_trainer.compute.fast_paths import use_fast_paths
 from cacse_trainer.data import ContrastiveCollator
-from cacse_trainer.data.tokens import pad_rows, tokenise
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import as_dev_sets, scores_by_set
-from cacse_trainer.losses import cosines, distillation_parts, info_nce, js_consistency, listmle_loss, listnet_loss
+from cacse_trainer.losses import distillation_parts, info_nce
 from cacse_trainer.models.tokenizer_bundle import same_tokens, tokenizers_of
+from cacse_trainer.training.ranking import TEACHER, Ranking, teach, teacher_inputs, with_row_numbers
 from cacse_trainer.training.trainer import CacseTrainer
-
-TEACHER = "teacher_"
-ROW = "teacher_row"
-VECTORS = "teacher_vectors"
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The objective of ranking distillation: ``InfoNCE(S/τ) + β·JS(S, S') + γ·L_rank(S, S^T)``.
-
-    With the student's two views x, x' of each sentence, S_ij = cos(f(x_i), f(x'_j)), S'_ij = cos(f(x'_i), f(x_j)), and
-    S^T the teacher's cosines.
-
-    Args:
-        kind: ``listnet`` or ``listmle``, L_rank.
-        weight: γ.
-        temperature: τ₂, of the student's cosines in L_rank.
-        teacher_temperature: τ₃, of the teacher's, in ``listnet``.
-        consistency_weight: β.
-        consistency_temperature: τ₁.
-
-    Raises:
-        UserError: the kind is unknown, or a number is out of range.
-    """
-
-    kind: str
-    weight: float = 1.0
-    temperature: float = 0.05
-    teacher_temperature: float = 0.025
-    consistency_weight: float = 1.0
-    consistency_temperature: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("listnet", "listmle"):
-            raise UserError(f"objective {self.kind!r} is no ranking; choose listnet or listmle")
-        names = {"weight": "ranking_weight", "temperature": "ranking_temperature"}  # as the flags are called
-        for name, value in vars(self).items():
-            if name.endswith("weight") and not value >= 0:
-                raise UserError(f"{names.get(name, name)} must not be negative, got {value}")
-            if name.endswith("temperature") and not value > 0:
-                raise UserError(f"{names.get(name, name)} must be positive, got {value}")
-
-    def parts(
-        self, first: Tensor, second: Tensor, teacher: Tensor, temperature: float, texts: Tensor | None
-    ) -> dict[str, Tensor]:
-        """``contrastive``, ``consistency`` and ``ranking``, before their weights.
-
-        Args:
-            first, second: (N, H), the student's vectors of both views.
-            teacher: (N, D), the teacher's.
-            temperature: τ.
-            texts: as for `info_nce`.
-        """
-        similarities, given = cosines(first, second), cosines(teacher, teacher)  # (N, N)
-        if self.kind == "listnet":
-            ranking = listnet_loss(similarities, given, self.temperature, self.teacher_temperature)
-        else:
-            ranking = listmle_loss(similarities, given, self.temperature)
-        return {
-            "contrastive": info_nce(first, second, temperature=temperature, texts=texts),
-            "consistency": js_consistency(similarities, similarities.T, self.consistency_temperature),
-            "ranking": ranking,
-        }
 
 
 class DistillationCollator(ContrastiveCollator):
@@ -128,13 +64,8 @@ class DistillationCollator(ContrastiveCollator):
                 "with text_columns"
             )
         batch = {name: tensor[:, 0] for name, tensor in super().__call__(rows).items()}  # (B, 2, L) → (B, L)
-        if self.teacher_vectors is not None:
-            batch[VECTORS] = torch.from_numpy(np.asarray(self.teacher_vectors[[row[ROW] for row in rows]]))
-        elif self.teacher_tokenizer is not None:
-            limit = min(self.max_seq_length, self.teacher_tokenizer.model_max_length)
-            tokens = tokenise(self.teacher_tokenizer, [row["text"] for row in rows], limit)
-            padded = pad_rows(self.teacher_tokenizer, tokens)
-            batch.update({f"{TEACHER}{name}": tensor for name, tensor in padded.items()})
+        if self.teacher_vectors is not None or self.teacher_tokenizer is not None:
+            batch |= teacher_inputs(rows, self.teacher_tokenizer, self.max_seq_length, self.teacher_vectors)
         return batch
 
 
@@ -182,7 +113,7 @@ class DistillationTrainer(CacseTrainer):
             raise UserError(f"temperature must be positive, got {temperature}")
         self.teacher, self.ranking = teacher, ranking
         if teacher_vectors is not None:
-            train_dataset = _with_row_numbers(train_dataset, teacher_vectors)
+            train_dataset = with_row_numbers(train_dataset, teacher_vectors)
         self.teacher_tokenizer: Any = processing_class if teacher_tokenizer is None else teacher_tokenizer
         if data_collator is None and processing_class is not None:
             own = tokenizers_of(self.teacher_tokenizer)
@@ -213,7 +144,7 @@ class DistillationTrainer(CacseTrainer):
         """Of a ranking its own, else of the distillation of vectors."""
         if self.ranking is None:
             return super().sources
-        return ["rankcse", "distillcse"] if self.ranking.kind == "listnet" else ["rankcse"]
+        return self.ranking.sources
 
     def effective_negatives(self, batch_size: int) -> int:
         """Every other row of the 2B teacher and student vectors but the partner; in a ranking the other sentences."""
@@ -248,24 +179,16 @@ class DistillationTrainer(CacseTrainer):
             )
             parts = {"contrastive": contrastive, "distance": distance}
         else:
-            parts = self.ranking.parts(student[:, 0], student[:, 1], teacher, self.temperature, texts)
-            loss = parts["contrastive"]
-            for name, weight in (("consistency", self.ranking.consistency_weight), ("ranking", self.ranking.weight)):
-                loss = loss + weight * parts[name]
+            first, second = student[:, 0], student[:, 1]
+            contrastive = info_nce(first, second, temperature=self.temperature, texts=texts)
+            parts = {"contrastive": contrastive, **self.ranking.parts(first, second, teacher)}
+            loss = self.ranking.added_to(contrastive, parts)
         self.record_loss(loss, {name: part.detach() for name, part in parts.items()})
         return (loss, outputs) if return_outputs else loss
 
-    @torch.no_grad()
     def teach(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """The teacher's vectors of a batch, (B, H), given or computed, in float32 unless bf16 is asked for."""
-        if VECTORS in inputs:
-            return inputs[VECTORS]
-        own = {name.removeprefix(TEACHER): ids for name, ids in inputs.items() if name.startswith(TEACHER)}
-        shared = {name: ids for name, ids in inputs.items() if name != "text_ids"}
-        device = self.args.device.type
-        autocast = torch.autocast(device, dtype=self.teacher_dtype, enabled=self.teacher_dtype is not None)
-        with autocast:  # entered in either case: the student's own autocast does not reach the teacher
-            return self.model_of_run.compute.in_parts(self.teacher.embed, own or shared)
+        return teach(self.teacher.embed, inputs, self.teacher_dtype, self.model_of_run.compute)
 
     def score_teacher(self) -> dict[str, float]:
         """The teacher's score ×100 on each dev set (see `DevSet`): what the student is to reach."""
@@ -288,11 +211,3 @@ def check_widths(student: Any, teacher: Any) -> None:
             f"the student's vectors have {width} dimensions, the teacher's {teacher.config.hidden_size}; "
             "add a learned projection for the loss (project_to_teacher: true), or choose a student of that width"
         )
-
-
-def _with_row_numbers(dataset: Any, vectors: np.ndarray) -> Dataset:
-    if not isinstance(dataset, Dataset):
-        raise UserError("teacher vectors are found by row number: they need a training text that is no stream")
-    if len(dataset) != len(vectors):
-        raise UserError(f"the training text has {len(dataset)} rows, the teacher's vectors {len(vectors)}")
-    return dataset.add_column(ROW, list(range(len(dataset))))

@@ -160,4 +160,4 @@ def collator_for(
     if guide is not None:
         return GuidedCollator(tokenizer, max_seq_length, guide.reader, **prompts)
     kind = RawCollator if model.deletion else ContrastiveCollator
-    return kind(tokenizer, max_seq_length, with_text_ids=True, **prompts)
+    return kind(tokenizer, max_seq_length, with_text_ids=True, with_margins=model.learns_scores, **prompts)

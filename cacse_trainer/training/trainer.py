@@ -31,6 +31,7 @@ from cacse_trainer.training import guards
 from cacse_trainer.training.description import describe, tell
 from cacse_trainer.training.guide import Guide, collator_for
 from cacse_trainer.training.keeping import KEPT, Keeping
+from cacse_trainer.training.ranking import ROW, RankingTerm
 from cacse_trainer.training.resumable import DUPLICATES, LEFT_OUT
 from cacse_trainer.training.scoring import ScoringTrainer, first_metric
 from cacse_trainer.training.unique import unique_order
@@ -70,6 +71,7 @@ class CacseTrainer(ScoringTrainer):
             predictions.
         guide: tells false negatives, for a model whose ``forward`` takes ``left_out`` (`SentenceEmbeddingModel`).
         keeping: gives general sentences to hold the cosines of, for one that takes ``kept``.
+        ranking_term: a teacher's ranking beside the loss, for one whose output has the ``embeddings`` of two views.
         model_init: in the model's place: makes one for each training, from the trial of a `hyperparameter_search` where
             it takes an argument.
         optimizer_cls_and_kwargs: as for `Trainer`.
@@ -100,6 +102,7 @@ class CacseTrainer(ScoringTrainer):
         optimizers: tuple[Any, Any] = (None, None),
         guide: Guide | None = None,
         keeping: Keeping | None = None,
+        ranking_term: RankingTerm | None = None,
         query_prompt: str = "",
         document_prompt: str = "",
         model_init: Callable[..., nn.Module] | None = None,
@@ -137,6 +140,8 @@ class CacseTrainer(ScoringTrainer):
         processing_class = processing_class or getattr(data_collator, "tokenizer", None)
         if processing_class is None:
             raise UserError("CacseTrainer needs the tokenizer: pass processing_class=tokenizer")
+        if ranking_term is not None:
+            train_dataset = ranking_term.numbered(train_dataset)
         given = (model, args, data_collator, train_dataset, eval_dataset, processing_class, model_init)
         others: Any = {"optimizers": optimizers, "optimizer_cls_and_kwargs": optimizer_cls_and_kwargs}
         others |= {"compute_loss_func": compute_loss_func, "compute_metrics": compute_metrics}
@@ -145,7 +150,7 @@ class CacseTrainer(ScoringTrainer):
         self.max_seq_length, self.mask_probability = max_seq_length, mask_probability
         self.eval_max_seq_length = eval_max_seq_length or length_limit(processing_class, self.model_of_run.config)
         self.query_prompt, self.document_prompt = query_prompt, document_prompt
-        self.guide, self.keeping = guide, keeping
+        self.guide, self.keeping, self.ranking_term = guide, keeping, ranking_term
         self._makes_batches = data_collator is None
         self.mask_duplicates: bool = getattr(args, "mask_duplicates", False)
         self.unique_batches: bool = getattr(args, "unique_batches", False)
@@ -164,7 +169,8 @@ class CacseTrainer(ScoringTrainer):
             model.use(ComputeSettings(*chosen))
         if self._makes_batches:
             prompts = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
-            self.data_collator = collator_for(model, tokenizer, self.max_seq_length, self.guide, prompts)
+            collator = collator_for(model, tokenizer, self.max_seq_length, self.guide, prompts)
+            self.data_collator = collator if self.ranking_term is None else self.ranking_term.beside(collator)
         self.masking = Masking(tokenizer, self.mask_probability) if model.needs_masked_copies else None
         words = Deletion(tokenizer, self.max_seq_length, model.deletion) if model.deletion else None
         # added to each step's batches
@@ -216,7 +222,7 @@ class CacseTrainer(ScoringTrainer):
         column = self.args.length_column_name
         by_length = self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
         if by_length and isinstance(rows, Dataset) and column not in rows.column_names:
-            texts = [rows[name] for name in rows.column_names if name != "score"]
+            texts = [rows[name] for name in rows.column_names if name not in ("score", ROW)]
             rows = rows.add_column(column, [sum(map(len, row)) for row in zip(*texts, strict=True)])  # type: ignore[call-arg]
         sampler = super()._get_train_sampler(rows)
         if self.unique_batches:
@@ -233,8 +239,9 @@ class CacseTrainer(ScoringTrainer):
 
     @property
     def sources(self) -> list[str]:
-        """The model's, and a guide's."""
-        return [*super().sources, *(["gist"] if self.guide is not None else [])]
+        """The model's, a guide's and a ranking's."""
+        found = [*super().sources, *(["gist"] if self.guide is not None else [])]
+        return found if self.ranking_term is None else [*found, *self.ranking_term.ranking.sources]
 
     def log_description(self) -> dict[str, Any]:
         """Log `describe` and what the reader can act on; returns it."""
@@ -274,9 +281,16 @@ class CacseTrainer(ScoringTrainer):
             self.sum_part(LEFT_OUT, inputs["left_out"].float().mean())
         if self.keeping is not None and KEPT in inputs:
             inputs = self.keeping.with_start(inputs, self.model_of_run.compute)
+        term, compute, teacher = self.ranking_term, self.model_of_run.compute, None
+        if term is not None:
+            inputs, teacher = term.taken(inputs, compute)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         named = outputs if isinstance(outputs, Mapping) else {}
-        self.record_loss(loss, named.get("losses", {}), named)
+        parts = named.get("losses", {})
+        if term is not None and teacher is not None:
+            loss, more = term.added_to(loss, outputs["embeddings"], teacher, compute.negatives)
+            parts = {**parts, **more}
+        self.record_loss(loss, parts, named)
         return (loss, outputs) if return_outputs else loss
 
     def take_batch(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor | None]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import cycle
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Value
 from torch.utils.data import Sampler
 
 from cacse_trainer.data.collator import text_id
@@ -55,7 +55,7 @@ def unique_order(sampler: Sampler[int] | None, dataset: Dataset, size: int) -> U
     """
     if not isinstance(sampler, EpochOrder):
         raise UserError("unique_batches makes an order of its own: leave train_sampling_strategy at random")
-    columns = [name for name, kind in dataset.features.items() if kind.dtype in ("string", "large_string")]
+    columns = [name for name, kind in dataset.features.items() if kind in (Value("string"), Value("large_string"))]
     numbers = np.empty((len(dataset), len(columns)), dtype=np.int64)
     for start in range(0, len(dataset), READ_AT_ONCE):
         block = dataset[start : start + READ_AT_ONCE]

@@ -5,13 +5,15 @@ import random
 
 import numpy as np
 import pytest
-from transformers import AutoConfig, BertModel
+import torch
+from transformers import AutoConfig, BertForSequenceClassification, BertModel
 
 from cacse_trainer import SentenceEncoder
 from cacse_trainer.adaptation import run as adaptation
 from cacse_trainer.cli.main import main
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
-from tests.conftest import WORDS
+from cacse_trainer.models.cross_encoder import CrossEncoder
+from tests.conftest import WORDS, tiny_config
 
 
 @pytest.fixture
@@ -94,6 +96,27 @@ def test_the_whole_road(text, model, tmp_path, capsys, monkeypatch):
     assert told(capsys, flags(text, model, folder, overwrite_output_dir=True))["verdict"] == verdict
 
 
+def test_a_training_that_does_not_rise_ends_early_and_is_told(text, model, tmp_path, capsys):
+    folder = tmp_path / "out"
+    given = flags(text, model, folder, learning_rate=0.0, max_steps=20, shares=1)
+    assert main(given[:-1]) == 0
+    said = "The training ended at step 16 of 20: the dev part had not risen since step 4."
+    assert said in capsys.readouterr().out and said in (folder / "report.html").read_text()
+    found = json.loads((folder / "adaptation.json").read_text())
+    assert found["training"] == {"steps": 16, "best_step": 4} and found["plan"]["steps"] == 20
+
+
+@pytest.mark.parametrize(("more", "steps"), [({"early_stopping_patience": 1}, 8), ({"eval_steps": 4}, 20)])
+def test_the_patience_of_a_user(text, model, tmp_path, capsys, more, steps):
+    given = flags(text, model, tmp_path / "out", learning_rate=0.0, max_steps=20, shares=1, **more)
+    assert told(capsys, given)["training"]["steps"] == steps
+
+
+def test_patience_and_a_budget(text, model, tmp_path, capsys):
+    given = flags(text, model, tmp_path / "out", max_steps=-1, budget=20, early_stopping_patience=2)
+    assert told(capsys, [*given, "--check"])["plan"]["seconds_a_step"] > 0
+
+
 SLOW = pytest.mark.slow
 
 
@@ -149,6 +172,10 @@ def test_own_queries_choose_and_judge(text, model, tmp_path, capsys):
         ({"resume_from_checkpoint": "checkpoint-1"}, "goes on by itself"),
         ({"push_to_hub": True}, "the verdict stands at the end"),
         ({"there": "en-de"}, "give both"),
+        ({"cross_encoder": "gone"}, "give mined_negatives, too"),
+        ({"cross_encoder": "gone", "mined_negatives": 1}, "cross-encoder gone"),
+        ({"objective": "margin_mse", "mined_negatives": 1}, "give --cross_encoder, too"),
+        ({"teachers": "path=x"}, "teachers has no effect here"),
         ({"question_prompt": "gone.txt"}, "name that, too"),
         ({"questions": 0}, "questions must be at least 1"),
         ({"general_text": "gone.txt"}, "no such file"),
@@ -163,6 +190,28 @@ def test_bad_settings_are_one_line(text, model, tmp_path, capsys, monkeypatch, m
     assert main(flags(**{"place": text, "model": model, "folder": tmp_path / "out", **more})) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and said in error
+
+
+def test_a_cross_encoder_judges_the_negatives_and_its_scores_are_learned(
+    text, model, tmp_path, capsys, tiny_tokenizer, caplog
+):
+    """Every row has its scores, also of a negative that was drawn; none of them was mined above the positive."""
+    judge = tmp_path / "judge"
+    torch.manual_seed(0)
+    BertForSequenceClassification(tiny_config("bert", layers=2, num_labels=1)).save_pretrained(judge)
+    tiny_tokenizer.save_pretrained(judge)
+    given = flags(text, model, tmp_path / "out", cross_encoder=judge, mined_negatives=2, max_steps=2, shares=1)
+    found = told(capsys, [*given, "--objective=margin_mse"])
+    assert found["plan"]["steps"] == 2
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    score = CrossEncoder(str(judge))
+    for row in rows[:4]:
+        texts = [row[name] for name in ("positive", "negative_1", "negative_2")]
+        assert np.allclose(score([(row["anchor"], text) for text in texts]), row["scores"], atol=1e-5)
+    history = json.loads((tmp_path / "out" / "training" / "training_report.json").read_text())["log_history"]
+    assert history and "mined: " in caplog.text
+    given = flags(text, model, tmp_path / "timed", cross_encoder=judge, mined_negatives=1, max_steps=-1, budget=60)
+    assert told(capsys, [*given, "--objective=margin_mse", "--check"])["plan"]["seconds_a_step"] > 0
 
 
 def test_single_sentences_are_refused_with_what_to_give(model, tmp_path, capsys):

@@ -11,7 +11,7 @@ from cacse_trainer import DistillationTrainer
 from cacse_trainer.encoding.members import load_ensemble, load_members, load_similarities
 from cacse_trainer.models import StudentModel
 from cacse_trainer.settings.arguments import CacseTrainingArguments
-from cacse_trainer.training.distillation import Ranking
+from cacse_trainer.training.ranking import Ranking
 from tests.distributed.processes import run_processes
 
 

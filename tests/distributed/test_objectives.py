@@ -25,6 +25,7 @@ CASES: dict[str, tuple[int, bool, dict]] = {  # views, labels, settings
     "angle_combined": (2, True, {"objective": "angle_combined", "pooling": "mean", "positive_threshold": 0.5}),
     "angle_triplets": (3, False, {"objective": "angle_combined", "pooling": "mean"}),
     "bellm": (3, False, {"objective": "bellm", "pooling": "mean"}),
+    "margin_mse": (4, True, {"objective": "margin_mse", "pooling": "mean"}),
     "diffcse": (2, False, {"rtd_loss_weight": 1.0}),
     "cacse": (2, False, {"cascade_start_layer": 1, "constraint_layers": 1, "cascade_dropout": 0.0}),
 }
@@ -58,7 +59,8 @@ def global_batch(name: str) -> dict[str, torch.Tensor]:
         masked[:, 0, 1] = True
         batch.update(mlm_input_ids=torch.where(masked, 4, ids), mlm_labels=torch.where(masked, ids, -100))
     if labelled:
-        batch["labels"] = torch.rand(ROWS, generator=generator, dtype=torch.float64)
+        shape = (ROWS,) if views == 2 else (ROWS, views - 2)  # a grade a pair, or a margin a negative
+        batch["labels"] = torch.rand(shape, generator=generator, dtype=torch.float64)
     if name != "cosent" and name != "angle":
         texts = torch.arange(ROWS)[:, None].expand(-1, views).clone()
         texts[6] = texts[1]

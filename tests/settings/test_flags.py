@@ -54,6 +54,23 @@ def test_short_and_full_help(command, monkeypatch):
     assert {"--do_train", "--do_eval"} <= set(shown)  # false means something
 
 
+@pytest.mark.parametrize(
+    ("command", "word", "instead"),
+    [
+        ("sweep", "--learning-rate=3e-5", "which is here --set learning_rate=VALUE for all runs, or --grid learning_"),
+        ("sweep", "--ranking_weight", "--set ranking_weight=VALUE"),
+        ("sweep", "--no_export", "--set export=false"),
+        ("sweep", "--seed", "did you mean --seeds?"),
+        ("sweep", "--lr", "which is here --learning_rate"),
+        ("pipeline", "--learning_rate", "--set common.learning_rate=VALUE for all trainings, or STAGE.learning_rate="),
+        ("mine", "--learning_rate", "unknown argument '--learning_rate'$"),
+    ],
+)
+def test_a_setting_of_the_runs_is_told_how_to_be_given(command, word, instead):
+    with pytest.raises(UserError, match=instead.replace("?", "\\?")):
+        check_words(command, [word])
+
+
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(ESSENTIALS)))
 def test_the_other_commands_help_is_short(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "112")

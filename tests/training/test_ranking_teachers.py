@@ -14,7 +14,7 @@ from cacse_trainer.losses import cosines, info_nce, js_consistency, listmle_loss
 from cacse_trainer.models import StudentModel
 from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.settings.arguments import CacseTrainingArguments
-from cacse_trainer.training.distillation import Ranking
+from cacse_trainer.training.ranking import Ranking
 from cacse_trainer.training.teacher_cache import cached_teacher_embeddings
 from tests.conftest import write_pairs, write_sentences
 from tests.tolerances import assert_near

@@ -78,6 +78,11 @@ def test_two_processes_share_each_batch_and_epochs_differ():
         unique_order(SequentialSampler(dataset), dataset, 8)
 
 
+def test_scores_are_no_sentences():
+    dataset = Dataset.from_dict({"anchor": ["a", "b", "c", "d"], "scores": [[1.0, 2.0]] * 4})
+    assert unique_order(EpochOrder(RandomSampler(dataset), 7), dataset, size=2).texts.shape == (4, 1)
+
+
 def test_the_trainer_counts_no_duplicates(make_trainer):
     text = Dataset.from_dict({"text": [f"a man {'big ' * (i % 5)}" for i in range(40)]})
     for unique, count in ((False, 4), (True, 0)):
