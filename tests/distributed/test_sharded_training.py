@@ -24,6 +24,7 @@ BATCH, STEPS = 8, 4
 TRAINED = [
     *(("pair", "ddp", 2), ("pair", "fsdp", 2), ("tower", "ddp", 4), ("tower", "fsdp", 2)),
     *(("lora", "ddp", 2), ("lora", "fsdp", 2)),
+    *(("pair", "fsdp", 4), ("tower", "fsdp", 4), ("lora", "fsdp", 4)),
 ]
 RESUMED = [("pair", "ddp"), ("tower", "fsdp"), ("lora", "ddp")]
 """Each family and each kind, not all of their combinations: a start of two processes takes a quarter of a minute."""
