@@ -175,12 +175,14 @@ class CacseTrainer(ScoringTrainer):
         self._check_data()
 
     def _leave_the_fast_paths(self, args: CacseTrainingArguments) -> None:
-        """Compute in the plain way: the others read a layer's weights past its forward, where they are but a shard.
+        """Compute in the plain way: the fast ones read a layer's weights past its forward, where they are but a shard.
 
-        By lengths alone each process would run the encoder another number of times, and wait for the others' weights.
+        By its own lengths each process would run the encoder another number of times, and wait for the others' weights.
         """
         if (args.num_length_buckets is None or args.use_fast_paths) and self.is_world_process_zero():
-            logger.info("the weights are sharded: fast_paths false, and one pass where length_buckets is auto")
+            logger.info(
+                "FSDP and DeepSpeed train in the plain way: fast_paths false, length_buckets 1 for auto"
+            )
         args.num_length_buckets, args.use_fast_paths = args.num_length_buckets or 1, False
 
     def call_model_init(self, trial: Any = None) -> Any:

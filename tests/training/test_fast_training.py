@@ -70,7 +70,7 @@ def test_sharded_weights_are_trained_in_the_plain_way(make_fast, monkeypatch, ca
     assert [trainer.model.compute for trainer in found] == [ComputeSettings(1), ComputeSettings(3)]
     assert type(found[0].model.tower_a.encoder.layer[0].output.dense) is torch.nn.Linear
     assert found[0].args.to_dict()["length_buckets"] == 1 and not found[0].args.to_dict()["fast_paths"]
-    assert caplog.text.count("the weights are sharded: fast_paths false") == 2
+    assert caplog.text.count("train in the plain way: fast_paths false") == 2
 
 
 @pytest.mark.parametrize("bf16", ["false", "true"])
