@@ -180,9 +180,7 @@ class CacseTrainer(ScoringTrainer):
         By its own lengths each process would run the encoder another number of times, and wait for the others' weights.
         """
         if (args.num_length_buckets is None or args.use_fast_paths) and self.is_world_process_zero():
-            logger.info(
-                "FSDP and DeepSpeed train in the plain way: fast_paths false, length_buckets 1 for auto"
-            )
+            logger.info("FSDP and DeepSpeed train in the plain way: fast_paths false, length_buckets 1 for auto")
         args.num_length_buckets, args.use_fast_paths = args.num_length_buckets or 1, False
 
     def call_model_init(self, trial: Any = None) -> Any:
