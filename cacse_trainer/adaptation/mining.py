@@ -24,7 +24,7 @@ import numpy as np
 from cacse_trainer.adaptation.candidates import Candidates
 from cacse_trainer.adaptation.miner import RANK_RANGE, RELATIVE_MARGIN, Choice, Mined, Miner, column_of
 from cacse_trainer.data import load_sentences
-from cacse_trainer.data.blocks import Part, file_of, fill, gathered
+from cacse_trainer.data.blocks import Part, file_of, fill, gathered, writing_block
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.embedder import progress_bar
@@ -34,7 +34,7 @@ from cacse_trainer.encoding.vectors.index import EXACT, check_kind, check_text, 
 from cacse_trainer.encoding.vectors.precision import check_precision
 from cacse_trainer.encoding.vectors.tables import hash_of_rows
 from cacse_trainer.errors import UserError
-from cacse_trainer.files import crc32_of, plain, private_folder, writing
+from cacse_trainer.files import crc32_of, plain, private_folder
 from cacse_trainer.models.cross_encoder import CrossEncoder
 
 FAISS, FAISS_KIND = "faiss", "ivf"
@@ -209,7 +209,7 @@ def _mine_shard(
         with progress_bar(sum(len(blocks[block]) for block in missing), shown, "Mining") as bar:
             for block in missing:
                 path = file_of(folder, SUFFIX, block)
-                with writing(path) as staged:
+                with writing_block(path) as staged:
                     found = miner.mine(np.array(blocks[block]), staged, scores, bar.update)
                     part = {"rows": len(found.rows), "crc32": crc32_of(staged), "rows_sha256": text_hash(block)}
                 yield block, {**part, "counts": {**found.counts, "rows": len(blocks[block])}}

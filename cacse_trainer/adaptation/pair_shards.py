@@ -9,7 +9,7 @@ from cacse_trainer.data.blocks import Filled, Part, file_of, fill, gathered
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.data.round_trip import Translate, write_pairs
 from cacse_trainer.encoding.vectors.tables import hash_of_rows
-from cacse_trainer.files import crc32_of, plain, writing
+from cacse_trainer.files import crc32_of, only_one, plain, writing
 
 SUFFIX = ".csv"
 GROWING = (f"[0-9]*{SUFFIX}.partial", f"[0-9]*{SUFFIX}.progress.json")
@@ -56,7 +56,8 @@ def write_pairs_shard(
             path = file_of(folder, SUFFIX, block)
             texts = [text for text in corpus.rows_of(blocks[block]) if text.strip()]
             how: dict[str, Any] = {"settings": settings, "columns": columns, "show_progress_bar": show_progress_bar}
-            counts = write_pairs(texts, there, back, path, **how)
+            with only_one(path, wait=True):  # as by `writing_block`; it is staged, and gone on with, in its own way
+                counts = write_pairs(texts, there, back, path, **how)
             part = {"rows": counts["rows"], "crc32": crc32_of(path), "rows_sha256": text_hash(block)}
             yield block, {**part, "counts": counts}
 

@@ -6,13 +6,23 @@ takes the blocks i, i + n, … By the records a broken shard goes on, also with 
 blocks are there and alike.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cacse_trainer.errors import UserError, user_errors
-from cacse_trainer.files import check_entries, crc32_of, foreign, only_one, read_object, refuse_foreign, write_json
+from cacse_trainer.files import (
+    check_entries,
+    crc32_of,
+    foreign,
+    only_one,
+    read_object,
+    refuse_foreign,
+    write_json,
+    writing,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +57,8 @@ def fill(
         facts: what they depend on, among it the ``input`` and the number of ``blocks``.
         shard: i and n, i from 1; n may be another one when a broken run goes on.
         text_hash: of a block, by its number, as in ``rows_sha256``.
-        make: writes the files of the blocks of these numbers, at `file_of`, and tells of each when it is whole.
+        make: writes the files of the blocks of these numbers, at `file_of` by `writing_block`, and tells of each when
+            it is whole.
         others: patterns of further files that ``make`` leaves while it works.
 
     Raises:
@@ -124,6 +135,13 @@ def gathered(folder: Path, suffix: str, command: str) -> tuple[dict[str, Any], d
 def file_of(folder: Path, suffix: str, block: int) -> Path:
     """The file of a block."""
     return folder / f"{block:06d}{suffix}"
+
+
+@contextlib.contextmanager
+def writing_block(path: Path) -> Iterator[Path]:
+    """As `writing`, by one process at a time, the others wait: shards of another n have the same block."""
+    with only_one(path, wait=True), writing(path) as staged:
+        yield staged
 
 
 def records(folder: Path) -> dict[Path, dict[str, Any]]:

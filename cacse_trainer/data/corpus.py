@@ -52,13 +52,18 @@ class Corpus:
 
     def rows_of(self, source: Source) -> Iterator[str]:
         """The texts of one of the `sources`, or of one of the `blocks`."""
+        for strings in self.strings_of(source):
+            yield from strings.to_pylist()
+
+    def strings_of(self, source: Source) -> Iterator[pa.Array]:
+        """The same as Arrow strings, some thousand at once: for what has no need of Python's own."""
         column = self._column_of(source)
         for batch in source.batches([column]):
             strings = strings_of(batch, column)
             if strings.null_count:
                 where = batch.where(pc.index(strings.is_null(), True).as_py())
                 raise UserError(f'{where}: has no {column!r}; write "" for a text without words, or drop the row')
-            yield from strings.to_pylist()
+            yield strings
 
     def others(self) -> dict[str, list[Any]]:
         """The cells of the columns that all sources have besides the text, row by row; None for lists and structs."""

@@ -151,8 +151,8 @@ def _begin(
         hashed, counts = RowsHash(), []
         for part in parts:
             before = hashed.count
-            for _ in hashed.over(corpus.rows_of(part)):
-                pass
+            for strings in corpus.strings_of(part):
+                hashed.add(strings)
             counts.append(hashed.count - before)
         rows = hashed.count
         if rows == 0:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from cacse_trainer.data.blocks import Part, file_of, fill, gathered
+from cacse_trainer.data.blocks import Part, file_of, fill, gathered, writing_block
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.data.sources import FileSource
 from cacse_trainer.encoding.base import BaseEncoder, Device
@@ -26,7 +26,7 @@ from cacse_trainer.encoding.corpus import FORMATS, SHARD_ROWS, is_about_vectors
 from cacse_trainer.encoding.vectors.exact import no_rows
 from cacse_trainer.encoding.vectors.tables import RowsHash, hash_of_rows, write_parquet, write_table
 from cacse_trainer.errors import UserError
-from cacse_trainer.files import crc32_of, plain, refuse_foreign, write_json, writing
+from cacse_trainer.files import crc32_of, plain, refuse_foreign, write_json
 
 ID_ROWS = 2**32
 
@@ -177,7 +177,7 @@ def _write(path: Path, block: int, found: Iterator[tuple[list[str], np.ndarray]]
                 pass
             yield own, table
 
-    with writing(path) as staged:
+    with writing_block(path) as staged:
         if path.suffix == ".npy":
             write_table(staged, (table for _, table in columns()))
         else:

@@ -13,6 +13,8 @@ same file.
     vectors.write_parquet("vectors")
 """
 
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -123,10 +125,14 @@ def encode_on_ray(
     """
     ray = load_ray()
     if not ray.is_initialized():
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(log_to_driver=False, logging_level="warning")  # RAY_ADDRESS names a cluster
         except ConnectionError as error:
             raise UserError(f"ray: no cluster answers ({one_line(error)}); see RAY_ADDRESS") from error
+        finally:
+            if threading.current_thread() is threading.main_thread():  # where Ray has put a handler of its own
+                signal.signal(signal.SIGTERM, handler)
     resources = ray.cluster_resources()
     on_cpu = device == "cpu" or facts.get("dtype") == "int8" or "backend" in facts
     gpus = 0 if on_cpu else int(resources.get("GPU", 0))

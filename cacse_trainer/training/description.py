@@ -1,6 +1,7 @@
 """What is about to be trained, for the log and the report."""
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -90,6 +91,8 @@ def tell(trainer: Any) -> dict[str, Any]:
         print(text, file=sys.stderr)  # used from Python, where nobody has set up logging: said all the same
     if (alone := launched_alone()) is not None:
         logger.warning("%s", alone)
+    if (left := _left_off(trainer)) is not None:
+        logger.warning("%s", left)
     if trainer.args.gradient_accumulation_steps > 1:
         logger.warning(
             "gradient_accumulation_steps=%d adds no negatives: each part of a batch only sees its own %d; "
@@ -98,3 +101,18 @@ def tell(trainer: Any) -> dict[str, Any]:
             summary["effective_negatives"],
         )
     return summary
+
+
+def _left_off(trainer: Any) -> str | None:
+    """What to tell where ``accelerate launch`` asked for sharding and accelerate has left it off."""
+    asked = {
+        "FSDP": ("ACCELERATE_USE_FSDP", trainer.is_fsdp_enabled),
+        "DeepSpeed": ("ACCELERATE_USE_DEEPSPEED", trainer.is_deepspeed_enabled),
+    }
+    for name, (variable, is_on) in asked.items():
+        if os.environ.get(variable, "false").lower() == "true" and not is_on:
+            return (
+                f"{name} was asked for, and accelerate leaves it off on a CPU and in a lone process: the weights are "
+                "not sharded, and several processes train with DDP"
+            )
+    return None

@@ -165,6 +165,8 @@ class CacseTrainer(ScoringTrainer):
         """Set what hangs on the model and on the arguments, of which a trial has its own."""
         args, model, tokenizer = self.args, self.model_of_run, self.processing_class
         if isinstance(args, CacseTrainingArguments):
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                self._leave_the_fast_paths(args)
             chosen = (args.num_length_buckets, args.mini_batch_size, args.negatives, args.use_fast_paths)
             model.use(ComputeSettings(*chosen))
         if self._makes_batches:
@@ -177,6 +179,15 @@ class CacseTrainer(ScoringTrainer):
         self.additions: list[Any] = [one for one in (self.keeping, words) if one is not None]
         self._unread = [name for name in tokenizer.model_input_names if not takes(unwrapped(self.model).forward, name)]
         self._check_data()
+
+    def _leave_the_fast_paths(self, args: CacseTrainingArguments) -> None:
+        """Compute in the plain way: the fast ones read a layer's weights past its forward, where they are but a shard.
+
+        By its own lengths each process would run the encoder another number of times, and wait for the others' weights.
+        """
+        if (args.num_length_buckets is None or args.use_fast_paths) and self.is_world_process_zero():
+            logger.info("FSDP and DeepSpeed train in the plain way: fast_paths false, length_buckets 1 for auto")
+        args.num_length_buckets, args.use_fast_paths = args.num_length_buckets or 1, False
 
     def call_model_init(self, trial: Any = None) -> Any:
         """As `Trainer`'s; an adapter around the model becomes its own."""

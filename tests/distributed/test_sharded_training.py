@@ -24,6 +24,7 @@ BATCH, STEPS = 8, 4
 TRAINED = [
     *(("pair", "ddp", 2), ("pair", "fsdp", 2), ("tower", "ddp", 4), ("tower", "fsdp", 2)),
     *(("lora", "ddp", 2), ("lora", "fsdp", 2)),
+    *(("pair", "fsdp", 4), ("tower", "fsdp", 4), ("lora", "fsdp", 4)),
 ]
 RESUMED = [("pair", "ddp"), ("tower", "fsdp"), ("lora", "ddp")]
 """Each family and each kind, not all of their combinations: a start of two processes takes a quarter of a minute."""
@@ -70,8 +71,6 @@ def course(tmp_path_factory) -> Course:
             shutil.copytree(after / "checkpoint-2", folder / "checkpoint-2")
         logs = [place / f"{name}.{rank}.log" for rank in range(world)]
         arguments = [*families[family], "--per_device_train_batch_size", str(BATCH // world)]
-        plain = kind == "fsdp" or (after is not None and "fsdp" in after.name)
-        arguments += ["--length_buckets", "1", "--fast_paths", "false"] if plain else []  # not the CPU's own ways
         arguments += ["--output_dir", str(folder), *(["--resume_from_checkpoint", "last"] if after else [])]
         processes = start_ranks(arguments, logs, **(environment(kind) if world > 1 else {}))
         assert [finish(process) for process in processes] == [0] * world, logs[0].read_text()[-3000:]

@@ -1,6 +1,7 @@
 """`encode --shard` and `--finish`: the same vectors whatever n is, broken shards, refusals, the search over them."""
 
 import json
+import threading
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -147,6 +148,33 @@ def test_a_broken_shard_goes_on(model, corpus, tmp_path, monkeypatch, capsys):
     written.clear()
     assert _shard(flags, path, output, "1/1") == 0 and written == []
     assert "0 of them encoded now" in capsys.readouterr().out
+
+
+def test_shards_of_different_n_write_no_block_at_once(model, corpus, tmp_path, monkeypatch):
+    """One that comes to a block that another one is writing waits for it, and leaves it whole."""
+    (encoder, flags), (path, texts) = model, corpus
+    output, whole = tmp_path / "v.npy", tmp_path / "whole.npy"
+    assert _shard(flags, path, whole, "1/1") == 0 and _finish(whole) == 0
+    original, others = shards.write_table, []
+
+    def begin(shard):
+        return shards.encode_shard(encoder, Corpus(path), output, {"dim": 32}, shard)
+
+    def in_the_midst(tables):
+        for table in tables:
+            if not others:  # the first block's file is open: another shard begins, and comes to the same block
+                others.append(threading.Thread(target=begin, args=[(1, 2)]))
+                others[0].start()
+                others[0].join(1)
+            yield table
+
+    def slow(place, tables, *more):
+        return original(place, in_the_midst(tables), *more)
+
+    monkeypatch.setattr(shards, "write_table", slow)
+    begin((1, 1))
+    others[0].join()
+    assert shards.finish(output)["rows"] == len(texts) and np.array_equal(_read(output), _read(whole))
 
 
 def test_foreign_and_missing_shards_are_one_line(model, corpus, tmp_path, capsys, tiny_towers):

@@ -4,9 +4,10 @@ import errno
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from cacse_trainer.encoding.vectors.tables import hash_of_rows, write_table
+from cacse_trainer.encoding.vectors.tables import RowsHash, hash_of_rows, write_table
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8", "uint8"])
@@ -24,6 +25,14 @@ def test_a_full_disk_is_an_error():
     with pytest.raises(OSError, match="No space") as raised:
         write_table(Path("/dev/full"), [np.zeros((4096, 8), dtype=np.float32)], 4096)
     assert raised.value.errno == errno.ENOSPC
+
+
+def test_arrow_strings_are_hashed_as_the_texts():
+    texts = ["", "one", "zwei ü", "𝄞 4 bytes", "", "12:three", "é" * 300]
+    hashed = RowsHash()
+    for part in (pa.array(texts[:2], pa.string()), pa.array([], pa.string()), pa.array(texts, pa.string())[2:]):
+        hashed.add(part)
+    assert (hashed.count, hashed.hexdigest()) == hash_of_rows(texts)
 
 
 def test_texts_are_told_apart_by_their_borders():

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,19 @@ def test_without_ray_it_is_one_line(model, tmp_path, capsys, monkeypatch):
     flags = ["--model", model, "--pooling", "mean", "--input", str(path), "--output", str(tmp_path / "v.npy")]
     assert run(encode.main, [*flags, "--engine", "ray"]) == 2
     assert "pip install 'cacse-trainer[ray]'" in capsys.readouterr().err
+
+
+def test_the_handler_of_a_signal_is_not_left_to_ray(monkeypatch, tmp_path):
+    def init(**given):
+        signal.signal(signal.SIGTERM, lambda number, frame: None)  # as Ray does
+        raise ConnectionError("nobody there")
+
+    fake = types.SimpleNamespace(is_initialized=lambda: False, init=init)
+    monkeypatch.setattr(on_ray, "load_ray", lambda: fake)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(UserError, match="no cluster answers"):
+        on_ray.encode_on_ray(None, None, tmp_path / "v.npy", {})
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.fixture

@@ -1,10 +1,14 @@
 """Gradient caching and the fast paths in whole training runs."""
 
+import logging
+
 import pytest
 import torch
+from transformers import Trainer
 
 from cacse_trainer import CacseBertModel
 from cacse_trainer.compute.fast_paths import HalfLinear
+from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from tests.conftest import StopAt
 from tests.tolerances import GRADIENT, noise
@@ -53,6 +57,20 @@ def test_caching_and_fast_paths_train_as_the_plain_way(make_fast):
     assert len(set(history(plain).values())) == 3
     for metric in ("loss_cascade", "eval_stsb_average_cosine"):
         assert history(fast, metric) == pytest.approx(history(plain, metric), rel=GRADIENT * noise(1.0))
+
+
+@pytest.mark.parametrize("engine", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_sharded_weights_are_trained_in_the_plain_way(make_fast, monkeypatch, caplog, engine):
+    original = Trainer.create_accelerator_and_postprocess
+    monkeypatch.setattr(
+        Trainer, "create_accelerator_and_postprocess", lambda own: (original(own), setattr(own, engine, True))
+    )
+    with caplog.at_level(logging.INFO, logger="cacse_trainer"):
+        found = [make_fast(f"{buckets}", length_buckets=buckets) for buckets in ("auto", "3")]
+    assert [trainer.model.compute for trainer in found] == [ComputeSettings(1), ComputeSettings(3)]
+    assert type(found[0].model.tower_a.encoder.layer[0].output.dense) is torch.nn.Linear
+    assert found[0].args.to_dict()["length_buckets"] == 1 and not found[0].args.to_dict()["fast_paths"]
+    assert caplog.text.count("train in the plain way: fast_paths false") == 2
 
 
 @pytest.mark.parametrize("bf16", ["false", "true"])

@@ -113,6 +113,12 @@ def test_description(make_trainer, caplog):
     assert "adds no negatives" in caplog.text
 
 
+def test_sharding_that_accelerate_left_off_is_told(make_trainer, monkeypatch, caplog):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # of accelerate launch
+    make_trainer().log_description()
+    assert "FSDP was asked for, and accelerate leaves it off on a CPU" in caplog.text
+
+
 def test_decay_all_parameters(make_trainer):
     trainer = make_trainer()
     names = trainer.get_decay_parameter_names(trainer.model)

@@ -8,6 +8,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 EMBEDDING = "embedding"
@@ -152,6 +153,13 @@ class RowsHash:
             self._digest.update(f"{len(text)}:{text}".encode(errors="surrogatepass"))
             self.count += 1
             yield text
+
+    def add(self, strings: pa.Array) -> None:
+        """Texts as Arrow strings without nulls: as by `over`, several times faster."""
+        lengths = pc.cast(pc.utf8_length(strings), pa.string())
+        joined = pc.binary_join_element_wise(lengths, strings, ":")  # fresh, so that its bytes stand end to end
+        self._digest.update(joined.buffers()[2] if len(joined) else b"")  # without texts it holds anything
+        self.count += len(strings)
 
     def hexdigest(self) -> str:
         """In hexadecimal digits."""
