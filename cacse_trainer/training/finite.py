@@ -18,6 +18,11 @@ MOST_STEPS = 50
 """Figures that wait at most."""
 
 
+def runs_ahead(device: torch.device) -> bool:
+    """Whether the host queues work on the device without waiting for it."""
+    return device.type != "cpu"
+
+
 class Batch(NamedTuple):
     """How many rows, and the numbers of their texts, see `text_id`."""
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 from transformers.trainer_utils import SaveStrategy
 
 from cacse_trainer.compute.distributed import shared_rows, world_size
+from cacse_trainer.compute.fast_paths import run_ahead
 from cacse_trainer.data import Masking
 from cacse_trainer.data.deletion import Deletion
 from cacse_trainer.encoding.embedder import length_limit
@@ -29,7 +30,7 @@ from cacse_trainer.models.own import takes, without_wrapper
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training import guards
 from cacse_trainer.training.description import describe, tell
-from cacse_trainer.training.finite import Batch, FiniteWatch
+from cacse_trainer.training.finite import Batch, FiniteWatch, runs_ahead
 from cacse_trainer.training.guide import Guide, collator_for
 from cacse_trainer.training.keeping import KEPT, Keeping
 from cacse_trainer.training.resumable import DUPLICATES, LEFT_OUT
@@ -153,7 +154,8 @@ class CacseTrainer(ScoringTrainer):
         self.unique_batches: bool = getattr(args, "unique_batches", False)
         self._batch = Batch(0, None)  # the last one
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        self._watch = FiniteWatch(at_once=sharded or self.args.device.type == "cpu")
+        self.runs_ahead = runs_ahead(self.args.device) and not sharded
+        self._watch = FiniteWatch(at_once=not self.runs_ahead)
         self._overflows = 0  # steps in a row whose fp16 gradients overflowed
         self._told_of_duplicates = False
         self._settle()
@@ -166,6 +168,9 @@ class CacseTrainer(ScoringTrainer):
         if isinstance(args, CacseTrainingArguments):
             chosen = (args.num_length_buckets, args.mini_batch_size, args.negatives, args.use_fast_paths)
             model.use(ComputeSettings(*chosen))
+        if self.runs_ahead:
+            for part in (model, *(frozen.model for frozen in (self.guide, self.keeping) if frozen is not None)):
+                run_ahead(part)
         if self._makes_batches:
             prompts = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
             self.data_collator = collator_for(model, tokenizer, self.max_seq_length, self.guide, prompts)

@@ -132,3 +132,16 @@ def test_processes_take_the_first_ones_figure(cpu, monkeypatch):
 
     args = made()
     assert args.bf16 and args.use_cpu and args.mixed_precision == "bf16" and args.bf16_gain == 2.0
+
+
+def test_workers_tokenise_ahead_of_a_gpu(cpu, monkeypatch):
+    """Two that stay, unless a number is given."""
+
+    def workers(**given) -> tuple:
+        args = made(bf16=False, **given)
+        return args.dataloader_num_workers, args.dataloader_persistent_workers
+
+    assert workers() == (0, False) and workers(dataloader_num_workers=3) == (3, False)
+    monkeypatch.setattr("cacse_trainer.settings.arguments.accelerator", lambda: "cuda")
+    assert workers() == (2, True) and workers(use_cpu=True) == (0, False)
+    assert workers(dataloader_num_workers=0) == (0, False)

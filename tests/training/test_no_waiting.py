@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cacse_trainer.compute import packing
 from cacse_trainer.training import resumable, trainer
-from cacse_trainer.training.finite import FiniteWatch
 from cacse_trainer.training.guards import NonFiniteLossError
 from tests.conftest import ROOT
 
@@ -25,7 +25,11 @@ BY_INDEX = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, 
 
 MASKED_TOKENS = {"score": 1}
 """Of masked tokens, or those of a decoder, only the device knows the number."""
-EXPECTED: dict[str, dict[str, int]] = {"simcse_mlm": MASKED_TOKENS, "tsdae": MASKED_TOKENS}
+EXPECTED: dict[str, dict[str, int]] = {
+    "simcse_mlm": MASKED_TOKENS,
+    "tsdae": MASKED_TOKENS,
+    "decoder": {"_ignore_causal_mask_sdpa": 1},  # transformers' own
+}
 
 
 class Asked(TorchDispatchMode):
@@ -37,9 +41,7 @@ class Asked(TorchDispatchMode):
 
     def note(self) -> None:
         frames = [one for one in traceback.extract_stack() if "/torch/" not in one.filename]
-        frames = [one for one in frames if "/tests/" not in one.filename]
-        if "masking_utils" not in frames[-1].filename:  # transformers' look for rows without padding
-            self.by[frames[-1].name] += 1
+        self.by[next(one.name for one in reversed(frames) if "/tests/" not in one.filename)] += 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         chosen = args[1] if func in BY_INDEX else []
@@ -80,11 +82,19 @@ def asked(monkeypatch) -> Asked:
     for name in ("tolist", "cpu", "numpy"):  # they pass no dispatcher on a CPU
         monkeypatch.setattr(torch.Tensor, name, counted(name))
     monkeypatch.setattr(resumable, "BestAndLast", Watching)
-    monkeypatch.setattr(trainer, "FiniteWatch", lambda at_once: FiniteWatch(at_once=False))
+    monkeypatch.setattr(trainer, "runs_ahead", lambda device: True)
+    monkeypatch.setattr(packing, "can_pack", lambda *given: False)  # of a frozen encoder, on a CPU alone
     return asked
 
 
-@pytest.mark.parametrize("family", [name for name in matrix["FAMILIES"] if name != "instruct"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(name, marks=[] if name in ("cacse", "simcse") else pytest.mark.slow)
+        for name in matrix["FAMILIES"]
+        if name != "instruct"
+    ],
+)
 def test_a_step_asks_the_device_for_nothing(family, inputs, asked, tmp_path):
     """As on a GPU: padded, by the plain ways."""
     data = "pairs" if family == "contrastive" else "txt"
@@ -97,8 +107,15 @@ def test_a_step_asks_the_device_for_nothing(family, inputs, asked, tmp_path):
 
 def test_a_loss_looked_at_later_is_told_with_its_own_step_and_rows(make_trainer, tmp_path, monkeypatch):
     """Step 3 goes wrong between two log lines: nothing of it is scored or saved."""
-    monkeypatch.setattr(trainer, "FiniteWatch", lambda at_once: FiniteWatch(at_once=False))
-    made = make_trainer(logging_steps=4, eval_steps=4, save_steps=4)
+    monkeypatch.setattr(trainer, "runs_ahead", lambda device: True)
+    made = make_trainer(
+        pairs={},
+        eval_strategy="no",
+        load_best_model_at_end=False,
+        metric_for_best_model=None,
+        logging_steps=4,
+        save_steps=4,
+    )
     record = made.record_loss
 
     def spoiled(loss: Any, *given: Any) -> None:

@@ -45,6 +45,13 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(cell, inputs, tmp_path)
     assert matrix["difference"](cell, inputs, tmp_path) is None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["txt", "stream"])
+def test_workers_that_stay_go_on_too(data, inputs, tmp_path):
+    cell = matrix["Cell"]("simcse", data, 2, 1, "float32")
+    assert matrix["difference"](cell, inputs, tmp_path, dataloader_persistent_workers=True) is None
+
+
 @pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
 def test_an_order_by_length_goes_on_too(strategy, inputs, tmp_path):
     assert matrix["difference"](FIRST["instruct"], inputs, tmp_path, train_sampling_strategy=strategy) is None
