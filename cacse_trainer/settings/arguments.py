@@ -342,7 +342,8 @@ class CacseTrainingArguments(CommonTrainingArguments):
     def __post_init__(self) -> None:
         if self.dataloader_num_workers is None:
             on_gpu = accelerator() == "cuda" and not self.use_cpu
-            self.dataloader_num_workers, self.dataloader_persistent_workers = 2 * on_gpu, on_gpu
+            self.dataloader_num_workers = 2 * on_gpu
+            self.dataloader_persistent_workers |= on_gpu
         self.num_length_buckets = self._buckets()
         self.use_fast_paths = self._fast_paths()
         if self.mini_batch_size is not None and self.mini_batch_size < 1:

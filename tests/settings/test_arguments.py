@@ -4,10 +4,12 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+from cacse_trainer.adaptation.plan import key_of
 from cacse_trainer.errors import UserError
 from cacse_trainer.settings import precision
-from cacse_trainer.settings.arguments import CacseTrainingArguments
+from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.precision import bf16_is_fast, resolve_bf16
+from cacse_trainer.settings.recipes import Parsed
 
 INF = float("inf")
 
@@ -132,6 +134,15 @@ def test_processes_take_the_first_ones_figure(cpu, monkeypatch):
 
     args = made()
     assert args.bf16 and args.use_cpu and args.mixed_precision == "bf16" and args.bf16_gain == 2.0
+
+
+def test_an_adaptation_is_the_same_one_whatever_auto_has_measured(cpu):
+    """A second call goes on in its folder, and measures a little otherwise."""
+    keys = set()
+    for gain in (0.5, 2.0):
+        cpu(gain)
+        keys.add(key_of(Parsed((ModelArguments(), DataArguments(), made())), [], {}))
+    assert len(keys) == 1
 
 
 def test_workers_tokenise_ahead_of_a_gpu(cpu, monkeypatch):

@@ -108,14 +108,8 @@ def test_a_step_asks_the_device_for_nothing(family, inputs, asked, tmp_path):
 def test_a_loss_looked_at_later_is_told_with_its_own_step_and_rows(make_trainer, tmp_path, monkeypatch):
     """Step 3 goes wrong between two log lines: nothing of it is scored or saved."""
     monkeypatch.setattr(trainer, "runs_ahead", lambda device: True)
-    made = make_trainer(
-        pairs={},
-        eval_strategy="no",
-        load_best_model_at_end=False,
-        metric_for_best_model=None,
-        logging_steps=4,
-        save_steps=4,
-    )
+    unscored = {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
+    made = make_trainer(pairs={}, logging_steps=4, save_steps=4, **unscored)
     record = made.record_loss
 
     def spoiled(loss: Any, *given: Any) -> None:
