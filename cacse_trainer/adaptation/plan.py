@@ -67,6 +67,7 @@ class Plan:
 def key_of(parsed: Parsed, documents: Sequence[Document], sets: Mapping[str, RetrievalSet]) -> str:
     """A hash of all that the rows, the held-out parts and the training hang on."""
     settings = {name: value for group in parsed.groups for name, value in vars(group).items()}
+    settings |= dict.fromkeys(parsed.groups[2].automatic, "auto")  # what it came to is the checkpoint's
     kept = sorted((name, repr(value)) for name, value in settings.items() if name not in IRRELEVANT and name[0] != "_")
     digest = hashlib.sha256(repr(kept).encode())
     for document in documents:

@@ -11,7 +11,7 @@ memory is one mini-batch, in time about one forward pass more.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ def encode_in_buckets(
     order, lengths = None, None
     if mask is not None and trim and (buckets != 1 or mini_batches > 1) and bool(mask[:, 0].all()):
         order = torch.argsort(mask.sum(dim=1), stable=True)
-        lengths = mask.sum(dim=1)[order]
+        lengths = mask.sum(dim=1)[order].tolist()
         if buckets is None and mini_batches == 1:
             sizes = cheapest_groups(lengths)
         elif buckets is not None and buckets > mini_batches and rows >= 2 * buckets:
@@ -61,20 +61,19 @@ def encode_in_buckets(
     found, start = [], 0
     for size in sizes:
         chosen = slice(start, start + size) if order is None else order[start : start + size]
-        longest = width if lengths is None else int(lengths[start + size - 1])
+        longest = width if lengths is None else lengths[start + size - 1]
         found.append(run(encode, {name: tensor[chosen, :longest] for name, tensor in inputs.items()}))
         start += size
     whole = torch.cat(found)
     return whole if order is None else whole[torch.argsort(order)]
 
 
-def cheapest_groups(lengths: Tensor, group_cost: int = PASS_COST) -> list[int]:
-    """Rows of these ascending lengths cut so that padded tokens and ``group_cost`` a group cost least: their sizes.
+def cheapest_groups(rows: Sequence[int], group_cost: int = PASS_COST) -> list[int]:
+    """Rows of ascending lengths cut so that padded tokens and ``group_cost`` a group cost least: their sizes.
 
-    >>> cheapest_groups(torch.tensor([10] * 20 + [60] * 20))    # 40·60 + 200 tokens in one, 20·10 + 20·60 + 400 in two
+    >>> cheapest_groups([10] * 20 + [60] * 20)    # 40·60 + 200 tokens in one, 20·10 + 20·60 + 400 in two
     [20, 20]
     """
-    rows = lengths.tolist()
     changes = [i for i in range(1, len(rows)) if rows[i] != rows[i - 1]]  # equal lengths stay together
     points = [0, *changes[:: math.ceil(len(changes) / MOST_CUTS) or 1], len(rows)]
     best: list[tuple[float, int]] = [(0.0, 0)]  # the least cost of the rows before each point, and its last cut

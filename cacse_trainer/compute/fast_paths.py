@@ -20,6 +20,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "cacse_cpu_training"
+AHEAD = "cacse_sdpa_ahead"
+"""Torch's scaled dot product attention under a mask that is made whatever it holds."""
 LEVELS = 2**16
 PLAIN_ATTENTION = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"})
 """Kinds whose attention is a softmax over masked scores and nothing more."""
@@ -158,8 +160,29 @@ REPLACED: dict[type[nn.Module], type[nn.Module]] = {
 }
 """Plain modules and what takes their place, with the same parameters and names."""
 
+
+def _whole_mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    """As `sdpa_mask`, which leaves the mask out where nothing is masked, and so waits for the device to say that."""
+    mask: Tensor | None = sdpa_mask(
+        *args, **{**kwargs, "allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    )
+    return mask
+
+
 AttentionInterface.register(ATTENTION, training_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+AttentionInterface.register(AHEAD, sdpa_attention_forward)
+AttentionMaskInterface.register(AHEAD, _whole_mask)
+
+
+def run_ahead(model: nn.Module) -> None:
+    """Let the host queue a pass through this model without waiting for the device; results stay as they are.
+
+    ``sdpa`` attention of BERT's kind makes its mask without looking at the values.
+    """
+    for config in filter(None, (vars(module).get("config") for module in model.modules())):
+        if config.model_type in PLAIN_ATTENTION and config._attn_implementation == "sdpa":
+            config._attn_implementation = AHEAD
 
 
 def use_fast_paths(model: nn.Module) -> None:

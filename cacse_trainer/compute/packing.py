@@ -94,7 +94,7 @@ class PackedRows:
         self.starts = lengths.cumsum(0) - lengths
         row, self.places = _rows_and_places(lengths)
         self.tokens = self.order[row] * mask.shape[1] + self.places
-        self.groups = [_group(part) for part in lengths.split(cheapest_groups(lengths, GROUP_COST))]
+        self.groups = [_group(part) for part in lengths.split(cheapest_groups(lengths.tolist(), GROUP_COST))]
         # The groups' rows are padded to `widths`: where each padded token comes from, and each token goes to.
         widths = torch.cat([torch.full((group.rows,), group.length) for group in self.groups])
         starts = widths.cumsum(0) - widths

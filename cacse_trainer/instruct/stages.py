@@ -83,6 +83,7 @@ def make_stages(words: Sequence[str], settings: InstructSettings) -> list[Instru
     trained_as = {**vars(settings.model), "processes": processes}
     merged_as = {"merged_dtype": trained_as.pop("merged_dtype")}
     trained_as.update((name, value) for name, value in args.to_dict().items() if not name.startswith(IRRELEVANT))
+    trained_as |= dict.fromkeys(args.automatic & trained_as.keys(), "auto")  # what it came to is the checkpoint's
     pairs = [path for source in dataset.pair_sources(data) for path in (source.train, source.validation)]
     encoder = [data.encoder, data.encoder_adapter] if data.scores == "encoder" else []
     own_tasks = Path(settings.evaluation.include_path).rglob("*") if settings.evaluation.include_path else []

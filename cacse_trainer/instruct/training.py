@@ -34,6 +34,7 @@ from cacse_trainer.report.curves import curve, plot_run
 from cacse_trainer.runs.folder import CURVES, PAGE, REPORT, in_the_way, mark_run, save_model
 from cacse_trainer.settings.arguments import CommonTrainingArguments
 from cacse_trainer.settings.resources import resolve_resource
+from cacse_trainer.training.changes import keep_choices, read_record
 from cacse_trainer.training.checkpoints import newest_whole
 from cacse_trainer.training.resumable import ResumableTrainer
 
@@ -152,6 +153,9 @@ def train_adapter(
         args.ddp_find_unused_parameters = False
     if args.metric_for_best_model not in (None, "loss", "eval_loss"):
         raise UserError(f"metric_for_best_model={args.metric_for_best_model}: there is only the validation loss, loss")
+    checkpoint = newest_whole(folder)
+    if checkpoint is not None:
+        keep_choices(args, read_record(checkpoint))
     set_seed(args.seed)
     tokenizer = load_tokenizer(model_args)
     base = load_causal_lm(base_path(model_args), model_args.dtype, model_args)
@@ -182,7 +186,6 @@ def train_adapter(
     # told at every save with lm_head among the layers: its base weights go into the adapter's file, which is wanted
     warnings.filterwarnings("ignore", message=".*save_embedding_layers.*")
     trainer.settings = {**vars(model_args), "records": crc32_of(data_folder / TRAIN)}
-    checkpoint = newest_whole(folder)
     if trainer.is_world_process_zero():
         folder.mkdir(parents=True, exist_ok=True)
         mark_run(folder)

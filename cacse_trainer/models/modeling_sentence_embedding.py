@@ -394,9 +394,10 @@ class SentenceEmbeddingModel(AdapterModel):
         def score(mlm_labels: Tensor, **bucket: Tensor) -> Tensor:
             """(n, l) → (n, 2): sum of the cross-entropies of each row's masked tokens, and their number."""
             chosen = mlm_labels != IGNORED_LABEL
-            logits = full_precision(self.lm_head(self.encoder(**bucket).last_hidden_state[chosen]))  # (m, vocabulary)
-            entropies = F.cross_entropy(logits, mlm_labels[chosen], reduction="none")
-            per_row = entropies.new_zeros(len(chosen)).index_add(0, chosen.nonzero()[:, 0], entropies)
+            places = chosen.nonzero(as_tuple=True)  # found once: a device is waited for each time
+            logits = full_precision(self.lm_head(self.encoder(**bucket).last_hidden_state[places]))  # (m, vocabulary)
+            entropies = F.cross_entropy(logits, mlm_labels[places], reduction="none")
+            per_row = entropies.new_zeros(len(chosen)).index_add(0, places[0], entropies)
             return torch.stack([per_row, chosen.sum(dim=1).to(per_row.dtype)], dim=1)
 
         inputs = {**known_inputs(self.encoder, masked), "mlm_labels": rows["mlm_labels"]}

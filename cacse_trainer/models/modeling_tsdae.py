@@ -159,10 +159,11 @@ class TsdaeModel(SentenceEmbeddingModel):
                 **before,
             ).last_hidden_state
             chosen = attention_mask[:, 1:].bool()
-            hidden = self.norm(F.gelu(self.transform(states[chosen])))
+            places = chosen.nonzero(as_tuple=True)  # found once: a device is waited for each time
+            hidden = self.norm(F.gelu(self.transform(states[places])))
             logits = full_precision(F.linear(hidden, words.weight, self.word_bias))  # (m, vocabulary)
-            entropies = F.cross_entropy(logits, input_ids[:, 1:][chosen], reduction="none")
-            per_row = entropies.new_zeros(len(chosen)).index_add(0, chosen.nonzero()[:, 0], entropies)
+            entropies = F.cross_entropy(logits, input_ids[:, 1:][places], reduction="none")
+            per_row = entropies.new_zeros(len(chosen)).index_add(0, places[0], entropies)
             return torch.stack([per_row, chosen.sum(dim=1).to(per_row.dtype)], dim=1)
 
         inputs = {**known_inputs(self.decoder, whole), "vectors": vectors[:, None]}

@@ -67,6 +67,9 @@ def distill(
     bf16 = resolve_bf16(settings.teacher_bf16, "teacher_bf16", use_cpu=args.use_cpu)
     check_cache(settings, data_args, args)
     training = TrainingRun(parsed)
+    if settings.teacher_bf16 == "auto" and args.device.type == "cpu":  # a run that goes on keeps it
+        bf16 = training.before.get(TEACHER_IN_BF16, bf16)
+    training.chosen[TEACHER_IN_BF16] = bf16
     columns = training.data_facts.get("columns", [])
     if len(columns) > 1:
         raise UserError(
@@ -119,6 +122,8 @@ def ranking_of(kind: str, settings: RankingArguments) -> Ranking:
     )
 
 
+TEACHER_IN_BF16 = "teacher_in_bf16"
+"""In a checkpoint's record: what ``teacher_bf16`` came to."""
 RANKING = ("ranking_weight", "ranking_temperature", "consistency_weight", "consistency_temperature", "mlp_only_train")
 READ_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("contrastive_weight", "project_to_teacher"), ("vectors",)),

@@ -102,7 +102,7 @@ def hardware() -> Iterator[Finding]:
         yield _finding("bf16", "fast here; bf16: auto uses it")
     else:
         mend = "expect several times the time of a machine with it"
-        yield _finding("bf16", "not in this hardware; bf16: auto computes in float32", mend)
+        yield _finding("bf16", "not fast here; bf16: auto computes in float32", mend)
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     shown = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {total:.1f} GB memory"
     mend = "for BERT-base use a smaller per_device_train_batch_size, or mini_batch_size"

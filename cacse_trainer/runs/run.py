@@ -52,6 +52,7 @@ from cacse_trainer.settings.distillation import DistillationArguments
 from cacse_trainer.settings.recipes import Parsed
 from cacse_trainer.settings.resources import public_name
 from cacse_trainer.training.baseline import Reading
+from cacse_trainer.training.changes import GAIN, keep_choices, read_record
 from cacse_trainer.training.patience import Patience
 from cacse_trainer.training.publishing import training_settings
 from cacse_trainer.training.resumable import DUPLICATES
@@ -105,6 +106,9 @@ class TrainingRun:
         self.model_args, self.data_args, self.args = _, data_args, args = parsed.groups
         self.hub = hub_target(args)
         self.checkpoint = check_output_dir(args)
+        self.before = read_record(self.checkpoint) if self.checkpoint is not None else {}
+        keep_choices(args, self.before)
+        self.chosen: dict[str, Any] = {}  # what else ``auto`` came to, for the record
         self.text = preparation.text_facts(data_args)
         rows, self.data_facts = preparation.load_training_text(data_args, args, self.model_args.objective in SCORED)
         sets = preparation.load_sets(data_args, args)
@@ -146,7 +150,7 @@ class TrainingRun:
                     prepare_repo(self.hub)
                 except HubError as error:
                     logger.warning("%s; the training goes on, and the push is tried again at its end", error)
-            trainer.settings = {**vars(self.model_args), **vars(self.data_args), **self.text}
+            trainer.settings = {**vars(self.model_args), **vars(self.data_args), **self.text, **self.chosen}
             try_a_batch(trainer)
             clear_output_dir(args)
             trainer.extra_scorers = list(self.scorers)
@@ -225,6 +229,7 @@ class TrainingRun:
             "peak_memory_gb": peak_memory_gb(),
             "gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
             "environment": environment(),
+            GAIN: self.args.bf16_gain,
             "given": self.parsed.given(),
             "settings": {**settings, "recipe": self.parsed.recipe},
             "card": {name: getattr(facts, name) for name in RECORDED},

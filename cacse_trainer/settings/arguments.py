@@ -12,7 +12,7 @@ from cacse_trainer.settings import setting
 from cacse_trainer.settings.command_line import SEEDS
 from cacse_trainer.settings.contrastive import ContrastiveArguments
 from cacse_trainer.settings.decoder import DecoderArguments
-from cacse_trainer.settings.precision import FLAG, HELP, accelerator, resolve_bf16
+from cacse_trainer.settings.precision import FLAG, HELP, accelerator, bf16_gain, resolve_bf16
 
 logger = logging.getLogger(__name__)
 
@@ -205,7 +205,11 @@ class CommonTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if self.fp16 and self.bf16 == "auto":  # the other half precision was chosen
             self.bf16 = "false"
-        self.bf16 = resolve_bf16(self.bf16, use_cpu=self.use_cpu)  # type: ignore[assignment]
+        is_auto, use_cpu = str(self.bf16).lower() == "auto", self.use_cpu
+        follows = () if use_cpu else ("use_cpu", "dataloader_pin_memory")
+        self._automatic = frozenset(("bf16", "mixed_precision", *follows) if is_auto else ())
+        self._bf16_gain: float | None = None
+        self.bf16 = resolve_bf16(self.bf16, use_cpu=use_cpu)  # type: ignore[assignment]
         if not (isinstance(self.learning_rate, (int, float)) and 0 <= self.learning_rate < float("inf")):
             raise ValueError(f"learning_rate must be a number from 0, got {self.learning_rate}")
         self._check_counts()
@@ -230,6 +234,26 @@ class CommonTrainingArguments(TrainingArguments):
         if self.save_steps is None:
             self.save_steps = self.eval_steps or TrainingArguments.save_steps
         super().__post_init__()
+        if is_auto:  # once more, as several processes have met by now, and take the first one's choice
+            self.take_bf16(resolve_bf16("auto", use_cpu=use_cpu), bf16_gain(use_cpu=use_cpu))
+
+    @property
+    def automatic(self) -> frozenset[str]:
+        """Names of what ``auto`` has chosen by what this machine is."""
+        return self._automatic
+
+    @property
+    def bf16_gain(self) -> float | None:
+        """What ``bf16: auto`` was chosen by: how many times as fast as float32 it was; None: nothing was measured."""
+        return self._bf16_gain
+
+    def take_bf16(self, bf16: bool, gain: float | None) -> None:
+        """Compute in bfloat16 or not, whatever ``auto`` has chosen; before a trainer is made."""
+        if bf16 != self.bf16:
+            self.bf16, self.mixed_precision = bf16, "bf16" if bf16 else "no"  # type: ignore[assignment]
+        self._bf16_gain = gain
+        if accelerator() is None and "use_cpu" in self._automatic:
+            self.use_cpu = bf16
 
     def without_evaluation(self) -> None:
         """Switch off what needs a dev score."""
@@ -309,9 +333,18 @@ class CacseTrainingArguments(CommonTrainingArguments):
     card_note: str | None = setting(None, "A sentence for the cards of the exported encoders.")
     check: bool = setting(False, "Check the settings, the text, the dev sets and the models, then stop.")
     export: bool = setting(True, "Write the trained encoders to output_dir/export.")
+    dataloader_num_workers: int | None = setting(  # type: ignore[assignment]
+        None,
+        "Processes that read and tokenise the batches ahead of the step; 0: the training's own does. Default: 2 where "
+        "a CUDA GPU trains, which stay from pass to pass, else 0.",
+    )
     dataloader_drop_last: bool = setting(True, "Drop the last incomplete batch: it has fewer negatives.")
 
     def __post_init__(self) -> None:
+        if self.dataloader_num_workers is None:
+            on_gpu = accelerator() == "cuda" and not self.use_cpu
+            self.dataloader_num_workers = 2 * on_gpu
+            self.dataloader_persistent_workers |= on_gpu
         self.num_length_buckets = self._buckets()
         self.use_fast_paths = self._fast_paths()
         if self.mini_batch_size is not None and self.mini_batch_size < 1:
@@ -320,6 +353,8 @@ class CacseTrainingArguments(CommonTrainingArguments):
             raise ValueError(f"early_stopping_patience must be a number from 1, got {self.early_stopping_patience}")
         chosen_by = self.metric_for_best_model, self.greater_is_better
         super().__post_init__()
+        if str(self.fast_paths).lower() == "auto":
+            self._automatic |= {"fast_paths", "use_fast_paths"}
         if chosen_by[0] is None:  # transformers puts the loss there; the trainer takes the first dev set's own
             self.metric_for_best_model, self.greater_is_better = chosen_by
 

@@ -27,7 +27,7 @@ _STEPS = {
     "--seed 1": "of everything drawn",
 }
 _MACHINE = {
-    "--bf16 auto": "bfloat16 where the hardware is fast at it; true, false",
+    "--bf16 auto": "bfloat16 where it is faster here; true, false",
     "--mini_batch_size 32": "encode so many at once; the loss still sees the whole batch",
     "--use_cpu": "no GPU",
     "--check": "check settings, text and models, train nothing",

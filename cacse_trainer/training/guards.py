@@ -3,7 +3,7 @@
 Before the first one, arguments of `Trainer` that have no meaning for sentence embeddings are refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,14 +64,19 @@ def non_finite_parameters(model: nn.Module) -> list[str]:
     return [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
 
 
-def rows_in_question(outputs: Mapping[str, Any]) -> list[int]:
-    """Rows of a batch with a vector that is not finite, of whatever part of the model; none where all are finite."""
-    found: set[int] = set()
-    for name, value in outputs.items():
-        if isinstance(value, Tensor) and name.endswith(("embeddings", "sentence_embedding")):
-            bad = ~torch.isfinite(value).flatten(1).all(dim=1)
-            found.update(bad.nonzero()[:, 0].tolist())
-    return sorted(found)
+def rows_not_finite(outputs: Mapping[str, Any]) -> list[Tensor]:
+    """Of each of a model's vectors, (B, …), which rows are not finite: (B,), still on the device."""
+    vectors = [
+        value
+        for name, value in outputs.items()
+        if isinstance(value, Tensor) and name.endswith(("embeddings", "sentence_embedding"))
+    ]
+    return [~torch.isfinite(vector).flatten(1).all(dim=1) for vector in vectors]
+
+
+def rows_in_question(wrong: Sequence[Tensor]) -> list[int]:
+    """Rows of a batch that `rows_not_finite` names in any part of the model; none where all are finite."""
+    return sorted({row for bad in wrong for row in bad.nonzero()[:, 0].tolist()})
 
 
 def describe_rows(batch_size: int, texts: Tensor | None, chosen: list[int], dataset: Any) -> str:
@@ -112,9 +117,8 @@ def find_rows(wanted: list[int], dataset: Dataset) -> dict[int, tuple[int, str]]
 
 def repeated_rows(texts: Tensor) -> Tensor:
     """How many rows of a batch share their anchor or their positive with another row; (B,) or (B, V) → scalar."""
-    own = texts.reshape(len(texts), -1)[:, :2]  # (B, 1 or 2)
-    if own.shape[1] == 2 and bool((own[:, 0] == own[:, 1]).all()):
-        own = own[:, :1]  # the same sentence seen twice
-    _, inverse, counts = own.unique(return_inverse=True, return_counts=True)
+    own = texts.reshape(len(texts), -1)[:, :2].contiguous()  # (B, 1 or 2)
+    order = own.flatten().sort().values  # no size hangs on the values, for which a GPU would have to be waited
+    counts = torch.searchsorted(order, own, right=True) - torch.searchsorted(order, own)  # of each text in the batch
     within = (own[:, :, None] == own[:, None, :]).sum(dim=2)  # how often a row itself holds each of its texts
-    return (counts[inverse] > within).any(dim=1).sum()
+    return (counts > within).any(dim=1).sum()

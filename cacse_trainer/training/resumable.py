@@ -149,6 +149,7 @@ class ResumableTrainer(Trainer):
             allowed = isinstance(self.args, CommonTrainingArguments) and self.args.resume_with_changes
             changes.check_changes(str(resume_from_checkpoint), self._recorded, allowed=allowed)
             checkpoints.tell_of_missing_state(resume_from_checkpoint)
+        changes.tell_choice(self.args)
         barrier()  # all have read what is there before the first one clears up
         if self.args.should_save:
             checkpoints.clear_leftovers(folder)

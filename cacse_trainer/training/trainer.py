@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 from transformers.trainer_utils import SaveStrategy
 
 from cacse_trainer.compute.distributed import shared_rows, world_size
+from cacse_trainer.compute.fast_paths import run_ahead
 from cacse_trainer.data import Masking
 from cacse_trainer.data.deletion import Deletion
 from cacse_trainer.encoding.embedder import length_limit
@@ -29,6 +30,7 @@ from cacse_trainer.models.own import takes, without_wrapper
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training import guards
 from cacse_trainer.training.description import describe, tell
+from cacse_trainer.training.finite import Batch, FiniteWatch, runs_ahead
 from cacse_trainer.training.guide import Guide, collator_for
 from cacse_trainer.training.keeping import KEPT, Keeping
 from cacse_trainer.training.ranking import ROW, RankingTerm
@@ -114,6 +116,7 @@ class CacseTrainer(ScoringTrainer):
         args = copy.copy(args) if args is not None else TrainingArguments("outputs")
         args.remove_unused_columns = False
         args.dataloader_drop_last = True
+        args.logging_nan_inf_filter = False  # it waits for each loss; `FiniteWatch` stops at one that is not finite
         guards.check_arguments(args, compute_metrics is not None)
         if not isinstance(args, CacseTrainingArguments):
             has_scores = eval_dataset is not None and args.eval_strategy != "no"
@@ -154,7 +157,10 @@ class CacseTrainer(ScoringTrainer):
         self._makes_batches = data_collator is None
         self.mask_duplicates: bool = getattr(args, "mask_duplicates", False)
         self.unique_batches: bool = getattr(args, "unique_batches", False)
-        self._batch: tuple[int, Tensor | None] = (0, None)  # rows of the last batch, and the numbers of their texts
+        self._batch = Batch(0, None)  # the last one
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        self.runs_ahead = runs_ahead(self.args.device) and not sharded
+        self._watch = FiniteWatch(at_once=not self.runs_ahead)
         self._overflows = 0  # steps in a row whose fp16 gradients overflowed
         self._told_of_duplicates = False
         self._settle()
@@ -169,6 +175,9 @@ class CacseTrainer(ScoringTrainer):
                 self._leave_the_fast_paths(args)
             chosen = (args.num_length_buckets, args.mini_batch_size, args.negatives, args.use_fast_paths)
             model.use(ComputeSettings(*chosen))
+        if self.runs_ahead:
+            for part in (model, *(frozen.model for frozen in (self.guide, self.keeping) if frozen is not None)):
+                run_ahead(part)
         if self._makes_batches:
             prompts = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
             collator = collator_for(model, tokenizer, self.max_seq_length, self.guide, prompts)
@@ -311,7 +320,7 @@ class CacseTrainer(ScoringTrainer):
         """
         own = {name: part for name, part in inputs.items() if name not in self._unread}
         texts = own.pop("text_ids", None)
-        self._batch = (len(own["input_ids"]), texts)
+        self._batch = Batch(len(own["input_ids"]), texts)
         if texts is not None:
             self.sum_part(DUPLICATES, guards.repeated_rows(shared_rows(texts, self.model_of_run.compute.negatives)))
         return own, texts
@@ -322,14 +331,7 @@ class CacseTrainer(ScoringTrainer):
         Raises:
             NonFiniteLossError: the loss is not finite; with the step, the parts and the rows.
         """
-        if not torch.isfinite(loss):
-            values = ", ".join(f"{name} {value.item():.4g}" for name, value in parts.items())
-            wrong = guards.rows_in_question(outputs or {})
-            raise guards.NonFiniteLossError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1} ({values}); "
-                f"{guards.describe_rows(*self._batch, wrong, self.train_dataset)}; lower the learning rate, "
-                "check the weights that training started from, or train in float32 (--bf16 false)"
-            )
+        self._watch.loss(loss, self.state.global_step + 1, self._batch, parts, outputs or {}, self.train_dataset)
         for name, value in parts.items():
             self.sum_part(name, value)
         self._part_count += 1
@@ -341,24 +343,24 @@ class CacseTrainer(ScoringTrainer):
             NonFiniteGradientError: with the step, the parameters and the rows.
         """
         norm = super()._get_grad_norm(model, grad_norm)
-        is_finite = norm is None or math.isfinite(norm)
-        step = self.state.global_step + 1
         if self.accelerator.scaler is not None:
-            self._overflows = 0 if is_finite else self._overflows + 1
+            self._overflows = 0 if norm is None or math.isfinite(norm) else self._overflows + 1
             if self._overflows >= guards.OVERFLOWS_IN_A_ROW:
                 raise guards.NonFiniteGradientError(
-                    f"fp16 overflowed at {self._overflows} steps in a row, the last one step {step}: no loss scale is "
-                    "small enough; train in bfloat16 (--bf16 auto) or float32 (--fp16 false)"
+                    f"fp16 overflowed at {self._overflows} steps in a row, the last one step "
+                    f"{self.state.global_step + 1}: no loss scale is small enough; train in bfloat16 (--bf16 auto) or "
+                    "float32 (--fp16 false)"
                 )
-        elif not is_finite:
-            names = guards.non_finite_parameters(model)
-            where = f"of {names[0]} and {len(names) - 1} more" if names else "as a whole (its norm)"
-            rows = guards.describe_rows(*self._batch, [], self.train_dataset)
-            raise guards.NonFiniteGradientError(
-                f"the gradient {where} is not finite at step {step}, the loss was; {rows}; lower the "
-                "learning rate, or train in float32 (--bf16 false)"
-            )
+        else:
+            self._watch.norm(norm, self.state.global_step + 1, self._batch, model, self.train_dataset)
         return norm
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """As `Trainer`'s; what is logged, scored or saved is finite."""
+        due = self.control.should_log or self.control.should_evaluate or self.control.should_save
+        if due or self.state.global_step >= self.state.max_steps:
+            self._watch.look(self.train_dataset)
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `ResumableTrainer.log`; the first duplicates in a batch are said."""

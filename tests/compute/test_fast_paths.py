@@ -9,10 +9,12 @@ from torch import nn
 from transformers import BertModel, RobertaModel
 
 from cacse_trainer.compute.fast_paths import (
+    AHEAD,
     LARGE_TABLE,
     FastDropout,
     HalfLinear,
     SharedEmbedding,
+    run_ahead,
     use_fast_paths,
 )
 from cacse_trainer.models import SentenceEmbeddingModel
@@ -176,3 +178,20 @@ def test_what_is_saved_is_plain(tmp_path):
     assert reloaded.encoder.config._attn_implementation == "sdpa"
     model.eval()
     assert_near(model.embed(**inputs()), reloaded.embed(**inputs()))
+
+
+def test_a_mask_made_without_looking_gives_the_same(tiny_towers):
+    """With padding and without any, in training and out of it."""
+    plain = BertModel.from_pretrained(tiny_towers("bert")[0], attn_implementation="sdpa")
+    ahead = copy.deepcopy(plain)
+    run_ahead(ahead)
+    assert (plain.config._attn_implementation, ahead.config._attn_implementation) == ("sdpa", AHEAD)
+    assert "cacse" not in ahead.config.to_json_string()
+    ids = torch.randint(5, 20, (4, 9))
+    for mask in (torch.ones_like(ids), (torch.arange(9) < torch.tensor([[9], [4], [7], [2]])).long()):
+        for mode in (True, False):
+            states = []
+            for model in (plain.train(mode), ahead.train(mode)):
+                torch.manual_seed(0)
+                states.append(model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()])
+            torch.testing.assert_close(*states, atol=1e-5, rtol=1e-5)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 from cacse_trainer import load_sentences
@@ -15,6 +16,7 @@ from cacse_trainer.cli.common import run
 from cacse_trainer.cli.train import main as train
 from cacse_trainer.data.passes import Passes
 from cacse_trainer.errors import UserError
+from cacse_trainer.settings import precision
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training.changes import check_changes
 from cacse_trainer.training.checkpoints import SETTINGS
@@ -43,9 +45,44 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(cell, inputs, tmp_path)
     assert matrix["difference"](cell, inputs, tmp_path) is None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["txt", "stream"])
+def test_workers_that_stay_go_on_too(data, inputs, tmp_path):
+    cell = matrix["Cell"]("simcse", data, 2, 1, "float32")
+    assert matrix["difference"](cell, inputs, tmp_path, dataloader_persistent_workers=True) is None
+
+
 @pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
 def test_an_order_by_length_goes_on_too(strategy, inputs, tmp_path):
     assert matrix["difference"](FIRST["instruct"], inputs, tmp_path, train_sampling_strategy=strategy) is None
+
+
+@pytest.mark.parametrize(
+    "family", ["simcse", *(pytest.param(name, marks=pytest.mark.slow) for name in ("distill", "instruct"))]
+)
+def test_what_auto_chose_is_kept_on_another_machine(family, inputs, tmp_path, monkeypatch, caplog):
+    """The run began where bfloat16 is fast, and goes on where it is not, with more threads than the fast paths take."""
+
+    def machine(gain: float, threads: int) -> None:
+        monkeypatch.setattr(precision, "measured_gain", lambda: gain)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
+    monkeypatch.setitem(matrix["FAMILIES"]["distill"], "teacher_bf16", "auto")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    caplog.set_level(logging.INFO, logger="cacse_trainer")
+    with matrix["without_reports"]():
+        machine(2.0, 1)
+        matrix["train_cell"](FIRST[family], inputs, whole, resume=False, bf16="auto")
+        shutil.copytree(whole / "checkpoint-5", cut / "checkpoint-5")
+        assert "bf16 auto: bfloat16 (products in bfloat16 were 2.00 times as fast)" in caplog.text
+        machine(0.5, 64)
+        matrix["train_cell"](FIRST[family], inputs, cut, resume=True, bf16="auto")
+    assert "goes on in bfloat16, as the run began; this machine alone would train it in float32" in caplog.text
+    assert matrix["outcome"](cut) == matrix["outcome"](whole)
+    record = json.loads((cut / "checkpoint-6" / SETTINGS).read_text())
+    assert record["bf16"] is True and record["bf16_gain"] == 2.0
+    assert record.get("teacher_in_bf16", family != "distill") is True
 
 
 @pytest.mark.slow
