@@ -131,7 +131,7 @@ class Shard:
 def _rates(told: list[dict[str, Any]]) -> dict[str, Any]:
     """From what was told after each table, the first line being of the start."""
     if len(told) < 2:
-        return {}
+        return {"before_the_first": 0}  # a shard without blocks
     tenth = max(1, (len(told) - 1) // 10)
 
     def rate(first: dict[str, Any], last: dict[str, Any]) -> float:

@@ -58,7 +58,7 @@ def write_pairs_shard(
             how: dict[str, Any] = {"settings": settings, "columns": columns, "show_progress_bar": show_progress_bar}
             with only_one(path, wait=True):  # as by `writing_block`; it is staged, and gone on with, in its own way
                 counts = write_pairs(texts, there, back, path, **how)
-            part = {"rows": counts["rows"], "crc32": crc32_of(path), "rows_sha256": text_hash(block)}
+                part = {"rows": counts["rows"], "crc32": crc32_of(path), "rows_sha256": text_hash(block)}
             yield block, {**part, "counts": counts}
 
     return fill(folder, SUFFIX, plain(facts), shard, text_hash, make, GROWING)

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ IRRELEVANT = frozenset(
         "disable_tqdm",
         "logging_steps",
         "report_to",
+        "dataloader_num_workers",
+        "dataloader_persistent_workers",
     }
     | {"hub_token", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_license", "onnx", "static"}
 )
@@ -67,8 +69,11 @@ class Plan:
 def key_of(parsed: Parsed, documents: Sequence[Document], sets: Mapping[str, RetrievalSet]) -> str:
     """A hash of all that the rows, the held-out parts and the training hang on."""
     settings = {name: value for group in parsed.groups for name, value in vars(group).items()}
-    settings |= dict.fromkeys(parsed.groups[2].automatic, "auto")  # what it came to is the checkpoint's
-    kept = sorted((name, repr(value)) for name, value in settings.items() if name not in IRRELEVANT and name[0] != "_")
+    settings |= dict.fromkeys(parsed.groups[-1].automatic, "auto")  # what it came to is the checkpoint's
+    asked = (name for name in settings if name not in IRRELEVANT and name[0] != "_")
+    defaults = {one.name: one.default for group in parsed.groups for one in fields(group)}
+    # a default is left out, so that a setting that a later version adds changes no key
+    kept = sorted((name, repr(settings[name])) for name in asked if settings[name] != defaults.get(name, MISSING))
     digest = hashlib.sha256(repr(kept).encode())
     for document in documents:
         headings = "\n".join(section.heading for section in document.sections)
@@ -108,7 +113,7 @@ def open_folder(folder: Path, key: str, args: CacseTrainingArguments) -> Iterato
         plan = read_plan(folder)
         if plan is not None and plan.key != key:
             raise UserError(
-                f"output_dir {folder} holds an adaptation of other text or with other settings; choose another "
+                f"output_dir {folder} holds an adaptation of other text, settings or version; choose another "
                 "--output_dir, or --overwrite_output_dir"
             )
         if (folder / REPORT).is_file():

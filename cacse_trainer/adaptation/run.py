@@ -372,7 +372,7 @@ def run_training(folder: Path, groups: tuple[Any, Any, Any], parsed: Parsed, pla
     args.eval_on_start = False  # the start's own reading is the same
     args.metric_for_best_model, args.greater_is_better = f"{DEV}_{Retrieval.metric}", True
     if "eval_steps" not in parsed.given():
-        args.eval_steps = args.save_steps = max(1, plan.steps // budget.EVALUATIONS)
+        args.eval_steps = args.save_steps = -(-plan.steps // budget.EVALUATIONS)
         args.early_stopping_patience = args.early_stopping_patience or budget.PATIENCE
     given = {name for group in groups for name in vars(group)}
     flags, recipe = ([name for name in names if name in given] for names in (parsed.flags, parsed.from_recipe))

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -180,7 +180,9 @@ def run_ahead(model: nn.Module) -> None:
 
     ``sdpa`` attention of BERT's kind makes its mask without looking at the values.
     """
-    for config in filter(None, (vars(module).get("config") for module in model.modules())):
+    for config in (vars(module).get("config") for module in model.modules()):
+        if not isinstance(config, PreTrainedConfig):  # of a module of one's own
+            continue
         if config.model_type in PLAIN_ATTENTION and config._attn_implementation == "sdpa":
             config._attn_implementation = AHEAD
 

@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Iterator
-from math import isfinite
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +18,8 @@ logger = logging.getLogger(__name__)
 LONG_SENTENCE = 1_000_000
 NAN_WORDS = ("NaN", "nan")
 SCORE_LIST = pa.list_(pa.float32())
+LARGEST_SCORE = 1e18
+"""Whose square is still a float32; NaN is not below it."""
 
 
 def output_columns(count: int) -> tuple[str, ...]:
@@ -49,6 +50,10 @@ class CleanText:
         if max_rows is not None and max_rows < 2:
             raise UserError(
                 f"max_rows {max_rows}: a single sentence has no negatives; give at least 2, or leave it out"
+            )
+        if scored and (own := [name for name in source.columns() if name in columns]) != list(columns):
+            raise UserError(
+                f"{source.name}: scores stand in the order of the file's columns: give --text_columns {' '.join(own)}"
             )
         self.source = source
         self.columns, self.scored = columns, scored
@@ -135,9 +140,9 @@ def scores_of(batch: Batch, count: int) -> pa.Array:
             continue
         try:
             numbers = [float(number) for number in (json.loads(value) if isinstance(value, str) else value)]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError, RecursionError):
             numbers = []
-        if len(numbers) != count or not all(map(isfinite, numbers)):
+        if len(numbers) != count or not all(abs(number) < LARGEST_SCORE for number in numbers):
             raise UserError(
                 f"{batch.where(index)}: scores are {str(value)[:40]}: needed are {count} numbers, of the row's "
                 f"positive and its {count - 1} negative(s), as cacse-trainer mine --scores writes them"

@@ -131,7 +131,8 @@ def encode_on_ray(
         except ConnectionError as error:
             raise UserError(f"ray: no cluster answers ({one_line(error)}); see RAY_ADDRESS") from error
         finally:
-            if threading.current_thread() is threading.main_thread():  # where Ray has put a handler of its own
+            # Ray puts a handler of its own; None: the one before was not set from Python
+            if handler is not None and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)
     resources = ray.cluster_resources()
     on_cpu = device == "cpu" or facts.get("dtype") == "int8" or "backend" in facts

@@ -67,9 +67,7 @@ def distill(
     bf16 = resolve_bf16(settings.teacher_bf16, "teacher_bf16", use_cpu=args.use_cpu)
     check_cache(settings, data_args, args)
     training = TrainingRun(parsed)
-    if settings.teacher_bf16 == "auto" and args.device.type == "cpu":  # a run that goes on keeps it
-        bf16 = training.before.get(TEACHER_IN_BF16, bf16)
-    training.chosen[TEACHER_IN_BF16] = bf16
+    bf16 = kept_precision(settings, training, bf16)
     columns = training.data_facts.get("columns", [])
     if len(columns) > 1:
         raise UserError(
@@ -124,6 +122,16 @@ def ranking_of(kind: str, settings: RankingArguments) -> Ranking:
 
 TEACHER_IN_BF16 = "teacher_in_bf16"
 """In a checkpoint's record: what ``teacher_bf16`` came to."""
+
+
+def kept_precision(settings: RankingArguments, training: TrainingRun, bf16: bool) -> bool:
+    """What ``teacher_bf16`` comes to in a run, for its record: a run that goes on keeps what ``auto`` chose."""
+    if settings.teacher_bf16 == "auto" and training.args.device.type == "cpu":
+        bf16 = training.before.get(TEACHER_IN_BF16, bf16)
+    training.chosen[TEACHER_IN_BF16] = bf16
+    return bf16
+
+
 RANKING = ("ranking_weight", "ranking_temperature", "consistency_weight", "consistency_temperature", "mlp_only_train")
 READ_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("contrastive_weight", "project_to_teacher"), ("vectors",)),
@@ -212,6 +220,7 @@ def build_ranking_term(settings: ModelArguments, training: TrainingRun) -> Ranki
             "leave teachers out"
         )
     bf16 = resolve_bf16(settings.teacher_bf16, "teacher_bf16", use_cpu=args.use_cpu)
+    bf16 = kept_precision(settings, training, bf16)
     check_cache(settings, data_args, args)
     with torch.random.fork_rng(devices=[]):  # weights that a checkpoint lacks are drawn: not from the run's seed
         teacher, tokenizer = load_teachers_of_similarities(settings.teachers)

@@ -11,6 +11,7 @@ from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.loading import states_pooling
 from cacse_trainer.encoding.weighted import open_encoders
 from cacse_trainer.errors import UserError
+from cacse_trainer.models.objectives import SCORED
 from cacse_trainer.runs import preparation
 from cacse_trainer.runs.baseline import own_pooling
 from cacse_trainer.runs.held_out import with_held_out
@@ -53,7 +54,8 @@ def score_only(
             raise UserError(f"{name} has no effect with do_train false, which writes nothing: leave it out")
     sets = preparation.load_sets(data_args, args)
     if data_args.held_out_rows:
-        _, sets = with_held_out(preparation.load_training_text(data_args, args)[0], sets, data_args, args)
+        rows, _ = preparation.load_training_text(data_args, args, parsed.groups[0].objective in SCORED)
+        _, sets = with_held_out(rows, sets, data_args, args)
     if not sets.every:
         raise UserError("do_train false scores the dev sets, and there is none: leave evaluation as it is")
     made = _made(args)

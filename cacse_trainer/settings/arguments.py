@@ -336,12 +336,13 @@ class CacseTrainingArguments(CommonTrainingArguments):
     dataloader_num_workers: int | None = setting(  # type: ignore[assignment]
         None,
         "Processes that read and tokenise the batches ahead of the step; 0: the training's own does. Default: 2 where "
-        "a CUDA GPU trains, which stay from pass to pass, else 0.",
+        "a CUDA GPU trains on a text that is no stream, which stay from pass to pass, else 0.",
     )
     dataloader_drop_last: bool = setting(True, "Drop the last incomplete batch: it has fewer negatives.")
 
     def __post_init__(self) -> None:
-        if self.dataloader_num_workers is None:
+        self._is_default = self.dataloader_num_workers is None
+        if self._is_default:
             on_gpu = accelerator() == "cuda" and not self.use_cpu
             self.dataloader_num_workers = 2 * on_gpu
             self.dataloader_persistent_workers |= on_gpu
@@ -357,6 +358,11 @@ class CacseTrainingArguments(CommonTrainingArguments):
             self._automatic |= {"fast_paths", "use_fast_paths"}
         if chosen_by[0] is None:  # transformers puts the loss there; the trainer takes the first dev set's own
             self.metric_for_best_model, self.greater_is_better = chosen_by
+
+    def leave_workers_off(self) -> None:
+        """Of a stream, whose parts a worker has for itself, the training's process reads; unless workers were given."""
+        if self._is_default:
+            self.dataloader_num_workers, self.dataloader_persistent_workers = 0, False
 
     @property
     def _accelerated(self) -> bool:

@@ -75,6 +75,8 @@ class FiniteWatch:
         """
         if self.at_once and torch.isfinite(loss):
             return
+        if not self.at_once:  # a CUDA graph writes into its output again at the next step
+            loss, parts = loss.detach().clone(), {name: part.detach().clone() for name, part in parts.items()}
         self._waiting.append(_Figure(loss.detach(), step, batch, parts, guards.rows_not_finite(outputs)))
         if self.at_once or len(self._waiting) >= MOST_STEPS:
             self.look(dataset)
@@ -101,7 +103,9 @@ class FiniteWatch:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        fine = torch.stack([torch.isfinite(figure.value).to(waiting[0].value.device) for figure in waiting]).tolist()
+        fine = torch.stack(
+            [torch.isfinite(figure.value).all().to(waiting[0].value.device) for figure in waiting]
+        ).tolist()
         if all(fine):
             return
         value, step, batch, parts, wrong = waiting[fine.index(False)]

@@ -69,7 +69,7 @@ def rows_not_finite(outputs: Mapping[str, Any]) -> list[Tensor]:
     vectors = [
         value
         for name, value in outputs.items()
-        if isinstance(value, Tensor) and name.endswith(("embeddings", "sentence_embedding"))
+        if isinstance(value, Tensor) and value.dim() > 1 and name.endswith(("embeddings", "sentence_embedding"))
     ]
     return [~torch.isfinite(vector).flatten(1).all(dim=1) for vector in vectors]
 

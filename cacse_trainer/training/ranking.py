@@ -16,6 +16,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from cacse_trainer.compute.distributed import shared_rows
+from cacse_trainer.compute.fast_paths import run_ahead, use_fast_paths
 from cacse_trainer.data.tokens import pad_rows, tokenise
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses import cosines, js_consistency, listmle_loss, listnet_loss
@@ -133,6 +134,29 @@ def with_row_numbers(dataset: Any, vectors: np.ndarray) -> Dataset:
     return dataset.add_column(ROW, list(range(len(dataset))))
 
 
+@dataclass(frozen=True)
+class TaughtCollator:
+    """A collator whose batches hold what a teacher needs, too, see `teacher_inputs`; it goes to worker processes.
+
+    Raises:
+        UserError: on a call, rows that are no single sentences.
+    """
+
+    collator: Callable[..., dict[str, Tensor]]
+    tokenizer: Any
+    max_seq_length: int
+    vectors: np.ndarray | None
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        batch = self.collator(rows)
+        if "text" not in rows[0]:
+            raise UserError(
+                f"teachers rank single sentences (a column text), a row has {', '.join(rows[0])}; name one column "
+                "with text_columns, or leave teachers out"
+            )
+        return {**batch, **teacher_inputs(rows, self.tokenizer, self.max_seq_length, self.vectors)}
+
+
 class RankingTerm:
     """A `Ranking` beside a model's own loss, of single sentences that are seen twice: RankCSE around any such loss.
 
@@ -165,22 +189,15 @@ class RankingTerm:
         return dataset if self.vectors is None else with_row_numbers(dataset, self.vectors)
 
     def beside(self, collator: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
-        """A collator whose batches hold what the teacher needs, too.
+        """A collator whose batches hold what the teacher needs, too."""
+        return TaughtCollator(collator, self.tokenizer, self.max_seq_length, self.vectors)
 
-        Raises:
-            UserError: on a call, rows that are no single sentences.
-        """
-
-        def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-            batch = collator(rows)
-            if "text" not in rows[0]:
-                raise UserError(
-                    f"teachers rank single sentences (a column text), a row has {', '.join(rows[0])}; name one column "
-                    "with text_columns, or leave teachers out"
-                )
-            return {**batch, **teacher_inputs(rows, self.tokenizer, self.max_seq_length, self.vectors)}
-
-        return collate
+    def use(self, *, fast_paths: bool, ahead: bool) -> None:
+        """Let the teacher compute as the model that is trained does."""
+        if fast_paths:
+            use_fast_paths(self.teacher)
+        if ahead:
+            run_ahead(self.teacher)
 
     def taken(self, inputs: Mapping[str, Any], compute: ComputeSettings) -> tuple[dict[str, Any], Tensor]:
         """A batch without what is the teacher's, and the teacher's vectors (B, H) of it.

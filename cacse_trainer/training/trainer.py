@@ -116,6 +116,8 @@ class CacseTrainer(ScoringTrainer):
         args = copy.copy(args) if args is not None else TrainingArguments("outputs")
         args.remove_unused_columns = False
         args.dataloader_drop_last = True
+        if isinstance(args, CacseTrainingArguments) and isinstance(train_dataset, IterableDataset):
+            args.leave_workers_off()
         args.logging_nan_inf_filter = False  # it waits for each loss; `FiniteWatch` stops at one that is not finite
         guards.check_arguments(args, compute_metrics is not None)
         if not isinstance(args, CacseTrainingArguments):
@@ -178,6 +180,8 @@ class CacseTrainer(ScoringTrainer):
         if self.runs_ahead:
             for part in (model, *(frozen.model for frozen in (self.guide, self.keeping) if frozen is not None)):
                 run_ahead(part)
+        if self.ranking_term is not None:
+            self.ranking_term.use(fast_paths=model.compute.fast_paths, ahead=self.runs_ahead)
         if self._makes_batches:
             prompts = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
             collator = collator_for(model, tokenizer, self.max_seq_length, self.guide, prompts)
@@ -355,10 +359,16 @@ class CacseTrainer(ScoringTrainer):
             self._watch.norm(norm, self.state.global_step + 1, self._batch, model, self.train_dataset)
         return norm
 
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
+        self._watch = FiniteWatch(at_once=not self.runs_ahead)  # a training before may have broken off
+        return super()._init_training_state(*args, **kwargs)
+
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """As `Trainer`'s; what is logged, scored or saved is finite."""
-        due = self.control.should_log or self.control.should_evaluate or self.control.should_save
-        if due or self.state.global_step >= self.state.max_steps:
+        control = self.control
+        due = control.should_log or control.should_evaluate or control.should_save
+        ends = control.should_training_stop or self.state.global_step >= self.state.max_steps
+        if due or ends:
             self._watch.look(self.train_dataset)
         super()._maybe_log_save_evaluate(*args, **kwargs)
 

@@ -155,7 +155,7 @@ def test_shards_of_different_n_write_no_block_at_once(model, corpus, tmp_path, m
     (encoder, flags), (path, texts) = model, corpus
     output, whole = tmp_path / "v.npy", tmp_path / "whole.npy"
     assert _shard(flags, path, whole, "1/1") == 0 and _finish(whole) == 0
-    original, others = shards.write_table, []
+    original, others, writing_block, arrived = shards.write_table, [], shards.writing_block, threading.Event()
 
     def begin(shard):
         return shards.encode_shard(encoder, Corpus(path), output, {"dim": 32}, shard)
@@ -165,13 +165,20 @@ def test_shards_of_different_n_write_no_block_at_once(model, corpus, tmp_path, m
             if not others:  # the first block's file is open: another shard begins, and comes to the same block
                 others.append(threading.Thread(target=begin, args=[(1, 2)]))
                 others[0].start()
-                others[0].join(1)
+                assert arrived.wait(300)
+                others[0].join(0.5)  # without a lock it writes now
             yield table
+
+    def told(place):
+        if threading.current_thread() is not threading.main_thread():
+            arrived.set()
+        return writing_block(place)
 
     def slow(place, tables, *more):
         return original(place, in_the_midst(tables), *more)
 
     monkeypatch.setattr(shards, "write_table", slow)
+    monkeypatch.setattr(shards, "writing_block", told)
     begin((1, 1))
     others[0].join()
     assert shards.finish(output)["rows"] == len(texts) and np.array_equal(_read(output), _read(whole))

@@ -38,7 +38,7 @@ def test_scores_are_read_from_what_mine_writes(tmp_path, kind):
     assert "scores" not in load_sentences_with_stats(path)[0].column_names
 
 
-@pytest.mark.parametrize("scores", [[1.0, 2.0], "high", [1.0, 2.0, "x"], [1.0, 2.0, None], [1, 2, float("inf")]])
+@pytest.mark.parametrize("scores", [[1.0, 2.0], "high", [1.0, 2.0, "x"], [1.0, 2.0, None], [1, 2, float("inf")], [1, 2, 1e39], [1, 2, 10**400]])
 def test_other_scores_are_refused_with_their_row(tmp_path, scores):
     path = tmp_path / "rows.jsonl"
     path.write_text(
@@ -46,6 +46,14 @@ def test_other_scores_are_refused_with_their_row(tmp_path, scores):
     )
     with pytest.raises(UserError, match=r"rows.jsonl, line 4: scores are .*: needed are 3 numbers"):
         load_sentences_with_stats(path, scored=True)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_scores_of_columns_in_another_order_are_refused(tmp_path, kind):
+    path = tmp_path / f"rows.{kind}"
+    write_rows(datasets.Dataset.from_list(ROWS), path)
+    with pytest.raises(UserError, match="give --text_columns anchor positive negative_1 negative_2"):
+        load_sentences_with_stats(path, ["anchor", "positive", "negative_2", "negative_1"], scored=True)
 
 
 def test_a_row_without_scores_is_dropped(tmp_path):

@@ -57,6 +57,8 @@ def test_bf16_has_one_spelling():
 
 def test_auto_looks_at_what_computes(monkeypatch):
     """A GPU with bfloat16 in a machine whose CPU has none, and the CPU is meant; and the other way round."""
+    for name in precision.ISA:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(precision, "accelerator", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)

@@ -54,6 +54,17 @@ def assert_same(found, expected):
         assert (found[name] - value).abs().max() <= 1e-8 * value.abs().max().clamp(min=1e-3), name
 
 
+def test_the_weights_of_two_different_views():
+    first, second, teacher = torch.randn(3, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ranking = Ranking("listnet", 0.7, 0.06, 0.03, 0.4, 0.08)
+    parts = ranking.parts(first, second, teacher)
+    consistency = js_consistency(cosines(first, second), cosines(second, first), 0.08)
+    expected = listnet_loss(cosines(first, second), cosines(teacher, teacher), 0.06, 0.03)
+    assert consistency > 0.01 and torch.allclose(parts["consistency"], consistency, rtol=1e-12)
+    total = ranking.added_to(torch.tensor(2.0, dtype=torch.float64), parts)
+    assert torch.allclose(total, 2 + 0.4 * consistency + 0.7 * expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("kind", ["listnet", "listmle"])
 def test_one_step_by_hand_and_with_gradient_caching(tiny_towers, masked_lm, tmp_path, kind):
     trainer = make_trainer(tiny_towers("bert"), masked_lm, tmp_path, Ranking(kind, 0.7, 0.06, 0.03, 0.4, 0.08))
