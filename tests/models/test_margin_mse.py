@@ -38,7 +38,10 @@ def test_scores_are_read_from_what_mine_writes(tmp_path, kind):
     assert "scores" not in load_sentences_with_stats(path)[0].column_names
 
 
-@pytest.mark.parametrize("scores", [[1.0, 2.0], "high", [1.0, 2.0, "x"], [1.0, 2.0, None], [1, 2, float("inf")], [1, 2, 1e39], [1, 2, 10**400]])
+@pytest.mark.parametrize(
+    "scores",
+    [[1.0, 2.0], "high", [1.0, 2.0, "x"], [1.0, 2.0, None], [1, 2, float("inf")], [1, 2, 1e39], [1, 2, 10**400]],
+)
 def test_other_scores_are_refused_with_their_row(tmp_path, scores):
     path = tmp_path / "rows.jsonl"
     path.write_text(
