@@ -197,6 +197,9 @@ class ResumableTrainer(Trainer):
             return
         if self._order is not None:
             self._order.set_epoch(kwargs["epoch"])
+        if self.args.dataloader_persistent_workers and kwargs["train_dataloader"]._iterator is not None:
+            # new workers draw a seed from torch's random state, those that stay do not: a resumed run has new ones
+            torch.empty((), dtype=torch.int64).random_()
         super()._run_epoch(*args, **kwargs)
 
     def _resume_log(self, path: Path) -> None:
