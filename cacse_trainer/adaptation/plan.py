@@ -113,8 +113,8 @@ def open_folder(folder: Path, key: str, args: CacseTrainingArguments) -> Iterato
         plan = read_plan(folder)
         if plan is not None and plan.key != key:
             raise UserError(
-                f"output_dir {folder} holds an adaptation of other text, settings or version; choose another "
-                "--output_dir, or --overwrite_output_dir"
+                f"output_dir {folder} holds an adaptation of other text, other settings or an older version; choose "
+                "another --output_dir, or --overwrite_output_dir"
             )
         if (folder / REPORT).is_file():
             raise UserError(

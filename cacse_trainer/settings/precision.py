@@ -12,7 +12,7 @@ from typing import Any
 
 from cacse_trainer.errors import UserError
 
-HELP = "true, false, or auto: on where it is faster, on a CPU by a short measurement at the start."
+HELP = "true, false, or auto: on where it is faster, on a CPU as measured."
 FLAG: dict[str, Any] = {"nargs": "?", "const": "true"}
 """The flag alone means true."""
 

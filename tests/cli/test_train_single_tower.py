@@ -110,7 +110,10 @@ def test_several_hard_negatives(command, tmp_path, capsys):
     report = json.loads((tmp_path / "run" / "training_report.json").read_text())
     assert report["data"]["columns"] == ["anchor", "positive", "negative_1", "negative_2", "negative_3"]
     assert run(train.main, [*command, "--train_file", str(path), "--objective", "angle", "--overwrite_output_dir"]) == 2
-    assert "rows with several negatives (four columns or more), which info_nce compare" in capsys.readouterr().err
+    assert (
+        "rows with several negatives (four columns or more), which info_nce, margin_mse compare"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

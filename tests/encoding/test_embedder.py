@@ -18,7 +18,7 @@ MAKES_INPUTS_WITH = {"truncation", "padding", "return_tensors"}
 WHAT_ELSE_TOKENISES = {
     "data/collator.py": "training batches",
     "data/tokens.py": "what makes them, here and everywhere else",
-    "training/distillation.py": "training batches, of the teacher's inputs",
+    "training/ranking.py": "training batches, of the teacher's inputs",
     "models/translation.py": "a translation model, which writes text",
     "models/generation.py": "a causal language model, likewise",
     "models/cross_encoder.py": "pairs of texts, which have a score and no vector",

@@ -119,7 +119,7 @@ def test_formats_that_do_not_fit(objective, views, labelled):
 
 
 def test_every_objective_names_formats():
-    assert set(OBJECTIVES) == {"info_nce", "nt_xent", "cosent", "angle", "angle_combined", "bellm"}
+    assert set(OBJECTIVES) == {"info_nce", "nt_xent", "cosent", "angle", "angle_combined", "bellm", "margin_mse"}
     for name, words in (("cosine_weight", "must not be negative"), ("ranking_scale", "must be positive")):
         with pytest.raises(ValueError, match=words):
             settings(**{name: -1})
