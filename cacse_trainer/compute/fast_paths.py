@@ -202,3 +202,11 @@ def use_fast_paths(model: nn.Module) -> None:
         config = vars(module).get("config")
         if config is not None and config.model_type in PLAIN_ATTENTION and config._attn_implementation == "sdpa":
             config._attn_implementation = ATTENTION
+
+
+def compute_alike(teacher: nn.Module, *, fast_paths: bool, ahead: bool) -> None:
+    """Let a frozen model compute as the one that is trained: by `use_fast_paths`, by `run_ahead`."""
+    if fast_paths:
+        use_fast_paths(teacher)
+    if ahead:
+        run_ahead(teacher)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from cacse_trainer.compute.distributed import shared_rows
-from cacse_trainer.compute.fast_paths import run_ahead, use_fast_paths
+from cacse_trainer.compute.fast_paths import compute_alike
 from cacse_trainer.data import ContrastiveCollator
 from cacse_trainer.encoding.embedder import Embedder, length_limit
 from cacse_trainer.errors import UserError
@@ -128,10 +128,7 @@ class DistillationTrainer(CacseTrainer):
         given = (model, args, data_collator, train_dataset, eval_dataset, processing_class)
         super().__init__(*given, max_seq_length=max_seq_length, **others)
         self.teacher = teacher.requires_grad_(False).eval().to(self.args.device)
-        if self.model_of_run.compute.fast_paths:
-            use_fast_paths(self.teacher)
-        if self.runs_ahead:
-            run_ahead(self.teacher)
+        compute_alike(self.teacher, fast_paths=self.model_of_run.compute.fast_paths, ahead=self.runs_ahead)
         self.teacher_dtype = torch.bfloat16 if teacher_bf16 else None
         self.contrastive_weight = contrastive_weight
         self.temperature = temperature

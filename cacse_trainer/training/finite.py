@@ -50,6 +50,7 @@ class FiniteWatch:
     def __init__(self, at_once: bool):
         self.at_once = at_once
         self._waiting: list[_Figure] = []
+        self._overflows = 0  # steps in a row whose fp16 gradients overflowed
 
     def loss(
         self,
@@ -93,6 +94,19 @@ class FiniteWatch:
         self._waiting.append(_Figure(value, step, batch, None, []))
         if self.at_once:
             self.look(dataset, model)
+
+    def scaled_norm(self, norm: Tensor | float | None, step: int) -> None:
+        """Watch the norm of a gradient that fp16's loss scale was on: a step whose gradient overflows is skipped.
+
+        Raises:
+            NonFiniteGradientError: too many in a row.
+        """
+        self._overflows = 0 if norm is None or math.isfinite(norm) else self._overflows + 1
+        if self._overflows >= guards.OVERFLOWS_IN_A_ROW:
+            raise guards.NonFiniteGradientError(
+                f"fp16 overflowed at {self._overflows} steps in a row, the last one step {step}: no loss scale is "
+                "small enough; train in bfloat16 (--bf16 auto) or float32 (--fp16 false)"
+            )
 
     def look(self, dataset: Any, model: nn.Module | None = None) -> None:
         """Look at all that waits.

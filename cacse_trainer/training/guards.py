@@ -1,8 +1,10 @@
 """What is watched in every batch: losses and gradients that are not finite, and sentences that are there twice.
 
-Before the first one, arguments of `Trainer` that have no meaning for sentence embeddings are refused.
+Before the first one, arguments of `Trainer` that have no meaning for sentence embeddings are refused, and the ways to
+compute that sharded weights do not allow are left.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +15,9 @@ from transformers import TrainingArguments
 
 from cacse_trainer.data.collator import text_id
 from cacse_trainer.errors import RunError, UserError
+from cacse_trainer.settings.arguments import CacseTrainingArguments
+
+logger = logging.getLogger(__name__)
 
 OVERFLOWS_IN_A_ROW = 20
 """fp16 halves its loss scale at each overflow, and so finds its size: so many in a row are a factor of a million."""
@@ -56,6 +61,20 @@ def check_arguments(args: TrainingArguments, has_metrics: bool) -> None:
             f"include_for_metrics {', '.join(args.include_for_metrics)}: dev sets are scored by their cosines, without "
             "a loss or inputs of their own; compute_metrics is given predictions and label_ids"
         )
+
+
+def leave_fast_paths(args: CacseTrainingArguments, *, tell: bool) -> None:
+    """Compute in the plain way: the fast ones read a layer's weights past its forward, where they are but a shard.
+
+    By its own lengths each process would run the encoder another number of times, and wait for the others' weights.
+
+    Args:
+        args: changed in place.
+        tell: say so.
+    """
+    if (args.num_length_buckets is None or args.use_fast_paths) and tell:
+        logger.info("FSDP and DeepSpeed train in the plain way: fast_paths false, length_buckets 1 for auto")
+    args.num_length_buckets, args.use_fast_paths = args.num_length_buckets or 1, False
 
 
 def non_finite_parameters(model: nn.Module) -> list[str]:

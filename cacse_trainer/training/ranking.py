@@ -16,7 +16,6 @@ from datasets import Dataset
 from torch import Tensor
 
 from cacse_trainer.compute.distributed import shared_rows
-from cacse_trainer.compute.fast_paths import run_ahead, use_fast_paths
 from cacse_trainer.data.tokens import pad_rows, tokenise
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses import cosines, js_consistency, listmle_loss, listnet_loss
@@ -191,13 +190,6 @@ class RankingTerm:
     def beside(self, collator: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
         """A collator whose batches hold what the teacher needs, too."""
         return TaughtCollator(collator, self.tokenizer, self.max_seq_length, self.vectors)
-
-    def use(self, *, fast_paths: bool, ahead: bool) -> None:
-        """Let the teacher compute as the model that is trained does."""
-        if fast_paths:
-            use_fast_paths(self.teacher)
-        if ahead:
-            run_ahead(self.teacher)
 
     def taken(self, inputs: Mapping[str, Any], compute: ComputeSettings) -> tuple[dict[str, Any], Tensor]:
         """A batch without what is the teacher's, and the teacher's vectors (B, H) of it.

@@ -7,7 +7,6 @@ the loss is not finite, a warning of collapse, checkpoints that are renamed into
 
 import copy
 import logging
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 from transformers.trainer_utils import SaveStrategy
 
 from cacse_trainer.compute.distributed import shared_rows, world_size
-from cacse_trainer.compute.fast_paths import run_ahead
+from cacse_trainer.compute.fast_paths import compute_alike, run_ahead
 from cacse_trainer.data import Masking
 from cacse_trainer.data.deletion import Deletion
 from cacse_trainer.encoding.embedder import length_limit
@@ -163,7 +162,6 @@ class CacseTrainer(ScoringTrainer):
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         self.runs_ahead = runs_ahead(self.args.device) and not sharded
         self._watch = FiniteWatch(at_once=not self.runs_ahead)
-        self._overflows = 0  # steps in a row whose fp16 gradients overflowed
         self._told_of_duplicates = False
         self._settle()
 
@@ -174,14 +172,14 @@ class CacseTrainer(ScoringTrainer):
         args, model, tokenizer = self.args, self.model_of_run, self.processing_class
         if isinstance(args, CacseTrainingArguments):
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                self._leave_the_fast_paths(args)
+                guards.leave_fast_paths(args, tell=self.is_world_process_zero())
             chosen = (args.num_length_buckets, args.mini_batch_size, args.negatives, args.use_fast_paths)
             model.use(ComputeSettings(*chosen))
         if self.runs_ahead:
             for part in (model, *(frozen.model for frozen in (self.guide, self.keeping) if frozen is not None)):
                 run_ahead(part)
         if self.ranking_term is not None:
-            self.ranking_term.use(fast_paths=model.compute.fast_paths, ahead=self.runs_ahead)
+            compute_alike(self.ranking_term.teacher, fast_paths=model.compute.fast_paths, ahead=self.runs_ahead)
         if self._makes_batches:
             prompts = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
             collator = collator_for(model, tokenizer, self.max_seq_length, self.guide, prompts)
@@ -192,15 +190,6 @@ class CacseTrainer(ScoringTrainer):
         self.additions: list[Any] = [one for one in (self.keeping, words) if one is not None]
         self._unread = [name for name in tokenizer.model_input_names if not takes(unwrapped(self.model).forward, name)]
         self._check_data()
-
-    def _leave_the_fast_paths(self, args: CacseTrainingArguments) -> None:
-        """Compute in the plain way: the fast ones read a layer's weights past its forward, where they are but a shard.
-
-        By its own lengths each process would run the encoder another number of times, and wait for the others' weights.
-        """
-        if (args.num_length_buckets is None or args.use_fast_paths) and self.is_world_process_zero():
-            logger.info("FSDP and DeepSpeed train in the plain way: fast_paths false, length_buckets 1 for auto")
-        args.num_length_buckets, args.use_fast_paths = args.num_length_buckets or 1, False
 
     def call_model_init(self, trial: Any = None) -> Any:
         """As `Trainer`'s; an adapter around the model becomes its own."""
@@ -348,13 +337,7 @@ class CacseTrainer(ScoringTrainer):
         """
         norm = super()._get_grad_norm(model, grad_norm)
         if self.accelerator.scaler is not None:
-            self._overflows = 0 if norm is None or math.isfinite(norm) else self._overflows + 1
-            if self._overflows >= guards.OVERFLOWS_IN_A_ROW:
-                raise guards.NonFiniteGradientError(
-                    f"fp16 overflowed at {self._overflows} steps in a row, the last one step "
-                    f"{self.state.global_step + 1}: no loss scale is small enough; train in bfloat16 (--bf16 auto) or "
-                    "float32 (--fp16 false)"
-                )
+            self._watch.scaled_norm(norm, self.state.global_step + 1)
         else:
             self._watch.norm(norm, self.state.global_step + 1, self._batch, model, self.train_dataset)
         return norm
