@@ -5,10 +5,11 @@ that costs little beside reading, tokenising and writing; ``--model`` takes a re
 processes, the sentences a second together; of each process its largest memory, the bytes that it read (each line once)
 and the sentences a second of processor time in the first and in the last tenth of its blocks, which shows whether it
 slows down; then the same with shards that are killed at random and started again, a finish, and whether its vectors are
-those of one process byte for byte; and the bytes that shard N/N reads before its first vector.
+those of one process byte for byte; the same on Ray, with actors that are killed; and the bytes that shard N/N reads
+before its first vector.
 
     python benchmarks/scale.py                                              (20 000 lines, about a minute)
-    python benchmarks/scale.py --lines 1000000 --kills 3 --precision float16 --output scale.json
+    python benchmarks/scale.py --lines 1000000 --kills 3 --ray --precision float16 --output scale.json
     python benchmarks/scale.py --lines 10000000 --processes --last 64
 """
 
@@ -23,6 +24,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -63,51 +65,73 @@ def write_corpus(path: Path, source: str, count: int, words: int | None) -> None
         file.writelines(f"{lines[number % len(lines)]} {number}\n" for number in range(count))
 
 
-def work(settings: argparse.Namespace) -> None:
-    """One shard in this process; a line of JSON after each table of vectors, of what it has cost so far."""
-    from cacse_trainer import SentenceEncoder
-    from cacse_trainer.data import readers
-    from cacse_trainer.data.corpus import Corpus
-    from cacse_trainer.encoding.shards import encode_shard
+class Counted(io.FileIO):
+    """A file that counts what this process has read of all such files."""
 
     read = 0
 
-    class Counted(io.FileIO):
-        def readinto(self, buffer: Any) -> int | None:
-            nonlocal read
-            count = super().readinto(buffer)
-            read += count or 0
-            return count
+    def readinto(self, buffer: Any) -> int | None:
+        count = super().readinto(buffer)
+        Counted.read += count or 0
+        return count
 
-        def readall(self) -> bytes:
-            nonlocal read
-            found = super().readall()
-            read += len(found)
-            return found
+    def readall(self) -> bytes:
+        found = super().readall()
+        Counted.read += len(found)
+        return found
 
-    readers.open = lambda path, mode: io.BufferedReader(Counted(path))  # type: ignore[attr-defined]
-    encoder = SentenceEncoder(settings.model, "mean", settings.device)
-    original = encoder.encode_stream
-    began, encoded = time.perf_counter(), 0
 
-    def tell(**more: Any) -> None:
+class Meter:
+    """What this process has cost, the bytes among it that the package's readers read from now on."""
+
+    def __init__(self) -> None:
+        from cacse_trainer.data import readers
+
+        self.encoded, self.began = 0, time.perf_counter()
+        readers.open = lambda path, mode: io.BufferedReader(Counted(path))  # type: ignore[attr-defined]
+
+    def line(self, **more: Any) -> str:
+        """All of it, in JSON."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        seconds = {"seconds": time.perf_counter() - began, "cpu": time.process_time()}
-        print(json.dumps({"encoded": encoded, "bytes": read, "peak_gb": peak, **seconds, **more}), flush=True)
+        seconds = {"seconds": time.perf_counter() - self.began, "cpu": time.process_time()}
+        return json.dumps({"encoded": self.encoded, "bytes": Counted.read, "peak_gb": peak, **seconds, **more})
+
+
+def load_encoder(settings: argparse.Namespace, model: str) -> tuple[Any, dict[str, Any]]:
+    """The encoder, and the facts that a folder of shards records of it."""
+    from cacse_trainer import SentenceEncoder
+
+    encoder = SentenceEncoder(model, "mean", settings.device)
+    return encoder, {**encoder.described(), **encoder.settings(), "dim": encoder.encode("a").shape[0]}
+
+
+def work(settings: argparse.Namespace) -> None:
+    """One shard in this process; a line of JSON after each table of vectors, of what it has cost so far."""
+    from cacse_trainer.data.corpus import Corpus
+    from cacse_trainer.encoding.shards import encode_shard
+
+    meter = Meter()
+    encoder, facts = load_encoder(settings, settings.model)
+    original = encoder.encode_stream
 
     def told(*given: Any, **more: Any) -> Iterator[Any]:
-        nonlocal encoded
-        tell()
+        print(meter.line(), flush=True)
         for table in original(*given, **more):
-            encoded += len(table)
-            tell()
+            meter.encoded += len(table)
+            print(meter.line(), flush=True)
             yield table
 
-    facts = {**encoder.described(), **encoder.settings(), "dim": encoder.encode("a").shape[0]}
-    encoder.encode_stream = told  # type: ignore[method-assign]
+    encoder.encode_stream = told
     how = {"precision": settings.precision}
     found = encode_shard(encoder, Corpus(settings.corpus), settings.folder, facts, settings.work, **how)
-    tell(**{name: found[name] for name in ("rows", "of_shard", "blocks")})
+    print(meter.line(**{name: found[name] for name in ("rows", "of_shard", "blocks")}), flush=True)
+
+
+def cost_of(log: Path) -> dict[str, Any]:
+    """What a process cost until its end, or until it was killed, by the lines that it told."""
+    told = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+    tables = [row for before, row in pairwise(told) if row["encoded"] > before["encoded"]]
+    return {"encoded": 0, "bytes": 0, "peak_gb": 0.0, **(told[-1] if told else {}), **_rates(told[:1] + tables)}
 
 
 class Shard:
@@ -123,9 +147,7 @@ class Shard:
         """What it cost until its end, or until it was killed."""
         if (code := self.process.wait()) not in (0, -signal.SIGKILL):
             raise SystemExit(f"a shard ended with {code}")
-        told = [json.loads(line) for line in self.log.read_text().splitlines() if line.endswith("}")]
-        tables = [row for before, row in pairwise(told) if row["encoded"] > before["encoded"]]
-        return {"encoded": 0, "bytes": 0, "peak_gb": 0.0, **(told[-1] if told else {}), **_rates(told[:1] + tables)}
+        return cost_of(self.log)
 
 
 def _rates(told: list[dict[str, Any]]) -> dict[str, Any]:
@@ -149,7 +171,10 @@ class Shards:
 
     def __init__(self, settings: argparse.Namespace, model: str, corpus: Path, place: Path):
         device = ["--device", settings.device] if settings.device else []
-        self.given = ["--model", model, "--corpus", str(corpus), "--precision", settings.precision, *device]
+        self.model, self.given = (
+            model,
+            ["--model", model, "--corpus", str(corpus), "--precision", settings.precision, *device],
+        )
         self.threads, self.place, self.started = settings.threads, place, 0
 
     def start(self, folder: Path, number: int, count: int) -> Shard:
@@ -184,6 +209,64 @@ def killed(shards: Shards, folder: Path, count: int, kills: int, blocks: int) ->
     return costs + [one.cost() for one in running]
 
 
+def on_ray(
+    settings: argparse.Namespace, model: str, corpus: Path, folder: Path, logs: Path, blocks: int
+) -> list[dict[str, Any]]:
+    """All blocks on the actors of a Ray of this machine, of which some are killed at random.
+
+    Returns:
+        What each actor cost, those that were killed too.
+    """
+    from cacse_trainer.data.corpus import Corpus
+    from cacse_trainer.integrations import ray as engine
+
+    logs.mkdir()
+
+    class Told(engine._EncodeBlocks):
+        meter: Meter | None = None
+
+        def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+            self.meter = self.meter or Meter()
+            self.tell()
+            found = super().__call__(batch)
+            self.meter.encoded += sum(found["rows"])
+            self.tell()
+            return found
+
+        def tell(self) -> None:
+            with (logs / f"{os.getpid()}.log").open("a") as file:
+                print(self.meter.line(), file=file)  # type: ignore[union-attr]
+
+    engine._EncodeBlocks = Told  # type: ignore[misc]
+    draw = random.Random(0)
+    moments = sorted(draw.sample(range(1, blocks), min(settings.kills, blocks - 1)))
+    ended = threading.Event()
+
+    def kill() -> None:
+        killed: set[Path] = set()
+        for moment in moments:
+            while len(list(folder.glob("[0-9]*.npy"))) < moment or not (running := set(logs.iterdir()) - killed):
+                if ended.wait(0.05):
+                    return
+            victim = draw.choice(sorted(running))
+            os.kill(int(victim.stem), signal.SIGKILL)
+            killed.add(victim)
+
+    ray = engine.load_ray()
+    ray.init(num_cpus=settings.broken, include_dashboard=False, log_to_driver=False, logging_level="error")
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        encoder, facts = load_encoder(settings, model)
+        how = {"precision": settings.precision, "device": settings.device}
+        engine.encode_on_ray(encoder, Corpus(corpus), folder, facts, workers=settings.broken, **how)
+    finally:
+        ended.set()
+        killer.join()
+        ray.shutdown()
+    return [cost_of(log) for log in sorted(logs.iterdir())]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=20_000)
@@ -193,6 +276,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 2], help="as many shards at once, in turn")
     parser.add_argument("--kills", type=int, default=1, help="of a shard at random")
     parser.add_argument("--broken", type=int, default=2, help="into so many shards, for the kills")
+    parser.add_argument("--ray", action="store_true", help="the same kills on Ray, of as many actors")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--last", type=int, default=4, help="shard N/N alone: bytes before its first vector")
     parser.add_argument("--threads", type=int, default=1, help="of a process")
@@ -236,6 +320,11 @@ def measure(settings: argparse.Namespace, place: Path) -> dict[str, Any]:
         costs = killed(shards, folders[-1], settings.broken, settings.kills, blocks)
         report["broken"] = {"kills": settings.kills, "shards": settings.broken, "each": costs}
         print(f"{settings.kills} kills in {settings.broken} shards: {_said(costs, size)}", flush=True)
+    if folders and settings.ray:
+        folders.append(place / "ray.npy")
+        costs = on_ray(settings, shards.model, corpus, folders[-1], place / "ray", blocks)
+        report["ray"] = {"kills": settings.kills, "actors": settings.broken, "each": costs}
+        print(f"Ray, {settings.kills} kills of {settings.broken} actors: {_said(costs, size)}", flush=True)
     if folders:
         from cacse_trainer.encoding.shards import finish
 

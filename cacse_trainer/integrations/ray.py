@@ -159,9 +159,10 @@ def encode_on_ray(
             for row in done.iter_rows():
                 yield row.pop("block"), row
         except ray.exceptions.RayError as error:
-            if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, UserError):
-                raise error.cause from error
-            raise RunError(f"ray: {one_line(error)}") from error
+            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            if isinstance(cause, UserError):
+                raise cause from error
+            raise RunError(f"ray: {one_line(cause)}") from error
 
     encode_shard(encoder, corpus, output, facts, (1, 1), engine=on_actors, **how)
     return finish(output)
