@@ -185,3 +185,18 @@ def save(output: Path | None, report: dict[str, Any], bars: dict[str, dict[str, 
     figure.savefig(output.with_suffix(".png"), dpi=120)
     pyplot.close(figure)
     print(f"written: {output}, {output.with_suffix('.png')}")
+
+
+def product_rate(width: int, rows: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of the fastest matrix product of a layer's shapes and of a square one."""
+    best = 0.0
+    for n, k, m in ((rows, width, width), (rows, width, 4 * width), (rows, 4 * width, width), (2048, 2048, 2048)):
+        left, right = (torch.randn(shape, device=device, dtype=dtype) for shape in ((n, k), (k, m)))
+        for _ in range(4):
+            began = time.perf_counter()
+            for _ in range(5):
+                left @ right
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            best = max(best, 5 * 2 * n * k * m / (time.perf_counter() - began))
+    return best

@@ -3,7 +3,9 @@
 All take the same folder, lines, length limit and threads. Runs alternate, the least seconds of each are compared, and
 the vectors too: the largest cosine loss against sentence-transformers' float32 vectors. The lines are distinct; with
 ``--data_dir`` they are the sentences of STS12, STS13 and STS-B, which repeat themselves, and ours encodes each distinct
-one once. A peer that is not installed is left out, with a line.
+one once. A peer that is not installed is left out, with a line. What is left to gain in float32 on a CPU is said by the
+share of ours that its matrix products would take at the machine's own rate, and by how much of the lines as
+sentence-transformers batches them is padding.
 
     python benchmarks/encode.py --text wiki.txt --sentences 4000 --runs 3 --output encode.json
     python benchmarks/encode.py --text corpus.jsonl --text_column text --sentences 300 --max_seq_length 512
@@ -20,7 +22,9 @@ from pathlib import Path
 import numpy as np
 import senteval
 import torch
-from encode_peers import NAMES, Peers, missing
+from common import product_rate
+from encode_peers import NAMES, Peers, Way, missing
+from torch.utils.flop_counter import FlopCounterMode
 
 from cacse_trainer import SentenceEncoder
 from cacse_trainer.compute.int8 import int8_runs
@@ -31,6 +35,8 @@ from cacse_trainer.settings.resources import resolve_resource
 
 MOST_LOST = {"ours float32": 1e-5, "ours bf16": 2e-4, "ours int8": 1e-2}
 REFERENCE = "torch float32"
+ROWS = 1024
+"""Tokens of the products whose rate is measured, as many as ours take at once on a CPU."""
 
 
 def sentences_of(data_dir: Path, tasks: list[str]) -> list[str]:
@@ -125,13 +131,30 @@ def measure(settings: argparse.Namespace, sentences: list[str], work: Path) -> i
             f"{name:24}{row['seconds']:9.2f}{row['times_as_fast']:15.2f}{row['cpu_seconds']:13.1f}"
             f"{row['largest_cosine_loss']:13.1e}"
         )
+    profile = {}
+    if "ours float32" in ways and settings.device == "cpu":
+        profile = profile_of(ways["ours float32"], peers, sentences, rows["ours float32"]["seconds"])
     if settings.output:
-        report = {"sentences": len(sentences), "distinct": len(set(sentences)), "ways": rows}
+        report = {"sentences": len(sentences), "distinct": len(set(sentences)), "ways": rows, "float32": profile}
         settings.output.write_text(json.dumps({**report, "environment": environment()}, indent=2) + "\n")
     wrong = [name for name, most in MOST_LOST.items() if name in rows and rows[name]["largest_cosine_loss"] > most]
     if wrong:
         print(f"THE VECTORS DIFFER: {', '.join(wrong)}")
     return 1 if wrong else 0
+
+
+def profile_of(way: Way, peers: Peers, sentences: list[str], seconds: float) -> dict[str, float]:
+    """What ours in float32 is made of, told; see the head of this file."""
+    with FlopCounterMode(display=False) as counted:
+        way(sentences)
+    flop = counted.get_total_flops()
+    rate = product_rate(peers.torch.get_embedding_dimension(), ROWS, torch.device("cpu"), torch.float32)
+    share, padding = flop / rate / seconds, peers.padding(sentences)
+    print(
+        f"ours float32: {flop / 1e9:.0f} GFLOP of products, {rate / 1e9:.0f} GFLOP/s measured: {share:.0%} of its "
+        f"seconds; {padding:.1%} of the tokens of sentence-transformers' batches are padding"
+    )
+    return {"flop": flop, "product_rate": rate, "share_of_products": share, "padding_of_peers": padding}
 
 
 if __name__ == "__main__":

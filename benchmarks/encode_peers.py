@@ -9,7 +9,7 @@ fastembed reads the same float32 graph by its own batching.
 
 import importlib.util
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,21 +81,29 @@ class Peers:
             export_onnx(self.work)
         return self.work / "onnx" / "model.onnx"
 
+    def _batches(self, rows: list[str]) -> Iterator[dict[str, np.ndarray]]:
+        """The tokens as `SentenceTransformer.encode` batches them: sorted by length, padded to the longest."""
+        for numbers in self._in_order(rows):
+            texts = [rows[i] for i in numbers]
+            yield self.torch.tokenizer(texts, padding=True, truncation=True, max_length=self.limit, return_tensors="np")
+
+    def _in_order(self, rows: list[str]) -> list[np.ndarray]:
+        order = np.argsort([-len(row) for row in rows], kind="stable")
+        return [order[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+
+    def padding(self, rows: list[str]) -> float:
+        """The share of those batches that is padding."""
+        masks = [batch["attention_mask"] for batch in self._batches(rows)]
+        return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.size for mask in masks)
+
     def _sorted(self, run: Callable[[dict[str, np.ndarray]], np.ndarray]) -> Way:
-        """As `SentenceTransformer.encode` goes about it, with another engine under it."""
+        """`SentenceTransformer.encode` with another engine under it."""
 
         def encode(rows: list[str]) -> np.ndarray:
-            order = np.argsort([-len(row) for row in rows], kind="stable")
-            parts = []
-            for start in range(0, len(rows), self.batch_size):
-                texts = [rows[i] for i in order[start : start + self.batch_size]]
-                given = self.torch.tokenizer(
-                    texts, padding=True, truncation=True, max_length=self.limit, return_tensors="np"
-                )
-                parts.append(run({name: ids.astype(np.int64) for name, ids in given.items()}))
-            found = np.concatenate(parts)
+            given = ({name: ids.astype(np.int64) for name, ids in batch.items()} for batch in self._batches(rows))
+            found = np.concatenate([run(batch) for batch in given])
             vectors = np.empty_like(found)
-            vectors[order] = found / np.linalg.norm(found, axis=1, keepdims=True)
+            vectors[np.concatenate(self._in_order(rows))] = found / np.linalg.norm(found, axis=1, keepdims=True)
             return vectors
 
         return encode

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import MINILM, lines_of, model_folder, quiet, save
+from common import MINILM, lines_of, model_folder, product_rate, quiet, save
 from datasets import Dataset
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -90,21 +90,6 @@ def build(settings: argparse.Namespace, path: str, folder: str) -> CacseTrainer:
         return CacseTrainer(DiffcseModel.from_pretrained_parts(*parts, dropout=settings.dropout, **more), **given)
     model = SentenceEmbeddingModel.from_encoder(path, pooling="cls_before_pooler", dropout=settings.dropout, **more)
     return CacseTrainer(model, **given)
-
-
-def product_rate(width: int, rows: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of the fastest matrix product of a layer's shapes and of a square one."""
-    best = 0.0
-    for n, k, m in ((rows, width, width), (rows, width, 4 * width), (rows, 4 * width, width), (2048, 2048, 2048)):
-        left, right = (torch.randn(shape, device=device, dtype=dtype) for shape in ((n, k), (k, m)))
-        for _ in range(4):
-            began = time.perf_counter()
-            for _ in range(5):
-                left @ right
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            best = max(best, 5 * 2 * n * k * m / (time.perf_counter() - began))
-    return best
 
 
 def main() -> int:
