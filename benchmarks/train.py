@@ -1,4 +1,4 @@
-"""Training: CACSE beside the reference's way, SimCSE beside sentence-transformers' own trainer, in one run.
+"""Training: CACSE beside the reference's way, SimCSE and pairs beside sentence-transformers' own trainer, in one run.
 
 The ways train in turn on the same text with the same maximum length; each run is a number of steps, tokenisation of
 ours and of sentence-transformers included. Before it, without dropout, they must give the same loss on the same batch.
@@ -7,6 +7,7 @@ The reference's way: float32, eager attention, every row padded to the maximum l
 queries and keys, tokenised beforehand (which is not counted). Ours: what `cacse-trainer train` does by default.
 
     python benchmarks/train.py --text wiki.txt --batch 16 32 --output train.json
+    python benchmarks/train.py --compare pairs --pairs documents.jsonl --pair_columns title body
     python benchmarks/train.py --compare simcse --device cuda --model bert-base-random --batch 64 512 --output gpu.json
 """
 
@@ -43,7 +44,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoTokenizer, PrinterCallback
 
-from cacse_trainer import CacseBertModel, CacseTrainer, SentenceEmbeddingModel, load_pairs
+from cacse_trainer import CacseBertModel, CacseTrainer, SentenceEmbeddingModel, load_pairs, load_sentences
 from cacse_trainer.data import ContrastiveCollator
 from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.models.cascade import SingleTokenAttention
@@ -86,7 +87,7 @@ class Bench:
 
     def __init__(self, settings: argparse.Namespace, folder: Path, batch: int):
         self.settings, self.folder, self.batch = settings, folder, batch
-        self.lines = lines_of(settings.text, batch * settings.steps)
+        self.rows = Dataset.from_dict({"text": lines_of(settings.text, batch * settings.steps)})
         self.device = torch.device(settings.device)
         self.max_grad_norm = 1.0
         self.length_buckets = None if self.device.type == "cpu" else 1  # what auto becomes in training
@@ -110,7 +111,7 @@ class Bench:
         return CacseTrainer(
             model=model,
             args=args,
-            train_dataset=Dataset.from_dict({"text": self.lines}),
+            train_dataset=self.rows,
             processing_class=tokenizer,
             max_seq_length=self.settings.max_seq_length,
         )
@@ -128,7 +129,7 @@ class Bench:
         """All batches, padded to the longest row or to the maximum length."""
         length = self.settings.max_seq_length
         collate = ContrastiveCollator(tokenizer, length, pad_to_multiple_of=length if pad else None)
-        rows = [{"text": line} for line in self.lines]
+        rows = self.rows.to_list()
         return [
             {name: ids.to(self.device) for name, ids in collate(rows[start : start + self.batch]).items()}
             for start in range(0, len(rows), self.batch)
@@ -216,22 +217,39 @@ def compare_cacse(bench: Bench, model_name: str) -> tuple[dict[str, Any], list[s
     if bench.settings.all_ways:
         ways["ours, float32"] = bench.ours(model, tokenizer, bf16="false")
     seconds = in_turn(ways, bench.settings.runs)
-    rows = rates(seconds, len(bench.lines), "reference's way")
+    rows = rates(seconds, len(bench.rows), "reference's way")
     return {"ways": rows, "losses": losses, **extras(bench, model, tokenizer, seconds["ours"])}, wrong
 
 
 def compare_simcse(bench: Bench, model_name: str) -> tuple[dict[str, Any], list[str]]:
-    """Unsupervised SimCSE over the CLS vector, τ = 0.05, beside MultipleNegativesRankingLoss with scale 20."""
+    """Unsupervised SimCSE over the CLS vector."""
+    return compare_contrastive(bench, model_name, "cls_before_pooler", "cls")
+
+
+def compare_pairs(bench: Bench, model_name: str) -> tuple[dict[str, Any], list[str]]:
+    """Pairs over the mean of the states, as `adapt` trains titles and bodies: few rows are short, little is padded."""
+    pairs = load_sentences(resolve_resource(bench.settings.pairs), bench.settings.pair_columns)
+    bench.rows = pairs.select([number % len(pairs) for number in range(len(bench.rows))])
+    return compare_contrastive(bench, model_name, "mean", "mean")
+
+
+def compare_contrastive(
+    bench: Bench, model_name: str, pooling: str, peers_pooling: str
+) -> tuple[dict[str, Any], list[str]]:
+    """InfoNCE with τ = 0.05 beside MultipleNegativesRankingLoss with scale 20."""
     path = model_folder(model_name, bench.folder)
     tokenizer = AutoTokenizer.from_pretrained(path)
     length = bench.settings.max_seq_length
-    model = SentenceEmbeddingModel.from_encoder(path, pooling="cls_before_pooler", dropout=0.1).to(bench.device)
-    transformer = Transformer(path, max_seq_length=length)
-    pooling = Pooling(model.config.hidden_size, pooling_mode="cls")
-    peer = SentenceTransformer(modules=[transformer, pooling], device=str(bench.device))
+    model = SentenceEmbeddingModel.from_encoder(path, pooling=pooling, dropout=0.1).to(bench.device)
+    modules = [
+        Transformer(path, max_seq_length=length),
+        Pooling(model.config.hidden_size, pooling_mode=peers_pooling),
+    ]
+    peer = SentenceTransformer(modules=modules, device=str(bench.device))
     set_every_dropout(peer, 0.1)
     peer_loss = MultipleNegativesRankingLoss(peer, scale=20.0)
-    pairs = Dataset.from_dict({"anchor": bench.lines, "positive": bench.lines})
+    sides = [list(bench.rows[bench.rows.column_names[side]]) for side in (0, -1)]  # the same where it is one column
+    pairs = Dataset.from_dict(dict(zip(("anchor", "positive"), sides, strict=True)))
 
     def peer_way(bf16: bool) -> Callable[[], float]:
         def build() -> SentenceTransformerTrainer:
@@ -254,8 +272,8 @@ def compare_simcse(bench: Bench, model_name: str) -> tuple[dict[str, Any], list[
 
         return lambda: seconds_of(build, bf16)
 
-    rows = tokenizer(bench.lines[: bench.batch], truncation=True, max_length=length, padding=True, return_tensors="pt")
-    features = [dict(rows.to(bench.device)) for _ in range(2)]
+    how = {"truncation": True, "max_length": length, "padding": True, "return_tensors": "pt"}
+    features = [dict(tokenizer(side[: bench.batch], **how).to(bench.device)) for side in sides]
     set_every_dropout(peer, 0.0)
     with torch.no_grad():
         losses = {"sentence-transformers": peer_loss(features, None).item()}
@@ -273,7 +291,7 @@ def compare_simcse(bench: Bench, model_name: str) -> tuple[dict[str, Any], list[
     found: dict[str, Any] = {}
     for dtype in bench.settings.dtypes:  # each dtype against the peer's own
         names = [name for name in ways if name.endswith(dtype)]
-        found.update(rates({name: seconds[name] for name in names}, len(bench.lines), names[0]))
+        found.update(rates({name: seconds[name] for name in names}, len(bench.rows), names[0]))
     return {"ways": found, "losses": losses, **extras(bench, model, tokenizer, seconds[names[1]])}, wrong
 
 
@@ -310,7 +328,7 @@ def extras(bench: Bench, model: Any, tokenizer: Any, seconds: list[float]) -> di
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--compare", nargs="+", choices=["cacse", "simcse"], default=["cacse", "simcse"])
+    parser.add_argument("--compare", nargs="+", choices=["cacse", "simcse", "pairs"], default=["cacse", "simcse"])
     parser.add_argument("--model", help=f"default: {BERT_BASE} (BERT-base, random) for cacse, MiniLM for simcse")
     parser.add_argument("--batch", type=int, nargs="+", help="rows a step; default: 16 for cacse, 64 for simcse")
     parser.add_argument("--steps", type=int, default=3, help="a run")
@@ -326,6 +344,8 @@ def main() -> int:
     parser.add_argument("--max_seq_length", type=int, default=64)
     parser.add_argument("--mini_batch_size", type=int, help="of ours: gradient caching")
     parser.add_argument("--text", default="sample:sentences.txt", help="a sentence a line")
+    parser.add_argument("--pairs", default="sample:handbook.csv", help="of --compare pairs")
+    parser.add_argument("--pair_columns", nargs=2, default=["in_plain_words", "sentence"], help="anchor and positive")
     parser.add_argument("--dev_file", default="sample:dev.tsv", help="graded pairs, for the evaluation's cost")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--output", type=Path, help="JSON file; the plot lies beside it")
@@ -337,7 +357,11 @@ def main() -> int:
     report: dict[str, Any] = {"targets": TARGETS}
     wrong: list[str] = []
     plots: dict[str, dict[str, float]] = {}
-    compared = {"cacse": (compare_cacse, BERT_BASE, [16]), "simcse": (compare_simcse, MINILM, [64])}
+    compared = {
+        "cacse": (compare_cacse, BERT_BASE, [16]),
+        "simcse": (compare_simcse, MINILM, [64]),
+        "pairs": (compare_pairs, MINILM, [64]),
+    }
     with tempfile.TemporaryDirectory() as folder:
         for kind in settings.compare:
             compare, default_model, default_batches = compared[kind]
