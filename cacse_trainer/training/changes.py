@@ -2,8 +2,8 @@
 
 A resumed run equals one that was never stopped only where all of it is the same. So every setting is recorded but
 those of `HARMLESS`, and a changed one is refused by name, unless the user wants it. What ``auto`` chose by the machine
-is kept (automatic.py). A checkpoint without the record, of an earlier version or another program, is compared by its model's config
-alone.
+is kept (automatic.py). A checkpoint without the record, of an earlier version or another program, is compared by its
+model's config alone.
 """
 
 import json

@@ -203,7 +203,9 @@ def test_the_plain_way_again(tiny_towers):
     model = BertModel.from_pretrained(tiny_towers("bert")[0]).train()
 
     def state():
-        return [(type(part), len(part._forward_pre_hooks)) for part in model.modules()], model.config._attn_implementation
+        return [
+            (type(part), len(part._forward_pre_hooks)) for part in model.modules()
+        ], model.config._attn_implementation
 
     before = state()
     use_fast_paths(model)

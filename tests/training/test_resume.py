@@ -104,7 +104,7 @@ def test_a_trainer_of_ones_own_keeps_it_too(began, goes_on, make_trainer, tmp_pa
     machine(monkeypatch, *began)
     whole = made("whole", save_total_limit=None, load_best_model_at_end=False)
     whole.train()
-    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "cut" / "checkpoint-3")
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "cut" / "checkpoint-4")
     machine(monkeypatch, *goes_on)
     resumed = made("cut", save_total_limit=None, load_best_model_at_end=False)
     assert resumed.args.bf16 is resumed.args.use_fast_paths is resumed.model.compute.fast_paths is (goes_on[0] > 1)
