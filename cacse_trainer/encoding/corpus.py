@@ -128,7 +128,8 @@ def encode_corpus(
 def begun_in(output: Path) -> str | None:
     """What a run that broke off before its output was whole computed in, as its facts say; None: there is none."""
     path = _folder(output) / FACTS
-    return read_object(path, REPEAT).get("dtype") if path.is_file() else None
+    found: str | None = read_object(path, REPEAT).get("dtype") if path.is_file() else None
+    return found
 
 
 def _begin(

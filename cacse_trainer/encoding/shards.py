@@ -112,7 +112,7 @@ def encode_shard(
 
 def shards_begun_in(output: Path) -> str | None:
     """What the shards of a folder computed in, as the first record says; None: there is none yet."""
-    found = [told["facts"].get("dtype") for told in records(output).values()]
+    found: list[str | None] = [told["facts"].get("dtype") for told in records(output).values()]
     return found[0] if found else None
 
 

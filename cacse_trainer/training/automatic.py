@@ -41,8 +41,9 @@ def fast_paths_gain(bf16: bool, padded: bool) -> float:
         bf16: under bfloat16's autocast.
         padded: in one padded pass, else without padding, see `packing`.
     """
-    sizes = {"hidden_size": WIDTH, "num_attention_heads": 4, "intermediate_size": WIDTH, "num_hidden_layers": 1}
-    config = BertConfig(vocab_size=2 * LARGE_TABLE, max_position_embeddings=LENGTH, **sizes)
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "num_attention_heads": 4, "intermediate_size": WIDTH}
+    sizes |= {"num_hidden_layers": 1, "vocab_size": 2 * LARGE_TABLE, "max_position_embeddings": LENGTH}
+    config = BertConfig(**sizes)
     with torch.random.fork_rng(devices=[]), keep_freed_memory():
         torch.manual_seed(0)
         plain = BertModel(config, add_pooling_layer=False).train()

@@ -143,7 +143,7 @@ class ResumableTrainer(Trainer):
             resume_from_checkpoint = str(newest)
         elif isinstance(resume_from_checkpoint, str):
             checkpoints.check_whole(resume_from_checkpoint)
-        if resume_from_checkpoint and automatic.choose(self.args, changes.read_record(resume_from_checkpoint)):
+        if resume_from_checkpoint and automatic.choose(self.args, changes.read_record(str(resume_from_checkpoint))):
             self._compute_as_chosen()
         if self.model_init is not None:  # a search leaves none behind, and each trial may have another
             self.model = self.call_model_init(trial)
