@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from cacse_trainer.cli.common import OneLineParser, command_parser, run
-from cacse_trainer.cli.encoders import add_encoder_flags, chosen, open_encoder
+from cacse_trainer.cli.encoders import add_encoder_flags, chosen, keep_compute, open_encoder
 from cacse_trainer.cli.output import tell
 from cacse_trainer.cli.shards import add_shard_flags, check_blocks, check_finish
 from cacse_trainer.compute.distributed import join_processes, world_size
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.base import BaseEncoder
-from cacse_trainer.encoding.corpus import SHARD_ROWS, encode_corpus
-from cacse_trainer.encoding.shards import encode_shard, finish
+from cacse_trainer.encoding.corpus import SHARD_ROWS, begun_in, encode_corpus
+from cacse_trainer.encoding.shards import encode_shard, finish, shards_begun_in
 from cacse_trainer.encoding.vectors.precision import PRECISIONS
 from cacse_trainer.errors import UserError
 from cacse_trainer.settings.command_line import count
@@ -97,6 +97,9 @@ def main(arguments: Sequence[str]) -> None:
     devices = settings.device if settings.device and len(settings.device) > 1 else None
     if devices and world_size() > 1:
         raise UserError("device: torchrun has started the processes; give one device, or none")
+    if not settings.overwrite:
+        in_blocks = settings.shard is not None or settings.engine == "ray"
+        keep_compute(settings, (shards_begun_in if in_blocks else begun_in)(settings.output))
     # auto and int8 are measured, or refused, where they run
     on_cpu = devices and settings.compute not in ("auto", "int8")
     first = "cpu" if on_cpu else settings.device[0] if settings.device else None

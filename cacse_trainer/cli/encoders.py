@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cacse_trainer.encoding.base import BaseEncoder
-from cacse_trainer.encoding.computing import COMPUTES
+from cacse_trainer.encoding.computing import AUTO, BF16, BY_DTYPE, COMPUTES, INT8
 from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.encoding.loading import CHOICES
 from cacse_trainer.encoding.onnx import GRAPHS, OnnxEncoder
@@ -49,6 +49,22 @@ def dtype_of(settings: argparse.Namespace, device: str | None) -> torch.dtype:
     """What an encoder computes in."""
     on_cpu = device is not None and device.startswith("cpu")
     return torch.bfloat16 if resolve_bf16(settings.bf16, use_cpu=on_cpu) else torch.float32
+
+
+def keep_compute(settings: argparse.Namespace, begun_in: str | None) -> None:
+    """Let work that goes on keep what ``auto`` chose where it began: nothing is measured.
+
+    Args:
+        settings: changed in place, where ``--compute`` or ``--bf16`` is auto.
+        begun_in: what the facts of the work say that it computes in; None: it begins.
+    """
+    kind = BY_DTYPE.get(str(begun_in))
+    if kind is None or settings.backend != "torch":
+        return
+    if settings.compute == AUTO:
+        settings.compute, settings.compute_dev = kind, None
+    elif settings.compute is None and str(settings.bf16).lower() == AUTO and kind != INT8:
+        settings.bf16 = str(kind == BF16).lower()
 
 
 def add_decoder_flags(add: Callable[..., Any]) -> None:

@@ -204,9 +204,21 @@ def use_fast_paths(model: nn.Module) -> None:
             config._attn_implementation = ATTENTION
 
 
+def use_plain_paths(model: nn.Module) -> None:
+    """Take back `use_fast_paths`; a model that never took them stays as it is."""
+    plain = {fast: kind for kind, fast in REPLACED.items()}
+    for module in model.modules():
+        if type(module) in plain:
+            module.__class__ = plain[type(module)]
+        for number in [number for number, hook in module._forward_pre_hooks.items() if hook is _half_once]:
+            del module._forward_pre_hooks[number]
+        config = vars(module).get("config")
+        if isinstance(config, PreTrainedConfig) and config._attn_implementation == ATTENTION:
+            config._attn_implementation = "sdpa"
+
+
 def compute_alike(teacher: nn.Module, *, fast_paths: bool, ahead: bool) -> None:
-    """Let a frozen model compute as the one that is trained: by `use_fast_paths`, by `run_ahead`."""
-    if fast_paths:
-        use_fast_paths(teacher)
+    """Let a frozen model compute as the one that is trained: by `use_fast_paths` or not, by `run_ahead`."""
+    (use_fast_paths if fast_paths else use_plain_paths)(teacher)
     if ahead:
         run_ahead(teacher)

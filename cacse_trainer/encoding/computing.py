@@ -25,6 +25,8 @@ FLOAT32, BF16, INT8, AUTO = "float32", "bf16", "int8", "auto"
 COMPUTES = (FLOAT32, BF16, INT8, AUTO)
 DTYPES = {FLOAT32: torch.float32, BF16: torch.bfloat16, INT8: torch.float32}
 """What the sums around the products are in."""
+BY_DTYPE = {"float32": FLOAT32, "bfloat16": BF16, "int8": INT8}
+"""By what an encoder states that it computes in (`described`)."""
 
 SAMPLE = "sample:dev.tsv"
 """The graded pairs on which ``auto`` measures by default."""

@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 SHARD_ROWS = 16_384
 FACTS = "facts.json"
 SHARDS = "shard_*.npy"
+REPEAT = "repeat the command with --overwrite to begin anew"
 FORMATS = (".npy", ".parquet")
 OF_VECTORS = {"input", "rows", "column", "dim", "normalize", "precision"}
 """In every ``OUTPUT.json``."""
@@ -124,6 +125,13 @@ def encode_corpus(
         return _merge(folder, corpus, output, facts) if rank() == 0 else None
 
 
+def begun_in(output: Path) -> str | None:
+    """What a run that broke off before its output was whole computed in, as its facts say; None: there is none."""
+    path = _folder(output) / FACTS
+    found: str | None = read_object(path, REPEAT).get("dtype") if path.is_file() else None
+    return found
+
+
 def _begin(
     held: ExitStack,
     output: Path,
@@ -173,7 +181,7 @@ def _begin(
     if overwrite or not path.is_file():
         write_json(path, facts)
     else:
-        former = read_object(path, "repeat the command with --overwrite to begin anew")
+        former = read_object(path, REPEAT)
         differing = [name for name in facts if former.get(name) != facts[name]]
         if differing:
             raise UserError(

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from cacse_trainer.data.blocks import Part, file_of, fill, gathered, writing_block
+from cacse_trainer.data.blocks import Part, file_of, fill, gathered, records, writing_block
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.data.sources import FileSource
 from cacse_trainer.encoding.base import BaseEncoder, Device
@@ -108,6 +108,12 @@ def encode_shard(
     filled = fill(output, output.suffix, facts, shard, text_hash, engine or encoded)
     rows = sum(part["rows"] for part in filled.parts.values())
     return {**facts, "rows": rows, "of_shard": filled.of_shard, "encoded": filled.made}
+
+
+def shards_begun_in(output: Path) -> str | None:
+    """What the shards of a folder computed in, as the first record says; None: there is none yet."""
+    found: list[str | None] = [told["facts"].get("dtype") for told in records(output).values()]
+    return found[0] if found else None
 
 
 def encode_blocks(

@@ -34,7 +34,8 @@ from cacse_trainer.report.curves import curve, plot_run
 from cacse_trainer.runs.folder import CURVES, PAGE, REPORT, in_the_way, mark_run, save_model
 from cacse_trainer.settings.arguments import CommonTrainingArguments
 from cacse_trainer.settings.resources import resolve_resource
-from cacse_trainer.training.changes import keep_choices, read_record
+from cacse_trainer.training.automatic import choose
+from cacse_trainer.training.changes import read_record
 from cacse_trainer.training.checkpoints import newest_whole
 from cacse_trainer.training.resumable import ResumableTrainer
 
@@ -154,8 +155,7 @@ def train_adapter(
     if args.metric_for_best_model not in (None, "loss", "eval_loss"):
         raise UserError(f"metric_for_best_model={args.metric_for_best_model}: there is only the validation loss, loss")
     checkpoint = newest_whole(folder)
-    if checkpoint is not None:
-        keep_choices(args, read_record(checkpoint))
+    choose(args, None if checkpoint is None else read_record(checkpoint))
     set_seed(args.seed)
     tokenizer = load_tokenizer(model_args)
     base = load_causal_lm(base_path(model_args), model_args.dtype, model_args)

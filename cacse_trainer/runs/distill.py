@@ -29,7 +29,7 @@ from cacse_trainer.runs.run import RunResult, TrainingRun
 from cacse_trainer.runs.scoring import score_only
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.distillation import DistillationArguments, EncoderChoice, RankingArguments
-from cacse_trainer.settings.precision import resolve_bf16
+from cacse_trainer.settings.precision import resolve_bf16, spelled
 from cacse_trainer.settings.recipes import Parsed
 from cacse_trainer.settings.resources import public_name, resolve_resource
 from cacse_trainer.training.distillation import DistillationTrainer, check_widths
@@ -64,10 +64,10 @@ def distill(
     settings.pooling = settings.pooling or stated_pooling(settings.student) or own_pooling(settings.student)
     ranking = None if settings.objective == "vectors" else ranking_of(settings.objective, settings)
     settle(parsed, unused_settings(settings), ("objective", "pooling"))
-    bf16 = resolve_bf16(settings.teacher_bf16, "teacher_bf16", use_cpu=args.use_cpu)
+    spelled(settings.teacher_bf16, "teacher_bf16")
     check_cache(settings, data_args, args)
     training = TrainingRun(parsed)
-    bf16 = kept_precision(settings, training, bf16)
+    bf16 = teacher_precision(settings, training)
     columns = training.data_facts.get("columns", [])
     if len(columns) > 1:
         raise UserError(
@@ -124,10 +124,11 @@ TEACHER_IN_BF16 = "teacher_in_bf16"
 """In a checkpoint's record: what ``teacher_bf16`` came to."""
 
 
-def kept_precision(settings: RankingArguments, training: TrainingRun, bf16: bool) -> bool:
+def teacher_precision(settings: RankingArguments, training: TrainingRun) -> bool:
     """What ``teacher_bf16`` comes to in a run, for its record: a run that goes on keeps what ``auto`` chose."""
-    if settings.teacher_bf16 == "auto" and training.args.device.type == "cpu":
-        bf16 = training.before.get(TEACHER_IN_BF16, bf16)
+    on_cpu, asked, before = training.args.device.type == "cpu", settings.teacher_bf16, training.before
+    kept = on_cpu and spelled(asked, "teacher_bf16") == "auto" and TEACHER_IN_BF16 in before
+    bf16 = bool(before[TEACHER_IN_BF16]) if kept else resolve_bf16(asked, "teacher_bf16", use_cpu=on_cpu)
     training.chosen[TEACHER_IN_BF16] = bf16
     return bf16
 
@@ -219,8 +220,7 @@ def build_ranking_term(settings: ModelArguments, training: TrainingRun) -> Ranki
             f"teachers rank single sentences, got the columns {', '.join(columns)}; name one with text_columns, or "
             "leave teachers out"
         )
-    bf16 = resolve_bf16(settings.teacher_bf16, "teacher_bf16", use_cpu=args.use_cpu)
-    bf16 = kept_precision(settings, training, bf16)
+    bf16 = teacher_precision(settings, training)
     check_cache(settings, data_args, args)
     with torch.random.fork_rng(devices=[]):  # weights that a checkpoint lacks are drawn: not from the run's seed
         teacher, tokenizer = load_teachers_of_similarities(settings.teachers)

@@ -51,8 +51,9 @@ from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArgumen
 from cacse_trainer.settings.distillation import DistillationArguments
 from cacse_trainer.settings.recipes import Parsed
 from cacse_trainer.settings.resources import public_name
+from cacse_trainer.training.automatic import GAINS, choose
 from cacse_trainer.training.baseline import Reading
-from cacse_trainer.training.changes import GAIN, keep_choices, read_record
+from cacse_trainer.training.changes import read_record
 from cacse_trainer.training.patience import Patience
 from cacse_trainer.training.publishing import training_settings
 from cacse_trainer.training.resumable import DUPLICATES
@@ -107,7 +108,7 @@ class TrainingRun:
         self.hub = hub_target(args)
         self.checkpoint = check_output_dir(args)
         self.before = read_record(self.checkpoint) if self.checkpoint is not None else {}
-        keep_choices(args, self.before)
+        choose(args, self.before)
         self.chosen: dict[str, Any] = {}  # what else ``auto`` came to, for the record
         self.text = preparation.text_facts(data_args)
         rows, self.data_facts = preparation.load_training_text(data_args, args, self.model_args.objective in SCORED)
@@ -229,7 +230,7 @@ class TrainingRun:
             "peak_memory_gb": peak_memory_gb(),
             "gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
             "environment": environment(),
-            GAIN: self.args.bf16_gain,
+            **{key: self.args.gains.get(name) for name, key in GAINS.items()},
             "given": self.parsed.given(),
             "settings": {**settings, "recipe": self.parsed.recipe},
             "card": {name: getattr(facts, name) for name in RECORDED},

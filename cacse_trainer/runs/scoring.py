@@ -19,6 +19,7 @@ from cacse_trainer.runs.run import RunResult
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.recipes import Parsed
 from cacse_trainer.settings.resources import public_name
+from cacse_trainer.training.automatic import choose
 from cacse_trainer.training.baseline import read
 from cacse_trainer.training.checkpoints import newest_whole
 
@@ -58,6 +59,7 @@ def score_only(
         _, sets = with_held_out(rows, sets, data_args, args)
     if not sets.every:
         raise UserError("do_train false scores the dev sets, and there is none: leave evaluation as it is")
+    choose(args)
     made = _made(args)
     if made is not None:
         encoder = _open_made(made, parsed, args, pooling, data_args.eval_max_seq_length, options)

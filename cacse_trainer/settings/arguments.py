@@ -12,7 +12,7 @@ from cacse_trainer.settings import setting
 from cacse_trainer.settings.command_line import SEEDS
 from cacse_trainer.settings.contrastive import ContrastiveArguments
 from cacse_trainer.settings.decoder import DecoderArguments
-from cacse_trainer.settings.precision import FLAG, HELP, accelerator, bf16_gain, resolve_bf16
+from cacse_trainer.settings.precision import FLAG, HELP, accelerator, resolve_bf16, spelled
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +168,7 @@ class CommonTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments`, with what every training of this package shares.
 
     Evaluated and saved every ``eval_steps``; one checkpoint and the best are kept, and the best is the result.
+    On a CPU ``auto`` stays open, ``bf16`` false, until `training.automatic` reads it in a checkpoint, or measures.
 
     Raises:
         ValueError: ``bf16`` is none of its values, or the learning rate no number from 0.
@@ -205,11 +206,12 @@ class CommonTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if self.fp16 and self.bf16 == "auto":  # the other half precision was chosen
             self.bf16 = "false"
-        is_auto, use_cpu = str(self.bf16).lower() == "auto", self.use_cpu
-        follows = () if use_cpu else ("use_cpu", "dataloader_pin_memory")
+        is_auto = spelled(self.bf16, "bf16") == "auto"
+        follows = () if self.use_cpu else ("use_cpu", "dataloader_pin_memory")
         self._automatic = frozenset(("bf16", "mixed_precision", *follows) if is_auto else ())
-        self._bf16_gain: float | None = None
-        self.bf16 = resolve_bf16(self.bf16, use_cpu=use_cpu)  # type: ignore[assignment]
+        self._undecided = frozenset(("bf16",) if is_auto and (self.use_cpu or accelerator() is None) else ())
+        self._gains: dict[str, float | None] = {}
+        self.bf16 = not self._undecided and resolve_bf16(self.bf16)  # type: ignore[assignment]
         if not (isinstance(self.learning_rate, (int, float)) and 0 <= self.learning_rate < float("inf")):
             raise ValueError(f"learning_rate must be a number from 0, got {self.learning_rate}")
         self._check_counts()
@@ -226,16 +228,13 @@ class CommonTrainingArguments(TrainingArguments):
         if self.load_best_model_at_end and "no" in (self.eval_strategy, self.save_strategy):
             logger.info("load_best_model_at_end is off: without evaluation and saving the last state is kept")
             self.load_best_model_at_end = False
-        # transformers refuses bf16 on a CPU unless told that the CPU is meant.
-        if self.bf16 and accelerator() is None:
+        if self.bf16 and accelerator() is None:  # transformers refuses it on a CPU unless told that the CPU is meant
             self.use_cpu = True
         if self.eval_strategy == "steps" and self.eval_steps is None:
             self.eval_steps = self.save_steps or self.logging_steps
         if self.save_steps is None:
             self.save_steps = self.eval_steps or TrainingArguments.save_steps
         super().__post_init__()
-        if is_auto:  # once more, as several processes have met by now, and take the first one's choice
-            self.take_bf16(resolve_bf16("auto", use_cpu=use_cpu), bf16_gain(use_cpu=use_cpu))
 
     @property
     def automatic(self) -> frozenset[str]:
@@ -243,15 +242,23 @@ class CommonTrainingArguments(TrainingArguments):
         return self._automatic
 
     @property
-    def bf16_gain(self) -> float | None:
-        """What ``bf16: auto`` was chosen by: how many times as fast as float32 it was; None: nothing was measured."""
-        return self._bf16_gain
+    def undecided(self) -> frozenset[str]:
+        """Names of what ``auto`` has yet to choose."""
+        return self._undecided
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """What ``auto`` was chosen by, where it was measured: how many times as fast as the plain way it was."""
+        return {name: gain for name, gain in self._gains.items() if gain is not None}
+
+    def _decided(self, name: str, gain: float | None) -> None:
+        self._undecided, self._gains = self._undecided - {name}, {**self._gains, name: gain}
 
     def take_bf16(self, bf16: bool, gain: float | None) -> None:
-        """Compute in bfloat16 or not, whatever ``auto`` has chosen; before a trainer is made."""
+        """Compute in bfloat16 or not, whatever ``auto`` has chosen; a trainer that is made has to be told."""
+        self._decided("bf16", gain)
         if bf16 != self.bf16:
             self.bf16, self.mixed_precision = bf16, "bf16" if bf16 else "no"  # type: ignore[assignment]
-        self._bf16_gain = gain
         if accelerator() is None and "use_cpu" in self._automatic:
             self.use_cpu = bf16
 
@@ -299,7 +306,7 @@ class CacseTrainingArguments(CommonTrainingArguments):
     fast_paths: str = setting(
         "auto",
         "Cheaper dropout masks, attention, embedding gradient and casts with the same result: true, false, or auto: "
-        "on a CPU with up to 16 threads, uncompiled.",
+        "on a CPU, uncompiled, where a step of a layer is no slower by them, as measured.",
     )
     mini_batch_size: int | None = setting(
         None,
@@ -347,15 +354,17 @@ class CacseTrainingArguments(CommonTrainingArguments):
             self.dataloader_num_workers = 2 * on_gpu
             self.dataloader_persistent_workers |= on_gpu
         self.num_length_buckets = self._buckets()
-        self.use_fast_paths = self._fast_paths()
+        ways = spelled(self.fast_paths, "fast_paths")
+        self.use_fast_paths = ways == "true"
         if self.mini_batch_size is not None and self.mini_batch_size < 1:
             raise ValueError(f"mini_batch_size must be a number from 1, got {self.mini_batch_size}")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ValueError(f"early_stopping_patience must be a number from 1, got {self.early_stopping_patience}")
         chosen_by = self.metric_for_best_model, self.greater_is_better
         super().__post_init__()
-        if str(self.fast_paths).lower() == "auto":
-            self._automatic |= {"fast_paths", "use_fast_paths"}
+        self._automatic |= {"fast_paths", "use_fast_paths"} if ways == "auto" else set()
+        if ways == "auto" and not (self._accelerated or self.torch_compile):  # a compiler fuses on its own
+            self._undecided |= {"fast_paths"}
         if chosen_by[0] is None:  # transformers puts the loss there; the trainer takes the first dev set's own
             self.metric_for_best_model, self.greater_is_better = chosen_by
 
@@ -368,16 +377,10 @@ class CacseTrainingArguments(CommonTrainingArguments):
     def _accelerated(self) -> bool:
         return accelerator() is not None and not self.use_cpu
 
-    def _fast_paths(self) -> bool:
-        text = str(self.fast_paths).lower()
-        if text not in {"auto", "true", "false"}:
-            raise ValueError(f"fast_paths must be auto, true or false, got {self.fast_paths!r}")
-        if text != "auto":
-            return text == "true"
-        import torch  # settings are read without it
-
-        # The random lanes come from one thread, torch's own draws from all of them; a compiler fuses on its own.
-        return not self._accelerated and not self.torch_compile and torch.get_num_threads() <= 16
+    def take_fast_paths(self, fast: bool, gain: float | None) -> None:
+        """Take the fast paths or not, whatever ``auto`` has chosen; a trainer that is made has to be told."""
+        self._decided("fast_paths", gain)
+        self.use_fast_paths = fast
 
     def _buckets(self) -> int | None:
         if self.length_buckets == "auto":

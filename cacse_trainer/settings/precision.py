@@ -1,13 +1,14 @@
 """``bf16: auto | true | false``: one spelling for training, teachers and encoders, and what it comes to here.
 
 On a CPU ``auto`` is what a short measurement says: products of the size of a training step's, in float32 and under
-autocast in bfloat16. It is made once a process, and only where the processor has instructions for it.
+autocast in bfloat16. It is made once a process, and only where the processor has instructions for it. `times_as_fast`
+and `agreed` are what any such measurement is made of.
 """
 
 import functools
 import os
 import time
-from statistics import median
+from collections.abc import Callable
 from typing import Any
 
 from cacse_trainer.errors import UserError
@@ -45,12 +46,35 @@ def cpu_has_bf16() -> bool:
     return bool(own) and limit not in WITHOUT_BF16
 
 
+def times_as_fast(plain: Callable[[], object], other: Callable[[], object]) -> float:
+    """How many times as fast as the plain way another one is on this process's threads: the least of runs in turn."""
+
+    def seconds(way: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        way()
+        return time.perf_counter() - started
+
+    seconds(plain), seconds(other)  # the first ones choose their kernels
+    times = [(seconds(plain), seconds(other)) for _ in range(REPEATS)]
+    of_plain, of_other = zip(*times, strict=True)
+    return min(of_plain) / min(of_other)  # what other work adds is not the ways' own
+
+
+def agreed(figure: float | None) -> float | None:
+    """The first process's figure, on all that have met."""
+    import torch.distributed as dist
+
+    figures = [figure]
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast_object_list(figures)
+    return figures[0]
+
+
 @functools.cache
 def measured_gain() -> float:
     """How many times as fast as in float32 a layer's product is under bfloat16's autocast, on this process's threads.
 
-    The casts of states and weights count, as a step makes them. Medians of products in turn, 0.1 s on one core; torch's
-    random state stays as it is.
+    The casts of states and weights count, as a step makes them. 0.1 s on one core; torch's random state stays as it is.
     """
     import torch
     from torch.nn.functional import linear
@@ -58,28 +82,18 @@ def measured_gain() -> float:
     draws = torch.Generator().manual_seed(0)
     states, weight = (torch.randn(size, WIDTH, generator=draws) for size in (ROWS, WIDTH))
 
-    def seconds(half: bool) -> float:
-        started = time.perf_counter()
+    def product(half: bool) -> None:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
             linear(states, weight)
-        return time.perf_counter() - started
 
-    seconds(False), seconds(True)  # the first ones choose their kernels
-    times = [(seconds(False), seconds(True)) for _ in range(REPEATS)]
-    plain, half = zip(*times, strict=True)
-    return median(plain) / median(half)
+    return times_as_fast(lambda: product(False), lambda: product(True))
 
 
 def bf16_gain(*, use_cpu: bool = False) -> float | None:
     """How many times as fast bfloat16 is on the CPU, the first process's figure on all; None: not to be measured."""
-    import torch.distributed as dist
-
     if not use_cpu and accelerator() is not None:
         return None
-    gain = [measured_gain() if cpu_has_bf16() else None]
-    if dist.is_available() and dist.is_initialized():
-        dist.broadcast_object_list(gain)
-    return gain[0]
+    return agreed(measured_gain() if cpu_has_bf16() else None)
 
 
 def bf16_is_fast(*, use_cpu: bool = False) -> bool:
@@ -93,6 +107,18 @@ def bf16_is_fast(*, use_cpu: bool = False) -> bool:
     return gain is not None and gain >= LEAST_GAINED
 
 
+def spelled(value: str | bool, name: str) -> str:
+    """A setting that is ``auto``, ``true`` or ``false``, as one of these.
+
+    Raises:
+        UserError: another value.
+    """
+    text = str(value).lower()
+    if text not in ("auto", "true", "false"):
+        raise UserError(f"{name} must be auto, true or false, got {value!r}")
+    return text
+
+
 def resolve_bf16(value: str | bool, name: str = "bf16", *, use_cpu: bool = False) -> bool:
     """Whether to compute in bfloat16.
 
@@ -104,7 +130,5 @@ def resolve_bf16(value: str | bool, name: str = "bf16", *, use_cpu: bool = False
     Raises:
         UserError: another value.
     """
-    text = str(value).lower()
-    if text not in ("auto", "true", "false"):
-        raise UserError(f"{name} must be auto, true or false, got {value!r}")
+    text = spelled(value, name)
     return bf16_is_fast(use_cpu=use_cpu) if text == "auto" else text == "true"

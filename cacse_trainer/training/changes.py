@@ -2,8 +2,8 @@
 
 A resumed run equals one that was never stopped only where all of it is the same. So every setting is recorded but
 those of `HARMLESS`, and a changed one is refused by name, unless the user wants it. What ``auto`` chose by the machine
-is kept. A checkpoint without the record, of an earlier version or another program, is compared by its model's config
-alone.
+is kept (automatic.py). A checkpoint without the record, of an earlier version or another program, is compared by its
+model's config alone.
 """
 
 import json
@@ -17,7 +17,8 @@ from transformers.utils import CONFIG_NAME
 
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import plain, write_json
-from cacse_trainer.settings.arguments import CacseTrainingArguments, CommonTrainingArguments
+from cacse_trainer.settings.arguments import CommonTrainingArguments
+from cacse_trainer.training.automatic import GAINS
 from cacse_trainer.training.checkpoints import SETTINGS
 
 logger = logging.getLogger(__name__)
@@ -51,9 +52,6 @@ HARMLESS = frozenset(
 """Settings that change what is said and saved, when it is scored, or how fast, and no weight. The length of a run is
 none of them, as the learning rate of each step hangs on it."""
 
-GAIN = "bf16_gain"
-"""In the record, and never compared: what ``bf16: auto`` was chosen by."""
-
 _OF_THE_CONFIG = frozenset(["transformers_version", "_name_or_path", "name_or_path", "dtype", "torch_dtype"])
 
 
@@ -65,8 +63,8 @@ def settings_of(
     if args.max_steps > 0:
         del own["num_train_epochs"]  # then without effect
     own.update({name: value for name, value in more.items() if name not in HARMLESS})
-    if isinstance(args, CommonTrainingArguments) and args.bf16_gain is not None:
-        own[GAIN] = args.bf16_gain
+    if isinstance(args, CommonTrainingArguments):
+        own.update({GAINS[name]: gain for name, gain in args.gains.items()})
     return plain({**own, "config": values_of(config.to_dict()), "processes": processes})
 
 
@@ -102,34 +100,6 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
         return dict(json.loads((folder / name).read_text(encoding="utf-8")))
 
 
-def keep_choices(args: CommonTrainingArguments, before: Mapping[str, Any]) -> None:
-    """Let a run that goes on keep what ``auto`` chose where it began, which may be another machine.
-
-    Only on a CPU, where a measurement and the number of threads choose; before the trainer is made.
-
-    Args:
-        args: changed in place.
-        before: the record of the checkpoint.
-    """
-    if args.device.type != "cpu":
-        return
-    if "bf16" in args.automatic and "bf16" in before:
-        if (kept := bool(before["bf16"])) != args.bf16:
-            told = "goes on in %s, as the run began; this machine alone would train it in %s"
-            names = ("bfloat16", "float32") if kept else ("float32", "bfloat16")
-            logger.warning("resume: bf16 auto " + told, *names)
-        args.take_bf16(kept, before.get(GAIN))
-    if isinstance(args, CacseTrainingArguments) and "fast_paths" in args.automatic and "fast_paths" in before:
-        args.use_fast_paths = bool(before["fast_paths"])
-
-
-def tell_choice(args: TrainingArguments) -> None:
-    """Say what ``bf16: auto`` came to where it was measured, in this run or before the checkpoint it goes on from."""
-    if isinstance(args, CommonTrainingArguments) and args.bf16_gain is not None and args.process_index == 0:
-        kind = "bfloat16" if args.bf16 else "float32"
-        logger.info("bf16 auto: %s (products in bfloat16 were %.2f times as fast)", kind, args.bf16_gain)
-
-
 def check_changes(checkpoint: str | Path, settings: dict[str, Any], *, allowed: bool) -> None:
     """Compare a run that goes on with what its checkpoint was trained with.
 
@@ -141,8 +111,7 @@ def check_changes(checkpoint: str | Path, settings: dict[str, Any], *, allowed: 
     Raises:
         UserError: settings differ, with all of them and the mend; or the checkpoint is damaged.
     """
-    before, new = read_record(checkpoint), dict(settings)
-    before.pop(GAIN, None)
+    before, new = read_record(checkpoint), {name: own for name, own in settings.items() if name not in GAINS.values()}
     old = before.pop("config", None)
     if old is None:
         old = values_of(_read(Path(checkpoint), CONFIG_NAME))

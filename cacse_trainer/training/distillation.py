@@ -128,13 +128,13 @@ class DistillationTrainer(CacseTrainer):
         given = (model, args, data_collator, train_dataset, eval_dataset, processing_class)
         super().__init__(*given, max_seq_length=max_seq_length, **others)
         self.teacher = teacher.requires_grad_(False).eval().to(self.args.device)
-        compute_alike(self.teacher, fast_paths=self.model_of_run.compute.fast_paths, ahead=self.runs_ahead)
         self.teacher_dtype = torch.bfloat16 if teacher_bf16 else None
         self.contrastive_weight = contrastive_weight
         self.temperature = temperature
 
     def _settle(self) -> None:
         super()._settle()
+        compute_alike(self.teacher, fast_paths=self.model_of_run.compute.fast_paths, ahead=self.runs_ahead)
         if self.ranking is None and self.model_of_run.loads_from_folder:  # another module states no width
             check_widths(self.model_of_run, self.teacher)
 

@@ -74,7 +74,8 @@ def leave_fast_paths(args: CacseTrainingArguments, *, tell: bool) -> None:
     """
     if (args.num_length_buckets is None or args.use_fast_paths) and tell:
         logger.info("FSDP and DeepSpeed train in the plain way: fast_paths false, length_buckets 1 for auto")
-    args.num_length_buckets, args.use_fast_paths = args.num_length_buckets or 1, False
+    args.num_length_buckets = args.num_length_buckets or 1
+    args.take_fast_paths(False, None)
 
 
 def non_finite_parameters(model: nn.Module) -> list[str]:

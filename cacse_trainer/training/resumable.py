@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from datasets import IterableDataset
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, Sampler
@@ -26,7 +27,7 @@ from cacse_trainer.data.passes import Passes
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.files import delete_folder, make_readable, put_in_place
 from cacse_trainer.settings.arguments import CommonTrainingArguments
-from cacse_trainer.training import changes, checkpoints
+from cacse_trainer.training import automatic, changes, checkpoints
 from cacse_trainer.training.interruption import SignalWatch
 
 DUPLICATES, LEFT_OUT = "duplicate_rows", "guide_left_out"
@@ -142,6 +143,8 @@ class ResumableTrainer(Trainer):
             resume_from_checkpoint = str(newest)
         elif isinstance(resume_from_checkpoint, str):
             checkpoints.check_whole(resume_from_checkpoint)
+        if resume_from_checkpoint and automatic.choose(self.args, changes.read_record(str(resume_from_checkpoint))):
+            self._compute_as_chosen()
         if self.model_init is not None:  # a search leaves none behind, and each trial may have another
             self.model = self.call_model_init(trial)
         self._recorded = self._all_settings()  # before the training, which touches the config
@@ -149,7 +152,7 @@ class ResumableTrainer(Trainer):
             allowed = isinstance(self.args, CommonTrainingArguments) and self.args.resume_with_changes
             changes.check_changes(str(resume_from_checkpoint), self._recorded, allowed=allowed)
             checkpoints.tell_of_missing_state(resume_from_checkpoint)
-        changes.tell_choice(self.args)
+        automatic.tell_choice(self.args)
         barrier()  # all have read what is there before the first one clears up
         if self.args.should_save:
             checkpoints.clear_leftovers(folder)
@@ -157,6 +160,15 @@ class ResumableTrainer(Trainer):
             self.args.eval_on_start = False
         with self._signals.watching(), keep_freed_memory(self.args.device.type):
             return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
+
+    def _compute_as_chosen(self) -> None:
+        """Compute as the arguments say, whose precision and ways were others when the trainer was made."""
+        AcceleratorState._reset_state()  # one for all, and it keeps its precision
+        self.create_accelerator_and_postprocess()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Set what hangs on the model and on the arguments."""
 
     def _all_settings(self) -> dict[str, Any]:
         rows: dict[str, Any] = {}

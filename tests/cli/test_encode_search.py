@@ -11,9 +11,11 @@ import pytest
 from cacse_trainer import SentenceEncoder
 from cacse_trainer.cli import encode, search
 from cacse_trainer.cli.common import run
+from cacse_trainer.encoding import computing
 from cacse_trainer.encoding import corpus as encode_corpus
 from cacse_trainer.encoding.vectors.precision import directions
 from cacse_trainer.files import only_one
+from cacse_trainer.settings import precision
 from tests.conftest import write_sentences
 from tests.distributed.processes import run_processes
 from tests.tolerances import assert_near, noise
@@ -135,6 +137,41 @@ def test_a_run_broken_off_before_its_facts_goes_on(model, corpus, tmp_path, monk
     assert_near(np.load(output), encoder.encode(lines, normalize=not overwrite))
     assert json.loads(about.read_text())["normalize"] is not overwrite
     assert not (tmp_path / "v.npy.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("began", "auto", "dtype"),
+    [
+        (["--compute", "int8"], ["--compute", "auto", "--compute_dev", "none.csv"], "int8"),
+        (["--bf16", "true"], ["--compute", "auto"], "bfloat16"),
+        (["--bf16", "true"], ["--bf16", "auto"], "bfloat16"),
+        (["--bf16", "false"], ["--bf16", "auto"], "float32"),
+    ],
+)
+@pytest.mark.parametrize("shards", [False, True])
+def test_work_that_goes_on_keeps_what_auto_chose(model, corpus, tmp_path, monkeypatch, began, auto, dtype, shards):
+    """Nothing is measured, on whatever machine it is."""
+    output = tmp_path / "v.npy"
+    command = [*model[1], "--input", str(corpus[0]), "--output", str(output)]
+    if shards:
+        assert run(encode.main, [*command, "--shard", "1/2", *began]) == 0
+    else:
+        assert _broken_off([*command, *began], output, monkeypatch)
+    monkeypatch.setattr(computing, "_measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(precision, "bf16_is_fast", lambda **_: pytest.fail("measured"))
+    assert run(encode.main, [*command, *auto, *(["--shard", "2/2"] if shards else [])]) == 0
+    if shards:
+        assert run(encode.main, ["--output", str(output), "--finish"]) == 0
+    assert json.loads((tmp_path / "v.npy.json").read_text())["dtype"] == dtype
+
+
+def test_auto_chooses_anew_with_overwrite(model, corpus, tmp_path, monkeypatch):
+    output = tmp_path / "v.npy"
+    command = [*model[1], "--input", str(corpus[0]), "--output", str(output)]
+    assert _broken_off([*command, "--bf16", "true"], output, monkeypatch)
+    monkeypatch.setattr(precision, "bf16_is_fast", lambda **_: False)
+    assert run(encode.main, [*command, "--bf16", "auto", "--overwrite"]) == 0
+    assert json.loads((tmp_path / "v.npy.json").read_text())["dtype"] == "float32"
 
 
 def _broken_off(command, output, monkeypatch):

@@ -16,6 +16,7 @@ from cacse_trainer.compute.fast_paths import (
     SharedEmbedding,
     run_ahead,
     use_fast_paths,
+    use_plain_paths,
 )
 from cacse_trainer.models import SentenceEmbeddingModel
 from cacse_trainer.models.base import ComputeSettings
@@ -195,3 +196,19 @@ def test_a_mask_made_without_looking_gives_the_same(tiny_towers):
                 torch.manual_seed(0)
                 states.append(model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()])
             torch.testing.assert_close(*states, atol=1e-5, rtol=1e-5)
+
+
+def test_the_plain_way_again(tiny_towers):
+    """Classes, hooks and attention are those of before, and so are the results."""
+    model = BertModel.from_pretrained(tiny_towers("bert")[0]).train()
+
+    def state():
+        return [
+            (type(part), len(part._forward_pre_hooks)) for part in model.modules()
+        ], model.config._attn_implementation
+
+    before = state()
+    use_fast_paths(model)
+    assert state() != before
+    use_plain_paths(model)
+    assert state() == before

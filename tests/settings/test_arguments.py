@@ -10,6 +10,8 @@ from cacse_trainer.settings import precision
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.precision import bf16_is_fast, resolve_bf16
 from cacse_trainer.settings.recipes import Parsed
+from cacse_trainer.training import automatic
+from cacse_trainer.training.automatic import choose
 
 INF = float("inf")
 
@@ -18,11 +20,17 @@ def made(**settings) -> CacseTrainingArguments:
     return CacseTrainingArguments("out", **settings)
 
 
+def chosen(**settings) -> CacseTrainingArguments:
+    args = made(**settings)
+    choose(args)
+    return args
+
+
 def test_evaluated_saved_and_the_best_kept():
     args = made(eval_steps=7)
     assert (args.eval_strategy.value, args.save_strategy.value, args.save_steps) == ("steps", "steps", 7)
     assert (args.save_total_limit, args.load_best_model_at_end, args.metric_for_best_model) == (1, True, None)
-    assert args.eval_on_start and args.bf16 == bf16_is_fast()
+    assert args.eval_on_start and chosen().bf16 == bf16_is_fast()
 
 
 def test_evaluations_and_checkpoints_follow_each_other():
@@ -78,17 +86,19 @@ def cpu(monkeypatch):
     monkeypatch.setattr(precision, "accelerator", lambda: None)
     monkeypatch.setattr("cacse_trainer.settings.arguments.accelerator", lambda: None)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(automatic, "fast_paths_gain", lambda bf16, padded: 1.5)
     return lambda gain: monkeypatch.setattr(precision, "measured_gain", lambda: gain)
 
 
 @pytest.mark.parametrize("gain", [0.4, 1.0, 1.19, 1.2, 3.0])
 def test_auto_on_a_cpu_is_what_was_measured(gain, cpu):
     cpu(gain)
-    args = made()
-    assert (args.bf16, args.use_cpu, args.mixed_precision == "bf16", args.bf16_gain) == (*[gain >= 1.2] * 3, gain)
+    assert not made().bf16 and made().undecided == {"bf16", "fast_paths"}
+    args = chosen()
+    assert (args.bf16, args.use_cpu, args.mixed_precision == "bf16", args.gains["bf16"]) == (*[gain >= 1.2] * 3, gain)
     for given in (True, False):
-        args = made(bf16=given)
-        assert args.bf16 == given and args.bf16_gain is None and "bf16" not in args.automatic
+        args = chosen(bf16=given)
+        assert args.bf16 == given and "bf16" not in {*args.gains, *args.automatic}
 
 
 @pytest.mark.parametrize(
@@ -125,17 +135,15 @@ def test_the_measurement_leaves_the_random_state(monkeypatch):
 
 
 def test_processes_take_the_first_ones_figure(cpu, monkeypatch):
-    """They meet while the arguments are made; a processor without the instructions is no exception."""
+    """A processor without the instructions is no exception."""
     cpu(0.5)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: meet())
-
-    def meet() -> None:
-        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-        monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda figures: figures.__setitem__(0, 2.0))
-
     args = made()
-    assert args.bf16 and args.use_cpu and args.mixed_precision == "bf16" and args.bf16_gain == 2.0
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda figures: figures.__setitem__(0, 2.0))
+    choose(args)
+    assert args.bf16 and args.use_cpu and args.mixed_precision == "bf16" and args.gains["bf16"] == 2.0
+    assert args.use_fast_paths and args.gains["fast_paths"] == 2.0
 
 
 def test_an_adaptation_is_the_same_one_whatever_auto_has_measured(cpu):

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from cacse_trainer import load_sentences
+from cacse_trainer import SentenceEmbeddingModel, load_sentences
 from cacse_trainer.cli.common import run
 from cacse_trainer.cli.train import main as train
 from cacse_trainer.data.passes import Passes
 from cacse_trainer.errors import UserError
 from cacse_trainer.settings import precision
 from cacse_trainer.settings.arguments import CacseTrainingArguments
+from cacse_trainer.training import automatic
 from cacse_trainer.training.changes import check_changes
 from cacse_trainer.training.checkpoints import SETTINGS
 from tests.conftest import ROOT, StopAt, write_sentences
@@ -61,28 +62,58 @@ def test_an_order_by_length_goes_on_too(strategy, inputs, tmp_path):
     "family", ["simcse", *(pytest.param(name, marks=pytest.mark.slow) for name in ("distill", "instruct"))]
 )
 def test_what_auto_chose_is_kept_on_another_machine(family, inputs, tmp_path, monkeypatch, caplog):
-    """The run began where bfloat16 is fast, and goes on where it is not, with more threads than the fast paths take."""
-
-    def machine(gain: float, threads: int) -> None:
-        monkeypatch.setattr(precision, "measured_gain", lambda: gain)
-        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-
-    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
+    """The run began where bfloat16 is fast and the fast paths are not, and measures nothing where it goes on."""
+    machine(monkeypatch, 2.0, 0.5)
     monkeypatch.setitem(matrix["FAMILIES"]["distill"], "teacher_bf16", "auto")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     caplog.set_level(logging.INFO, logger="cacse_trainer")
     with matrix["without_reports"]():
-        machine(2.0, 1)
         matrix["train_cell"](FIRST[family], inputs, whole, resume=False, bf16="auto")
         shutil.copytree(whole / "checkpoint-5", cut / "checkpoint-5")
         assert "bf16 auto: bfloat16 (products in bfloat16 were 2.00 times as fast)" in caplog.text
-        machine(0.5, 64)
+        monkeypatch.setattr(precision, "measured_gain", lambda: pytest.fail("measured"))
+        monkeypatch.setattr(automatic, "fast_paths_gain", lambda *_, **__: pytest.fail("measured"))
+        monkeypatch.setattr(precision, "cpu_has_bf16", lambda: False)
         matrix["train_cell"](FIRST[family], inputs, cut, resume=True, bf16="auto")
-    assert "goes on in bfloat16, as the run began; this machine alone would train it in float32" in caplog.text
+    assert "goes on in bfloat16, as the run began; this processor is slow in it" in caplog.text
     assert matrix["outcome"](cut) == matrix["outcome"](whole)
     record = json.loads((cut / "checkpoint-6" / SETTINGS).read_text())
     assert record["bf16"] is True and record["bf16_gain"] == 2.0
     assert record.get("teacher_in_bf16", family != "distill") is True
+    if family != "instruct":
+        assert record["fast_paths"] is False and record["fast_paths_gain"] == 0.5
+        assert caplog.text.count("fast_paths auto: left (a narrow layer's step was 0.50 times as fast)") == 2
+
+
+def machine(monkeypatch, bf16_gain: float, fast_paths_gain: float) -> None:
+    """One that measures so."""
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(precision, "measured_gain", lambda: bf16_gain)
+    monkeypatch.setattr(automatic, "fast_paths_gain", lambda bf16, padded: fast_paths_gain)
+
+
+@pytest.mark.parametrize(("began", "goes_on"), [((2.0, 2.0), (0.5, 0.5)), ((0.5, 0.5), (2.0, 2.0))])
+def test_a_trainer_of_ones_own_keeps_it_too(began, goes_on, make_trainer, tmp_path, tiny_towers, monkeypatch):
+    """Also when it was made for the other machine's choice, before it was told of a checkpoint."""
+
+    def made(output: str, **more):
+        folder = tiny_towers("bert")[0]
+        model = SentenceEmbeddingModel.from_encoder(folder, pooling="mean", dropout=0.1)
+        return make_trainer(output, model=model, kind=CacseTrainingArguments, bf16="auto", **more)
+
+    machine(monkeypatch, *began)
+    whole = made("whole", save_total_limit=None, load_best_model_at_end=False)
+    whole.train()
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "cut" / "checkpoint-4")
+    machine(monkeypatch, *goes_on)
+    resumed = made("cut", save_total_limit=None, load_best_model_at_end=False)
+    assert resumed.args.bf16 is resumed.args.use_fast_paths is resumed.model.compute.fast_paths is (goes_on[0] > 1)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.args.bf16 is resumed.args.use_fast_paths is resumed.model.compute.fast_paths is (began[0] > 1)
+    assert resumed.args.gains == dict(zip(("bf16", "fast_paths"), began, strict=True))
+    assert resumed.accelerator.mixed_precision == ("bf16" if began[0] > 1 else "no")
+    theirs = whole.model.state_dict()
+    assert all(torch.equal(own, theirs[name]) for name, own in resumed.model.state_dict().items())
 
 
 @pytest.mark.slow
