@@ -21,6 +21,7 @@ from cacse_trainer.compute.encoder_tools import known_inputs
 from cacse_trainer.compute.fast_paths import use_fast_paths
 from cacse_trainer.compute.packing import can_pack, pool_packed, pool_padded, sentence_vectors
 from cacse_trainer.compute.pooling import LAYER_POOLINGS
+from cacse_trainer.compute.varlen import known_tokens
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import fits
 from cacse_trainer.models.heads import FreshLinear
@@ -62,7 +63,9 @@ class ComputeSettings:
     ) -> Tensor:
         """By ``packed``, which leaves the padding out, where that is asked for and `can_pack`; else by ``padded``."""
         if self.length_buckets is None and can_pack(encoder, inputs):
-            return encode_in_buckets(packed, inputs, 1, self.mini_batch_size)
+            # sorted, mini-batches on a device would ask it for the lengths
+            trim = known_tokens(inputs["attention_mask"]) is None
+            return encode_in_buckets(packed, inputs, 1, self.mini_batch_size, trim)
         return self.in_parts(padded, inputs)
 
     def pooled(

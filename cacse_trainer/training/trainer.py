@@ -18,7 +18,9 @@ from transformers.trainer_utils import SaveStrategy
 
 from cacse_trainer.compute.distributed import shared_rows, world_size
 from cacse_trainer.compute.fast_paths import compute_alike, run_ahead
+from cacse_trainer.compute.varlen import remember_lengths
 from cacse_trainer.data import Masking
+from cacse_trainer.data.collator import LENGTHS, CountedRows
 from cacse_trainer.data.deletion import Deletion
 from cacse_trainer.encoding.embedder import length_limit
 from cacse_trainer.errors import UserError
@@ -184,6 +186,8 @@ class CacseTrainer(ScoringTrainer):
             prompts = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
             collator = collator_for(model, tokenizer, self.max_seq_length, self.guide, prompts)
             self.data_collator = collator if self.ranking_term is None else self.ranking_term.beside(collator)
+        if self.runs_ahead and not isinstance(self.data_collator, CountedRows):
+            self.data_collator = CountedRows(self.data_collator)
         self.masking = Masking(tokenizer, self.mask_probability) if model.needs_masked_copies else None
         words = Deletion(tokenizer, self.max_seq_length, model.deletion) if model.deletion else None
         # added to each step's batches
@@ -277,6 +281,14 @@ class CacseTrainer(ScoringTrainer):
         for add in self.additions:
             batches = [add(b, self.args.seed, self.state.global_step, part) for part, b in enumerate(batches)]
         return batches, items
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """As `Trainer`'s; of masks on a device the lengths are kept, where padding is to be left out."""
+        found = super()._prepare_inputs(inputs)
+        for name, lengths in found.pop(LENGTHS, {}).items():
+            if self.model_of_run.compute.length_buckets is None:
+                remember_lengths(found[name], lengths)
+        return found
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
