@@ -52,7 +52,7 @@ def known_tokens(mask: Tensor) -> int | None:
     lengths, width = _LENGTHS.get(whole), mask.shape[-1]
     if lengths is None or mask.dim() != 2 or width != whole.shape[-1] or not mask.is_contiguous():
         return None
-    first = mask.storage_offset() // width
+    first = (mask.storage_offset() - whole.storage_offset()) // width
     return int(lengths[first : first + len(mask)].sum())
 
 

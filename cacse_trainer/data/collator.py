@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -122,8 +123,12 @@ class CountedRows:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         batch = self.collator(rows)
         masks = {name: mask.numpy() for name, mask in batch.items() if name.endswith("attention_mask")}
-        fine = {name: mask for name, mask in masks.items() if mask[..., 0].all() and (mask[..., 1:] <= mask[..., :-1]).all()}
-        return {**batch, LENGTHS: {name: mask.sum(axis=-1) for name, mask in fine.items()}}
+        return {**batch, LENGTHS: {name: mask.sum(axis=-1) for name, mask in masks.items() if _begins_each_row(mask)}}
+
+
+def _begins_each_row(mask: np.ndarray) -> bool:
+    """Whether each row of a mask (…, L) is some tokens and then padding."""
+    return bool(mask[..., 0].all() and (mask[..., 1:] <= mask[..., :-1]).all())
 
 
 def by_side(column: str, query: Any, document: Any, neither: Any) -> Any:

@@ -43,7 +43,7 @@ class ComputeSettings:
     Args:
         length_buckets: groups of rows of similar length that the encoder runs over, one after the other; 1 is one
             padded pass, None no padding at all (`packing`) or, where that is not to be had, as many as pay for the
-            lengths.
+            lengths on a CPU, and one elsewhere.
         mini_batch_size: sentences that are encoded at once, with gradient caching (`encode_in_buckets`); None: all.
         negatives: whose rows a row is compared with: those of all processes (``global``), or of its own (``local``).
         fast_paths: take the cheaper ways of `fast_paths`.

@@ -294,8 +294,8 @@ class CacseTrainingArguments(CommonTrainingArguments):
     length_buckets: str = setting(
         "auto",
         "Run the encoder over so many groups of rows of similar length; the loss still sees the whole batch. auto: on "
-        "a CPU and on CUDA without any padding (other encoders than BERT's kind: on a CPU as many groups as pay for the "
-        "batch's lengths, on CUDA 1), 1 elsewhere and where the model is compiled.",
+        "a CPU and on CUDA without any padding (other encoders than BERT's kind: on a CPU as many groups as pay for "
+        "the batch's lengths, on CUDA 1), 1 elsewhere and where the model is compiled.",
     )
     fast_paths: str = setting(
         "auto",

@@ -1,5 +1,7 @@
 """Encoders over a batch's tokens as a GPU runs them: equal to the padded ones, with a kernel for rows and without."""
 
+import pickle
+import sys
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -10,11 +12,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cacse_trainer import CacseBertModel, CacseRobertaModel
 from cacse_trainer.compute import bucketing, packing, varlen
+from cacse_trainer.compute.fast_paths import AHEAD, run_ahead
 from cacse_trainer.compute.packing import FlatRows, can_pack, layer_vectors, packed_rows, packed_states, pool_packed
-from cacse_trainer.compute.pooling import LAYER_POOLINGS, POOLINGS, pool
+from cacse_trainer.compute.pooling import LAYER_POOLINGS, pool
 from cacse_trainer.compute.varlen import Bounds, kernel_for, known_tokens, remember_lengths
+from cacse_trainer.data import collator
 from tests.compute.test_packing import LENGTHS, build, gradients, inputs, without_dropout
-from tests.conftest import tiny_config
 from tests.varlen_reference import attention_by_row
 
 
@@ -41,9 +44,9 @@ def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> N
         assert torch.allclose(value, expected[name], atol=1e-10), name
 
 
-@pytest.mark.parametrize("pooling", sorted(POOLINGS))
+@pytest.mark.parametrize("pooling", ["cls", "mean", "avg_embeddings_last"])
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_every_pooling_equals_the_padded_encoder(kind, pooling, road):
+def test_first_tokens_all_tokens_and_layers_are_those_of_the_padded_encoder(kind, pooling, road):
     model = without_dropout(build(kind))
     plain = inputs(pad=model.config.pad_token_id)
     plain["input_ids"][1, 2] = model.config.pad_token_id  # RoBERTa counts positions as if it were not there
@@ -83,8 +86,7 @@ def test_both_towers_and_the_cascade_with_frozen_parts(kind, mini_batch_size, ro
         for name, buckets, batch in (("padded", 1, plain), ("flat", None, counted(plain))):
             model.compute = replace(model.compute, length_buckets=buckets, mini_batch_size=mini_batch_size)
             model.zero_grad()
-            with patch.object(bucketing, "encode_in_buckets", side_effect=AssertionError):
-                output = model(**batch)
+            output = model(**batch)
             output.loss.backward()
             grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
             found[name] = output.losses, grads, flat.call_count
@@ -199,7 +201,7 @@ def test_flash_attention_gets_its_arguments_by_their_names(monkeypatch):
         return q
 
     module = type("flash_attn", (), {"flash_attn_varlen_func": staticmethod(flash_attn_varlen_func)})
-    monkeypatch.setitem(__import__("sys").modules, "flash_attn", module)
+    monkeypatch.setitem(sys.modules, "flash_attn", module)
     q, k, v, at, more = (torch.full((1,), number) for number in range(5))
     varlen._by_flash_attention(q, k, v, Bounds(at, 1), Bounds(more, 9), 0.1, 0.5)
     order = ("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k")
@@ -225,11 +227,20 @@ def test_bf16_is_as_near_to_float32_as_the_padded_way(monkeypatch):
     assert 0 < (gradient(counted(plain), True, True) - exact).norm() < bound
 
 
-def test_config_that_was_told_to_run_ahead_is_packed():
+def test_an_encoder_that_was_told_to_run_ahead_is_packed():
     model, batch = build("bert"), counted(inputs())
-    packing_of = tiny_config("bert")
-    assert packing_of.model_type in packing.KINDS
-    from cacse_trainer.compute.fast_paths import AHEAD, run_ahead
-
     run_ahead(model)
     assert model.config._attn_implementation == AHEAD and can_pack(model, batch)
+
+
+def test_the_collator_counts_rows_that_are_padded_on_the_right(tiny_tokenizer):
+    rows = [{"anchor": "a red dog", "positive": "a dog"}, {"anchor": "", "positive": "dog dog dog dog"}]
+    plain = collator.ContrastiveCollator(tiny_tokenizer)
+    batch = pickle.loads(pickle.dumps(collator.CountedRows(plain)))(rows)
+    lengths = batch.pop(collator.LENGTHS)
+    assert batch.keys() == plain(rows).keys()
+    assert np.array_equal(lengths["attention_mask"], batch["attention_mask"].sum(-1)) and len(lengths) == 1
+    left, empty = batch["attention_mask"].flip(-1), batch["attention_mask"].clone()
+    empty[0, 1] = 0
+    made = {"attention_mask": left, "guide_attention_mask": batch["attention_mask"], "teacher_attention_mask": empty}
+    assert collator.CountedRows(lambda rows: made)(rows)[collator.LENGTHS].keys() == {"guide_attention_mask"}
