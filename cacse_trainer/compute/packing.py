@@ -222,8 +222,8 @@ class FlatRows(_Rows):
 
         query = projected[0][:, None] if first_only else padded(projected[0])
         parts = (query, padded(projected[1]), padded(projected[2]))
-        heads = [part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts]  # (N, heads, ·, d)
-        found = F.scaled_dot_product_attention(*heads, attn_mask=self._mask, dropout_p=dropout, scale=scaling)
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)  # (N, heads, ·, d)
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask, dropout_p=dropout, scale=scaling)
         flat = found.transpose(1, 2).flatten(2).flatten(0, 1)  # (N·L, heads·d), or (N, heads·d)
         return flat if first_only else _Moved.apply(flat, self.tokens, None)
 

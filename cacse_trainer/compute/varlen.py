@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers.utils import is_flash_attn_2_available
 
@@ -86,6 +85,8 @@ def _by_flash_attention(
 def _by_torch(
     query: Tensor, key: Tensor, value: Tensor, asked: Bounds, given: Bounds, dropout: float, scaling: float
 ) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # imports torch's compiler, for seconds
+
     found = varlen_attn(query, key, value, asked.at, given.at, asked.longest, given.longest, scale=scaling)
     assert isinstance(found, Tensor)  # without auxiliary outputs
     return found

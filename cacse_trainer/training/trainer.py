@@ -186,7 +186,9 @@ class CacseTrainer(ScoringTrainer):
             prompts = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
             collator = collator_for(model, tokenizer, self.max_seq_length, self.guide, prompts)
             self.data_collator = collator if self.ranking_term is None else self.ranking_term.beside(collator)
-        if self.runs_ahead and not isinstance(self.data_collator, CountedRows):
+        # where one process reads for all, batches are put together and cut, which goes with tensors alone
+        counts = self.runs_ahead and not self.accelerator.dispatch_batches
+        if counts and not isinstance(self.data_collator, CountedRows):
             self.data_collator = CountedRows(self.data_collator)
         self.masking = Masking(tokenizer, self.mask_probability) if model.needs_masked_copies else None
         words = Deletion(tokenizer, self.max_seq_length, model.deletion) if model.deletion else None
@@ -284,7 +286,7 @@ class CacseTrainer(ScoringTrainer):
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         """As `Trainer`'s; of masks on a device the lengths are kept, where padding is to be left out."""
-        found = super()._prepare_inputs(inputs)
+        found: Any = super()._prepare_inputs(inputs)
         for name, lengths in found.pop(LENGTHS, {}).items():
             if self.model_of_run.compute.length_buckets is None:
                 remember_lengths(found[name], lengths)

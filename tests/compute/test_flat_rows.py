@@ -125,7 +125,7 @@ def test_dropout_is_the_attention_s_own_and_rests_in_evaluation(monkeypatch, roa
 def test_the_mean_over_dropout_masks_is_the_attention_without_them(road):
     """Inverted dropout of the probabilities: over n draws of p = 1/4 the mean has a variance of w²v²·p/(1 - p)/n."""
     layer = build("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.25).encoder.layer[0].attention.self
-    rows, draws = packed_rows(counted(inputs()), 4), 400
+    rows, draws = packed_rows(counted(inputs()), 4), 150
     states = torch.randn(sum(LENGTHS), layer.all_head_size, dtype=torch.double)
     with torch.no_grad():
         drawn = torch.stack([rows.attend(layer, states, False) for _ in range(draws)])
