@@ -186,10 +186,6 @@ class CacseTrainer(ScoringTrainer):
             prompts = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
             collator = collator_for(model, tokenizer, self.max_seq_length, self.guide, prompts)
             self.data_collator = collator if self.ranking_term is None else self.ranking_term.beside(collator)
-        # where one process reads for all, batches are put together and cut, which goes with tensors alone
-        counts = self.runs_ahead and not self.accelerator.dispatch_batches
-        if counts and not isinstance(self.data_collator, CountedRows):
-            self.data_collator = CountedRows(self.data_collator)
         self.masking = Masking(tokenizer, self.mask_probability) if model.needs_masked_copies else None
         words = Deletion(tokenizer, self.max_seq_length, model.deletion) if model.deletion else None
         # added to each step's batches
@@ -272,6 +268,17 @@ class CacseTrainer(ScoringTrainer):
             return [name for name, _ in model.named_parameters()]
         return super().get_decay_parameter_names(model)
 
+    def get_train_dataloader(self) -> Any:
+        """As `ResumableTrainer`'s; the batches for a device say how long their rows are."""
+        plain = self.data_collator
+        # Where one process reads for all, batches are put together and cut, which goes with tensors alone.
+        if self.runs_ahead and not self.accelerator.dispatch_batches:
+            self.data_collator = CountedRows(plain)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = plain
+
     # ---- a step ----
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
@@ -288,7 +295,7 @@ class CacseTrainer(ScoringTrainer):
         """As `Trainer`'s; of masks on a device the lengths are kept, where padding is to be left out."""
         found: Any = super()._prepare_inputs(inputs)
         for name, lengths in found.pop(LENGTHS, {}).items():
-            if self.model_of_run.compute.length_buckets is None:
+            if self.runs_ahead and self.model_of_run.compute.length_buckets is None:
                 remember_lengths(found[name], lengths)
         return found
 

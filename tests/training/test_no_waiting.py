@@ -3,6 +3,7 @@
 import runpy
 import traceback
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -12,6 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cacse_trainer.compute import bucketing, packing
+from cacse_trainer.compute.varlen import known_tokens
+from cacse_trainer.data.collator import LENGTHS, ContrastiveCollator
 from cacse_trainer.training import resumable, trainer
 from cacse_trainer.training.guards import NonFiniteLossError
 from tests.conftest import ROOT
@@ -122,6 +125,22 @@ def test_nor_does_one_without_padding(family, mini_batch_size, inputs, asked, tm
         caching = {} if mini_batch_size is None else {"mini_batch_size": mini_batch_size}
         matrix["train_cell"](cell, inputs, tmp_path / "run", resume=False, **ways, **caching)
     assert not asked.by and flat.called
+
+
+@pytest.mark.parametrize("buckets", [1, None])
+def test_lengths_come_with_the_loader_s_batches_alone(buckets, make_trainer, monkeypatch):
+    """The trainer's collator stays what it was; where the batches of all processes are put together, there are none."""
+    monkeypatch.setattr(trainer, "runs_ahead", lambda device: True)
+    made = make_trainer()
+    made.model.use(replace(made.model.compute, length_buckets=buckets))
+    assert type(made.data_collator) is ContrastiveCollator
+    batch = next(iter(made.get_train_dataloader()))
+    count = int(batch["attention_mask"].sum())
+    inputs = made._prepare_inputs(batch)
+    assert LENGTHS in batch and LENGTHS not in inputs and type(made.data_collator) is ContrastiveCollator
+    assert known_tokens(inputs["attention_mask"].flatten(0, 1)) == (count if buckets is None else None)
+    made.accelerator.dataloader_config.dispatch_batches = True
+    assert LENGTHS not in made.get_train_dataloader().collate_fn(made.train_dataset.select(range(4)).to_list())
 
 
 def test_a_loss_looked_at_later_is_told_with_its_own_step_and_rows(make_trainer, tmp_path, monkeypatch):
