@@ -24,6 +24,8 @@ from cacse_trainer.settings.resources import resolve_resource
 from cacse_trainer.training.distillation import DistillationTrainer
 
 SENTENCES = 200_000
+ARGUMENTS = ("mini_batch_size", "length_buckets", "save_steps", "save_total_limit")
+"""What `Check.trainer` takes of the training's arguments, as they are."""
 
 
 class Check:
@@ -123,8 +125,9 @@ class Check:
             eval_strategy="no",
             logging_steps=1_000,
             **given,
-            **{name: more.pop(name) for name in ("mini_batch_size", "save_steps", "save_total_limit") if name in more},
+            **{name: more.pop(name) for name in ARGUMENTS if name in more},
         )
+        dropout = more.pop("dropout", None)
         about = {"args": args, "processing_class": self.tokenizer, **more}
         about["train_dataset"] = Dataset.from_dict({"text": self.sentences(min(batch * steps, SENTENCES))})
         if kind == "distill":
@@ -132,6 +135,6 @@ class Check:
             student = StudentModel.from_encoder(self.encoder(small))
             trainer = DistillationTrainer(student, EnsembleModel.from_encoders(towers), **about)
         else:
-            trainer = CacseTrainer(self.model(kind, small), **about)
+            trainer = CacseTrainer(self.model(kind, small, dropout), **about)
         trainer.remove_callback(PrinterCallback)
         return trainer

@@ -5,7 +5,9 @@ with a limit of its own, and says its JSON line at once, so that a part that bre
 
 golden      losses and gradients of the reference implementations, in double (tests/golden), against float32 without
             TF32 and bf16 there
-families    each kind of model at toy size: loss and gradients against the CPU's in double
+families    each kind of model at toy size: vectors, loss and gradients against the CPU's in double
+packed      the same without padding (on a CPU by a softmax a row in the kernel's place); then SimCSE with padding and
+            without it, with dropout of the attention and without: sentences a second and peak memory
 resume      a training broken off in the middle ends, bit for bit, where an unbroken one does
 roads       every command on toy models (tests/devices/roads.py); only on a GPU
 peer        sentence-transformers' trainer with MultipleNegativesRankingLoss, bf16, for `simcse_64` and `simcse_512`
@@ -22,6 +24,7 @@ whole       train with an evaluation, export, reload; the vectors beside the CPU
 
 import argparse
 import copy
+import gc
 import json
 import math
 import multiprocessing
@@ -31,8 +34,10 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from common import BF16_PEAK, Clock, mnrl_trainer, peak_gb, quiet
@@ -46,10 +51,12 @@ from cacse_trainer import (
     SentenceEncoder,
     load_pairs,
 )
+from cacse_trainer.compute import packing, varlen
 from cacse_trainer.importers.reference import convert_reference_checkpoint
 from cacse_trainer.settings.resources import resolve_resource
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))
 GOLDEN = ROOT / "tests" / "golden" / "cacse" / "bert_begin7_constraint4"
 MARGIN = 4.0
 """How many times the CPU's own distance from the result in double a device's may be: its sums have another order."""
@@ -75,6 +82,8 @@ def rate(check: Check, trainer: Any, batch: int, ours: bool = True) -> dict[str,
     """Train; sentences a second, peak memory, and the share of the chip's peak."""
     clock = Counted(check.warm)
     trainer.add_callback(clock)
+    if check.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     trainer.train()
     step = clock.seconds / check.steps
     found = {"sentences_per_second": batch / step, "step_seconds": step, "minutes_for_1M": 1e6 * step / batch / 60}
@@ -121,7 +130,7 @@ def peer(check: Check) -> dict[str, Any]:
 
 
 Computed = dict[str, dict[str, Tensor]]
-"""A loss and the gradients, each by name."""
+"""Vectors, a loss and the gradients, each by name."""
 
 
 def off(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
@@ -130,27 +139,41 @@ def off(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
     return math.sqrt(far / sum(value.square().sum() for value in exact.values()))
 
 
-def loss_and_gradients(model: Any, batch: dict[str, Tensor], device: str, dtype: torch.dtype) -> Computed:
-    """Of one batch, under autocast where the dtype is bfloat16."""
+def loss_and_gradients(
+    model: Any, batch: dict[str, Tensor], device: str, dtype: torch.dtype, packed: bool = False
+) -> Computed:
+    """Of one batch, under autocast where the dtype is bfloat16; packed: without padding, as a GPU trains."""
     model = copy.deepcopy(model).to(device).train()
     model = model.double() if dtype == torch.float64 else model.float()
-    rows = {name: value.to(device) for name, value in batch.items()}
-    with torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
-        loss = model(**rows).loss
+    rows = {name: value.to(device, copy=True) for name, value in batch.items()}
+    if packed:
+        model.use(replace(model.compute, length_buckets=None))
+        varlen.remember_lengths(rows["attention_mask"], batch["attention_mask"].sum(dim=-1).numpy())
+    autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16)
+    with patch.object(packing, "FlatRows", wraps=packing.FlatRows) as flat, autocast:
+        output = model(**rows)
+    assert flat.called == packed, "the padded way was taken" if packed else "the way without padding was taken"
+    loss = output.loss
     loss.backward()
+    vectors = {name: value.detach() for name, value in output.items() if name.endswith("embeddings")}
     gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
-    return {"loss": {"loss": loss.detach()}, "gradients": gradients}
+    return {"vectors": vectors, "loss": {"loss": loss.detach()}, "gradients": gradients}
 
 
 def compare(
-    model: Any, batch: dict[str, Tensor], device: str, dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16)
+    model: Any,
+    batch: dict[str, Tensor],
+    device: str,
+    dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16),
+    **way: bool,
 ) -> dict[str, Any]:
-    """The device against double on the CPU, bounded by what the CPU itself errs."""
+    """The device, in its way, against double on the CPU, padded, bounded by what the CPU itself errs."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     exact = loss_and_gradients(model, batch, "cpu", torch.float64)
     found: dict[str, Any] = {}
     for dtype in dtypes:
-        here, there = (loss_and_gradients(model, batch, where, dtype) for where in ("cpu", device))
+        here = loss_and_gradients(model, batch, "cpu", dtype)
+        there = loss_and_gradients(model, batch, device, dtype, **way)
         for of, values in exact.items():
             name = f"{of} in {str(dtype).removeprefix('torch.')}"
             bound = MARGIN * max(off(here[of], values), torch.finfo(dtype).eps)
@@ -187,6 +210,28 @@ def families(check: Check) -> dict[str, Any]:
         # what DiffCSE's generator fills in is an argmax, which bfloat16 may change
         dtypes = (torch.float32,) if kind == "diffcse" else (torch.float32, torch.bfloat16)
         found[kind] = compare(check.model(kind, small=True, dropout=0.0), batch, check.device, dtypes)
+    return found
+
+
+def packed(check: Check) -> dict[str, Any]:
+    """What is saved by leaving the padding out, and that nothing changes by it."""
+    if check.device == "cpu":
+        from tests.varlen_reference import for_half
+
+        varlen.kernel_for = for_half
+    found: dict[str, Any] = {}
+    for kind in ("simcse", "cacse"):
+        batch = first_batch(check.trainer(kind, 8, 1, small=True))
+        own = {name: value.cpu() for name, value in batch.items() if isinstance(value, Tensor)}
+        found[kind] = compare(check.model(kind, small=True, dropout=0.0), own, check.device, packed=True)
+    for batch_size in (64, 512):
+        rows = max(4, batch_size // 64) if check.toy else batch_size
+        for dropout in (0.1, 0.0):
+            for name, buckets in (("padded", "1"), ("packed", "auto")):
+                gc.collect()  # the trainer before, and its memory
+                how: dict[str, Any] = {"dropout": dropout, "length_buckets": buckets}
+                trainer = check.trainer("simcse", rows, check.warm + check.steps, **how)
+                found[f"{name}, {batch_size} rows, dropout {dropout}"] = rate(check, trainer, rows)
     return found
 
 
@@ -273,6 +318,7 @@ def whole(check: Check) -> dict[str, Any]:
 PARTS: dict[str, tuple[Callable[[Check], dict[str, Any]], int]] = {
     "golden": (golden, 40),
     "families": (families, 60),
+    "packed": (packed, 75),
     "resume": (resume, 60),
     "simcse_64": (measured("simcse", 64), 40),
     "simcse_512": (measured("simcse", 512), 40),

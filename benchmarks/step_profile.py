@@ -30,6 +30,7 @@ from cacse_trainer import (
     TncseModel,
 )
 from cacse_trainer.compute.memory import keep_freed_memory
+from cacse_trainer.data.collator import CountedRows
 from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.models.modeling_student import StudentModel
 from cacse_trainer.settings.arguments import CacseTrainingArguments
@@ -137,7 +138,7 @@ def main() -> int:
         nonlocal last, tokens
         last = time.perf_counter()
         rows = [{"text": line} for line in lines[number * settings.batch : (number + 1) * settings.batch]]
-        batch = {name: ids.to(device) for name, ids in trainer.data_collator(rows).items()}
+        batch = trainer._prepare_inputs(CountedRows(trainer.data_collator)(rows))
         batch = trainer.masking(batch, number) if trainer.masking is not None else batch
         tokens = int(batch["attention_mask"].sum())
         stage("collate")

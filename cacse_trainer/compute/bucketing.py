@@ -34,7 +34,8 @@ def encode_in_buckets(
     Args:
         encode: (n, l) tensors by name → (n, …), row by row, blind to padding; no exchange between processes within.
         inputs: (N, L) tensors, among them ``attention_mask`` (without it, or padded on the left, nothing is sorted).
-        buckets: number of passes, at least 1; None: by `cheapest_groups`.
+        buckets: number of passes, at least 1; None: by `cheapest_groups`, and 1 where a device would be asked for the
+            lengths.
         mini_batch_size: rows in a pass at most, each pass encoded again for its gradient; None: no such bound. With
             fewer rows in all nothing is encoded twice.
         trim: sort by length and cut each group to its longest row; False where ``encode`` counts the padding.
@@ -45,6 +46,8 @@ def encode_in_buckets(
     mask = inputs.get("attention_mask")
     rows, width = inputs["input_ids"].shape[:2]
     mini_batches = math.ceil(rows / mini_batch_size) if mini_batch_size else 1
+    if buckets is None and mask is not None and not on_host(mask):
+        buckets = 1
     sizes = [len(part) for part in torch.arange(rows).chunk(mini_batches)]
     order, lengths = None, None
     if mask is not None and trim and (buckets != 1 or mini_batches > 1) and bool(mask[:, 0].all()):
@@ -66,6 +69,11 @@ def encode_in_buckets(
         start += size
     whole = torch.cat(found)
     return whole if order is None else whole[torch.argsort(order)]
+
+
+def on_host(tensor: Tensor) -> bool:
+    """Whether its values are there without waiting for a device."""
+    return tensor.device.type == "cpu"
 
 
 def cheapest_groups(rows: Sequence[int], group_cost: int = PASS_COST) -> list[int]:

@@ -1,21 +1,28 @@
 """Encoders of BERT's kind over the tokens of a batch alone: nothing is spent on padding, or on states nobody reads.
 
-The rows are sorted by length and laid end to end. Linear layers, norms and dropout run once over all tokens; attention
-goes by groups of rows of nearly equal length, each padded to its own longest row. Where only the first token's state is
-read (CLS pooling, CACSE), the last layer runs for the first tokens alone, and their attention needs no keys and values:
+The rows are laid end to end. Linear layers, norms and dropout run once over all tokens. Where only the first token's
+state is read (CLS pooling, CACSE), the last layer runs for the first tokens alone.
+
+On a CPU (`PackedRows`) the rows are sorted by length, and attention goes by groups of rows of nearly equal length, each
+padded to its own longest row. The first tokens' attention needs no keys and values there:
 with one question q to a row's states x, the scores q·(W_k x + b_k) are (W_kᵀ q)·x + q·b_k and the result
 Σ aᵢ (W_v xᵢ + b_v) is W_v (Σ aᵢ xᵢ) + b_v Σ aᵢ, so that a row is multiplied once and not each of its tokens.
+
+On a GPU (`FlatRows`) attention goes by a kernel for rows of any lengths (`varlen`) where there is one for the precision
+and the dropout, else by torch's scaled dot product attention over queries, keys and values that are padded for it.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cacse_trainer.compute.bucketing import cheapest_groups
+from cacse_trainer.compute import varlen
+from cacse_trainer.compute.bucketing import cheapest_groups, on_host
 from cacse_trainer.compute.encoder_tools import known_inputs, run_encoder
-from cacse_trainer.compute.fast_paths import ATTENTION, half_once
+from cacse_trainer.compute.fast_paths import AHEAD, ATTENTION, half_once
 from cacse_trainer.compute.int8 import project
 from cacse_trainer.compute.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, pool
 
@@ -26,20 +33,25 @@ KINDS = {"bert": False, "roberta": True, "xlm-roberta": True, "camembert": True}
 
 
 def can_pack(encoder: Any, inputs: Mapping[str, Tensor]) -> bool:
-    """Whether `PackedRows` takes these inputs and `packed_states` this encoder: a CPU, padding on the right."""
+    """Whether `packed_rows` takes these inputs and `packed_states` this encoder: padding on the right.
+
+    On a GPU the lengths must be known without asking it (`varlen.known_tokens`).
+    """
     config, mask = encoder.config, inputs.get("attention_mask")
     return (
         mask is not None
-        and mask.device.type == "cpu"
         and config.model_type in KINDS
         and isinstance(encoder.encoder.layer[-1].attention.self.key, nn.Linear)  # no adapter: weights are read
         and isinstance(encoder.encoder.layer[-1].attention.self.value, nn.Linear)
-        and config._attn_implementation in {"sdpa", ATTENTION}
+        and config._attn_implementation in {"sdpa", ATTENTION, AHEAD}
         and not config.is_decoder
         and not any(getattr(part, "gradient_checkpointing", False) for part in encoder.modules())
-        and bool(mask[:, 0].all())
-        and bool((mask[:, 1:] <= mask[:, :-1]).all())
+        and (varlen.known_tokens(mask) is not None or (on_host(mask) and _padded_on_the_right(mask)))
     )
+
+
+def _padded_on_the_right(mask: Tensor) -> bool:
+    return bool(mask[:, 0].all()) and bool((mask[:, 1:] <= mask[:, :-1]).all())
 
 
 class Group(NamedTuple):
@@ -71,23 +83,43 @@ class _Moved(torch.autograd.Function):
         return whole.index_copy_(0, there, gradients[0]), None, None
 
 
-class PackedRows:
-    """The tokens of padded rows laid end to end, the shortest row first.
+class _Rows:
+    """The tokens of padded rows laid end to end.
 
     Args:
         inputs: ``input_ids``, ``attention_mask`` and, where given, ``token_type_ids``, (N, L) each.
         heads: of the attention.
 
     Attributes:
-        groups: of the attention; S is the sum of their rows · length.
         tokens: (T,), each packed token's place in the flattened (N·L) inputs.
         places: (T,), its place in its row.
         starts: (N,), where each packed row begins, in their order.
+    """
+
+    tokens: Tensor
+    places: Tensor
+    starts: Tensor
+
+    def __init__(self, inputs: Mapping[str, Tensor], heads: int):
+        self.inputs, self.heads = inputs, heads
+
+    def unpack(self, states: Tensor) -> Tensor:
+        """(T, H) → (N, L, H), 0 at padding that was cut off."""
+        rows, length = self.inputs["attention_mask"].shape
+        whole = states.new_zeros(rows * length, states.shape[1])
+        return whole.index_copy(0, self.tokens, states).unflatten(0, (rows, length))
+
+
+class PackedRows(_Rows):
+    """Rows on a CPU, the shortest one first.
+
+    Attributes:
+        groups: of the attention; S is the sum of their rows · length.
         order: (N,), the packed rows' numbers in the inputs.
     """
 
     def __init__(self, inputs: Mapping[str, Tensor], heads: int):
-        self.inputs = inputs
+        super().__init__(inputs, heads)
         mask = inputs["attention_mask"] != 0
         self.order = torch.argsort(mask.sum(dim=1), stable=True)
         lengths = mask.sum(dim=1)[self.order]
@@ -110,7 +142,6 @@ class PackedRows:
         self._to_by_head = by_head(row, self.places)  # (T·heads,)
         self._from_by_head = torch.empty(len(padded_row) * heads, dtype=torch.long)
         self._from_by_head[by_head(padded_row, padded_place)] = (self._from[:, None] * heads + head).flatten()
-        self.heads = heads
 
     def spread(self, states: Tensor) -> list[Tensor]:
         """(T, H) → each group's (rows, length, H)."""
@@ -134,16 +165,78 @@ class PackedRows:
         """(N, H) of the packed rows → in the order of the inputs."""
         return vectors[torch.argsort(self.order)]
 
-    def unpack(self, states: Tensor) -> Tensor:
-        """(T, H) → (N, L, H), 0 at padding that was cut off."""
-        rows, length = self.inputs["attention_mask"].shape
-        whole = states.new_zeros(rows * length, states.shape[1])
-        return whole.index_copy(0, self.tokens, states).unflatten(0, (rows, length))
+    def attend(self, module: Any, states: Tensor, first_only: bool) -> Tensor:
+        """Of each token, or of each row's first alone: (T, H) → (T, H) or (N, H)."""
+        return _attend_from_first(module, states, self) if first_only else _attend(module, states, self)
+
+
+class FlatRows(_Rows):
+    """Rows on a GPU, in the order of the inputs; the GPU is asked for nothing.
+
+    Args:
+        inputs, heads: as for `PackedRows`.
+        count: T, the tokens in all.
+    """
+
+    def __init__(self, inputs: Mapping[str, Tensor], heads: int, count: int):
+        super().__init__(inputs, heads)
+        mask = inputs["attention_mask"] != 0
+        rows, width = mask.shape
+        lengths = mask.sum(dim=1)
+        ends = lengths.cumsum(0)
+        self.starts = ends - lengths
+        row, self.places = _rows_and_places(lengths, count)
+        self.tokens = row * width + self.places
+        self._bounds = varlen.Bounds(F.pad(ends, (1, 0)).int(), width)
+        self._first_bounds = varlen.Bounds(torch.arange(rows + 1, dtype=torch.int32, device=mask.device), 1)
+        # Where each place of the padded inputs is taken from: padding from its row's last token, and has no gradient.
+        places = torch.arange(width, device=mask.device)
+        self._from = (self.starts[:, None] + torch.minimum(places, lengths[:, None] - 1)).flatten()  # (N·L,)
+        self._mask = mask[:, None, None]  # (N, 1, 1, L)
+
+    def in_order(self, vectors: Tensor) -> Tensor:
+        """(N, H), which are in order."""
+        return vectors
+
+    def attend(self, module: Any, states: Tensor, first_only: bool) -> Tensor:
+        """As `PackedRows.attend`; its dropout is that of the probabilities, as in the encoder's own attention."""
+        half = half_once(states)
+        asking = half[self.starts] if first_only else half  # (M, H)
+        projected = module.query(asking), module.key(half), module.value(half)
+        query, key, value = (part.unflatten(1, (self.heads, -1)) for part in projected)
+        dropout = module.dropout.p if module.dropout.training else 0.0
+        kernel = varlen.kernel_for(query, dropout)
+        if kernel is None:
+            return self._attend_padded(projected, first_only, dropout, module.scaling)
+        bounds = self._first_bounds if first_only else self._bounds
+        return kernel(query, key, value, bounds, self._bounds, dropout, module.scaling).flatten(1)
+
+    def _attend_padded(
+        self, projected: tuple[Tensor, Tensor, Tensor], first_only: bool, dropout: float, scaling: float
+    ) -> Tensor:
+        """Queries (M, heads·d), keys and values (T, heads·d) → (M, heads·d)."""
+        length = self._mask.shape[-1]
+
+        def padded(part: Tensor) -> Tensor:
+            return _Moved.apply(part, self._from, self.tokens).unflatten(0, (-1, length))  # (N, L, heads·d)
+
+        query = projected[0][:, None] if first_only else padded(projected[0])
+        parts = (query, padded(projected[1]), padded(projected[2]))
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)  # (N, heads, ·, d)
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask, dropout_p=dropout, scale=scaling)
+        flat = found.transpose(1, 2).flatten(2).flatten(0, 1)  # (N·L, heads·d), or (N, heads·d)
+        return flat if first_only else _Moved.apply(flat, self.tokens, None)
+
+
+def packed_rows(inputs: Mapping[str, Tensor], heads: int) -> PackedRows | FlatRows:
+    """The rows of (N, L) inputs that `can_pack`, as their device takes them."""
+    count = varlen.known_tokens(inputs["attention_mask"])
+    return PackedRows(inputs, heads) if count is None else FlatRows(inputs, heads, count)
 
 
 def layer_vectors(encoder: Any, start_layer: int, pooling: str, **inputs: Tensor) -> Tensor:
     """Pooled states of each layer from ``start_layer`` on (0: the embeddings): (N, L) inputs → (N, K, H)."""
-    rows = PackedRows(inputs, encoder.config.num_attention_heads)
+    rows = packed_rows(inputs, encoder.config.num_attention_heads)
     first_only = pooling in FIRST_TOKEN_POOLINGS
     *states, last = packed_states(encoder, rows, first_only)
     if first_only:
@@ -156,7 +249,7 @@ def layer_vectors(encoder: Any, start_layer: int, pooling: str, **inputs: Tensor
 
 def pool_packed(encoder: Any, pooling: str, **inputs: Tensor) -> Tensor:
     """Pooled states: (N, L) inputs → (N, H)."""
-    rows = PackedRows(inputs, encoder.config.num_attention_heads)
+    rows = packed_rows(inputs, encoder.config.num_attention_heads)
     first_only = pooling in FIRST_TOKEN_POOLINGS
     states = packed_states(encoder, rows, first_only)
     if first_only:
@@ -181,7 +274,7 @@ def sentence_vectors(encoder: Any, pooling: str, inputs: Mapping[str, Tensor | N
     return pool_padded(encoder, pooling, known)[1]
 
 
-def packed_states(encoder: Any, rows: PackedRows, first_only: bool) -> list[Tensor]:
+def packed_states(encoder: Any, rows: PackedRows | FlatRows, first_only: bool) -> list[Tensor]:
     """The embedding output and each layer's, (T, H) each; with ``first_only`` the last is (N, H), of the first tokens.
 
     The last one is in the packed rows' order as well.
@@ -189,15 +282,14 @@ def packed_states(encoder: Any, rows: PackedRows, first_only: bool) -> list[Tens
     states = [_embedded(encoder, rows)]
     layers = encoder.encoder.layer
     for layer in layers:
-        own, attended = states[-1], _attend
-        if first_only and layer is layers[-1]:
-            own, attended = own[rows.starts], _attend_from_first
-        attention = layer.attention.output(attended(layer.attention.self, states[-1], rows), own)
+        first = first_only and layer is layers[-1]
+        own = states[-1][rows.starts] if first else states[-1]
+        attention = layer.attention.output(rows.attend(layer.attention.self, states[-1], first), own)
         states.append(layer.feed_forward_chunk(attention))
     return states
 
 
-def _embedded(encoder: Any, rows: PackedRows) -> Tensor:
+def _embedded(encoder: Any, rows: _Rows) -> Tensor:
     ids, places = rows.inputs["input_ids"], rows.places
     if KINDS[encoder.config.model_type]:  # the padding's id is not counted, even where a text holds it and it is read
         counted = (ids != encoder.config.pad_token_id).long()
@@ -207,10 +299,13 @@ def _embedded(encoder: Any, rows: PackedRows) -> Tensor:
     return encoder.embeddings(**packed, position_ids=places[None])[0]
 
 
-def _rows_and_places(lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each token of rows laid end to end its row's number and its place there: lengths (N,) → (T,), (T,)."""
-    row = torch.repeat_interleave(lengths)
-    return row, torch.arange(len(row)) - (lengths.cumsum(0) - lengths)[row]
+def _rows_and_places(lengths: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """Of each token of rows laid end to end its row's number and its place there: lengths (N,) → (T,), (T,).
+
+    A device is asked for T where it is not given as ``count``.
+    """
+    row = torch.repeat_interleave(lengths, output_size=count)
+    return row, torch.arange(len(row), device=lengths.device) - (lengths.cumsum(0) - lengths)[row]
 
 
 def _group(lengths: Tensor) -> Group:

@@ -6,9 +6,11 @@ own longest row.
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -24,6 +26,8 @@ LABELLED_VIEWS = (("sentence1", "sentence2"), ("text1", "text2"))
 LABELS = ("label", "score")
 SCORES = "scores"
 """A teacher's scores of a row's positive and of each of its negatives, a list."""
+LENGTHS = "lengths"
+"""By the name of a batch's mask its rows' tokens, numbers that stay on the host; see `CountedRows`."""
 _NUMBERED = re.compile(NEGATIVE + r"[1-9]\d*")
 
 
@@ -99,6 +103,32 @@ class ContrastiveCollator:
     def prompt_of(self, column: str) -> str:
         """What is put before the sentences of a column."""
         return by_side(column, self.query_prompt, self.document_prompt, "")
+
+
+@dataclass(frozen=True)
+class CountedRows:
+    """A collator whose batches also say how long their rows are, where they are padded on the right.
+
+    The device of a training would have to be waited for before it told. Goes to worker processes.
+
+    Args:
+        collator: of which they are.
+
+    Returns:
+        On a call the batch with `LENGTHS`, for each mask (…, L) without an empty row an array (…).
+    """
+
+    collator: Callable[..., Mapping[str, Any]]
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        batch = self.collator(rows)
+        masks = {name: mask.numpy() for name, mask in batch.items() if name.endswith("attention_mask")}
+        return {**batch, LENGTHS: {name: mask.sum(axis=-1) for name, mask in masks.items() if _begins_each_row(mask)}}
+
+
+def _begins_each_row(mask: np.ndarray) -> bool:
+    """Whether each row of a mask (…, L) is some tokens and then padding."""
+    return bool(mask[..., 0].all() and (mask[..., 1:] <= mask[..., :-1]).all())
 
 
 def by_side(column: str, query: Any, document: Any, neither: Any) -> Any:

@@ -21,6 +21,7 @@ from cacse_trainer.compute.encoder_tools import known_inputs
 from cacse_trainer.compute.fast_paths import use_fast_paths, use_plain_paths
 from cacse_trainer.compute.packing import can_pack, pool_packed, pool_padded, sentence_vectors
 from cacse_trainer.compute.pooling import LAYER_POOLINGS
+from cacse_trainer.compute.varlen import known_tokens
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import fits
 from cacse_trainer.models.heads import FreshLinear
@@ -42,7 +43,7 @@ class ComputeSettings:
     Args:
         length_buckets: groups of rows of similar length that the encoder runs over, one after the other; 1 is one
             padded pass, None no padding at all (`packing`) or, where that is not to be had, as many as pay for the
-            lengths.
+            lengths on a CPU, and one elsewhere.
         mini_batch_size: sentences that are encoded at once, with gradient caching (`encode_in_buckets`); None: all.
         negatives: whose rows a row is compared with: those of all processes (``global``), or of its own (``local``).
         fast_paths: take the cheaper ways of `fast_paths`.
@@ -62,7 +63,9 @@ class ComputeSettings:
     ) -> Tensor:
         """By ``packed``, which leaves the padding out, where that is asked for and `can_pack`; else by ``padded``."""
         if self.length_buckets is None and can_pack(encoder, inputs):
-            return encode_in_buckets(packed, inputs, 1, self.mini_batch_size)
+            # sorted, mini-batches on a device would ask it for the lengths
+            trim = known_tokens(inputs["attention_mask"]) is None
+            return encode_in_buckets(packed, inputs, 1, self.mini_batch_size, trim)
         return self.in_parts(padded, inputs)
 
     def pooled(

@@ -15,6 +15,7 @@ from cacse_trainer.settings.decoder import DecoderArguments
 from cacse_trainer.settings.precision import FLAG, HELP, accelerator, resolve_bf16, spelled
 
 logger = logging.getLogger(__name__)
+PACKING = {"cuda"}  # kinds of device beside the CPU where auto leaves the padding out
 
 
 @dataclass
@@ -300,8 +301,8 @@ class CacseTrainingArguments(CommonTrainingArguments):
     length_buckets: str = setting(
         "auto",
         "Run the encoder over so many groups of rows of similar length; the loss still sees the whole batch. auto: on "
-        "a CPU without any padding (other encoders than BERT's kind: as many groups as pay for the batch's lengths), "
-        "1 elsewhere and where the model is compiled.",
+        "a CPU and on CUDA without any padding (other encoders than BERT's kind: on a CPU as many groups as pay for "
+        "the batch's lengths, on CUDA 1), 1 elsewhere and where the model is compiled.",
     )
     fast_paths: str = setting(
         "auto",
@@ -384,7 +385,8 @@ class CacseTrainingArguments(CommonTrainingArguments):
 
     def _buckets(self) -> int | None:
         if self.length_buckets == "auto":
-            return 1 if self._accelerated or self.torch_compile else None
+            packs = not self._accelerated or accelerator() in PACKING
+            return None if packs and not self.torch_compile else 1
         try:
             count = int(self.length_buckets)
         except ValueError:

@@ -18,7 +18,9 @@ from transformers.trainer_utils import SaveStrategy
 
 from cacse_trainer.compute.distributed import shared_rows, world_size
 from cacse_trainer.compute.fast_paths import compute_alike, run_ahead
+from cacse_trainer.compute.varlen import remember_lengths
 from cacse_trainer.data import Masking
+from cacse_trainer.data.collator import LENGTHS, CountedRows
 from cacse_trainer.data.deletion import Deletion
 from cacse_trainer.encoding.embedder import length_limit
 from cacse_trainer.errors import UserError
@@ -268,6 +270,17 @@ class CacseTrainer(ScoringTrainer):
             return [name for name, _ in model.named_parameters()]
         return super().get_decay_parameter_names(model)
 
+    def get_train_dataloader(self) -> Any:
+        """As `ResumableTrainer`'s; the batches for a device say how long their rows are."""
+        plain = self.data_collator
+        # Where one process reads for all, batches are put together and cut, which goes with tensors alone.
+        if self.runs_ahead and not self.accelerator.dispatch_batches:
+            self.data_collator = CountedRows(plain)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = plain
+
     # ---- a step ----
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
@@ -279,6 +292,14 @@ class CacseTrainer(ScoringTrainer):
         for add in self.additions:
             batches = [add(b, self.args.seed, self.state.global_step, part) for part, b in enumerate(batches)]
         return batches, items
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """As `Trainer`'s; of masks on a device the lengths are kept, where padding is to be left out."""
+        found: Any = super()._prepare_inputs(inputs)
+        for name, lengths in found.pop(LENGTHS, {}).items():
+            if self.runs_ahead and self.model_of_run.compute.length_buckets is None:
+                remember_lengths(found[name], lengths)
+        return found
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -1,8 +1,8 @@
 """A device that is not the CPU on any machine: torch's PrivateUse1 over ordinary memory (other_device.cpp).
 
 Every operation runs by torch's CPU kernels, so results are those of the CPU; but like a GPU the device refuses
-operations over tensors of two devices, and its memory is no numpy array. `register` compiles it, once for each version
-of torch.
+operations over tensors of two devices, and its memory is no numpy array. Like one it trains without padding, in half
+precision by a kernel for rows of any lengths. `register` compiles it, once for each version of torch.
 """
 
 import hashlib
@@ -14,6 +14,10 @@ from typing import Any
 import torch
 import transformers.training_args
 from torch.utils.cpp_extension import load
+
+from cacse_trainer.compute import varlen
+from cacse_trainer.settings import arguments
+from tests.varlen_reference import for_half
 
 NAME = "other"
 SOURCE = Path(__file__).with_name("other_device.cpp")
@@ -40,6 +44,8 @@ def register() -> None:
     torch.utils.rename_privateuse1_backend(NAME)
     torch._register_device_module(NAME, _module())
     torch.utils.generate_methods_for_privateuse1_backend()
+    arguments.PACKING.add(NAME)
+    varlen.kernel_for = for_half
     transformers.training_args.is_torch_bf16_gpu_available = lambda: True  # it asks the kinds of device that it knows
 
 

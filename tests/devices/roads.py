@@ -1,6 +1,7 @@
 """Every road of the program on one device, in one process: ``python -m tests.devices.roads DEVICE FOLDER``.
 
-Prints one JSON line a road: its name, the exit code, and the numbers that must not depend on the device.
+Prints one JSON line a road: its name, the exit code, how many passes had no padding as on a GPU, and the numbers that
+must not depend on the device.
 """
 
 import json
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from transformers import AutoModelForMaskedLM, BertModel, BertTokenizerFast, RobertaModel
@@ -115,8 +117,9 @@ def numbers(name: str, folder: Path) -> dict[str, Any]:
 
 
 def run_all(device: str, folder: Path) -> Iterator[dict[str, Any]]:
-    """Each road's name, exit code and numbers."""
+    """Each road's name, exit code, passes by `FlatRows`, and numbers."""
     from cacse_trainer.cli.main import main as command
+    from cacse_trainer.compute import packing
 
     torch.manual_seed(0)
     make_models(folder)
@@ -125,7 +128,9 @@ def run_all(device: str, folder: Path) -> Iterator[dict[str, Any]]:
             command([*arguments[: -len(RESUME)], *CONSTANT, "--max_steps", str(STEPS // 2), "--export", "false"])
             (folder / name / "training_report.json").unlink(missing_ok=True)
             arguments = [*arguments, *CONSTANT, "--resume_with_changes"]  # of the length
-        yield {"road": name, "code": command(arguments), **numbers(name, folder)}
+        with patch.object(packing, "FlatRows", wraps=packing.FlatRows) as flat:
+            code = command(arguments)
+        yield {"road": name, "code": code, "flat": flat.call_count, **numbers(name, folder)}
 
 
 def main(device: str, folder: Path) -> None:

@@ -9,6 +9,7 @@ from transformers import Trainer
 from cacse_trainer import CacseBertModel
 from cacse_trainer.compute.fast_paths import HalfLinear
 from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.settings import arguments
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training.automatic import choose
 from tests.conftest import StopAt
@@ -102,3 +103,11 @@ def test_what_auto_became_is_recorded(tmp_path):
     choose(args)
     assert args.to_dict()["fast_paths"] is (args.gains["fast_paths"] >= 1.0)
     assert args.to_dict()["length_buckets"] == "auto" and args.num_length_buckets is None
+
+
+def test_auto_pads_where_packing_is_not_proven_or_compiled(tmp_path, monkeypatch):
+    for kind, buckets in (("cuda", None), ("mps", 1)):
+        monkeypatch.setattr(arguments, "accelerator", lambda kind=kind: kind)
+        assert CacseTrainingArguments(str(tmp_path), bf16="false").num_length_buckets == buckets
+    monkeypatch.setattr(arguments, "accelerator", lambda: "cuda")
+    assert CacseTrainingArguments(str(tmp_path), bf16="false", torch_compile=True).num_length_buckets == 1

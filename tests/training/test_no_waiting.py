@@ -3,14 +3,18 @@
 import runpy
 import traceback
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cacse_trainer.compute import packing
+from cacse_trainer.compute import bucketing, packing
+from cacse_trainer.compute.varlen import known_tokens
+from cacse_trainer.data.collator import LENGTHS, ContrastiveCollator
 from cacse_trainer.training import resumable, trainer
 from cacse_trainer.training.guards import NonFiniteLossError
 from tests.conftest import ROOT
@@ -45,7 +49,10 @@ class Asked(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         chosen = args[1] if func in BY_INDEX else []
-        if func in ASKING or any(one is not None and one.dtype in (torch.bool, torch.uint8) for one in chosen):
+        sized = (kwargs or {}).get("output_size") is not None  # `repeat_interleave` need not ask for its length
+        if (func in ASKING and not sized) or any(
+            one is not None and one.dtype in (torch.bool, torch.uint8) for one in chosen
+        ):
             self.note()
         return func(*args, **(kwargs or {}))
 
@@ -83,7 +90,8 @@ def asked(monkeypatch) -> Asked:
         monkeypatch.setattr(torch.Tensor, name, counted(name))
     monkeypatch.setattr(resumable, "BestAndLast", Watching)
     monkeypatch.setattr(trainer, "runs_ahead", lambda device: True)
-    monkeypatch.setattr(packing, "can_pack", lambda *given: False)  # of a frozen encoder, on a CPU alone
+    for module in (packing, bucketing):
+        monkeypatch.setattr(module, "on_host", lambda tensor: False)
     return asked
 
 
@@ -103,6 +111,36 @@ def test_a_step_asks_the_device_for_nothing(family, inputs, asked, tmp_path):
     with matrix["without_reports"]():
         matrix["train_cell"](cell, inputs, tmp_path / "run", resume=False, **ways)
     assert asked.by == {name: 2 * count for name, count in EXPECTED.get(family, {}).items()}
+
+
+@pytest.mark.parametrize(
+    ("family", "mini_batch_size"),
+    [("simcse", None), ("simcse", 3), pytest.param("cacse", None, marks=pytest.mark.slow)],
+)
+def test_nor_does_one_without_padding(family, mini_batch_size, inputs, asked, tmp_path):
+    """The lengths come with the batch; with gradient caching, too, where padded parts would be sorted by them."""
+    cell = matrix["Cell"](family, "txt", 0, 1, "float32")
+    ways = {"max_steps": 2, "fast_paths": "false", "save_steps": 5, "logging_steps": 5}
+    with matrix["without_reports"](), patch.object(packing, "FlatRows", wraps=packing.FlatRows) as flat:
+        caching = {} if mini_batch_size is None else {"mini_batch_size": mini_batch_size}
+        matrix["train_cell"](cell, inputs, tmp_path / "run", resume=False, **ways, **caching)
+    assert not asked.by and flat.called
+
+
+@pytest.mark.parametrize("buckets", [1, None])
+def test_lengths_come_with_the_loader_s_batches_alone(buckets, make_trainer, monkeypatch):
+    """The trainer's collator stays what it was; where the batches of all processes are put together, there are none."""
+    monkeypatch.setattr(trainer, "runs_ahead", lambda device: True)
+    made = make_trainer()
+    made.model.use(replace(made.model.compute, length_buckets=buckets))
+    assert type(made.data_collator) is ContrastiveCollator
+    batch = next(iter(made.get_train_dataloader()))
+    count = int(batch["attention_mask"].sum())
+    inputs = made._prepare_inputs(batch)
+    assert LENGTHS in batch and LENGTHS not in inputs and type(made.data_collator) is ContrastiveCollator
+    assert known_tokens(inputs["attention_mask"].flatten(0, 1)) == (count if buckets is None else None)
+    made.accelerator.dataloader_config.dispatch_batches = True
+    assert LENGTHS not in made.get_train_dataloader().collate_fn(made.train_dataset.select(range(4)).to_list())
 
 
 def test_a_loss_looked_at_later_is_told_with_its_own_step_and_rows(make_trainer, tmp_path, monkeypatch):
