@@ -145,8 +145,11 @@ def measure(settings: argparse.Namespace, sentences: list[str], work: Path) -> i
 
 def profile_of(way: Way, peers: Peers, sentences: list[str], seconds: float) -> dict[str, float]:
     """What ours in float32 is made of, told; see the head of this file."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the counter sees its own thread alone
     with FlopCounterMode(display=False) as counted:
         way(sentences)
+    torch.set_num_threads(threads)
     flop = counted.get_total_flops()
     rate = product_rate(peers.torch.get_embedding_dimension(), ROWS, torch.device("cpu"), torch.float32)
     share, padding = flop / rate / seconds, peers.padding(sentences)

@@ -220,6 +220,7 @@ def packed(check: Check) -> dict[str, Any]:
 
         varlen.kernel_for = for_half
     found: dict[str, Any] = {}
+    trainer: Any = None
     for kind in ("simcse", "cacse"):
         batch = first_batch(check.trainer(kind, 8, 1, small=True))
         own = {name: value.cpu() for name, value in batch.items() if isinstance(value, Tensor)}
@@ -228,7 +229,8 @@ def packed(check: Check) -> dict[str, Any]:
         rows = max(4, batch_size // 64) if check.toy else batch_size
         for dropout in (0.1, 0.0):
             for name, buckets in (("padded", "1"), ("packed", "auto")):
-                gc.collect()  # the trainer before, and its memory
+                trainer = None
+                gc.collect()  # its memory
                 how: dict[str, Any] = {"dropout": dropout, "length_buckets": buckets}
                 trainer = check.trainer("simcse", rows, check.warm + check.steps, **how)
                 found[f"{name}, {batch_size} rows, dropout {dropout}"] = rate(check, trainer, rows)

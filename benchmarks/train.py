@@ -45,6 +45,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoTokenizer, PrinterCallback
 
 from cacse_trainer import CacseBertModel, CacseTrainer, SentenceEmbeddingModel, load_pairs, load_sentences
+from cacse_trainer.compute.varlen import remember_lengths
 from cacse_trainer.data import ContrastiveCollator
 from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.models.cascade import SingleTokenAttention
@@ -90,7 +91,6 @@ class Bench:
         self.rows = Dataset.from_dict({"text": lines_of(settings.text, batch * settings.steps)})
         self.device = torch.device(settings.device)
         self.max_grad_norm = 1.0
-        self.length_buckets = None if self.device.type == "cpu" else 1  # what auto becomes in training
 
     def trainer(self, model: Any, tokenizer: Any, bf16: str = "auto") -> CacseTrainer:
         """Ours, with the defaults of `cacse-trainer train`."""
@@ -130,10 +130,12 @@ class Bench:
         length = self.settings.max_seq_length
         collate = ContrastiveCollator(tokenizer, length, pad_to_multiple_of=length if pad else None)
         rows = self.rows.to_list()
-        return [
-            {name: ids.to(self.device) for name, ids in collate(rows[start : start + self.batch]).items()}
-            for start in range(0, len(rows), self.batch)
-        ]
+        made = [collate(rows[start : start + self.batch]) for start in range(0, len(rows), self.batch)]
+        batches = [{name: ids.to(self.device) for name, ids in batch.items()} for batch in made]
+        if self.device.type != "cpu" and not pad:  # as the trainer does, so that ours leave the padding out
+            for batch, own in zip(batches, made, strict=True):
+                remember_lengths(batch["attention_mask"], own["attention_mask"].sum(dim=-1).numpy())
+        return batches
 
 
 def loss_of(model: Any, batch: dict[str, Tensor], bf16: bool = False) -> float:
@@ -204,7 +206,7 @@ def compare_cacse(bench: Bench, model_name: str) -> tuple[dict[str, Any], list[s
     model, frozen = build(), build(freeze_embeddings=True)
     losses = {"reference's way": loss_of(reference, padded[0])}
     trimmed = bench.batch_of(tokenizer, pad=False)[0]
-    model.use(ComputeSettings(bench.length_buckets))
+    model.use(ComputeSettings())
     losses["ours in float32"] = loss_of(model, trimmed)
     if "bf16" in bench.settings.dtypes:
         losses["ours in bf16"] = loss_of(model, trimmed, bf16=True)
@@ -279,7 +281,7 @@ def compare_contrastive(
         losses = {"sentence-transformers": peer_loss(features, None).item()}
     set_every_dropout(peer, 0.1)
     first = bench.batch_of(tokenizer, pad=False)[0]
-    model.use(ComputeSettings(bench.length_buckets))
+    model.use(ComputeSettings())
     losses.update({f"ours in {dtype}": loss_of(model, first, dtype == "bf16") for dtype in bench.settings.dtypes})
     wrong = check(losses, "sentence-transformers")
     ways = {}
@@ -329,8 +331,8 @@ def extras(bench: Bench, model: Any, tokenizer: Any, seconds: list[float]) -> di
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compare", nargs="+", choices=["cacse", "simcse", "pairs"], default=["cacse", "simcse"])
-    parser.add_argument("--model", help=f"default: {BERT_BASE} (BERT-base, random) for cacse, MiniLM for simcse")
-    parser.add_argument("--batch", type=int, nargs="+", help="rows a step; default: 16 for cacse, 64 for simcse")
+    parser.add_argument("--model", help=f"default: {BERT_BASE} (BERT-base, random) for cacse, MiniLM for the others")
+    parser.add_argument("--batch", type=int, nargs="+", help="rows a step; default: 16 for cacse, 64 for the others")
     parser.add_argument("--steps", type=int, default=3, help="a run")
     parser.add_argument("--runs", type=int, default=3, help="of each way, in turn; the medians are compared")
     parser.add_argument(

@@ -11,7 +11,7 @@ from cacse_trainer.cli.common import OneLineParser, command_parser, run
 from cacse_trainer.cli.encoders import add_encoder_flags, chosen, keep_compute, open_encoder
 from cacse_trainer.cli.output import tell
 from cacse_trainer.cli.shards import add_shard_flags, check_blocks, check_finish
-from cacse_trainer.compute.distributed import join_processes, world_size
+from cacse_trainer.compute.distributed import gather_objects, join_processes, world_size
 from cacse_trainer.data.corpus import Corpus
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.corpus import SHARD_ROWS, begun_in, encode_corpus
@@ -99,7 +99,8 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("device: torchrun has started the processes; give one device, or none")
     if not settings.overwrite:
         in_blocks = settings.shard is not None or settings.engine == "ray"
-        keep_compute(settings, (shards_begun_in if in_blocks else begun_in)(settings.output))
+        begun = (shards_begun_in if in_blocks else begun_in)(settings.output)
+        keep_compute(settings, gather_objects(begun)[0])  # all have read it before the first one writes
     # auto and int8 are measured, or refused, where they run
     on_cpu = devices and settings.compute not in ("auto", "int8")
     first = "cpu" if on_cpu else settings.device[0] if settings.device else None

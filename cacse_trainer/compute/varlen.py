@@ -8,6 +8,9 @@ How many tokens a batch has decides the shapes of all that follows, and only the
 there. So the lengths are counted where the batch is made, and kept beside its mask.
 """
 
+import functools
+import inspect
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +20,9 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers.utils import is_flash_attn_2_available
 
+from cacse_trainer.errors import one_line
+
+logger = logging.getLogger(__name__)
 HALF = frozenset({torch.bfloat16, torch.float16})
 LARGEST_HEAD = 256  # that the kernels take; widths of heads are multiples of 8
 LEAST_CAPABILITY = (8, 0)  # of the GPU
@@ -64,22 +70,33 @@ def kernel_for(query: Tensor, dropout: float) -> Kernel | None:
         return None
     if not torch.backends.cuda.flash_sdp_enabled():  # torch's own switch
         return None
-    if is_flash_attn_2_available():
+    if flash_attention() is not None:
         return _by_flash_attention
     return _by_torch if dropout == 0 and torch.backends.cuda.is_flash_attention_available() else None
+
+
+@functools.cache
+def flash_attention() -> Callable[..., Tensor] | None:
+    """flash-attention's function; None: it is not installed, older than 2.4.1, or built for another PyTorch (told)."""
+    if not is_flash_attn_2_available():
+        return None
+    try:
+        from flash_attn import flash_attn_varlen_func  # an extra of few machines
+    except ImportError as error:
+        logger.warning("flash-attn is installed and cannot be loaded (%s); attention goes without it", one_line(error))
+        return None
+    function: Callable[..., Tensor] = flash_attn_varlen_func
+    return function if "deterministic" in inspect.signature(function).parameters else None
 
 
 def _by_flash_attention(
     query: Tensor, key: Tensor, value: Tensor, asked: Bounds, given: Bounds, dropout: float, scaling: float
 ) -> Tensor:
-    from flash_attn import flash_attn_varlen_func  # an extra of few machines
-
+    function = flash_attention()
+    assert function is not None  # what chose this kernel has looked
     bounds = asked.at, given.at, asked.longest, given.longest
     deterministic = torch.are_deterministic_algorithms_enabled()
-    found: Tensor = flash_attn_varlen_func(
-        query, key, value, *bounds, dropout_p=dropout, softmax_scale=scaling, deterministic=deterministic
-    )
-    return found
+    return function(query, key, value, *bounds, dropout_p=dropout, softmax_scale=scaling, deterministic=deterministic)
 
 
 def _by_torch(

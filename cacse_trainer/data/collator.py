@@ -26,7 +26,7 @@ LABELLED_VIEWS = (("sentence1", "sentence2"), ("text1", "text2"))
 LABELS = ("label", "score")
 SCORES = "scores"
 """A teacher's scores of a row's positive and of each of its negatives, a list."""
-LENGTHS = "lengths"
+LENGTHS = "_lengths_of_rows"
 """By the name of a batch's mask its rows' tokens, numbers that stay on the host; see `CountedRows`."""
 _NUMBERED = re.compile(NEGATIVE + r"[1-9]\d*")
 
@@ -122,13 +122,18 @@ class CountedRows:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         batch = self.collator(rows)
-        masks = {name: mask.numpy() for name, mask in batch.items() if name.endswith("attention_mask")}
-        return {**batch, LENGTHS: {name: mask.sum(axis=-1) for name, mask in masks.items() if _begins_each_row(mask)}}
+        masks = {name: _on_host(mask) for name, mask in batch.items() if name.endswith("attention_mask")}
+        counted = {name: mask.sum(axis=-1) for name, mask in masks.items() if mask is not None}
+        return {**batch, LENGTHS: counted}
 
 
-def _begins_each_row(mask: np.ndarray) -> bool:
-    """Whether each row of a mask (…, L) is some tokens and then padding."""
-    return bool(mask[..., 0].all() and (mask[..., 1:] <= mask[..., :-1]).all())
+def _on_host(mask: Any) -> np.ndarray | None:
+    """Where a mask (…, L) has tokens; None: its rows are not some tokens and then padding, or it is an unusual one."""
+    if not isinstance(mask, torch.Tensor) or mask.device.type != "cpu" or mask.is_floating_point():
+        return None
+    tokens: np.ndarray = (mask != 0).numpy()
+    fits = tokens.shape[-1] > 0 and bool(tokens[..., 0].all() and (tokens[..., 1:] <= tokens[..., :-1]).all())
+    return tokens if fits else None
 
 
 def by_side(column: str, query: Any, document: Any, neither: Any) -> Any:

@@ -230,7 +230,7 @@ class TrainingRun:
             "peak_memory_gb": peak_memory_gb(),
             "gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
             "environment": environment(),
-            **{key: self.args.gains.get(name) for name, key in GAINS.items()},
+            **{key: trainer.gains.get(name) for name, key in GAINS.items()},
             "given": self.parsed.given(),
             "settings": {**settings, "recipe": self.parsed.recipe},
             "card": {name: getattr(facts, name) for name in RECORDED},

@@ -307,7 +307,7 @@ class CacseTrainingArguments(CommonTrainingArguments):
     fast_paths: str = setting(
         "auto",
         "Cheaper dropout masks, attention, embedding gradient and casts with the same result: true, false, or auto: "
-        "on a CPU, uncompiled, where a step of a layer is no slower by them, as measured.",
+        "on a CPU, uncompiled, unless the step of a layer is clearly slower by them, as measured.",
     )
     mini_batch_size: int | None = setting(
         None,

@@ -96,6 +96,8 @@ class ResumableTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if automatic.choose(self.args):
+            self._compute_as_chosen()
         self.settings: dict[str, Any] = {}
         self._recorded: dict[str, Any] = {}
         by_epoch = "epoch" in (self.args.eval_strategy, self.args.save_strategy)
@@ -108,6 +110,11 @@ class ResumableTrainer(Trainer):
         self._signals = SignalWatch()
         self.add_callback(BestAndLast())
         self.add_callback(self._signals)
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """What ``auto`` was chosen by in the arguments of this run."""
+        return self.args.gains if isinstance(self.args, CommonTrainingArguments) else {}
 
     @property
     def config_of_run(self) -> Any:
@@ -143,10 +150,10 @@ class ResumableTrainer(Trainer):
             resume_from_checkpoint = str(newest)
         elif isinstance(resume_from_checkpoint, str):
             checkpoints.check_whole(resume_from_checkpoint)
-        if resume_from_checkpoint and automatic.choose(self.args, changes.read_record(str(resume_from_checkpoint))):
-            self._compute_as_chosen()
         if self.model_init is not None:  # a search leaves none behind, and each trial may have another
             self.model = self.call_model_init(trial)
+        if resume_from_checkpoint and automatic.choose(self.args, changes.read_record(str(resume_from_checkpoint))):
+            self._compute_as_chosen()
         self._recorded = self._all_settings()  # before the training, which touches the config
         if resume_from_checkpoint:
             allowed = isinstance(self.args, CommonTrainingArguments) and self.args.resume_with_changes

@@ -169,7 +169,7 @@ def test_which_kernel_is_taken(cuda, monkeypatch):
     with monkeypatch.context() as older:
         older.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
         assert kernel_for(cuda(), 0.0) is None
-    monkeypatch.setattr(varlen, "is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr(varlen, "flash_attention", lambda: print)
     assert kernel_for(cuda(), 0.1) is kernel_for(cuda(), 0.0) is varlen._by_flash_attention
     assert kernel_for(cuda(torch.float32), 0.1) is None
     torch.backends.cuda.enable_flash_sdp(False)
@@ -202,12 +202,25 @@ def test_flash_attention_gets_its_arguments_by_their_names(monkeypatch):
 
     module = type("flash_attn", (), {"flash_attn_varlen_func": staticmethod(flash_attn_varlen_func)})
     monkeypatch.setitem(sys.modules, "flash_attn", module)
+    monkeypatch.setattr(varlen, "is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr(varlen, "flash_attention", varlen.flash_attention.__wrapped__)
     q, k, v, at, more = (torch.full((1,), number) for number in range(5))
     varlen._by_flash_attention(q, k, v, Bounds(at, 1), Bounds(more, 9), 0.1, 0.5)
     order = ("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k")
     assert [int(taken[name]) for name in order] == [0, 1, 2, 3, 4]
     assert (taken["max_seqlen_q"], taken["max_seqlen_k"]) == (1, 9) and not taken["causal"]
     assert (taken["dropout_p"], taken["softmax_scale"], taken["deterministic"]) == (0.1, 0.5, False)
+
+
+def test_a_flash_attention_that_does_not_do_is_left_out(monkeypatch, caplog):
+    """One built for another PyTorch does not load; one before 2.4.1 knows no ``deterministic``."""
+    look = varlen.flash_attention.__wrapped__
+    monkeypatch.setattr(varlen, "is_flash_attn_2_available", lambda: True)
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+    assert look() is None and "flash-attn is installed and cannot be loaded" in caplog.text
+    older = type("flash_attn", (), {"flash_attn_varlen_func": staticmethod(lambda q, k, v: q)})
+    monkeypatch.setitem(sys.modules, "flash_attn", older)
+    assert look() is None
 
 
 def test_bf16_is_as_near_to_float32_as_the_padded_way(monkeypatch):

@@ -37,7 +37,7 @@ def prepare(folder: Path) -> list[str]:
         *("--constraint_layers", "1", "--tower_dropout", "0.1", "0.15", "--train_file", str(text)),
         *("--dev_file", f"stsb={dev}", "--max_steps", "12", "--eval_steps", "2"),
         *("--per_device_train_batch_size", "8", "--learning_rate", "1e-3", "--logging_steps", "3"),
-        *("--bf16", "false", "--use_cpu", "true", "--disable_tqdm", "true"),
+        *("--bf16", "false", "--fast_paths", "true", "--use_cpu", "true", "--disable_tqdm", "true"),
     ]
 
 

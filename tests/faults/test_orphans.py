@@ -20,8 +20,14 @@ SLEEPER = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(s
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process of its parent's end")
 
 
+def hear_hangups() -> None:
+    """Under nohup SIGHUP is ignored, by whatever server of processes was started there, too."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def run_a_stage(root: str) -> None:
     """In a process of its own: a pipeline whose stage takes long."""
+    hear_hangups()
     runner.command_line = lambda stage, root, *, resume: [sys.executable, "-c", SLEEPER, str(root / "half")]
     runner.run_stages(Path(root), [Stage("a", "train", {}, Path(root) / "a")])
 
@@ -42,17 +48,18 @@ class SlowEncoder:
 
 def run_a_pool(root: str) -> None:
     """In a process of its own: an encoder on another process."""
+    hear_hangups()
     for _ in EncoderPool(SlowEncoder, [f"{root}/half"], "same").vectors([["a"]], {}, print):
         pass
 
 
 @pytest.fixture(autouse=True)
 def heard():
-    """Tests that run under nohup would have SIGHUP ignored."""
     if sys.platform == "win32":
         yield
         return
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    before = signal.getsignal(signal.SIGHUP)
+    hear_hangups()
     yield
     signal.signal(signal.SIGHUP, before)
 

@@ -11,7 +11,7 @@ from cacse_trainer.compute.fast_paths import HalfLinear
 from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.settings import arguments
 from cacse_trainer.settings.arguments import CacseTrainingArguments
-from cacse_trainer.training.automatic import choose
+from cacse_trainer.training.automatic import LEAST_GAINED, choose
 from tests.conftest import StopAt
 from tests.tolerances import GRADIENT, noise
 
@@ -101,7 +101,7 @@ def test_settings_out_of_range(tmp_path, name, value):
 def test_what_auto_became_is_recorded(tmp_path):
     args = CacseTrainingArguments(str(tmp_path), use_cpu=True)
     choose(args)
-    assert args.to_dict()["fast_paths"] is (args.gains["fast_paths"] >= 1.0)
+    assert args.to_dict()["fast_paths"] is (args.gains["fast_paths"] >= LEAST_GAINED)
     assert args.to_dict()["length_buckets"] == "auto" and args.num_length_buckets is None
 
 
