@@ -30,7 +30,7 @@ from cacse_trainer import (
     TncseModel,
 )
 from cacse_trainer.compute.memory import keep_freed_memory
-from cacse_trainer.data.collator import CountedRows
+from cacse_trainer.compute.varlen import CountedRows
 from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.models.modeling_student import StudentModel
 from cacse_trainer.settings.arguments import CacseTrainingArguments

@@ -217,8 +217,13 @@ def use_plain_paths(model: nn.Module) -> None:
             config._attn_implementation = "sdpa"
 
 
+def switch_paths(model: nn.Module, fast: bool) -> None:
+    """`use_fast_paths` or `use_plain_paths`."""
+    (use_fast_paths if fast else use_plain_paths)(model)
+
+
 def compute_alike(teacher: nn.Module, *, fast_paths: bool, ahead: bool) -> None:
     """Let a frozen model compute as the one that is trained: by `use_fast_paths` or not, by `run_ahead`."""
-    (use_fast_paths if fast_paths else use_plain_paths)(teacher)
+    switch_paths(teacher, fast_paths)
     if ahead:
         run_ahead(teacher)

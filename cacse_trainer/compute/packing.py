@@ -46,12 +46,8 @@ def can_pack(encoder: Any, inputs: Mapping[str, Tensor]) -> bool:
         and config._attn_implementation in {"sdpa", ATTENTION, AHEAD}
         and not config.is_decoder
         and not any(getattr(part, "gradient_checkpointing", False) for part in encoder.modules())
-        and (varlen.known_tokens(mask) is not None or (on_host(mask) and _padded_on_the_right(mask)))
+        and (varlen.known_tokens(mask) is not None or (on_host(mask) and varlen.padded_on_the_right(mask)))
     )
-
-
-def _padded_on_the_right(mask: Tensor) -> bool:
-    return bool(mask[:, 0].all()) and bool((mask[:, 1:] <= mask[:, :-1]).all())
 
 
 class Group(NamedTuple):

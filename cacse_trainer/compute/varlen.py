@@ -11,8 +11,9 @@ there. So the lengths are counted where the batch is made, and kept beside its m
 import functools
 import inspect
 import logging
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +41,41 @@ class Bounds(NamedTuple):
 Kernel = Callable[[Tensor, Tensor, Tensor, Bounds, Bounds, float, float], Tensor]
 """Queries (M, heads, d), keys and values (T, heads, d), the bounds of the queries' rows and of the keys', dropout and
 scaling → ``dropout(softmax(q kᵀ·scaling)) v`` row by row, (M, heads, d)."""
+
+
+LENGTHS = "_lengths_of_rows"
+"""By the name of a batch's mask its rows' tokens, numbers that stay on the host; see `CountedRows`."""
+
+
+@dataclass(frozen=True)
+class CountedRows:
+    """A collator whose batches also say how long their rows are, where they are padded on the right.
+
+    The device of a training would have to be waited for before it told. Goes to worker processes.
+
+    Args:
+        collator: of which they are.
+
+    Returns:
+        On a call the batch with `LENGTHS`, for each mask (…, L) without an empty row an array (…).
+    """
+
+    collator: Callable[..., Mapping[str, Any]]
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        batch = self.collator(rows)
+        masks = {name: mask for name, mask in batch.items() if name.endswith("attention_mask")}
+        counted = {
+            name: (mask != 0).sum(dim=-1).numpy()
+            for name, mask in masks.items()
+            if isinstance(mask, Tensor) and mask.device.type == "cpu" and padded_on_the_right(mask)
+        }
+        return {**batch, LENGTHS: counted}
+
+
+def padded_on_the_right(mask: Tensor) -> bool:
+    """Whether each row of a mask (…, L) is some tokens and then padding; a device is waited for."""
+    return mask.shape[-1] > 0 and bool(mask[..., 0].all()) and bool((mask[..., 1:] <= mask[..., :-1]).all())
 
 
 def remember_lengths(mask: Tensor, lengths: np.ndarray) -> None:

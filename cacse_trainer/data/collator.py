@@ -6,11 +6,9 @@ own longest row.
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -26,8 +24,6 @@ LABELLED_VIEWS = (("sentence1", "sentence2"), ("text1", "text2"))
 LABELS = ("label", "score")
 SCORES = "scores"
 """A teacher's scores of a row's positive and of each of its negatives, a list."""
-LENGTHS = "_lengths_of_rows"
-"""By the name of a batch's mask its rows' tokens, numbers that stay on the host; see `CountedRows`."""
 _NUMBERED = re.compile(NEGATIVE + r"[1-9]\d*")
 
 
@@ -103,37 +99,6 @@ class ContrastiveCollator:
     def prompt_of(self, column: str) -> str:
         """What is put before the sentences of a column."""
         return by_side(column, self.query_prompt, self.document_prompt, "")
-
-
-@dataclass(frozen=True)
-class CountedRows:
-    """A collator whose batches also say how long their rows are, where they are padded on the right.
-
-    The device of a training would have to be waited for before it told. Goes to worker processes.
-
-    Args:
-        collator: of which they are.
-
-    Returns:
-        On a call the batch with `LENGTHS`, for each mask (…, L) without an empty row an array (…).
-    """
-
-    collator: Callable[..., Mapping[str, Any]]
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        batch = self.collator(rows)
-        masks = {name: _on_host(mask) for name, mask in batch.items() if name.endswith("attention_mask")}
-        counted = {name: mask.sum(axis=-1) for name, mask in masks.items() if mask is not None}
-        return {**batch, LENGTHS: counted}
-
-
-def _on_host(mask: Any) -> np.ndarray | None:
-    """Where a mask (…, L) has tokens; None: its rows are not some tokens and then padding, or it is an unusual one."""
-    if not isinstance(mask, torch.Tensor) or mask.device.type != "cpu" or mask.is_floating_point():
-        return None
-    tokens: np.ndarray = (mask != 0).numpy()
-    fits = tokens.shape[-1] > 0 and bool(tokens[..., 0].all() and (tokens[..., 1:] <= tokens[..., :-1]).all())
-    return tokens if fits else None
 
 
 def by_side(column: str, query: Any, document: Any, neither: Any) -> Any:

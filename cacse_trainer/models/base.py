@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 
 from cacse_trainer.compute.bucketing import encode_in_buckets
 from cacse_trainer.compute.encoder_tools import known_inputs
-from cacse_trainer.compute.fast_paths import use_fast_paths, use_plain_paths
+from cacse_trainer.compute.fast_paths import switch_paths
 from cacse_trainer.compute.packing import can_pack, pool_packed, pool_padded, sentence_vectors
 from cacse_trainer.compute.pooling import LAYER_POOLINGS
 from cacse_trainer.compute.varlen import known_tokens
@@ -245,7 +245,7 @@ class SentenceModel(TokenReader):
     def use(self, compute: ComputeSettings) -> None:
         """Compute so from now on."""
         self.compute = compute
-        (use_fast_paths if compute.fast_paths else use_plain_paths)(self)
+        switch_paths(self, compute.fast_paths)
 
     def adopt_adapter(self, adapters: Mapping[str, Any] | None) -> None:
         """Make an adapter that peft has put into this model its own: it is then saved, and exported, with it.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, known_inputs
-from cacse_trainer.compute.fast_paths import use_fast_paths, use_plain_paths
+from cacse_trainer.compute.fast_paths import switch_paths
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses.contrastive import full_precision
 from cacse_trainer.models.base import ComputeSettings
@@ -106,7 +106,7 @@ class TsdaeModel(SentenceEmbeddingModel):
     def use(self, compute: ComputeSettings) -> None:
         """As `SentenceModel.use`; the fast paths are the encoder's, they know no causal attention."""
         self.compute = compute
-        (use_fast_paths if compute.fast_paths else use_plain_paths)(self.encoder)
+        switch_paths(self.encoder, compute.fast_paths)
 
     def forward(  # type: ignore[override]
         self,

@@ -210,7 +210,7 @@ class CommonTrainingArguments(TrainingArguments):
         is_auto = spelled(self.bf16, "bf16") == "auto"
         follows = () if self.use_cpu else ("use_cpu", "dataloader_pin_memory")
         self._automatic = frozenset(("bf16", "mixed_precision", *follows) if is_auto else ())
-        self._undecided = frozenset(("bf16",) if is_auto and (self.use_cpu or accelerator() is None) else ())
+        self._undecided = frozenset(("bf16",) if is_auto and not self._accelerated else ())
         self._gains: dict[str, float | None] = {}
         self.bf16 = not self._undecided and resolve_bf16(self.bf16)  # type: ignore[assignment]
         if not (isinstance(self.learning_rate, (int, float)) and 0 <= self.learning_rate < float("inf")):
@@ -236,6 +236,10 @@ class CommonTrainingArguments(TrainingArguments):
         if self.save_steps is None:
             self.save_steps = self.eval_steps or TrainingArguments.save_steps
         super().__post_init__()
+
+    @property
+    def _accelerated(self) -> bool:
+        return accelerator() is not None and not self.use_cpu
 
     @property
     def automatic(self) -> frozenset[str]:
@@ -357,15 +361,15 @@ class CacseTrainingArguments(CommonTrainingArguments):
         self.num_length_buckets = self._buckets()
         ways = spelled(self.fast_paths, "fast_paths")
         self.use_fast_paths = ways == "true"
-        if self.mini_batch_size is not None and self.mini_batch_size < 1:
-            raise ValueError(f"mini_batch_size must be a number from 1, got {self.mini_batch_size}")
-        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
-            raise ValueError(f"early_stopping_patience must be a number from 1, got {self.early_stopping_patience}")
+        for name in ("mini_batch_size", "early_stopping_patience"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be a number from 1, got {value}")
         chosen_by = self.metric_for_best_model, self.greater_is_better
         super().__post_init__()
-        self._automatic |= {"fast_paths", "use_fast_paths"} if ways == "auto" else set()
-        if ways == "auto" and not (self._accelerated or self.torch_compile):  # a compiler fuses on its own
-            self._undecided |= {"fast_paths"}
+        if ways == "auto":
+            self._automatic |= {"fast_paths", "use_fast_paths"}
+            if not (self._accelerated or self.torch_compile):  # a compiler fuses on its own
+                self._undecided |= {"fast_paths"}
         if chosen_by[0] is None:  # transformers puts the loss there; the trainer takes the first dev set's own
             self.metric_for_best_model, self.greater_is_better = chosen_by
 
@@ -373,10 +377,6 @@ class CacseTrainingArguments(CommonTrainingArguments):
         """Of a stream, whose parts a worker has for itself, the training's process reads; unless workers were given."""
         if self._is_default:
             self.dataloader_num_workers, self.dataloader_persistent_workers = 0, False
-
-    @property
-    def _accelerated(self) -> bool:
-        return accelerator() is not None and not self.use_cpu
 
     def take_fast_paths(self, fast: bool, gain: float | None) -> None:
         """Take the fast paths or not, whatever ``auto`` has chosen; a trainer that is made has to be told."""
@@ -387,10 +387,7 @@ class CacseTrainingArguments(CommonTrainingArguments):
         if self.length_buckets == "auto":
             packs = not self._accelerated or accelerator() in PACKING
             return None if packs and not self.torch_compile else 1
-        try:
-            count = int(self.length_buckets)
-        except ValueError:
-            count = 0
+        count = int(self.length_buckets) if str(self.length_buckets).isdecimal() else 0
         if count < 1:
             raise ValueError(f"length_buckets must be auto or a number from 1, got {self.length_buckets!r}")
         return count

@@ -19,10 +19,10 @@ FLAG: dict[str, Any] = {"nargs": "?", "const": "true"}
 
 LEAST_GAINED = 1.2
 """Times as fast as float32 that ``auto`` asks of a CPU's products: rounding is not given away for less."""
-ROWS, WIDTH, REPEATS = 1024, 768, 5
+ROWS, WIDTH, REPEATS = 1024, 768, 12
+"""Tokens of a batch, the width of a layer, and how often each way is timed."""
 MOST_SECONDS = 1.0
 """After which no measurement is repeated."""
-"""Tokens of a batch, the width of a layer, and how often each kind is timed."""
 ISA = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 """Names of oneDNN's limit on the instructions it uses; the first one that is set counts."""
 WITHOUT_BF16 = frozenset(
@@ -51,9 +51,13 @@ def cpu_has_bf16() -> bool:
 def times_as_fast(plain: Callable[[], object], other: Callable[[], object]) -> float:
     """How many times as fast as the plain way another one is on this process's threads: the least of runs in turn.
 
-    By processor time, which other work on the machine does not change, where it is counted finely enough.
+    On one thread by processor time, which other work on the machine does not change, where it is counted finely enough;
+    on several by the clock, as the ways share their work among them differently.
     """
-    clock = time.process_time if time.get_clock_info("process_time").resolution < 1e-5 else time.perf_counter
+    import torch
+
+    counted = torch.get_num_threads() == 1 and time.get_clock_info("process_time").resolution < 1e-5
+    clock = time.process_time if counted else time.perf_counter
 
     def seconds(way: Callable[[], object]) -> float:
         started = clock()
@@ -83,7 +87,7 @@ def agreed(figure: float | None) -> float | None:
 def measured_gain() -> float:
     """How many times as fast as in float32 a layer's product is under bfloat16's autocast, on this process's threads.
 
-    The casts of states and weights count, as a step makes them. 0.1 s on one core; torch's random state stays as it is.
+    The casts of states and weights count, as a step makes them. 0.3 s on one core; torch's random state stays as it is.
     """
     import torch
     from torch.nn.functional import linear

@@ -35,7 +35,7 @@ GAINS = {name: f"{name}_gain" for name in ("bf16", "fast_paths")}
 def fast_paths_gain(bf16: bool, padded: bool) -> float:
     """How many times as fast as the plain way a layer's step is by the fast paths, on this process's threads.
 
-    The embeddings of a batch and one layer, forward and backward, with dropout. 0.2 s on one core; torch's random state
+    The embeddings of a batch and one layer, forward and backward, with dropout. 0.5 s on one core; torch's random state
     stays as it is.
 
     Args:

@@ -94,10 +94,10 @@ class ResumableTrainer(Trainer):
 
     model: Any  # the parent's types admit None, and modules without our methods
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        if automatic.choose(self.args):
-            self._compute_as_chosen()
+    def __init__(self, model: Any = None, args: Any = None, *others: Any, **kwargs: Any):
+        if args is not None:
+            automatic.choose(args)
+        super().__init__(model, args, *others, **kwargs)
         self.settings: dict[str, Any] = {}
         self._recorded: dict[str, Any] = {}
         by_epoch = "epoch" in (self.args.eval_strategy, self.args.save_strategy)

@@ -18,9 +18,8 @@ from transformers.trainer_utils import SaveStrategy
 
 from cacse_trainer.compute.distributed import shared_rows, world_size
 from cacse_trainer.compute.fast_paths import compute_alike, run_ahead
-from cacse_trainer.compute.varlen import remember_lengths
+from cacse_trainer.compute.varlen import LENGTHS, CountedRows, remember_lengths
 from cacse_trainer.data import Masking
-from cacse_trainer.data.collator import LENGTHS, CountedRows
 from cacse_trainer.data.deletion import Deletion
 from cacse_trainer.encoding.embedder import length_limit
 from cacse_trainer.errors import UserError
@@ -30,7 +29,6 @@ from cacse_trainer.models.base import ComputeSettings, SentenceModel
 from cacse_trainer.models.own import takes, without_wrapper
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training import guards
-from cacse_trainer.training.automatic import choose
 from cacse_trainer.training.description import describe, tell
 from cacse_trainer.training.finite import Batch, FiniteWatch, runs_ahead
 from cacse_trainer.training.guide import Guide, collator_for
@@ -122,7 +120,6 @@ class CacseTrainer(ScoringTrainer):
             args.leave_workers_off()
         args.logging_nan_inf_filter = False  # it waits for each loss; `FiniteWatch` stops at one that is not finite
         guards.check_arguments(args, compute_metrics is not None)
-        choose(args)
         if not isinstance(args, CacseTrainingArguments):
             has_scores = eval_dataset is not None and args.eval_strategy != "no"
             args.eval_on_start = has_scores and (args.eval_on_start or not args.eval_delay)

@@ -199,7 +199,7 @@ def test_a_mask_made_without_looking_gives_the_same(tiny_towers):
 
 
 def test_the_plain_way_again(tiny_towers):
-    """Classes, hooks and attention are those of before, and so are the results."""
+    """Classes, hooks and attention are those of before."""
     model = BertModel.from_pretrained(tiny_towers("bert")[0]).train()
 
     def state():

@@ -249,11 +249,11 @@ def test_an_encoder_that_was_told_to_run_ahead_is_packed():
 def test_the_collator_counts_rows_that_are_padded_on_the_right(tiny_tokenizer):
     rows = [{"anchor": "a red dog", "positive": "a dog"}, {"anchor": "", "positive": "dog dog dog dog"}]
     plain = collator.ContrastiveCollator(tiny_tokenizer)
-    batch = pickle.loads(pickle.dumps(collator.CountedRows(plain)))(rows)
-    lengths = batch.pop(collator.LENGTHS)
+    batch = pickle.loads(pickle.dumps(varlen.CountedRows(plain)))(rows)
+    lengths = batch.pop(varlen.LENGTHS)
     assert batch.keys() == plain(rows).keys()
     assert np.array_equal(lengths["attention_mask"], batch["attention_mask"].sum(-1)) and len(lengths) == 1
     left, empty = batch["attention_mask"].flip(-1), batch["attention_mask"].clone()
     empty[0, 1] = 0
     made = {"attention_mask": left, "guide_attention_mask": batch["attention_mask"], "teacher_attention_mask": empty}
-    assert collator.CountedRows(lambda rows: made)(rows)[collator.LENGTHS].keys() == {"guide_attention_mask"}
+    assert varlen.CountedRows(lambda rows: made)(rows)[varlen.LENGTHS].keys() == {"guide_attention_mask"}

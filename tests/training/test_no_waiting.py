@@ -13,8 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cacse_trainer.compute import bucketing, packing
-from cacse_trainer.compute.varlen import known_tokens
-from cacse_trainer.data.collator import LENGTHS, ContrastiveCollator
+from cacse_trainer.compute.varlen import LENGTHS, known_tokens
+from cacse_trainer.data.collator import ContrastiveCollator
 from cacse_trainer.training import resumable, trainer
 from cacse_trainer.training.guards import NonFiniteLossError
 from tests.conftest import ROOT
