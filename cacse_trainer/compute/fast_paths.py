@@ -1,6 +1,7 @@
 """Cheaper ways to the same result for training on a CPU, where other work than matrix products takes half of a step.
 
-- Dropout by 16-bit random lanes, four a draw: torch's own Bernoulli draw costs five times as much as they do.
+- Dropout by 16-bit random lanes, four a draw: torch's own Bernoulli draw costs five times as much as they do; with the
+  sum that follows it in one.
 - Attention in training as plain matrix products: torch's fused kernels have no dropout on a CPU, and their backward
   pass is several times slower on sentences.
 - The gradient of the token embeddings stays sparse until all passes over parts of a batch are summed; a dense one
@@ -28,17 +29,22 @@ PLAIN_ATTENTION = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "ele
 LARGE_TABLE = 4096  # rows from which an embedding's dense gradient costs more than the sparse detour
 
 
+def _kept(shape: torch.Size, cut: int) -> Tensor:
+    """1 where dropout leaves a value, else 0, float32; drawn in 16-bit lanes, from torch's generator."""
+    count = shape.numel()
+    # random_ without an upper bound fills all 64 bits; its default leaves the sign bit 0.
+    lanes = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    # By way of float32, where comparing is vectorised.
+    return lanes[:count].float().ge_(cut - LEVELS // 2).view(shape)
+
+
 class _Dropout(torch.autograd.Function):
-    """Dropout whose mask is drawn in 16-bit lanes, from torch's generator; (…) → (…)."""
+    """Dropout; (…) → (…)."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, cut: int) -> Tensor:
-        count = states.numel()
-        # random_ without an upper bound fills all 64 bits; its default leaves the sign bit 0.
-        lanes = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        # By way of float32, where comparing is vectorised; kept as bytes, which are read faster than bools.
-        keep = lanes[:count].float().ge_(cut - LEVELS // 2).view(states.shape)
-        ctx.save_for_backward(keep.byte())
+        keep = _kept(states.shape, cut)
+        ctx.save_for_backward(keep.byte())  # which are read faster than bools
         ctx.scale = LEVELS / (LEVELS - cut)
         return keep.to(states.dtype).mul_(states).mul_(ctx.scale)
 
@@ -48,6 +54,23 @@ class _Dropout(torch.autograd.Function):
         return keep.to(gradients[0].dtype).mul_(gradients[0]).mul_(ctx.scale), None
 
 
+class _DroppedSum(torch.autograd.Function):
+    """``dropout(states) + residual``, (…) each, in the residual's dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, residual: Tensor, cut: int) -> Tensor:
+        keep = _kept(states.shape, cut)
+        ctx.save_for_backward(keep.byte())
+        ctx.scale, ctx.dtype = LEVELS / (LEVELS - cut), states.dtype
+        return torch.addcmul(residual, states.to(residual.dtype), keep.to(residual.dtype), value=ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (keep,) = ctx.saved_tensors
+        own = keep.to(gradients[0].dtype).mul_(gradients[0]).mul_(ctx.scale)
+        return own.to(ctx.dtype), gradients[0], None
+
+
 class FastDropout(nn.Dropout):
     """`nn.Dropout` by 16-bit lanes on a CPU, the probability rounded to a multiple of 2⁻¹⁶.
 
@@ -55,10 +78,26 @@ class FastDropout(nn.Dropout):
     """
 
     def forward(self, states: Tensor) -> Tensor:
+        cut = self.cut(states)
+        return super().forward(states) if cut is None else _Dropout.apply(states, cut)
+
+    def cut(self, states: Tensor) -> int | None:
+        """Of 2¹⁶ lanes so many are dropped; None: the plain way is taken."""
         cut = round(self.p * LEVELS)
-        if not self.training or states.device.type != "cpu" or not 0 < cut < LEVELS:
-            return super().forward(states)
-        return _Dropout.apply(states, cut)
+        return cut if self.training and states.device.type == "cpu" and 0 < cut < LEVELS else None
+
+
+def dropped_sum(dropout: nn.Module, states: Tensor, residual: Tensor) -> Tensor:
+    """``dropout(states) + residual``, (…) each.
+
+    Torch adds two dtypes ten times slower than one on a CPU, so the states are cast first; fast dropout has its product
+    in the same pass.
+    """
+    cut = dropout.cut(states) if isinstance(dropout, FastDropout) else None
+    if cut is None:
+        return dropout(states).to(residual.dtype) + residual
+    summed: Tensor = _DroppedSum.apply(states, residual, cut)
+    return summed
 
 
 def training_attention(

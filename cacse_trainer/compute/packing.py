@@ -8,6 +8,10 @@ padded to its own longest row. The first tokens' attention needs no keys and val
 with one question q to a row's states x, the scores q·(W_k x + b_k) are (W_kᵀ q)·x + q·b_k and the result
 Σ aᵢ (W_v xᵢ + b_v) is W_v (Σ aᵢ xᵢ) + b_v Σ aᵢ, so that a row is multiplied once and not each of its tokens.
 
+Where bfloat16 is computed, oneDNN makes a kernel for each shape that it has not met, which costs more than a small
+product: there the shapes are kept few. Groups have 32 rows (the rest 16, 8, …) and multiples of 8 tokens a row, and
+tokens that nobody attends to, whose gradient is 0, fill up a multiple of 64.
+
 On a GPU (`FlatRows`) attention goes by a kernel for rows of any lengths (`varlen`) where there is one for the precision
 and the dropout, else by torch's scaled dot product attention over queries, keys and values that are padded for it.
 """
@@ -22,12 +26,14 @@ from torch import Tensor, nn
 from cacse_trainer.compute import varlen
 from cacse_trainer.compute.bucketing import cheapest_groups, on_host
 from cacse_trainer.compute.encoder_tools import known_inputs, run_encoder
-from cacse_trainer.compute.fast_paths import AHEAD, ATTENTION, half_once
+from cacse_trainer.compute.fast_paths import AHEAD, ATTENTION, dropped_sum, half_once
 from cacse_trainer.compute.int8 import project
 from cacse_trainer.compute.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, pool
 
 GROUP_COST = 50
 """What a group of the attention costs besides its tokens, in tokens."""
+FEW_ROWS, FEW_LENGTHS, FEW_TOKENS = 32, 8, 64
+"""Where shapes are kept few: rows in a group at most; of what a row's length and the tokens' number are multiples."""
 KINDS = {"bert": False, "roberta": True, "xlm-roberta": True, "camembert": True}
 """Kinds whose modules are run here, and whether their positions count from the padding's id."""
 
@@ -87,11 +93,13 @@ class _Rows:
         heads: of the attention.
 
     Attributes:
+        count: of the rows' tokens; more of the T tokens only fill up, at the end.
         tokens: (T,), each packed token's place in the flattened (N·L) inputs.
         places: (T,), its place in its row.
         starts: (N,), where each packed row begins, in their order.
     """
 
+    count: int
     tokens: Tensor
     places: Tensor
     starts: Tensor
@@ -102,59 +110,72 @@ class _Rows:
     def unpack(self, states: Tensor) -> Tensor:
         """(T, H) → (N, L, H), 0 at padding that was cut off."""
         rows, length = self.inputs["attention_mask"].shape
-        whole = states.new_zeros(rows * length, states.shape[1])
-        return whole.index_copy(0, self.tokens, states).unflatten(0, (rows, length))
+        whole, count = states.new_zeros(rows * length, states.shape[1]), self.count
+        return whole.index_copy(0, self.tokens[:count], states[:count]).unflatten(0, (rows, length))
 
 
 class PackedRows(_Rows):
     """Rows on a CPU, the shortest one first.
 
+    Args:
+        inputs, heads: as above.
+        few_shapes: let the shapes recur from batch to batch.
+
     Attributes:
-        groups: of the attention; S is the sum of their rows · length.
+        groups: of the attention; S is the sum of their rows · length, and the number of tokens that only fill up.
         order: (N,), the packed rows' numbers in the inputs.
     """
 
-    def __init__(self, inputs: Mapping[str, Tensor], heads: int):
+    def __init__(self, inputs: Mapping[str, Tensor], heads: int, few_shapes: bool = False):
         super().__init__(inputs, heads)
         mask = inputs["attention_mask"] != 0
         self.order = torch.argsort(mask.sum(dim=1), stable=True)
         lengths = mask.sum(dim=1)[self.order]
-        self.starts = lengths.cumsum(0) - lengths
-        row, self.places = _rows_and_places(lengths)
-        self.tokens = self.order[row] * mask.shape[1] + self.places
-        self.groups = [_group(part) for part in lengths.split(cheapest_groups(lengths.tolist(), GROUP_COST))]
+        self.count = int(lengths.sum())
+        sizes = _few_sizes(len(lengths)) if few_shapes else cheapest_groups(lengths.tolist(), GROUP_COST)
+        self.groups = [_group(part, FEW_LENGTHS if few_shapes else 1) for part in lengths.split(sizes)]
         # The groups' rows are padded to `widths`: where each padded token comes from, and each token goes to.
         widths = torch.cat([torch.full((group.rows,), group.length) for group in self.groups])
-        starts = widths.cumsum(0) - widths
+        # What only fills up is a last row, in no group.
+        self._filling = -self.count % FEW_TOKENS if few_shapes else 0
+        lengths, widths = F.pad(lengths, (0, 1), value=self._filling), F.pad(widths, (0, 1), value=self._filling)
+        self._sizes = [*(group.rows * group.length for group in self.groups), self._filling]
+        starts = lengths.cumsum(0) - lengths
+        self.starts = starts[:-1]
+        row, places = _rows_and_places(lengths)
+        self.places = places.where(row < len(self.order), 0)  # a table of positions may be shorter than the filling
+        self.tokens = F.pad(self.order, (0, 1))[row] * mask.shape[1] + self.places
+        padded_starts = widths.cumsum(0) - widths
         padded_row, padded_place = _rows_and_places(widths)
-        self._from = self.starts[padded_row] + torch.minimum(padded_place, lengths[padded_row] - 1)  # (S,)
-        self._to = starts[row] + self.places  # (T,)
+        self._from = starts[padded_row] + torch.minimum(padded_place, lengths[padded_row] - 1)  # (S,)
+        self._to = padded_starts[row] + places  # (T,)
         # The same by heads: from (T, heads) to one block of (heads, width) a row.
         head = torch.arange(heads)
 
         def by_head(row: Tensor, place: Tensor) -> Tensor:
-            return (heads * starts[row, None] + head * widths[row, None] + place[:, None]).flatten()
+            return (heads * padded_starts[row, None] + head * widths[row, None] + place[:, None]).flatten()
 
-        self._to_by_head = by_head(row, self.places)  # (T·heads,)
+        self._to_by_head = by_head(row, places)  # (T·heads,)
         self._from_by_head = torch.empty(len(padded_row) * heads, dtype=torch.long)
         self._from_by_head[by_head(padded_row, padded_place)] = (self._from[:, None] * heads + head).flatten()
 
     def spread(self, states: Tensor) -> list[Tensor]:
         """(T, H) → each group's (rows, length, H)."""
         whole = _Moved.apply(states, self._from, self._to)
-        parts = whole.split([group.rows * group.length for group in self.groups])
+        *parts, _ = whole.split(self._sizes)
         return [part.unflatten(0, group[:2]) for part, group in zip(parts, self.groups, strict=True)]
 
     def spread_by_head(self, states: Tensor) -> list[Tensor]:
         """(T, heads·d) → each group's (rows·heads, length, d)."""
         by_head = states.unflatten(1, (self.heads, -1)).flatten(0, 1)
         whole = _Moved.apply(by_head, self._from_by_head, self._to_by_head)
-        parts = whole.split([group.rows * self.heads * group.length for group in self.groups])
+        *parts, _ = whole.split([size * self.heads for size in self._sizes])
         return [part.unflatten(0, (-1, group.length)) for part, group in zip(parts, self.groups, strict=True)]
 
     def gather_by_head(self, parts: list[Tensor]) -> Tensor:
         """The way back of `spread_by_head`, without the padding."""
-        whole = torch.cat([part.flatten(0, 1) for part in parts])
+        filling = parts[0].new_zeros(self._filling * self.heads, parts[0].shape[-1])
+        whole = torch.cat([*(part.flatten(0, 1) for part in parts), filling])
         return _Moved.apply(whole, self._to_by_head, None).unflatten(0, (-1, self.heads)).flatten(1)
 
     def in_order(self, vectors: Tensor) -> Tensor:
@@ -164,6 +185,11 @@ class PackedRows(_Rows):
     def attend(self, module: Any, states: Tensor, first_only: bool) -> Tensor:
         """Of each token, or of each row's first alone: (T, H) → (T, H) or (N, H)."""
         return _attend_from_first(module, states, self) if first_only else _attend(module, states, self)
+
+    def join(self, module: Any, states: Tensor, residual: Tensor) -> Tensor:
+        """``LayerNorm(dropout(dense(states)) + residual)``: a layer's part that ends in it, without its own sum."""
+        normed: Tensor = module.LayerNorm(dropped_sum(module.dropout, module.dense(states), residual))
+        return normed
 
 
 class FlatRows(_Rows):
@@ -176,6 +202,7 @@ class FlatRows(_Rows):
 
     def __init__(self, inputs: Mapping[str, Tensor], heads: int, count: int):
         super().__init__(inputs, heads)
+        self.count = count
         mask = inputs["attention_mask"] != 0
         rows, width = mask.shape
         lengths = mask.sum(dim=1)
@@ -207,6 +234,11 @@ class FlatRows(_Rows):
         bounds = self._first_bounds if first_only else self._bounds
         return kernel(query, key, value, bounds, self._bounds, dropout, module.scaling).flatten(1)
 
+    def join(self, module: Any, states: Tensor, residual: Tensor) -> Tensor:
+        """As `PackedRows.join`, by the module itself."""
+        joined: Tensor = module(states, residual)
+        return joined
+
     def _attend_padded(
         self, projected: tuple[Tensor, Tensor, Tensor], first_only: bool, dropout: float, scaling: float
     ) -> Tensor:
@@ -227,7 +259,9 @@ class FlatRows(_Rows):
 def packed_rows(inputs: Mapping[str, Tensor], heads: int) -> PackedRows | FlatRows:
     """The rows of (N, L) inputs that `can_pack`, as their device takes them."""
     count = varlen.known_tokens(inputs["attention_mask"])
-    return PackedRows(inputs, heads) if count is None else FlatRows(inputs, heads, count)
+    if count is not None:
+        return FlatRows(inputs, heads, count)
+    return PackedRows(inputs, heads, few_shapes=torch.is_autocast_enabled("cpu"))
 
 
 def layer_vectors(encoder: Any, start_layer: int, pooling: str, **inputs: Tensor) -> Tensor:
@@ -280,8 +314,8 @@ def packed_states(encoder: Any, rows: PackedRows | FlatRows, first_only: bool) -
     for layer in layers:
         first = first_only and layer is layers[-1]
         own = states[-1][rows.starts] if first else states[-1]
-        attention = layer.attention.output(rows.attend(layer.attention.self, states[-1], first), own)
-        states.append(layer.feed_forward_chunk(attention))
+        attention = rows.join(layer.attention.output, rows.attend(layer.attention.self, states[-1], first), own)
+        states.append(rows.join(layer.output, layer.intermediate(attention), attention))
     return states
 
 
@@ -304,9 +338,19 @@ def _rows_and_places(lengths: Tensor, count: int | None = None) -> tuple[Tensor,
     return row, torch.arange(len(row), device=lengths.device) - (lengths.cumsum(0) - lengths)[row]
 
 
-def _group(lengths: Tensor) -> Group:
-    """Rows of these ascending lengths as a group."""
-    longest = int(lengths[-1])
+def _few_sizes(rows: int) -> list[int]:
+    """Of groups that recur: 32, 32, …, and the rest in powers of two, the largest last, as the longest rows are.
+
+    >>> _few_sizes(75)
+    [1, 2, 8, 32, 32]
+    """
+    rest = [1 << bit for bit in range(FEW_ROWS.bit_length() - 1) if rows & 1 << bit]
+    return [*rest, *[FEW_ROWS] * (rows // FEW_ROWS)]
+
+
+def _group(lengths: Tensor, multiple: int = 1) -> Group:
+    """Rows of these ascending lengths as a group, as long as the longest, or the next ``multiple``."""
+    longest = -(-int(lengths[-1]) // multiple) * multiple
     if lengths[0] == longest:
         return Group(len(lengths), longest, None)
     padding = torch.arange(longest) >= lengths[:, None]

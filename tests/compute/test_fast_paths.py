@@ -14,6 +14,7 @@ from cacse_trainer.compute.fast_paths import (
     FastDropout,
     HalfLinear,
     SharedEmbedding,
+    dropped_sum,
     run_ahead,
     use_fast_paths,
     use_plain_paths,
@@ -74,6 +75,24 @@ def test_dropout_gradient_and_seed():
     assert torch.equal(dropped_out(states, 0.0), states)
     assert not dropped_out(states, 1.0).any()
     assert torch.equal(FastDropout(0.3).eval()(states), states)
+
+
+@pytest.mark.parametrize("dropout", [FastDropout(0.3), FastDropout(0.3).eval(), nn.Dropout(0.3)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_sum_after_dropout_is_dropout_and_a_sum(dtype, dropout):
+    """Value and gradients are those of dropout by the same draws; bfloat16's product is not rounded before the sum."""
+    states = torch.randn(5, 8, dtype=dtype, requires_grad=True)
+    residual = torch.randn(5, 8, dtype=torch.float64, requires_grad=True)
+    found = []
+    for summed in (dropped_sum, lambda dropout, states, residual: dropout(states) + residual):
+        torch.manual_seed(2)
+        result = summed(dropout, states, residual)
+        found.append([result, *torch.autograd.grad((result * residual.detach()).sum(), (states, residual))])
+    rounding = 1e-14 if dtype == torch.float64 else 2**-8 * 2 * states.abs().max().item()
+    for ours, plain in zip(*found, strict=True):
+        assert ours.dtype == plain.dtype
+        assert torch.allclose(ours, plain, rtol=0, atol=rounding)
+    assert torch.equal(found[0][2], found[1][2])
 
 
 def large(model_class, kind, **changes):

@@ -1,13 +1,15 @@
 """The encoders without padding equal the padded ones: values, gradients, and how many tokens they run over."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from transformers import BertModel, CamembertConfig, CamembertModel, RobertaModel
 
+from cacse_trainer.compute import packing
 from cacse_trainer.compute.fast_paths import use_fast_paths
-from cacse_trainer.compute.packing import PackedRows, can_pack, layer_vectors, packed_states, pool_packed
+from cacse_trainer.compute.packing import PackedRows, can_pack, layer_vectors, packed_rows, packed_states, pool_packed
 from cacse_trainer.compute.pooling import LAYER_POOLINGS, POOLINGS, pool
 from cacse_trainer.models import SentenceEmbeddingModel
 from tests.conftest import tiny_config
@@ -48,9 +50,11 @@ def gradients(model, vectors) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize("few_shapes", [False, True])
 @pytest.mark.parametrize("pooling", sorted(POOLINGS))
 @pytest.mark.parametrize("kind", ["bert", "roberta", "camembert"])
-def test_every_pooling_equals_the_padded_encoder(kind, pooling):
+def test_every_pooling_equals_the_padded_encoder(kind, pooling, few_shapes, monkeypatch):
+    monkeypatch.setattr(packing, "PackedRows", partial(PackedRows, few_shapes=few_shapes))
     model = without_dropout(build(kind))
     batch = inputs(pad=model.config.pad_token_id)
     if kind == "bert":
@@ -93,7 +97,7 @@ def test_runs_over_tokens_alone_and_the_last_layer_over_first_tokens():
     model, batch = build("bert"), inputs()
     seen = []
     for layer in model.encoder.layer:
-        layer.output.register_forward_hook(lambda module, given, output: seen.append(len(output)))
+        layer.output.LayerNorm.register_forward_hook(lambda module, given, output: seen.append(len(output)))
     rows = PackedRows(batch, 4)
     states = packed_states(model, rows, first_only=True)
     assert [(group.rows, group.length) for group in rows.groups] == [(6, 9)]
@@ -102,6 +106,29 @@ def test_runs_over_tokens_alone_and_the_last_layer_over_first_tokens():
     groups = PackedRows(many, 4).groups
     assert sum(group.rows * group.length for group in groups) == sum(LENGTHS) * 60
     assert all(group.mask is None for group in groups)
+
+
+def test_shapes_that_recur():
+    """Batches of other lengths give products of the same shapes, which oneDNN need not make kernels for again."""
+
+    def shapes(lengths):
+        model, seen = build("bert"), set()
+        for part in model.modules():
+            if isinstance(part, torch.nn.Linear):
+                part.register_forward_hook(lambda module, given, output: seen.add(output.shape))
+        rows = PackedRows(inputs(lengths), 4, few_shapes=True)
+        packed_states(model, rows, first_only=False)
+        return seen, {(group.rows, group.length) for group in rows.groups}
+
+    assert shapes(LENGTHS * 6) == shapes((5, 8, 2, 2, 7, 10) * 6)
+    assert shapes(LENGTHS * 6)[0] == {(256, 32), (256, 64)}  # 198 tokens
+    assert shapes(LENGTHS * 6)[1] == {(4, 8), (32, 16)}
+
+
+def test_shapes_recur_where_bfloat16_is_computed():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert len(packed_rows(inputs(), 4).tokens) == 64
+    assert len(packed_rows(inputs(), 4).tokens) == sum(LENGTHS)
 
 
 def test_dropout_is_in_force():
