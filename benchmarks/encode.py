@@ -63,7 +63,7 @@ def main() -> int:
         choices=["float32", "bf16", "int8"],
         help="of ours; default: float32, and what else the device has",
     )
-    peers = [name for name in NAMES if name != "torch bf16" or bf16_is_fast()]
+    peers = [name for name in NAMES if not name.endswith("bf16") or bf16_is_fast()]
     parser.add_argument("--peers", nargs="+", choices=NAMES, default=peers, help=f"default: {', '.join(peers)}")
     parser.add_argument("--device", default="cpu", help="cpu; cuda: ours alone beside torch")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -20,7 +20,8 @@ from sentence_transformers import SentenceTransformer
 from cacse_trainer.export.onnx import export_onnx
 
 Way = Callable[[list[str]], np.ndarray]
-NAMES = ("torch float32", "torch bf16", "onnx float32", "onnx int8", "openvino float32", "openvino int8", "fastembed")
+NAMES = ("torch float32", "torch bf16", "onnx float32", "onnx int8")
+NAMES += ("openvino float32", "openvino bf16", "openvino int8", "fastembed")
 NEEDS = {"onnx": "onnxruntime", "openvino": "openvino", "openvino int8": "nncf", "fastembed": "fastembed"}
 CALIBRATION = 100  # sentences
 
@@ -139,7 +140,8 @@ class Peers:
             data: Any = nncf.Dataset([{name: one[name].astype(np.int64) for name in names} for one in texts])
             model = nncf.quantize(model, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(texts))
             openvino.save_model(model, str(kept), compress_to_fp16=False)
-        settings = {"INFERENCE_NUM_THREADS": self.threads, "INFERENCE_PRECISION_HINT": "f32"}
+        precision = "bf16" if kind == "bf16" else "f32"  # bf16: its default where the processor has it
+        settings = {"INFERENCE_NUM_THREADS": self.threads, "INFERENCE_PRECISION_HINT": precision}
         compiled = openvino.Core().compile_model(model, "CPU", settings)
         return lambda given: compiled({name: given[name] for name in names})[0]
 
