@@ -104,6 +104,7 @@ def export_graphs(
     """
     stated, pooling = read_pooling(folder)
     loaded = load_encoder(str(folder), device="cpu")
+    loaded.model.config.use_cache = False  # a decoder's keys and values, kept for a next token that never comes
     model = Pooled(loaded.model, pooling, stated.above).eval()
     older = kind.parts if (folder / kind.folder / "report.json").is_file() else ()
     with writing_folder(folder / kind.folder, older) as staged:
