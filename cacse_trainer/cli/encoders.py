@@ -28,7 +28,7 @@ def add_encoder_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the encoder").add_argument
     add("--pooling", help=f"{', '.join(CHOICES)}. Default: what the folder states")
     add_decoder_flags(add)
-    graphs = "the others: the folder's graphs, made by cacse-trainer export --format onnx or openvino"
+    graphs = "all but torch: the graphs that export --format makes"
     add("--backend", default="torch", choices=["torch", *GRAPHS], help=graphs)
     add_compute_flags(add)
     add("--max_seq_length", type=count, help="in tokens; default: what the model states")
