@@ -21,6 +21,7 @@ EXTRAS = {
     "sentence-transformers": ["sentence-transformers>=5.0"],
     "mteb": ["mteb>=2.0"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
+    "openvino": ["openvino>=2026.0"],
     "translation": ["sentencepiece", "sacremoses"],
     "peft": ["peft>=0.15"],
     "language": ["py3langid>=0.3"],  # the language of a training text

@@ -18,7 +18,7 @@ from cacse_trainer.data.retrieval import RetrievalSet
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.embedder import Embedder
 from cacse_trainer.encoding.encoder import SentenceEncoder
-from cacse_trainer.encoding.onnx import GRAPHS, OnnxEncoder
+from cacse_trainer.encoding.onnx import OnnxEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.compare import Difference
 from cacse_trainer.evaluation.dev_sets import Answers, Retrieval, load_named
@@ -139,7 +139,7 @@ def other_forms(
     made: list[tuple[str, BaseEncoder, Path]] = []
     if settings.onnx:
         export_onnx(folder / name)
-        for backend, graph in GRAPHS.items():
+        for backend, graph in OnnxEncoder.graphs.items():
             one = OnnxEncoder(folder / name, backend)
             made.append((f"adapted, {backend.replace('_', ' ')}", one, folder / name / "onnx" / graph))
     if settings.static:

@@ -9,11 +9,18 @@ import torch
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.computing import AUTO, BF16, BY_DTYPE, COMPUTES, INT8
 from cacse_trainer.encoding.encoder import SentenceEncoder
+from cacse_trainer.encoding.graphs import GraphEncoder
 from cacse_trainer.encoding.loading import CHOICES
-from cacse_trainer.encoding.onnx import GRAPHS, OnnxEncoder
+from cacse_trainer.encoding.onnx import OnnxEncoder
+from cacse_trainer.encoding.openvino import OpenVINOEncoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.settings.command_line import count
 from cacse_trainer.settings.precision import FLAG, HELP, resolve_bf16
+
+GRAPHS: dict[str, type[GraphEncoder]] = {
+    backend: kind for kind in (OnnxEncoder, OpenVINOEncoder) for backend in kind.graphs
+}
+"""What opens the graph of a ``--backend``."""
 
 
 def add_encoder_flags(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +28,7 @@ def add_encoder_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the encoder").add_argument
     add("--pooling", help=f"{', '.join(CHOICES)}. Default: what the folder states")
     add_decoder_flags(add)
-    graphs = "onnx, onnx_int8: the folder's graphs, made by cacse-trainer export --format onnx"
+    graphs = "all but torch: the graphs that export --format makes"
     add("--backend", default="torch", choices=["torch", *GRAPHS], help=graphs)
     add_compute_flags(add)
     add("--max_seq_length", type=count, help="in tokens; default: what the model states")
@@ -112,4 +119,4 @@ def open_encoder(settings: argparse.Namespace, model: str | None, device: str | 
         if getattr(settings, flag) not in (None, False, *(("false", "auto") if flag == "bf16" else ())):
             raise UserError(f"--{flag}: belongs to --backend torch; a graph is what it was exported as")
     own = chosen(settings, "max_seq_length", "tokens_per_batch", "truncate_dim")
-    return OnnxEncoder(str(model), settings.backend, device, **own)
+    return GRAPHS[settings.backend](str(model), settings.backend, device, **own)

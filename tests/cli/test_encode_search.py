@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cacse_trainer import SentenceEncoder
-from cacse_trainer.cli import encode, search
+from cacse_trainer.cli import encode, export, search
 from cacse_trainer.cli.common import run
 from cacse_trainer.encoding import computing
 from cacse_trainer.encoding import corpus as encode_corpus
@@ -352,15 +352,15 @@ def test_search_refuses_in_one_line(tmp_path, monkeypatch, capsys, flags, words)
 
 
 @pytest.mark.slow
-def test_an_exported_graph_encodes(tiny_towers, tiny_tokenizer, tmp_path, capsys):
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_an_exported_graph_encodes(tiny_towers, tiny_tokenizer, tmp_path, capsys, kind):
     """float32: the folder's own vectors; int8: near them."""
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime" if kind == "onnx" else kind)
     from transformers import AutoModel
 
-    from cacse_trainer.encoding.onnx import OnnxEncoder
+    from cacse_trainer.cli.encoders import GRAPHS
     from cacse_trainer.encoding.saving import clean_tokenizer
     from cacse_trainer.encoding.sentence_transformers import write_modules
-    from cacse_trainer.export.onnx import export_onnx
 
     folder = tmp_path / "encoder"
     AutoModel.from_pretrained(tiny_towers("bert")[0]).save_pretrained(folder)
@@ -368,11 +368,11 @@ def test_an_exported_graph_encodes(tiny_towers, tiny_tokenizer, tmp_path, capsys
     write_modules(folder, pooling="cls", hidden_size=32, max_seq_length=16)
     path = write_sentences(tmp_path / "corpus.txt", 20)
     command = ["--model", str(folder), "--input", str(path), "--disable_tqdm", "--output"]
-    assert run(encode.main, [*command, str(tmp_path / "v.npy"), "--backend", "onnx"]) == 2
-    assert "cacse-trainer export" in capsys.readouterr().err
-    export_onnx(folder)
+    assert run(encode.main, [*command, str(tmp_path / "v.npy"), "--backend", kind]) == 2
+    assert f"--format {kind}" in capsys.readouterr().err
+    assert run(export.main, ["--folder", str(folder), "--format", kind]) == 0
     expected = SentenceEncoder(folder).encode(path.read_text().splitlines())
-    for backend, nearest in (("onnx", 0.99999), ("onnx_int8", 0.97)):
+    for backend, nearest in ((kind, 0.99999), (f"{kind}_int8", 0.97)):
         assert run(encode.main, [*command, str(tmp_path / f"{backend}.npy"), "--backend", backend]) == 0
         assert (np.load(tmp_path / f"{backend}.npy") * expected).sum(axis=1).min() > nearest
-    assert OnnxEncoder(folder).similarity("red", "red") == pytest.approx(1, abs=noise(1.0))
+    assert GRAPHS[kind](folder).similarity("red", "red") == pytest.approx(1, abs=noise(1.0))

@@ -87,6 +87,7 @@ def test_what_a_folder_of_averaged_layers_cannot_be(masked_lm, tmp_path, capsys)
     for module, words, said in (
         (export, ["--encoders", f"path={folder}", f"path={masked_lm},pooling=mean"], "its pooling is avg_top2"),
         (export, ["--folder", folder, "--format", "onnx"], "its model pools by itself (averaged layers"),
+        (export, ["--folder", folder, "--format", "openvino"], "its model pools by itself (averaged layers"),
         (train, ["--model", folder, "--train_file", "sample:sentences.txt"], "a plain encoder"),
     ):
         assert run(module.main, words + (where if "--folder" not in words else [])) == 2

@@ -27,7 +27,7 @@ WHAT_ELSE_TOKENISES = {
     "training/keeping.py": "training batches, of general sentences",
     "instruct/merging.py": "a language model's next words",
     "models/tokenizer_bundle.py": "a tokenizer made of several",
-    "export/onnx.py": "two sentences that a graph is traced with",
+    "export/graphs.py": "two sentences that a graph is traced with",
     "export/ensemble_module.py": "sentence-transformers' module, which runs without this package",
 }
 

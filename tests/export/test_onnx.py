@@ -3,29 +3,20 @@
 import json
 
 import pytest
-from transformers import LlamaConfig, LlamaModel
 
 from cacse_trainer.cli import export
 from cacse_trainer.cli.common import run
-from cacse_trainer.encoding.model_card import CardFacts
 from cacse_trainer.encoding.onnx import OnnxEncoder
-from cacse_trainer.export.encoders import export as export_folders
-from cacse_trainer.export.onnx import export_onnx, tell_card
+from cacse_trainer.export.graphs import tell_card
+from cacse_trainer.export.onnx import ONNX, export_onnx
 from cacse_trainer.files import RECORD, foreign
-from cacse_trainer.models import SentenceEmbeddingModel
-from tests.data.test_tokens import byte_level
+from tests.graph_folders import decoder_folder, make_folder
 from tests.tolerances import noise
 
 pytestmark = pytest.mark.slow  # tracing takes some ten seconds a graph
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
-
-
-def make_folder(tiny_towers, tiny_tokenizer, where, kind="bert", **settings):
-    model = SentenceEmbeddingModel.from_encoder(tiny_towers(kind, layers=2)[0], **settings)
-    export_folders(model, tiny_tokenizer, where, CardFacts(title="tiny", what=""))
-    return where / "encoder"
 
 
 @pytest.mark.parametrize(
@@ -43,15 +34,10 @@ def test_the_graph_gives_the_vectors(tiny_towers, tiny_tokenizer, tmp_path, kind
 
 
 def test_a_decoder_whose_tokenizer_gives_nothing_for_nothing(tmp_path):
-    tokenizer = byte_level()
-    config = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    plain = LlamaModel(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=400, pad_token_id=0, **config))
-    plain.save_pretrained(tmp_path / "llama")
-    model = SentenceEmbeddingModel.from_encoder(str(tmp_path / "llama"), pooling="last_token")
-    export_folders(model, tokenizer, tmp_path, CardFacts(title="tiny", what=""))
-    report = export_onnx(tmp_path / "encoder")
+    folder = decoder_folder(tmp_path)
+    report = export_onnx(folder)
     assert report["largest_difference"]["float32"] <= noise(32**0.5)
-    encoder = OnnxEncoder(tmp_path / "encoder")
+    encoder = OnnxEncoder(folder)
     assert encoder.encode(["", "the dog"]).any(axis=1).tolist() == [False, True] and not encoder.encode("").any()
 
 
@@ -66,7 +52,7 @@ def test_command_reports_the_cost(tiny_towers, tiny_tokenizer, tmp_path, dev_fil
     card = (folder / "README.md").read_text()
     assert f"loses up to {report['cosine_loss_of_int8']:.1e}" in card
     assert f"{report['cost_of_int8']['stsb']:.2f} points on stsb" in card
-    tell_card(folder / "README.md", {"cosine_loss_of_int8": 0.5})  # a later export's words take the place
+    tell_card(folder / "README.md", ONNX, {"cosine_loss_of_int8": 0.5})  # a later export's words take the place
     again = (folder / "README.md").read_text()
     assert again.count("## ONNX graphs") == 1 and "up to 5.0e-01 of" in again and "points on stsb" not in again
     assert again.count("\n## Training\n") == card.count("\n## Training\n") == 1
