@@ -24,15 +24,24 @@ from cacse_trainer.settings.resources import resolve_resource
 from cacse_trainer.training.distillation import DistillationTrainer
 
 SENTENCES = 200_000
+OTHER = "other"
+"""The tests' device that is not the CPU, on any machine (tests/devices)."""
 ARGUMENTS = ("mini_batch_size", "length_buckets", "save_steps", "save_total_limit")
 """What `Check.trainer` takes of the training's arguments, as they are."""
 
 
 class Check:
-    """Device, sizes and folder of one call."""
+    """Device, sizes and folder of one call.
+
+    Args:
+        device: its kind.
+        size: ``base``; ``toy``: small models and batches; ``thin``: as many layers as ``base``, 64 wide.
+        folder: for the models' and the trainings' files.
+    """
 
     def __init__(self, device: str, size: str, folder: Path):
-        self.device, self.folder, self.toy = device, folder, size == "toy"
+        self.device, self.folder, self.toy, self.thin = device, folder, size == "toy", size == "thin"
+        self.bf16 = device != "cpu"
         self.tokenizer = AutoTokenizer.from_pretrained(resolve_resource(MINILM))
         self.warm, self.steps = (1, 2) if self.toy else (5, 30)
 
@@ -71,7 +80,7 @@ class Check:
         if not folder.exists():
             sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
             if not small:
-                sizes = dict(zip(sizes, (2048, 5632, 22, 32), strict=True))
+                sizes = dict(zip(sizes, (64, 128, 22, 4) if self.thin else (2048, 5632, 22, 32), strict=True))
             torch.manual_seed(0)
             with torch.device(self.device):
                 model = LlamaModel(
@@ -84,12 +93,15 @@ class Check:
     def _config(self, small: bool, dropout: float) -> BertConfig:
         sizes = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}
         more = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-        return BertConfig(vocab_size=self.tokenizer.vocab_size, **(sizes if small else {}), **more)
+        if self.thin:
+            sizes["num_hidden_layers"] = 12
+        return BertConfig(vocab_size=self.tokenizer.vocab_size, **(sizes if small or self.thin else {}), **more)
 
     def model(self, kind: str, small: bool | None = None, dropout: float | None = None) -> Any:
         """A model of the kind, ready to be trained."""
-        path = self.encoder(small, 0.1 if dropout is None else dropout)
-        other = self.encoder(small, 0.1 if dropout is None else dropout, seed=1)
+        drops = 0.1 if dropout is None else dropout
+        path = self.encoder(small, drops) if kind != "decoder" else self.decoder(small)
+        other = self.encoder(small, drops, seed=1) if kind in ("cacse", "tncse") else ""
         torch.manual_seed(0)
         if kind == "simcse":
             return SentenceEmbeddingModel.from_encoder(path, pooling="cls_before_pooler")
@@ -103,10 +115,10 @@ class Check:
         if kind == "diffcse":
             return DiffcseModel.from_pretrained_parts(path, self.generator(small))
         if kind == "decoder":
-            lora = LoraSettings(8, 32, 0.1 if dropout is None else dropout, ["q_proj", "v_proj"])
+            lora = LoraSettings(8, 32, drops, ["q_proj", "v_proj"])
             dtype = torch.float32 if small or self.toy else torch.bfloat16
             settings = {"pooling": "last_token", "lora": lora, "dtype": dtype}
-            return SentenceEmbeddingModel.from_encoder(self.decoder(small), **settings)
+            return SentenceEmbeddingModel.from_encoder(path, **settings)
         raise ValueError(kind)
 
     def trainer(self, kind: str, batch: int, steps: int, *, small: bool | None = None, **more: Any) -> CacseTrainer:
@@ -120,7 +132,7 @@ class Check:
             report_to=[],
             disable_tqdm=True,
             use_cpu=self.device == "cpu",
-            bf16=more.pop("bf16", "auto"),
+            bf16=more.pop("bf16", "true" if self.device == OTHER else "auto"),  # of that one auto knows nothing
             save_strategy=more.pop("save_strategy", "no"),
             eval_strategy="no",
             logging_steps=1_000,

@@ -9,22 +9,27 @@ families    each kind of model at toy size: vectors, loss and gradients against 
 packed      the same without padding (on a CPU by a softmax a row in the kernel's place); then SimCSE with padding and
             without it, with dropout of the attention and without: sentences a second and peak memory
 resume      a training broken off in the middle ends, bit for bit, where an unbroken one does
-roads       every command on toy models (tests/devices/roads.py); only on a GPU
+roads       every command on toy models (tests/devices/roads.py); not on a CPU, where the tests do it
 peer        sentence-transformers' trainer with MultipleNegativesRankingLoss, bf16, for `simcse_64` and `simcse_512`
 simcse_…    sentences a second, peak memory and share of the chip's bf16 peak (every product counted); 8192 rows by
 cacse_…     gradient caching; sentences a second are rows, whatever the number of views
 tncse_…, diffcse_…, decoder_… (LoRA), distill_…
-encode      a corpus to vectors, beside sentence-transformers, both in bf16
+encode      a corpus to vectors, beside sentence-transformers, both in bf16 (on a CPU in float32)
 whole       train with an evaluation, export, reload; the vectors beside the CPU's
 
-    python benchmarks/gpu_check.py                                       (toy size, seconds on a CPU)
+The tests' own device (tests/devices; `--device other`) is no CPU on any machine, so that all parts run as on a GPU, at
+toy size. The share of the peak is null there and on a CPU, on that device peak memory, too; that TF32 is off, and the
+kernels for rows of any lengths, is shown by a GPU alone.
+
+    python benchmarks/gpu_check.py                                       (toy size, two minutes on a CPU)
+    python benchmarks/gpu_check.py --device other --output other.jsonl   (needs g++ and ninja)
+    python benchmarks/gpu_check.py --estimate other.jsonl                (what an H100 would take, see gpu_estimate.py)
     python benchmarks/gpu_check.py --device cuda --output gpu_check.jsonl
     python benchmarks/gpu_check.py --device cuda --parts golden families simcse_512
 """
 
 import argparse
 import copy
-import gc
 import json
 import math
 import multiprocessing
@@ -40,12 +45,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from common import BF16_PEAK, Clock, mnrl_trainer, peak_gb, quiet
-from common_models import Check
+from common import quiet
+from common_models import OTHER, Check
+from gpu_rates import CORPUS, TRAININGS, first_batch, measured, peer, with_and_without_padding
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from cacse_trainer import (
     SentenceEncoder,
@@ -58,75 +63,9 @@ from cacse_trainer.settings.resources import resolve_resource
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))
 GOLDEN = ROOT / "tests" / "golden" / "cacse" / "bert_begin7_constraint4"
+ONLY_CUDA = "the share of the bf16 peak, TF32, kernels for rows of any lengths; peak memory (a CPU tells the process's)"
 MARGIN = 4.0
 """How many times the CPU's own distance from the result in double a device's may be: its sums have another order."""
-
-
-class Counted(Clock):
-    """Seconds of the steps after the first few."""
-
-    def __init__(self, warm: int):
-        self.warm = warm
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.warm:
-            self.on_train_begin(args, state, control)
-
-
-def first_batch(trainer: Any) -> dict[str, Any]:
-    """As a step reads it, with masked copies where the model wants them."""
-    return trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)[0][0]
-
-
-def rate(check: Check, trainer: Any, batch: int, ours: bool = True) -> dict[str, Any]:
-    """Train; sentences a second, peak memory, and the share of the chip's peak."""
-    clock = Counted(check.warm)
-    trainer.add_callback(clock)
-    if check.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    trainer.train()
-    step = clock.seconds / check.steps
-    found = {"sentences_per_second": batch / step, "step_seconds": step, "minutes_for_1M": 1e6 * step / batch / 60}
-    gpu = check.device == "cuda"
-    found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9 if gpu else peak_gb()
-    if ours:
-        rows = first_batch(trainer)
-        with FlopCounterMode(display=False) as flops:
-            trainer.training_step(trainer.model, rows)
-        found["tflop_a_step"] = flops.get_total_flops() / 1e12
-        if gpu:
-            chip = torch.cuda.get_device_name()
-            peak = next((value for kind, value in BF16_PEAK.items() if kind in chip), None)
-            found["share_of_bf16_peak"] = flops.get_total_flops() / step / peak if peak is not None else None
-    return found
-
-
-def measured(kind: str, batch: int, **more: Any) -> Callable[[Check], dict[str, Any]]:
-    """A part that measures one kind of training."""
-
-    def part(check: Check) -> dict[str, Any]:
-        rows = max(4, batch // 64) if check.toy else batch
-        settings = {"mini_batch_size": 64 if check.toy else more["mini_batch_size"]} if more else {}
-        steps = check.warm + check.steps
-        if batch > 4096 and not check.toy:
-            check.steps, steps = 4, check.warm + 4
-        return {"batch": rows} | rate(check, check.trainer(kind, rows, steps, **settings), rows)
-
-    return part
-
-
-def peer(check: Check) -> dict[str, Any]:
-    """sentence-transformers' trainer on the same text, both views the same sentence."""
-    found = {}
-    for batch in (64, 512):
-        rows, steps = max(4, batch // 64) if check.toy else batch, check.warm + check.steps
-        lines = check.sentences(rows * steps)
-        model = SentenceTransformer(check.encoder(), device=check.device)
-        model.max_seq_length = 64
-        how = {"steps": steps, "batch": rows, "rate": 1e-6, "seed": 0, "device": check.device}
-        trainer = mnrl_trainer(model, lines, lines, check.folder / "peer", **how, bf16=check.device == "cuda")
-        found[f"simcse_{batch}"] = rate(check, trainer, rows, ours=False)
-    return found
 
 
 Computed = dict[str, dict[str, Tensor]]
@@ -220,21 +159,11 @@ def packed(check: Check) -> dict[str, Any]:
 
         varlen.kernel_for = for_half
     found: dict[str, Any] = {}
-    trainer: Any = None
     for kind in ("simcse", "cacse"):
         batch = first_batch(check.trainer(kind, 8, 1, small=True))
         own = {name: value.cpu() for name, value in batch.items() if isinstance(value, Tensor)}
         found[kind] = compare(check.model(kind, small=True, dropout=0.0), own, check.device, packed=True)
-    for batch_size in (64, 512):
-        rows = max(4, batch_size // 64) if check.toy else batch_size
-        for dropout in (0.1, 0.0):
-            for name, buckets in (("padded", "1"), ("packed", "auto")):
-                trainer = None
-                gc.collect()  # its memory
-                how: dict[str, Any] = {"dropout": dropout, "length_buckets": buckets}
-                trainer = check.trainer("simcse", rows, check.warm + check.steps, **how)
-                found[f"{name}, {batch_size} rows, dropout {dropout}"] = rate(check, trainer, rows)
-    return found
+    return {**found, **with_and_without_padding(check)}
 
 
 def resume(check: Check) -> dict[str, Any]:
@@ -272,17 +201,17 @@ def roads(check: Check) -> dict[str, Any]:
 
 
 def encode(check: Check) -> dict[str, Any]:
-    """Sentences a second; the peer sorts by length and pads, as its `encode` does."""
-    lines = check.sentences(64 if check.toy else 100_000)
+    """Sentences a second, both in bf16 but on a CPU; the peer sorts by length and pads, as its `encode` does."""
+    lines = check.sentences(64 if check.toy else CORPUS)
     ours, theirs = (
-        SentenceEncoder(check.encoder(), device=check.device),
+        SentenceEncoder(check.encoder(), "mean", device=check.device, compute="bf16" if check.bf16 else "float32"),
         SentenceTransformer(check.encoder(), device=check.device),
     )
     batch = 8 if check.toy else 512
     found: dict[str, Any] = {}
     vectors = {}
     for name, encoder in (("ours", ours), ("sentence-transformers", theirs)):
-        with torch.autocast(check.device, torch.bfloat16, enabled=name != "ours" and check.device == "cuda"):
+        with torch.autocast(check.device, torch.bfloat16, enabled=name != "ours" and check.bf16):
             encoder.encode(lines[: 2 * batch], batch_size=batch)  # the first one allocates
             began = time.perf_counter()
             vectors[name] = encoder.encode(lines, batch_size=batch, normalize_embeddings=True)
@@ -292,6 +221,7 @@ def encode(check: Check) -> dict[str, Any]:
         **found,
         "times_as_fast": found["ours"] / found["sentence-transformers"],
         "least_cosine": cosines.min().item(),
+        "computed_in": ours.compute,
     }
 
 
@@ -322,17 +252,17 @@ PARTS: dict[str, tuple[Callable[[Check], dict[str, Any]], int]] = {
     "families": (families, 60),
     "packed": (packed, 75),
     "resume": (resume, 60),
-    "simcse_64": (measured("simcse", 64), 40),
-    "simcse_512": (measured("simcse", 512), 40),
-    "simcse_8192": (measured("simcse", 8192, mini_batch_size=512), 60),
+    "simcse_64": (measured(TRAININGS["simcse_64"]), 40),
+    "simcse_512": (measured(TRAININGS["simcse_512"]), 40),
+    "simcse_8192": (measured(TRAININGS["simcse_8192"]), 60),
     "peer": (peer, 60),
-    "cacse_64": (measured("cacse", 64), 40),
-    "cacse_512": (measured("cacse", 512), 60),
+    "cacse_64": (measured(TRAININGS["cacse_64"]), 40),
+    "cacse_512": (measured(TRAININGS["cacse_512"]), 60),
     "encode": (encode, 60),
-    "diffcse_64": (measured("diffcse", 64), 40),
-    "tncse_64": (measured("tncse", 64), 40),
-    "distill_64": (measured("distill", 64), 40),
-    "decoder_64": (measured("decoder", 64), 60),
+    "diffcse_64": (measured(TRAININGS["diffcse_64"]), 40),
+    "tncse_64": (measured(TRAININGS["tncse_64"]), 40),
+    "distill_64": (measured(TRAININGS["distill_64"]), 40),
+    "decoder_64": (measured(TRAININGS["decoder_64"]), 60),
     "whole": (whole, 40),
     "roads": (roads, 150),
 }
@@ -352,18 +282,35 @@ def call(part: str, settings: argparse.Namespace, send: Any) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda", OTHER], default="cpu", help=f"{OTHER}: the tests' own")
     parser.add_argument("--size", choices=["toy", "base"], help="default: base (BERT-base) on cuda, toy on a CPU")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     parser.add_argument("--minutes", type=float, default=7, help="in all; what does not begin before is left out")
     parser.add_argument("--output", type=Path, help="JSON lines, written part by part")
+    parser.add_argument(
+        "--estimate",
+        type=Path,
+        metavar="LINES",
+        help=f"run nothing: tell what an H100 would take, from the lines of --device {OTHER} (see gpu_estimate.py)",
+    )
     settings = parser.parse_args()
     settings.size = settings.size or ("base" if settings.device == "cuda" else "toy")
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # the other way to ask begins CUDA here, and no child could
     if settings.device == "cuda" and not torch.cuda.is_available():
         print("nothing checked: no CUDA device here")
         return 0
+    if settings.device == OTHER or settings.estimate is not None:
+        from tests.devices.other_device import register
+
+        register()  # the children inherit it
+        os.environ["ACCELERATE_TORCH_DEVICE"] = OTHER
     quiet()
+    if settings.estimate is not None:
+        from gpu_estimate import tell
+
+        return tell(settings.estimate, {part: PARTS[part][1] for part in settings.parts}, settings.minutes)
+    if settings.device != "cuda":
+        print(f"only with CUDA: {ONLY_CUDA}")
     forking = multiprocessing.get_context("fork")  # the libraries are loaded once; CUDA begins in the children only
     began, failed = time.monotonic(), []
     for part in settings.parts:

@@ -94,6 +94,7 @@ at::Scalar local_scalar(const at::Tensor& self) { return on_cpu(self).item(); }
 
 const at::Tensor& resize(const at::Tensor& self, c10::SymIntArrayRef size, std::optional<at::MemoryFormat>) {
   auto sizes = C10_AS_INTARRAYREF_SLOW(size);
+  if (self.sizes() == sizes) return self;  // a view keeps its strides: what is written in place goes through here
   auto* impl = self.unsafeGetTensorImpl();
   impl->set_sizes_contiguous(sizes);
   size_t bytes = (impl->numel() + impl->storage_offset()) * impl->dtype().itemsize();

@@ -55,3 +55,24 @@ def test_every_road(tmp_path, senteval_sample, monkeypatch):
         assert there[road].get("losses") == pytest.approx(found.get("losses"), abs=noise), road
     for mine, other in zip(here["encode"]["vectors"], there["encode"]["vectors"], strict=True):
         assert mine == pytest.approx(other, abs=1e-3)
+
+
+IN_PLACE = """
+import torch
+from tests.devices.other_device import NAME, register
+register()
+found = torch.ones(3, 3, device=NAME)
+found.fill_diagonal_(0)
+found.t()[2].mul_(5)
+found[:, 1].masked_fill_(torch.tensor([True, False, False], device=NAME), 7)
+print(found.cpu().tolist())
+"""
+
+
+def test_what_is_written_in_place_stays_in_its_view():
+    """A part of a tensor keeps its strides: a loss's mask of equal sentences is such a diagonal."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", IN_PLACE]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 7, 5], [1, 0, 5], [1, 1, 0]]
