@@ -286,6 +286,7 @@ def main() -> int:
     parser.add_argument("--size", choices=["toy", "base"], help="default: base (BERT-base) on cuda, toy on a CPU")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     parser.add_argument("--minutes", type=float, default=7, help="in all; what does not begin before is left out")
+    parser.add_argument("--patience", type=float, default=1, help="times each part's limit, where other work is done")
     parser.add_argument("--output", type=Path, help="JSON lines, written part by part")
     parser.add_argument(
         "--estimate",
@@ -321,7 +322,7 @@ def main() -> int:
             process = forking.Process(target=call, args=(part, settings, send))
             process.start()
             send.close()
-            limit = min(left, PARTS[part][1])
+            limit = min(left, settings.patience * PARTS[part][1])
             line = {"part": part, "error": f"not done after {limit:.0f} s"}
             try:
                 if receive.poll(limit):

@@ -20,7 +20,8 @@ needs_the_test_device = pytest.mark.skipif(not can_be_built(), reason="the test 
 
 def check(folder: Path, *words: str) -> list[dict]:
     output = folder / "lines.jsonl"
-    command = [sys.executable, "benchmarks/gpu_check.py", "--output", str(output), *words]
+    patient = ["--patience", "20", "--minutes", "30"]  # other tests run beside
+    command = [sys.executable, "benchmarks/gpu_check.py", "--output", str(output), *patient, *words]
     done = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False)
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert done.returncode == (1 if any("error" in line for line in lines) else 0), done.stderr[-2000:]
