@@ -221,6 +221,9 @@ def trainings_of(part: str) -> list[Training]:
 def tell(lines: Path, limits: Mapping[str, int], minutes: float) -> int:
     """Print both tables; 1 where a part would not be done in its seconds, or all of them in these minutes."""
     toy = {line["part"]: line["seconds"] for line in map(json.loads, lines.read_text().splitlines())}
+    if absent := [part for part in limits if part not in toy]:
+        print(f"{lines} has no line of {', '.join(absent)}: run them with --device {OTHER}, or leave them out")
+        return 1
     text_rate, sentence, weight = process("cpu").apply(measured_here)
     print(
         f"AN ESTIMATE for an H100: {SHARE:.0%} of {PEAK / 1e12:.0f} TFLOP/s, {BANDWIDTH / 1e12:.2f} TB/s, "
