@@ -187,7 +187,14 @@ class PackedRows(_Rows):
         return _attend_from_first(module, states, self) if first_only else _attend(module, states, self)
 
     def join(self, module: Any, states: Tensor, residual: Tensor) -> Tensor:
-        """``LayerNorm(dropout(dense(states)) + residual)``: a layer's part that ends in it, without its own sum."""
+        """``LayerNorm(dropout(dense(states)) + residual)``: a layer's part that ends in it, without its own sum.
+
+        By the module itself where it is another than transformers' own, or somebody listens to it.
+        """
+        hooked = module._forward_hooks or module._forward_pre_hooks
+        if hooked or not type(module).__module__.startswith("transformers.models."):
+            joined: Tensor = module(states, residual)
+            return joined
         normed: Tensor = module.LayerNorm(dropped_sum(module.dropout, module.dense(states), residual))
         return normed
 

@@ -97,7 +97,7 @@ def test_runs_over_tokens_alone_and_the_last_layer_over_first_tokens():
     model, batch = build("bert"), inputs()
     seen = []
     for layer in model.encoder.layer:
-        layer.output.LayerNorm.register_forward_hook(lambda module, given, output: seen.append(len(output)))
+        layer.output.register_forward_hook(lambda module, given, output: seen.append(len(output)))
     rows = PackedRows(batch, 4)
     states = packed_states(model, rows, first_only=True)
     assert [(group.rows, group.length) for group in rows.groups] == [(6, 9)]
@@ -129,6 +129,18 @@ def test_shapes_recur_where_bfloat16_is_computed():
     with torch.autocast("cpu", torch.bfloat16):
         assert len(packed_rows(inputs(), 4).tokens) == 64
     assert len(packed_rows(inputs(), 4).tokens) == sum(LENGTHS)
+
+
+def test_a_part_of_ones_own_is_called():
+    """The layers' output parts are joined without their own forward only where it is transformers' own."""
+
+    class Silent(torch.nn.Module):
+        def forward(self, states, residual):
+            return residual * 0
+
+    model, batch = build("bert"), inputs()
+    model.encoder.layer[-1].output = Silent()
+    assert not pool_packed(model, "mean", **batch).any()
 
 
 def test_dropout_is_in_force():
