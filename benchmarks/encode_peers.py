@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
+from cacse_trainer.encoding.openvino import load_openvino, the_core
 from cacse_trainer.export.onnx import export_onnx
 
 Way = Callable[[list[str]], np.ndarray]
@@ -126,13 +127,12 @@ class Peers:
         return lambda given: session.run(None, {name: given[name] for name in names})[0]
 
     def _openvino(self, kind: str) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
-        import openvino
-
-        model = openvino.Core().read_model(str(self._graph()))
+        openvino = load_openvino()
+        model = the_core(openvino).read_model(str(self._graph()))
         names = [port.any_name for port in model.inputs]
         kept = self.work / "peer_int8.xml"
         if kind == "int8" and kept.exists():
-            model = openvino.Core().read_model(str(kept))
+            model = the_core(openvino).read_model(str(kept))
         elif kind == "int8":
             import nncf
 
@@ -142,7 +142,7 @@ class Peers:
             openvino.save_model(model, str(kept), compress_to_fp16=False)
         precision = "bf16" if kind == "bf16" else "f32"  # bf16: its default where the processor has it
         settings = {"INFERENCE_NUM_THREADS": self.threads, "INFERENCE_PRECISION_HINT": precision}
-        compiled = openvino.Core().compile_model(model, "CPU", settings)
+        compiled = the_core(openvino).compile_model(model, "CPU", settings)
         return lambda given: compiled({name: given[name] for name in names})[0]
 
     def _fastembed(self) -> Way:

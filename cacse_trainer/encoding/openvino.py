@@ -1,10 +1,11 @@
 """An exported folder's OpenVINO graph as an encoder: on the CPU, float32 or int8 weights (extra ``openvino``)."""
 
 import sys
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class OpenVINOEncoder(GraphEncoder):
     def opened(cls, graph: Path) -> Embed:
         """See `GraphEncoder.opened`."""
         settings = {**SETTINGS, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        run = load_openvino().Core().compile_model(str(graph), "CPU", settings)
+        run = the_core(load_openvino()).compile_model(str(graph), "CPU", settings)
         names, alone = [port.any_name for port in run.inputs], Lock()
 
         def embed(**inputs: Tensor) -> Tensor:
@@ -50,6 +51,17 @@ class OpenVINOEncoder(GraphEncoder):
 
     def _files(self) -> list[Path]:
         return [self._graph, self._graph.with_suffix(".bin")]
+
+
+@cache
+def the_core(openvino: ModuleType) -> Any:
+    """The one ``openvino.Core`` of the process, which is never taken down.
+
+    On processors with AMX each core gives the thread a stack for signals, and its end gives back the one before: of two
+    that end in another order than the reverse, what is left is freed memory, and the next Ctrl-C or SIGTERM is a
+    segmentation fault (openvino 2026.4).
+    """
+    return openvino.Core()
 
 
 def load_openvino() -> ModuleType:

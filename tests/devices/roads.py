@@ -42,7 +42,7 @@ def roads(folder: Path, device: str) -> dict[str, list[str]]:
     text, dev = write_sentences(folder / "text.txt"), write_pairs(folder / "dev.tsv")
     run = [
         *("--train_file", str(text), "--dev_file", f"dev={dev}", "--max_steps", str(STEPS), "--logging_steps", "1"),
-        *("--max_seq_length", "32"),
+        *("--max_seq_length", "32", "--bf16", "false"),  # by itself it would follow the processor, on the CPU alone
         *("--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2"),
         *("--per_device_train_batch_size", "8", "--learning_rate", "1e-4", "--disable_tqdm", "true"),
     ]
