@@ -7,7 +7,7 @@
 - The gradient of the token embeddings stays sparse until all passes over parts of a batch are summed; a dense one
   a pass would fill and add the whole table each time.
 - An attention's input is cast to autocast's dtype once for its three projections.
-- Frozen linear layers keep a copy of their weights in autocast's dtype, which autocast keeps of trained ones only.
+- Frozen linear layers keep a copy of their weights in autocast's dtype (`half`).
 """
 
 from typing import Any
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from cacse_trainer.compute.half import HalfLinear, half_once
 
 ATTENTION = "cacse_cpu_training"
 AHEAD = "cacse_sdpa_ahead"
@@ -158,39 +160,12 @@ class SharedEmbedding(nn.Embedding):
         return shared
 
 
-class HalfLinear(nn.Linear):
-    """`nn.Linear` which, frozen and under autocast, uses copies of its weights that stay from call to call."""
-
-    def forward(self, states: Tensor) -> Tensor:
-        device = states.device.type
-        if self.weight.requires_grad or not torch.is_autocast_enabled(device):
-            return super().forward(states)
-        weight, bias = self._copies(torch.get_autocast_dtype(device))
-        return F.linear(states, weight, bias)
-
-    def _copies(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        now = [(p.data_ptr(), p._version) for p in self.parameters(recurse=False)]
-        kept = _HALF.get(self)
-        if kept is None or kept[0] != (dtype, now):
-            with torch.inference_mode(False), torch.no_grad():  # made in an evaluation, they serve training too
-                bias = self.bias.to(dtype) if self.bias is not None else None
-                kept = _HALF[self] = ((dtype, now), self.weight.to(dtype), bias)
-        return kept[1:]
-
-
-def half_once(states: Tensor) -> Tensor:
-    """In autocast's dtype, where it is on: for states that several layers read, each of which would cast them again."""
-    device = states.device.type
-    return states.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else states
-
-
 def _half_once(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
     return (half_once(given[0]), *given[1:]) if given else given
 
 
 # Beside the modules, not in them: what they hold would have to be copied and saved with the model.
 _SHARED: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
-_HALF: WeakKeyDictionary[nn.Module, tuple[Any, Tensor, Tensor | None]] = WeakKeyDictionary()
 
 REPLACED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Dropout: FastDropout,

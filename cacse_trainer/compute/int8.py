@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cacse_trainer.compute.fast_paths import HalfLinear
+from cacse_trainer.compute.half import HalfLinear
 
 ENGINE = "fbgemm"
 LEVELS = 255  # steps between a token's lowest and highest state

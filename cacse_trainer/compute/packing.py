@@ -22,11 +22,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.activations import GELUActivation
 
 from cacse_trainer.compute import varlen
 from cacse_trainer.compute.bucketing import cheapest_groups, on_host
 from cacse_trainer.compute.encoder_tools import known_inputs, run_encoder
-from cacse_trainer.compute.fast_paths import AHEAD, ATTENTION, dropped_sum, half_once
+from cacse_trainer.compute.fast_paths import AHEAD, ATTENTION, dropped_sum
+from cacse_trainer.compute.half import fusing, half_once, taken_apart
 from cacse_trainer.compute.int8 import project
 from cacse_trainer.compute.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, pool
 
@@ -191,11 +193,14 @@ class PackedRows(_Rows):
 
         By the module itself where it is another than transformers' own, or somebody listens to it.
         """
-        hooked = module._forward_hooks or module._forward_pre_hooks
-        if hooked or not type(module).__module__.startswith("transformers.models."):
+        if not taken_apart(module):
             joined: Tensor = module(states, residual)
             return joined
-        normed: Tensor = module.LayerNorm(dropped_sum(module.dropout, module.dense(states), residual))
+        if not (module.dropout.training and module.dropout.p) and fusing(module.dense, states):
+            summed = module.dense.fused(states, plus=residual)
+        else:
+            summed = dropped_sum(module.dropout, module.dense(states), residual)
+        normed: Tensor = module.LayerNorm(summed)
         return normed
 
 
@@ -277,9 +282,10 @@ def layer_vectors(encoder: Any, start_layer: int, pooling: str, **inputs: Tensor
     first_only = pooling in FIRST_TOKEN_POOLINGS
     *states, last = packed_states(encoder, rows, first_only)
     if first_only:
-        vectors = [*(rows.in_order(part[rows.starts]) for part in states[start_layer:]), rows.in_order(last)]
+        first = [*(part[rows.starts] for part in states[start_layer:]), last]
+        vectors = [_full(rows.in_order(part)) for part in first]
     else:
-        hidden = [rows.unpack(part) for part in (*states[start_layer:], last)]
+        hidden = [rows.unpack(_full(part)) for part in (*states[start_layer:], last)]
         vectors = [pool(pooling, part, attention_mask=inputs["attention_mask"]) for part in hidden]
     return torch.stack(vectors, dim=1)
 
@@ -290,8 +296,8 @@ def pool_packed(encoder: Any, pooling: str, **inputs: Tensor) -> Tensor:
     first_only = pooling in FIRST_TOKEN_POOLINGS
     states = packed_states(encoder, rows, first_only)
     if first_only:
-        return rows.in_order(states[-1])
-    hidden = [rows.unpack(part) for part in (states if pooling in LAYER_POOLINGS else states[-1:])]
+        return _full(rows.in_order(states[-1]))
+    hidden = [rows.unpack(_full(part)) for part in (states if pooling in LAYER_POOLINGS else states[-1:])]
     return pool(pooling, hidden[-1], hidden, inputs["attention_mask"])
 
 
@@ -322,8 +328,22 @@ def packed_states(encoder: Any, rows: PackedRows | FlatRows, first_only: bool) -
         first = first_only and layer is layers[-1]
         own = states[-1][rows.starts] if first else states[-1]
         attention = rows.join(layer.attention.output, rows.attend(layer.attention.self, states[-1], first), own)
-        states.append(rows.join(layer.output, layer.intermediate(attention), attention))
+        states.append(rows.join(layer.output, _widened(layer.intermediate, attention), attention))
     return states
+
+
+def _full(states: Tensor) -> Tensor:
+    """bfloat16 as float32: what is pooled."""
+    return states.float() if states.dtype == torch.bfloat16 else states
+
+
+def _widened(module: Any, states: Tensor) -> Tensor:
+    """``GELU(dense(states))``, (T, H) → (T, wide): a layer's part of that name, in one where that can be."""
+    if type(module.intermediate_act_fn) is GELUActivation and taken_apart(module) and fusing(module.dense, states):
+        fused: Tensor = module.dense.fused(states, gelu=True)
+        return fused
+    widened: Tensor = module(states)
+    return widened
 
 
 def _embedded(encoder: Any, rows: _Rows) -> Tensor:

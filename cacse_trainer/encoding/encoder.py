@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cacse_trainer.compute.half import use_half
 from cacse_trainer.encoding import computing
 from cacse_trainer.encoding.base import BaseEncoder
 from cacse_trainer.encoding.hub import HubTarget, prepare_repo, push_folders
@@ -118,9 +119,7 @@ class SentenceEncoder(BaseEncoder):
             computing.set_int8(self.name, self.model, self.device)
         if self.dtype != torch.float32:  # autocast alone would cast the weights anew in every batch
             self._fingerprint = fingerprint(self.model, self._drawn)  # the same in float32 and in bfloat16
-            for module in self.model.modules():
-                if isinstance(module, nn.Linear):
-                    module.to(self.dtype)
+            use_half(self.model, self.dtype)
         self._embed, self._prepare = loaded.embed, loaded.stated.prepare
         self._take_prompts(loaded.stated)
 

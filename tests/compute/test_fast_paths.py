@@ -12,13 +12,13 @@ from cacse_trainer.compute.fast_paths import (
     AHEAD,
     LARGE_TABLE,
     FastDropout,
-    HalfLinear,
     SharedEmbedding,
     dropped_sum,
     run_ahead,
     use_fast_paths,
     use_plain_paths,
 )
+from cacse_trainer.compute.half import HalfLinear
 from cacse_trainer.models import SentenceEmbeddingModel
 from cacse_trainer.models.base import ComputeSettings
 from tests.conftest import tiny_config

@@ -7,7 +7,7 @@ import torch
 from transformers import Trainer
 
 from cacse_trainer import CacseBertModel
-from cacse_trainer.compute.fast_paths import HalfLinear
+from cacse_trainer.compute.half import HalfLinear
 from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.settings import arguments
 from cacse_trainer.settings.arguments import CacseTrainingArguments
