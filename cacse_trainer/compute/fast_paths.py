@@ -40,6 +40,12 @@ def _kept(shape: torch.Size, cut: int) -> Tensor:
     return lanes[:count].float().ge_(cut - LEVELS // 2).view(shape)
 
 
+def _scaled(keep: Tensor, states: Tensor, scale: float) -> Tensor:
+    """``keep·states·scale`` in one pass, (…) each."""
+    kept = keep.to(states.dtype)
+    return torch.addcmul(kept.new_zeros(()), states, kept, value=scale, out=kept)
+
+
 class _Dropout(torch.autograd.Function):
     """Dropout; (…) → (…)."""
 
@@ -48,12 +54,12 @@ class _Dropout(torch.autograd.Function):
         keep = _kept(states.shape, cut)
         ctx.save_for_backward(keep.byte())  # which are read faster than bools
         ctx.scale = LEVELS / (LEVELS - cut)
-        return keep.to(states.dtype).mul_(states).mul_(ctx.scale)
+        return _scaled(keep, states, ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (keep,) = ctx.saved_tensors
-        return keep.to(gradients[0].dtype).mul_(gradients[0]).mul_(ctx.scale), None
+        return _scaled(keep, gradients[0], ctx.scale), None
 
 
 class _DroppedSum(torch.autograd.Function):
@@ -69,7 +75,7 @@ class _DroppedSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (keep,) = ctx.saved_tensors
-        own = keep.to(gradients[0].dtype).mul_(gradients[0]).mul_(ctx.scale)
+        own = _scaled(keep, gradients[0], ctx.scale)
         return own.to(ctx.dtype), gradients[0], None
 
 

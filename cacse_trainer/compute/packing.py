@@ -9,7 +9,7 @@ with one question q to a row's states x, the scores q·(W_k x + b_k) are (W_kᵀ
 Σ aᵢ (W_v xᵢ + b_v) is W_v (Σ aᵢ xᵢ) + b_v Σ aᵢ, so that a row is multiplied once and not each of its tokens.
 
 Where bfloat16 is computed, oneDNN makes a kernel for each shape that it has not met, which costs more than a small
-product: there the shapes are kept few. Groups have 32 rows (the rest 16, 8, …) and multiples of 8 tokens a row, and
+product: there the shapes are kept few. Groups have 32 rows (the rest 16, 8, …) and multiples of 16 tokens a row, and
 tokens that nobody attends to, whose gradient is 0, fill up a multiple of 64.
 
 On a GPU (`FlatRows`) attention goes by a kernel for rows of any lengths (`varlen`) where there is one for the precision
@@ -34,7 +34,7 @@ from cacse_trainer.compute.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, 
 
 GROUP_COST = 50
 """What a group of the attention costs besides its tokens, in tokens."""
-FEW_ROWS, FEW_LENGTHS, FEW_TOKENS = 32, 8, 64
+FEW_ROWS, FEW_LENGTHS, FEW_TOKENS = 32, 16, 64
 """Where shapes are kept few: rows in a group at most; of what a row's length and the tokens' number are multiples."""
 KINDS = {"bert": False, "roberta": True, "xlm-roberta": True, "camembert": True}
 """Kinds whose modules are run here, and whether their positions count from the padding's id."""

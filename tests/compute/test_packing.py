@@ -122,7 +122,7 @@ def test_shapes_that_recur():
 
     assert shapes(LENGTHS * 6) == shapes((5, 8, 2, 2, 7, 10) * 6)
     assert shapes(LENGTHS * 6)[0] == {(256, 32), (256, 64)}  # 198 tokens
-    assert shapes(LENGTHS * 6)[1] == {(4, 8), (32, 16)}
+    assert shapes(LENGTHS * 6)[1] == {(4, 16), (32, 16)}
 
 
 def test_shapes_recur_where_bfloat16_is_computed():
