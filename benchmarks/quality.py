@@ -54,7 +54,12 @@ STS = ("STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark", "SICKRelated
 UNDO_STEPS = 500
 GENERATOR = Path(__file__).parent.parent / "scripts" / "make_generator.py"
 METHODS = ["simcse", "cacse", "two_towers", "tncse", "cacse_after", "two_towers_after", "diffcse"]
-METHODS += ["rank_two", "rank_four", "student", "tncse_student", "uc", "uc_student"]
+METHODS += ["rank_two", "rank_four", "student", "tncse_student", "four", "four_student", "uc", "uc_student"]
+JOINED = {
+    "four": {"tncse/export/ensemble": 0.5, "two_towers/export/ensemble": 0.5},
+    "uc": {"tncse/export/ensemble": 0.3, "diffcse/export/encoder": 0.7},
+}
+"""Ensembles of what two stages leave, and the shares."""
 START, TRAINED_POOLING, PEER = "start", "start, pooling as trained", "sentence-transformers MNRL"
 
 
@@ -156,6 +161,8 @@ def race(arm: Arm, settings: argparse.Namespace, seed: int, root: Path) -> tuple
         [f"stage:{name}/export/{one}" for one in ("tower_a", "tower_b")] for name in ("tncse", "two_towers")
     )
 
+    pairs_of_four = ("tncse/export", "two_towers/export")
+
     def student(of: dict[str, float]) -> dict[str, Any]:
         teachers = [{"path": f"stage:{path}", "weight": weight} for path, weight in of.items()]
         return {"config": "distill/quickstart", "student": start, "teachers": teachers}
@@ -177,6 +184,7 @@ def race(arm: Arm, settings: argparse.Namespace, seed: int, root: Path) -> tuple
         "rank_four": ("distill", ["tncse", "two_towers"], ranks([*tncse, *two_towers])),
         "student": ("distill", ["two_towers"], student({"two_towers/export": 1.0})),
         "tncse_student": ("distill", ["tncse"], student({"tncse/export": 1.0})),
+        "four_student": ("distill", ["tncse", "two_towers"], student(dict.fromkeys(pairs_of_four, 0.5))),
         "uc_student": ("distill", ["tncse", "diffcse"], student({"tncse/export": 0.3, "diffcse/export/encoder": 0.7})),
     }
     pairs = ("cacse", "two_towers", "tncse", "cacse_after", "two_towers_after")
@@ -188,10 +196,13 @@ def race(arm: Arm, settings: argparse.Namespace, seed: int, root: Path) -> tuple
         needed[name] = made[name]
 
     for name in settings.methods:
-        if name == "uc":
-            need("tncse")
-            need("diffcse")
-            entrants.append(Entrant("uc", "diffcse", ["tncse/export/ensemble", "diffcse/export/encoder"], [0.3, 0.7]))
+        if name in JOINED:
+            parts = JOINED[name]
+            makers = [path.partition("/")[0] for path in parts]
+            for maker in makers:
+                need(maker)
+            last = max(makers, key=[*needed].index)
+            entrants.append(Entrant(name, last, [*parts], [*parts.values()]))
             continue
         need(name)
         forms = {name: "student" if made[name][0] == "distill" else "encoder"}
@@ -289,8 +300,9 @@ def run_arm(arm: Arm, settings: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 place = results / f"{one.name}-{seed}"
                 scores = judged(arm, [str(folder / path) for path in one.models], place, weights=one.weights)
                 seconds = seconds_of(one.stage, stages, record)
-                if one.name == "uc":
-                    seconds += seconds_of("tncse", stages, record)
+                if one.name in JOINED:
+                    made = {path.partition("/")[0] for path in one.models}
+                    seconds = sum(seconds_of(name, stages, record) for name in made)
                 yield {"row": one.name, "seed": seed, "scores": scores, "seconds": seconds, "results": str(place)}
 
 

@@ -16,7 +16,7 @@ import quality  # noqa: E402
 
 
 def test_what_a_method_needs_comes_before_it_and_once(tmp_path):
-    settings = argparse.Namespace(steps=12, batch=8, methods=["rank_four", "uc", "cacse_after"])
+    settings = argparse.Namespace(steps=12, batch=8, methods=["rank_four", "four", "uc", "cacse_after"])
     arm = quality.Arm("mine", "start", "mean", "sample:sentences.txt", "dev.tsv")
     stages, entrants = quality.race(arm, settings, 1, tmp_path / "seed-1")
     names = [stage.name for stage in stages]
@@ -26,7 +26,7 @@ def test_what_a_method_needs_comes_before_it_and_once(tmp_path):
         assert stage.settings["max_steps"] == 12
         assert stage.settings["pooling"] == "mean"
     assert entrants[0].models == ["rank_four/export/student"]
-    assert [entrant.name for entrant in entrants] == ["rank_four", "uc", "cacse_after", "cacse_after, tower A"]
+    assert [entrant.name for entrant in entrants] == ["rank_four", "four", "uc", "cacse_after", "cacse_after, tower A"]
     assert stages[5].settings["seed"] == 101
 
 
