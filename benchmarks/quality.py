@@ -55,8 +55,9 @@ UNDO_STEPS = 500
 GENERATOR = Path(__file__).parent.parent / "scripts" / "make_generator.py"
 METHODS = ["simcse", "cacse", "two_towers", "tncse", "cacse_after", "two_towers_after", "diffcse"]
 METHODS += ["rank_two", "rank_four", "student", "tncse_student", "four", "four_student", "uc", "uc_student"]
+FOUR = ["tncse", "two_towers"]
 JOINED = {
-    "four": {"tncse/export/ensemble": 0.5, "two_towers/export/ensemble": 0.5},
+    "four": {f"{name}/export/ensemble": 0.5 for name in FOUR},
     "uc": {"tncse/export/ensemble": 0.3, "diffcse/export/encoder": 0.7},
 }
 """Ensembles of what two stages leave, and the shares."""
@@ -161,8 +162,6 @@ def race(arm: Arm, settings: argparse.Namespace, seed: int, root: Path) -> tuple
         [f"stage:{name}/export/{one}" for one in ("tower_a", "tower_b")] for name in ("tncse", "two_towers")
     )
 
-    pairs_of_four = ("tncse/export", "two_towers/export")
-
     def student(of: dict[str, float]) -> dict[str, Any]:
         teachers = [{"path": f"stage:{path}", "weight": weight} for path, weight in of.items()]
         return {"config": "distill/quickstart", "student": start, "teachers": teachers}
@@ -184,7 +183,7 @@ def race(arm: Arm, settings: argparse.Namespace, seed: int, root: Path) -> tuple
         "rank_four": ("distill", ["tncse", "two_towers"], ranks([*tncse, *two_towers])),
         "student": ("distill", ["two_towers"], student({"two_towers/export": 1.0})),
         "tncse_student": ("distill", ["tncse"], student({"tncse/export": 1.0})),
-        "four_student": ("distill", ["tncse", "two_towers"], student(dict.fromkeys(pairs_of_four, 0.5))),
+        "four_student": ("distill", FOUR, student({f"{name}/export": 0.5 for name in FOUR})),
         "uc_student": ("distill", ["tncse", "diffcse"], student({"tncse/export": 0.3, "diffcse/export/encoder": 0.7})),
     }
     pairs = ("cacse", "two_towers", "tncse", "cacse_after", "two_towers_after")

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 PASS_COST = 200
 """What a pass costs besides its tokens, in tokens: weights read, cast and their gradients added (measured on a CPU)."""
+FEW_ROWS = 32  # in a group at most, where groups are to recur
 MOST_CUTS = 64  # places where a batch may be cut
 
 
@@ -103,3 +104,13 @@ def _encode_twice(encode: Callable[..., Tensor], part: dict[str, Tensor]) -> Ten
     return checkpoint(
         lambda *tensors: encode(**dict(zip(part, tensors, strict=True))), *part.values(), use_reentrant=False
     )
+
+
+def few_sizes(rows: int) -> list[int]:
+    """Of groups that recur: 32, 32, …, and the rest in powers of two, the largest last, as the longest rows are.
+
+    >>> few_sizes(75)
+    [1, 2, 8, 32, 32]
+    """
+    rest = [1 << bit for bit in range(FEW_ROWS.bit_length() - 1) if rows & 1 << bit]
+    return [*rest, *[FEW_ROWS] * (rows // FEW_ROWS)]

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.activations import GELUActivation
 
 
 class HalfLinear(nn.Linear):
@@ -29,9 +30,13 @@ class HalfLinear(nn.Linear):
         return F.linear(states, *self._copies(torch.get_autocast_dtype(device)))
 
     def fuses(self, states: Tensor) -> bool:
-        """Whether `fused` takes these states: on a CPU that has bfloat16, under autocast to it, without a graph."""
+        """Whether `fused` takes these states: on a CPU that has bfloat16, under autocast to it, without a graph.
+
+        Not in training, where one and the same layer may be run with a graph and without (gradient caching).
+        """
         return (
-            states.device.type == "cpu"
+            not self.training
+            and states.device.type == "cpu"
             and torch.is_autocast_enabled("cpu")
             and torch.get_autocast_dtype("cpu") == torch.bfloat16
             and (self.weight.dtype == torch.bfloat16 or not self.weight.requires_grad)
@@ -107,3 +112,17 @@ def fusing(dense: nn.Module, states: Tensor) -> bool:
     return (
         type(dense) is HalfLinear and not dense._forward_hooks and not dense._forward_pre_hooks and dense.fuses(states)
     )
+
+
+def widened(module: Any, states: Tensor) -> Tensor:
+    """``GELU(dense(states))``, (T, H) → (T, wide): a layer's part of that name, in one where that can be."""
+    if type(module.intermediate_act_fn) is GELUActivation and taken_apart(module) and fusing(module.dense, states):
+        fused: Tensor = module.dense.fused(states, gelu=True)
+        return fused
+    found: Tensor = module(states)
+    return found
+
+
+def full(states: Tensor) -> Tensor:
+    """bfloat16 as float32: what is pooled."""
+    return states.float() if states.dtype == torch.bfloat16 else states

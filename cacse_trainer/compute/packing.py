@@ -22,20 +22,19 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.activations import GELUActivation
 
 from cacse_trainer.compute import varlen
-from cacse_trainer.compute.bucketing import cheapest_groups, on_host
+from cacse_trainer.compute.bucketing import cheapest_groups, few_sizes, on_host
 from cacse_trainer.compute.encoder_tools import known_inputs, run_encoder
 from cacse_trainer.compute.fast_paths import AHEAD, ATTENTION, dropped_sum
-from cacse_trainer.compute.half import fusing, half_once, taken_apart
+from cacse_trainer.compute.half import full, fusing, half_once, taken_apart, widened
 from cacse_trainer.compute.int8 import project
 from cacse_trainer.compute.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, pool
 
 GROUP_COST = 50
 """What a group of the attention costs besides its tokens, in tokens."""
-FEW_ROWS, FEW_LENGTHS, FEW_TOKENS = 32, 16, 64
-"""Where shapes are kept few: rows in a group at most; of what a row's length and the tokens' number are multiples."""
+FEW_LENGTHS, FEW_TOKENS = 16, 64
+"""Where shapes are kept few: of what a row's length and the tokens' number are multiples."""
 KINDS = {"bert": False, "roberta": True, "xlm-roberta": True, "camembert": True}
 """Kinds whose modules are run here, and whether their positions count from the padding's id."""
 
@@ -134,7 +133,7 @@ class PackedRows(_Rows):
         self.order = torch.argsort(mask.sum(dim=1), stable=True)
         lengths = mask.sum(dim=1)[self.order]
         self.count = int(lengths.sum())
-        sizes = _few_sizes(len(lengths)) if few_shapes else cheapest_groups(lengths.tolist(), GROUP_COST)
+        sizes = few_sizes(len(lengths)) if few_shapes else cheapest_groups(lengths.tolist(), GROUP_COST)
         self.groups = [_group(part, FEW_LENGTHS if few_shapes else 1) for part in lengths.split(sizes)]
         # The groups' rows are padded to `widths`: where each padded token comes from, and each token goes to.
         widths = torch.cat([torch.full((group.rows,), group.length) for group in self.groups])
@@ -283,9 +282,9 @@ def layer_vectors(encoder: Any, start_layer: int, pooling: str, **inputs: Tensor
     *states, last = packed_states(encoder, rows, first_only)
     if first_only:
         first = [*(part[rows.starts] for part in states[start_layer:]), last]
-        vectors = [_full(rows.in_order(part)) for part in first]
+        vectors = [full(rows.in_order(part)) for part in first]
     else:
-        hidden = [rows.unpack(_full(part)) for part in (*states[start_layer:], last)]
+        hidden = [rows.unpack(full(part)) for part in (*states[start_layer:], last)]
         vectors = [pool(pooling, part, attention_mask=inputs["attention_mask"]) for part in hidden]
     return torch.stack(vectors, dim=1)
 
@@ -296,8 +295,8 @@ def pool_packed(encoder: Any, pooling: str, **inputs: Tensor) -> Tensor:
     first_only = pooling in FIRST_TOKEN_POOLINGS
     states = packed_states(encoder, rows, first_only)
     if first_only:
-        return _full(rows.in_order(states[-1]))
-    hidden = [rows.unpack(_full(part)) for part in (states if pooling in LAYER_POOLINGS else states[-1:])]
+        return full(rows.in_order(states[-1]))
+    hidden = [rows.unpack(full(part)) for part in (states if pooling in LAYER_POOLINGS else states[-1:])]
     return pool(pooling, hidden[-1], hidden, inputs["attention_mask"])
 
 
@@ -328,22 +327,8 @@ def packed_states(encoder: Any, rows: PackedRows | FlatRows, first_only: bool) -
         first = first_only and layer is layers[-1]
         own = states[-1][rows.starts] if first else states[-1]
         attention = rows.join(layer.attention.output, rows.attend(layer.attention.self, states[-1], first), own)
-        states.append(rows.join(layer.output, _widened(layer.intermediate, attention), attention))
+        states.append(rows.join(layer.output, widened(layer.intermediate, attention), attention))
     return states
-
-
-def _full(states: Tensor) -> Tensor:
-    """bfloat16 as float32: what is pooled."""
-    return states.float() if states.dtype == torch.bfloat16 else states
-
-
-def _widened(module: Any, states: Tensor) -> Tensor:
-    """``GELU(dense(states))``, (T, H) → (T, wide): a layer's part of that name, in one where that can be."""
-    if type(module.intermediate_act_fn) is GELUActivation and taken_apart(module) and fusing(module.dense, states):
-        fused: Tensor = module.dense.fused(states, gelu=True)
-        return fused
-    widened: Tensor = module(states)
-    return widened
 
 
 def _embedded(encoder: Any, rows: _Rows) -> Tensor:
@@ -363,16 +348,6 @@ def _rows_and_places(lengths: Tensor, count: int | None = None) -> tuple[Tensor,
     """
     row = torch.repeat_interleave(lengths, output_size=count)
     return row, torch.arange(len(row), device=lengths.device) - (lengths.cumsum(0) - lengths)[row]
-
-
-def _few_sizes(rows: int) -> list[int]:
-    """Of groups that recur: 32, 32, …, and the rest in powers of two, the largest last, as the longest rows are.
-
-    >>> _few_sizes(75)
-    [1, 2, 8, 32, 32]
-    """
-    rest = [1 << bit for bit in range(FEW_ROWS.bit_length() - 1) if rows & 1 << bit]
-    return [*rest, *[FEW_ROWS] * (rows // FEW_ROWS)]
 
 
 def _group(lengths: Tensor, multiple: int = 1) -> Group:

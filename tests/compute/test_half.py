@@ -17,7 +17,7 @@ needs_bf16 = pytest.mark.skipif(not fusing_runs(), reason="this processor multip
 
 def layer(bias: bool = True) -> HalfLinear:
     torch.manual_seed(0)
-    made = nn.Linear(WIDTH, OUTPUTS, bias)
+    made = nn.Linear(WIDTH, OUTPUTS, bias).eval()
     use_half(made, torch.bfloat16)
     assert type(made) is HalfLinear
     return made
@@ -59,7 +59,9 @@ def test_who_may_not_take_it(monkeypatch):
         hook.remove()
         monkeypatch.setattr(half, "fusing_runs", lambda: False)
         assert not made.fuses(states) and made(states).dtype == torch.bfloat16
-    trained = nn.Linear(WIDTH, OUTPUTS)
+        monkeypatch.undo()
+        assert made.fuses(states) and not made.train().fuses(states)
+    trained = nn.Linear(WIDTH, OUTPUTS).eval()
     trained.__class__ = HalfLinear  # as `use_fast_paths` does
     with in_bf16(), torch.no_grad():
         assert not trained.fuses(states)  # weights that change from step to step are not kept
