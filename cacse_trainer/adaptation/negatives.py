@@ -66,8 +66,8 @@ def miner(start: Start, rows: Rows, negatives: int, judge: CrossEncoder | None =
             negatives=negatives,
             rank_range=(RANK_RANGE[0], max(last, negatives)),
             cross_encoder=judge,
-            query_prompt=start.embedder.query_prompt,
-            document_prompt=start.embedder.document_prompt,
+            query_prompt=start.test.embedder.query_prompt,
+            document_prompt=start.test.embedder.document_prompt,
         )
         logger.info("mined: %d of %d rows have %d hard negatives", len(found.rows), len(pairs), negatives)
         names = found.rows.column_names[2:]

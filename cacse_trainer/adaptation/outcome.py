@@ -4,15 +4,18 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cacse_trainer.adaptation.averaging import SHARES, Averaging, can_be_averaged
 from cacse_trainer.adaptation.plan import BETTER, DEV, GENERAL, NOT_BETTER, STATIC, TEST, TRAINING, Plan
 from cacse_trainer.adaptation.report import card_section, write_report
 from cacse_trainer.adaptation.verdict import HELPED, Contender, Verdict, bm25, judge, pace_of, truncations
+from cacse_trainer.compute.half import keep_copies
 from cacse_trainer.data.documents import Counts
 from cacse_trainer.data.retrieval import RetrievalSet
 from cacse_trainer.encoding.base import BaseEncoder
@@ -51,26 +54,55 @@ class AdaptResult:
 
 
 @dataclass
+class Reading:
+    """The start's answers to one of the parts.
+
+    Args:
+        embedder: by which they came, with the prompts of the run.
+        answers: of each query.
+        seconds: that they took.
+        letters: of all that was read.
+    """
+
+    embedder: Embedder
+    answers: Answers
+    seconds: float
+    letters: int
+
+    def cost(self, texts: Iterable[str]) -> float:
+        """Seconds in which so much text is read."""
+        return self.seconds / max(1, self.letters) * sum(map(len, texts))
+
+
+@dataclass
 class Start:
-    """The encoder that is adapted, its embedder by the prompts of the run, and its answers to all that judges."""
+    """The encoder that is adapted, and how it reads what chooses and what judges."""
 
     name: str
     encoder: SentenceEncoder
-    embedder: Embedder
-    dev: Answers
-    test: Answers
-    dev_seconds: float
-    test_seconds: float
-    seconds_a_passage: float
+    dev: Reading
+    test: Reading
 
 
 def load(path: str, args: CacseTrainingArguments, trust_remote_code: bool = False) -> SentenceEncoder:
-    """An encoder on the device of the run, in float32: what is compared must not hang on a precision."""
+    """An encoder on the device of the run, in float32: a verdict must not hang on a precision."""
     return SentenceEncoder(path, device=args.device, trust_remote_code=trust_remote_code)
 
 
+def choosing(encoder: SentenceEncoder, args: CacseTrainingArguments) -> Embedder:
+    """The way by which an encoder reads what chooses: in the precision of the run, as its own evaluations are."""
+    if not args.bf16:
+        return encoder.embedder
+    keep_copies(encoder.model)
+    return replace(encoder.embedder, dtype=torch.bfloat16)
+
+
 def choose(
-    settings: AdaptArguments, start: SentenceEncoder, trained: SentenceEncoder, dev: RetrievalSet
+    settings: AdaptArguments,
+    start: SentenceEncoder,
+    trained: SentenceEncoder,
+    dev: RetrievalSet,
+    args: CacseTrainingArguments,
 ) -> tuple[SentenceEncoder, float, dict[float, float]]:
     """The trained encoder with the chosen share of its training, that share, and what the dev part says of each.
 
@@ -81,9 +113,9 @@ def choose(
     if not can_be_averaged(start, trained):
         if settings.shares:
             raise UserError(f"shares: {start.name} and the trained encoder differ in more than weights; leave them out")
-        return trained, 1.0, {1.0: Retrieval(dev).read(trained.embedder).scores[Retrieval.metric]}
+        return trained, 1.0, {1.0: Retrieval(dev).read(choosing(trained, args)).scores[Retrieval.metric]}
     mixture = Averaging(start, trained)
-    found = {share: Retrieval(dev).read(mixture.set(share).embedder) for share in wanted}
+    found = {share: Retrieval(dev).read(choosing(mixture.set(share), args)) for share in wanted}
     share = smallest_of_the_best(Retrieval(dev), found)
     return mixture.set(share), share, {one: answers.scores[Retrieval.metric] for one, answers in found.items()}
 
@@ -175,16 +207,16 @@ def finish(
     """
     model_args, data_args, args = groups
     trained = load(str(folder / TRAINING / "export" / "encoder"), args, model_args.trust_remote_code)
-    encoder, share, shares = choose(settings, start.encoder, trained, sets[DEV])
+    encoder, share, shares = choose(settings, start.encoder, trained, sets[DEV], args)
     test = Retrieval(sets[TEST])
     answers = test.read(encoder.embedder)
-    found = judge(sets[TEST], start.test, answers)
+    found = judge(sets[TEST], start.test.answers, answers)
     logger.info("%s", found.sentence)
     name = BETTER if found.outcome == HELPED else NOT_BETTER
     forms = [
         Contender(
             f"the start, {start.name}",
-            start.test.scores,
+            start.test.answers.scores,
             pace_of(start.encoder.encode, sets[TEST]),
             weights_mb(start.encoder),
         ),
@@ -203,15 +235,15 @@ def finish(
         "share": share,
         "shares": {f"{one:g}": score for one, score in shares.items()},
         "forms": [asdict(one) for one in forms if one is not None],
-        "watched": watched(folder, data_args, start.embedder, encoder.embedder),
+        "watched": watched(folder, data_args, start.test.embedder, encoder.embedder),
         "documents": asdict(counts),
         "plan": plan.as_dict(),
         "training": {name: report[name] for name in ("steps", "best_step")},
         "start": {
             "name": start.name,
             "pooling": start.encoder.pooling,
-            "dev": start.dev.scores,
-            "test": start.test.scores,
+            "dev": start.dev.answers.scores,
+            "test": start.test.answers.scores,
         },
         "dev": {
             "queries": len(sets[DEV].queries),

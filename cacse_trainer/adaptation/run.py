@@ -25,7 +25,7 @@ from cacse_trainer.adaptation import budget
 from cacse_trainer.adaptation.averaging import SHARES
 from cacse_trainer.adaptation.given import given_rows
 from cacse_trainer.adaptation.negatives import JUDGED, check_judge, judge_of, learns_scores, miner, seconds_a_pair
-from cacse_trainer.adaptation.outcome import AdaptResult, Start, finish, load, watched_files
+from cacse_trainer.adaptation.outcome import AdaptResult, Reading, Start, choosing, finish, load, watched_files
 from cacse_trainer.adaptation.parts import Parts, Size, halves, part, sizes, untitled, without
 from cacse_trainer.adaptation.plan import DEV, GENERAL, PLAN, ROWS, TEST, TRAINING, Plan, key_of, open_folder, read_plan
 from cacse_trainer.adaptation.rows import Rows, default_shares
@@ -45,12 +45,15 @@ from cacse_trainer.settings.adaptation import AdaptArguments
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments, ModelArguments
 from cacse_trainer.settings.recipes import Parsed
 from cacse_trainer.settings.resources import public_name, resolve_resource
+from cacse_trainer.training import automatic
 from cacse_trainer.training.checkpoints import newest_whole
 
 logger = logging.getLogger(__name__)
 
 STATIC_COST = 10_000
 """Passages in whose time a static table is made."""
+DRAWN = 256
+"""Rows by whose anchors the cost of seeking their neighbours is told."""
 GENERAL_SENTENCES, GENERAL_PAIRS = 2000, 500
 """Pairs of general sentences whose cosines are watched."""
 DEFAULT_BUDGET = 30.0
@@ -90,6 +93,7 @@ def adapt(
     """
     begun = time.monotonic()
     parsed = parsed or Parsed((settings, model_args, data_args, args))
+    automatic.choose(args)  # what chooses is read as the training's evaluations read it
     check(settings, model_args, data_args, args, parsed)
     take_stated_pooling(model_args)
     take_stated_prompts(data_args, [str(model_args.model)])
@@ -249,14 +253,14 @@ def read_start(
     queries = len(sets[DEV].queries) + len(sets[TEST].queries)
     logger.info("reading the start, %s by %s pooling, by %d held-out queries", name, encoder.pooling, queries)
     query, document = data_args.query_prompt or "", data_args.document_prompt or ""
-    embedder = replace(encoder.embedder, query_prompt=query, document_prompt=document)
-    answers, seconds = {}, {}
-    for which, one in sets.items():
-        begun = time.monotonic()
-        answers[which] = Retrieval(one).read(embedder)
-        seconds[which] = time.monotonic() - begun
-    passage = seconds[TEST] / len(sets[TEST].documents)
-    return Start(name, encoder, embedder, answers[DEV], answers[TEST], seconds[DEV], seconds[TEST], passage)
+    found = {}
+    for which, embedder in ((DEV, choosing(encoder, args)), (TEST, encoder.embedder)):
+        begun, one = time.monotonic(), sets[which]
+        embedder = replace(embedder, query_prompt=query, document_prompt=document)
+        answers = Retrieval(one).read(embedder)
+        letters = sum(map(len, (*one.queries, *one.documents)))
+        found[which] = Reading(embedder, answers, time.monotonic() - begun, letters)
+    return Start(name, encoder, found[DEV], found[TEST])
 
 
 def batch_of(args: CacseTrainingArguments) -> int:
@@ -283,16 +287,18 @@ def make_plan(
     no_scores = (lambda pairs: np.zeros(len(pairs))) if learns_scores(groups[0]) else None
     step = budget.pace(train, groups, lambda path, count: rows.write(path, count, negatives, scorer=no_scores))
     if settings.batch_neighbours > 1:
-        step += batch * start.seconds_a_passage / 4  # its anchors, which are short
-    mining = start.seconds_a_passage * (len(rows.passages) + sum(counts.values()) / 4) if negatives else 0.0
+        step += start.dev.cost(row.anchor for row in rows.drawn(DRAWN)) / DRAWN * batch
+    passages = start.test.cost(passage.text for passage in rows.passages)
+    mining = passages * (1 + sum(counts.values()) / 4 / len(rows.passages)) if negatives else 0.0
     if (judge := judge_of(settings, start)) is not None:
         judged = 1 + max(JUDGED, negatives) + (1 + negatives) * learns_scores(groups[0])
         mining += seconds_a_pair(judge, rows) * judged * sum(counts.values())
-    forms = start.seconds_a_passage * STATIC_COST * settings.static
+    forms = passages / len(rows.passages) * STATIC_COST * settings.static
     shares = len(settings.shares or SHARES)
     spent = time.monotonic() - begun + forms
-    dev = start.dev_seconds + 2 * GENERAL_PAIRS * start.seconds_a_passage
-    costs = budget.Costs(spent, step, dev, start.test_seconds, mining, shares)
+    general = general_sentences(settings.general_text)
+    dev = start.dev.seconds + start.dev.cost(general) * 2 * GENERAL_PAIRS / len(general)
+    costs = budget.Costs(spent, step, dev, start.test.seconds, mining, shares)
     wanted = costs.steps(minutes)
     steps = min(wanted, most)
     if steps < wanted:
@@ -330,8 +336,9 @@ def write_parts(
 def anchors(start: Start, texts: Sequence[str], *, progress: bool) -> np.ndarray:
     """The start's vectors of rows' anchors."""
     logger.info("the start seeks the neighbours of %d anchors", len(texts))
-    prompt = start.embedder.query_prompt
-    return start.embedder.vectors(texts, prompt=prompt, show_progress_bar=progress, description="Encoding anchors")
+    embedder = start.dev.embedder
+    prompt = embedder.query_prompt
+    return embedder.vectors(texts, prompt=prompt, show_progress_bar=progress, description="Encoding anchors")
 
 
 def general_sentences(text: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 On a CPU in bfloat16, where nobody asks for a gradient, oneDNN also lays them out for its products once, and what
 follows a product is done while its result is at hand: the bias, the GELU, the sum with another tensor. Torch's own
-linear layer writes the bias first there and reads it again, which costs a fifth of a product.
+linear layer writes the bias first there and reads it again, which costs a fifth of a product. Of weights that are
+trained such copies last as long as an evaluation: the next step lets them go.
 """
 
 from typing import Any
@@ -17,7 +18,7 @@ from transformers.activations import GELUActivation
 class HalfLinear(nn.Linear):
     """`nn.Linear` which under autocast uses copies of its weights that stay, where they are not trained.
 
-    That is, frozen, or in autocast's dtype already and used without a graph.
+    That is, frozen, or evaluated without a graph.
     """
 
     def forward(self, states: Tensor) -> Tensor:
@@ -26,6 +27,8 @@ class HalfLinear(nn.Linear):
             return self.fused(states)
         device = states.device.type
         if self.weight.requires_grad or not torch.is_autocast_enabled(device):
+            if self.training:
+                _HALF.pop(self, None)
             return super().forward(states)
         return F.linear(states, *self._copies(torch.get_autocast_dtype(device)))
 
@@ -39,7 +42,6 @@ class HalfLinear(nn.Linear):
             and states.device.type == "cpu"
             and torch.is_autocast_enabled("cpu")
             and torch.get_autocast_dtype("cpu") == torch.bfloat16
-            and (self.weight.dtype == torch.bfloat16 or not self.weight.requires_grad)
             and not (torch.is_grad_enabled() and (states.requires_grad or self.weight.requires_grad))
             and fusing_runs()
         )
@@ -94,11 +96,17 @@ def half_once(states: Tensor) -> Tensor:
 
 def use_half(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast the linear layers of a model that is not trained to autocast's dtype, which would cast them in each pass."""
+    keep_copies(model)
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.to(dtype)
-            if type(module) is nn.Linear:
-                module.__class__ = HalfLinear
+
+
+def keep_copies(model: nn.Module) -> None:
+    """Let the plain linear layers of a model be `HalfLinear`, which leaves their weights and float32 as they are."""
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = HalfLinear
 
 
 def taken_apart(module: nn.Module) -> bool:

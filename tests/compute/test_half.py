@@ -7,7 +7,7 @@ from torch import nn
 from transformers import AutoModel
 
 from cacse_trainer.compute import half
-from cacse_trainer.compute.half import HalfLinear, fusing, fusing_runs, use_half
+from cacse_trainer.compute.half import _HALF, HalfLinear, fusing, fusing_runs, keep_copies, use_half
 from cacse_trainer.compute.packing import pool_packed
 from tests.tolerances import noise
 
@@ -61,10 +61,26 @@ def test_who_may_not_take_it(monkeypatch):
         assert not made.fuses(states) and made(states).dtype == torch.bfloat16
         monkeypatch.undo()
         assert made.fuses(states) and not made.train().fuses(states)
-    trained = nn.Linear(WIDTH, OUTPUTS).eval()
-    trained.__class__ = HalfLinear  # as `use_fast_paths` does
-    with in_bf16(), torch.no_grad():
-        assert not trained.fuses(states)  # weights that change from step to step are not kept
+
+
+@needs_bf16
+def test_trained_weights_are_kept_in_bfloat16_as_long_as_an_evaluation():
+    trained, states = nn.Sequential(nn.Linear(WIDTH, OUTPUTS)).eval(), torch.randn(3, WIDTH)
+    keep_copies(trained)
+    assert type(trained[0]) is HalfLinear and trained[0].weight.dtype == torch.float32
+    with in_bf16():
+        assert not trained[0].fuses(states)  # it has a graph
+        with torch.no_grad():
+            before = trained(states)
+            assert trained[0].fuses(states) and trained[0] in _HALF
+        trained.train()(states).sum().backward()
+        assert trained[0] not in _HALF
+    with torch.no_grad():
+        trained[0].weight.sub_(trained[0].weight.grad)
+        with in_bf16():
+            assert not torch.equal(trained.eval()(states), before)
+    with torch.no_grad():
+        assert torch.equal(trained(states), nn.functional.linear(states, *trained.parameters()))  # float32 as ever
 
 
 @needs_bf16
