@@ -54,9 +54,11 @@ STS = ("STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark", "SICKRelated
 UNDO_STEPS = 500
 GENERATOR = Path(__file__).parent.parent / "scripts" / "make_generator.py"
 METHODS = ["simcse", "cacse", "two_towers", "tncse", "cacse_after", "two_towers_after", "diffcse"]
-METHODS += ["rank_two", "rank_four", "student", "tncse_student", "four", "four_student", "uc", "uc_student"]
+METHODS += ["rank_two", "rank_four", "student", "tncse_student", "three", "three_student", "four", "four_student"]
+METHODS += ["uc", "uc_student"]
 FOUR = ["tncse", "two_towers"]
 JOINED = {
+    "three": {"simcse/export/encoder": 1 / 3, "two_towers/export/ensemble": 2 / 3},
     "four": {f"{name}/export/ensemble": 0.5 for name in FOUR},
     "uc": {"tncse/export/ensemble": 0.3, "diffcse/export/encoder": 0.7},
 }
@@ -183,6 +185,11 @@ def race(arm: Arm, settings: argparse.Namespace, seed: int, root: Path) -> tuple
         "rank_four": ("distill", ["tncse", "two_towers"], ranks([*tncse, *two_towers])),
         "student": ("distill", ["two_towers"], student({"two_towers/export": 1.0})),
         "tncse_student": ("distill", ["tncse"], student({"tncse/export": 1.0})),
+        "three_student": (
+            "distill",
+            ["simcse", "two_towers"],
+            student({"simcse/export/encoder": 1 / 3, "two_towers/export": 2 / 3}),
+        ),
         "four_student": ("distill", FOUR, student({f"{name}/export": 0.5 for name in FOUR})),
         "uc_student": ("distill", ["tncse", "diffcse"], student({"tncse/export": 0.3, "diffcse/export/encoder": 0.7})),
     }

@@ -31,19 +31,22 @@ PLAIN_ATTENTION = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "ele
 LARGE_TABLE = 4096  # rows from which an embedding's dense gradient costs more than the sparse detour
 
 
-def _kept(shape: torch.Size, cut: int) -> Tensor:
-    """1 where dropout leaves a value, else 0, float32; drawn in 16-bit lanes, from torch's generator."""
-    count = shape.numel()
+def _kept(states: Tensor, cut: int) -> Tensor:
+    """1 where dropout leaves a value, else 0, in two bytes each; drawn in 16-bit lanes, from torch's generator.
+
+    In the states' dtype where that has two bytes, else int16.
+    """
+    count = states.numel()
     # random_ without an upper bound fills all 64 bits; its default leaves the sign bit 0.
     lanes = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    # By way of float32, where comparing is vectorised.
-    return lanes[:count].float().ge_(cut - LEVELS // 2).view(shape)
+    # Compared in place, which is vectorised where a comparison that gives bools is not.
+    kept = lanes[:count].ge_(cut - LEVELS // 2).view(states.shape)
+    return kept.to(states.dtype) if states.dtype.itemsize == kept.dtype.itemsize else kept
 
 
 def _scaled(keep: Tensor, states: Tensor, scale: float) -> Tensor:
-    """``keep·states·scale`` in one pass, (…) each."""
-    kept = keep.to(states.dtype)
-    return torch.addcmul(kept.new_zeros(()), states, kept, value=scale, out=kept)
+    """``keep·states·scale``, (…) each."""
+    return torch.addcmul(states.new_zeros(()), states, keep.to(states.dtype), value=scale)
 
 
 class _Dropout(torch.autograd.Function):
@@ -51,8 +54,8 @@ class _Dropout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, cut: int) -> Tensor:
-        keep = _kept(states.shape, cut)
-        ctx.save_for_backward(keep.byte())  # which are read faster than bools
+        keep = _kept(states, cut)
+        ctx.save_for_backward(keep)
         ctx.scale = LEVELS / (LEVELS - cut)
         return _scaled(keep, states, ctx.scale)
 
@@ -67,16 +70,15 @@ class _DroppedSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, residual: Tensor, cut: int) -> Tensor:
-        keep = _kept(states.shape, cut)
-        ctx.save_for_backward(keep.byte())
+        keep = _kept(states, cut)
+        ctx.save_for_backward(keep)
         ctx.scale, ctx.dtype = LEVELS / (LEVELS - cut), states.dtype
         return torch.addcmul(residual, states.to(residual.dtype), keep.to(residual.dtype), value=ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (keep,) = ctx.saved_tensors
-        own = _scaled(keep, gradients[0], ctx.scale)
-        return own.to(ctx.dtype), gradients[0], None
+        return _scaled(keep, gradients[0].to(ctx.dtype), ctx.scale), gradients[0], None
 
 
 class FastDropout(nn.Dropout):
