@@ -1,5 +1,6 @@
 """Models of every kind with random weights, their trainers, and generated text: nothing is read from a network."""
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,11 @@ class Check:
         device: its kind.
         size: ``base``; ``toy``: small models and batches; ``thin``: as many layers as ``base``, 64 wide.
         folder: for the models' and the trainings' files.
+        seconds: that there are for it.
     """
 
-    def __init__(self, device: str, size: str, folder: Path):
+    def __init__(self, device: str, size: str, folder: Path, seconds: float = math.inf):
+        self.seconds = seconds
         self.device, self.folder, self.toy, self.thin = device, folder, size == "toy", size == "thin"
         self.bf16 = device != "cpu"
         self.tokenizer = AutoTokenizer.from_pretrained(resolve_resource(MINILM))

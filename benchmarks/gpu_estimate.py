@@ -253,6 +253,8 @@ def tell(lines: Path, limits: Mapping[str, int], minutes: float) -> int:
             seconds += times * step.rows * sentence
             made[one.kind] = step.parameters  # once, read by all of the kind
         seconds += toy[part] + START + by_step + sum(made.values()) * weight
+        if part == "roads":  # as many as the others leave time for
+            seconds = min(seconds, limit, max(0.0, 60 * minutes - total))
         total += seconds
         late += [part] if seconds > limit else []
         longest = max(bounds, key=lambda name: bounds[name], default="toy size")

@@ -122,3 +122,21 @@ def test_a_wrong_gradient_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check, "loss_and_gradients", wrong)
     with pytest.raises(AssertionError, match="gradients in float32"):
         gpu_check.compare(model, batch, "there")
+
+
+def test_no_road_is_begun_that_could_not_end(tmp_path, monkeypatch):
+    from tests.devices import roads
+
+    begun = []
+
+    def run_all(device, folder):
+        for name in ("train", "distill", "encode"):
+            begun.append(name)
+            yield {"road": name, "code": 0}
+
+    monkeypatch.setattr(roads, "run_all", run_all)
+    monkeypatch.setattr(roads, "roads", lambda folder, device: {name: [] for name in ("train", "distill", "encode")})
+    for seconds, late in ((1000.0, []), (gpu_check.LONGEST_ROAD, ["distill", "encode"])):
+        begun.clear()
+        found = gpu_check.roads(gpu_check.Check(OTHER, "toy", tmp_path, seconds))
+        assert found == {"roads": 3 - len(late), "no_time_for": late} and len(begun) == 3 - len(late)
