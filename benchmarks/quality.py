@@ -56,10 +56,9 @@ GENERATOR = Path(__file__).parent.parent / "scripts" / "make_generator.py"
 METHODS = ["simcse", "cacse", "two_towers", "tncse", "cacse_after", "two_towers_after", "diffcse"]
 METHODS += ["rank_two", "rank_four", "student", "tncse_student", "three", "three_student", "four", "four_student"]
 METHODS += ["uc", "uc_student"]
-FOUR = ["tncse", "two_towers"]
 JOINED = {
     "three": {"simcse/export/encoder": 1 / 3, "two_towers/export/ensemble": 2 / 3},
-    "four": {f"{name}/export/ensemble": 0.5 for name in FOUR},
+    "four": {"tncse/export/ensemble": 0.5, "two_towers/export/ensemble": 0.5},
     "uc": {"tncse/export/ensemble": 0.3, "diffcse/export/encoder": 0.7},
 }
 """Ensembles of what two stages leave, and the shares."""
@@ -168,6 +167,10 @@ def race(arm: Arm, settings: argparse.Namespace, seed: int, root: Path) -> tuple
         teachers = [{"path": f"stage:{path}", "weight": weight} for path, weight in of.items()]
         return {"config": "distill/quickstart", "student": start, "teachers": teachers}
 
+    def student_of(joined: str) -> tuple[str, list[str], dict[str, Any]]:
+        parts = {path.removesuffix("/ensemble"): weight for path, weight in JOINED[joined].items()}
+        return "distill", [path.partition("/")[0] for path in parts], student(parts)
+
     def ranks(paths: list[str]) -> dict[str, Any]:
         return {"config": "distill/rank_minilm", "student": start, "teachers": [{"path": path} for path in paths]}
 
@@ -185,13 +188,9 @@ def race(arm: Arm, settings: argparse.Namespace, seed: int, root: Path) -> tuple
         "rank_four": ("distill", ["tncse", "two_towers"], ranks([*tncse, *two_towers])),
         "student": ("distill", ["two_towers"], student({"two_towers/export": 1.0})),
         "tncse_student": ("distill", ["tncse"], student({"tncse/export": 1.0})),
-        "three_student": (
-            "distill",
-            ["simcse", "two_towers"],
-            student({"simcse/export/encoder": 1 / 3, "two_towers/export": 2 / 3}),
-        ),
-        "four_student": ("distill", FOUR, student({f"{name}/export": 0.5 for name in FOUR})),
-        "uc_student": ("distill", ["tncse", "diffcse"], student({"tncse/export": 0.3, "diffcse/export/encoder": 0.7})),
+        "three_student": student_of("three"),
+        "four_student": student_of("four"),
+        "uc_student": student_of("uc"),
     }
     pairs = ("cacse", "two_towers", "tncse", "cacse_after", "two_towers_after")
     entrants, needed = [], {}

@@ -93,7 +93,6 @@ def adapt(
     """
     begun = time.monotonic()
     parsed = parsed or Parsed((settings, model_args, data_args, args))
-    automatic.choose(args)  # what chooses is read as the training's evaluations read it
     check(settings, model_args, data_args, args, parsed)
     take_stated_pooling(model_args)
     take_stated_prompts(data_args, [str(model_args.model)])
@@ -108,6 +107,7 @@ def adapt(
     )
     parts, sets = hold_out(settings, documents, args)
     key = key_of(parsed, documents, sets)
+    automatic.choose(args)  # what chooses is read as the training's evaluations read it
     with open_folder(folder, key, args):
         plan = None if args.check else read_plan(folder)
         start = read_start(model_args, data_args, sets, args)

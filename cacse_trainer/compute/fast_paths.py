@@ -7,7 +7,7 @@
 - The gradient of the token embeddings stays sparse until all passes over parts of a batch are summed; a dense one
   a pass would fill and add the whole table each time.
 - An attention's input is cast to autocast's dtype once for its three projections.
-- Frozen linear layers keep a copy of their weights in autocast's dtype (`half`).
+- Linear layers that are frozen, or evaluated, keep a copy of their weights in autocast's dtype (`half`).
 """
 
 from typing import Any
