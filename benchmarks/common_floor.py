@@ -1,8 +1,9 @@
 """What a step's operations would take at the least here: its products by themselves, all else as bytes moved.
 
 A step's operations are recorded as they reach torch's kernels. Each product of other shapes, strides and precision is
-then timed by itself, time and again, and counted as often as it ran. Every other operation reads its inputs and
-writes its outputs at least once: its bytes at the rate of a plain copy.
+then timed by itself, time and again, and counted as often as it ran: with its operands in the cache, and with all of
+them in memory, as where other operations ran in between. Every other operation reads its inputs and writes its outputs
+at least once: its bytes at the rate of a plain copy.
 """
 
 import time
@@ -24,16 +25,17 @@ COPIED = 1 << 26  # numbers of float32: 256 MiB, which no cache holds
 
 
 class Floor(NamedTuple):
-    """Seconds of the products alone, bytes of all else, and the seconds that these take at the copy's rate."""
+    """Seconds of the products alone, from the cache and from memory; bytes of all else, and their seconds."""
 
     products: float
+    from_memory: float
     moved: int
     moving: float
 
     @property
-    def seconds(self) -> float:
-        """Of both."""
-        return self.products + self.moving
+    def seconds(self) -> tuple[float, float]:
+        """Of both, by the products from the cache and from memory."""
+        return self.products + self.moving, self.from_memory + self.moving
 
 
 class _Recorder(TorchDispatchMode):
@@ -80,15 +82,26 @@ def floor_of(step: Callable[[], Any], device: torch.device) -> Floor:
     recorder = _Recorder()
     with recorder:
         step()
-    with torch.no_grad():
-        products = sum(count * _least(recorder.runs[key], device) for key, count in recorder.products.items())
     source, target = (torch.zeros(COPIED, device=device) for _ in range(2))
-    rate = 2 * source.numel() * source.element_size() / _least(lambda: target.copy_(source), device)
-    return Floor(products, recorder.moved, recorder.moved / rate)
+
+    def copy() -> None:
+        target.copy_(source)
+
+    with torch.no_grad():
+        products, from_memory = (
+            sum(count * _least(recorder.runs[key], device, before) for key, count in recorder.products.items())
+            for before in (None, copy)
+        )
+    rate = 2 * source.numel() * source.element_size() / _least(copy, device)
+    return Floor(products, from_memory, recorder.moved, recorder.moved / rate)
 
 
-def _least(run: Callable[[], Any], device: torch.device, times: int = 5) -> float:
+def _least(
+    run: Callable[[], Any], device: torch.device, before: Callable[[], None] | None = None, times: int = 5
+) -> float:
     def once() -> float:
+        if before is not None:
+            before()
         if device.type == "cuda":
             torch.cuda.synchronize()
         started = time.perf_counter()

@@ -53,7 +53,7 @@ from cacse_trainer.settings.resources import resolve_resource
 STS = ("STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark", "SICKRelatedness")
 UNDO_STEPS = 500
 GENERATOR = Path(__file__).parent.parent / "scripts" / "make_generator.py"
-METHODS = ["simcse", "cacse", "two_towers", "tncse", "cacse_after", "two_towers_after", "diffcse"]
+METHODS = ["simcse", "cacse", "cacse_light", "two_towers", "tncse", "cacse_after", "two_towers_after", "diffcse"]
 METHODS += ["rank_two", "rank_four", "student", "tncse_student", "three", "three_student", "four", "four_student"]
 METHODS += ["uc", "uc_student"]
 JOINED = {
@@ -179,6 +179,7 @@ def race(arm: Arm, settings: argparse.Namespace, seed: int, root: Path) -> tuple
         "simcse": ("train", [], {"config": "simcse/minilm", "model": start}),
         "simcse_b": ("train", [], {"config": "simcse/minilm", "model": start, "seed": seed + 100}),
         "cacse": ("train", [], {"config": "cacse/minilm", **pair}),
+        "cacse_light": ("train", [], {"config": "cacse/minilm", "cascade_loss_weight": 0.01, **pair}),
         "two_towers": ("train", [], {**no_cascade, **pair}),
         "tncse": ("train", [], {"config": "tncse/minilm", **pair}),
         "cacse_after": ("train", ["simcse", "simcse_b"], {"config": "cacse/minilm", **trained_pair}),
@@ -192,7 +193,7 @@ def race(arm: Arm, settings: argparse.Namespace, seed: int, root: Path) -> tuple
         "four_student": student_of("four"),
         "uc_student": student_of("uc"),
     }
-    pairs = ("cacse", "two_towers", "tncse", "cacse_after", "two_towers_after")
+    pairs = ("cacse", "cacse_light", "two_towers", "tncse", "cacse_after", "two_towers_after")
     entrants, needed = [], {}
 
     def need(name: str) -> None:

@@ -25,11 +25,9 @@ from torch import Tensor, nn
 
 from cacse_trainer.compute import varlen
 from cacse_trainer.compute.bucketing import cheapest_groups, few_sizes, on_host
-from cacse_trainer.compute.encoder_tools import known_inputs, run_encoder
 from cacse_trainer.compute.fast_paths import AHEAD, ATTENTION, dropped_sum
-from cacse_trainer.compute.half import full, fusing, half_once, taken_apart, widened
+from cacse_trainer.compute.half import fusing, half_once, taken_apart, widened
 from cacse_trainer.compute.int8 import project
-from cacse_trainer.compute.pooling import FIRST_TOKEN_POOLINGS, LAYER_POOLINGS, pool
 
 GROUP_COST = 50
 """What a group of the attention costs besides its tokens, in tokens."""
@@ -183,6 +181,10 @@ class PackedRows(_Rows):
         """(N, H) of the packed rows → in the order of the inputs."""
         return vectors[torch.argsort(self.order)]
 
+    def as_packed(self, vectors: Tensor) -> Tensor:
+        """The way back of `in_order`."""
+        return vectors[self.order]
+
     def attend(self, module: Any, states: Tensor, first_only: bool) -> Tensor:
         """Of each token, or of each row's first alone: (T, H) → (T, H) or (N, H)."""
         return _attend_from_first(module, states, self) if first_only else _attend(module, states, self)
@@ -232,6 +234,8 @@ class FlatRows(_Rows):
         """(N, H), which are in order."""
         return vectors
 
+    as_packed = in_order
+
     def attend(self, module: Any, states: Tensor, first_only: bool) -> Tensor:
         """As `PackedRows.attend`; its dropout is that of the probabilities, as in the encoder's own attention."""
         half = half_once(states)
@@ -275,58 +279,22 @@ def packed_rows(inputs: Mapping[str, Tensor], heads: int) -> PackedRows | FlatRo
     return PackedRows(inputs, heads, few_shapes=torch.is_autocast_enabled("cpu"))
 
 
-def layer_vectors(encoder: Any, start_layer: int, pooling: str, **inputs: Tensor) -> Tensor:
-    """Pooled states of each layer from ``start_layer`` on (0: the embeddings): (N, L) inputs → (N, K, H)."""
-    rows = packed_rows(inputs, encoder.config.num_attention_heads)
-    first_only = pooling in FIRST_TOKEN_POOLINGS
-    *states, last = packed_states(encoder, rows, first_only)
-    if first_only:
-        first = [*(part[rows.starts] for part in states[start_layer:]), last]
-        vectors = [full(rows.in_order(part)) for part in first]
-    else:
-        hidden = [rows.unpack(full(part)) for part in (*states[start_layer:], last)]
-        vectors = [pool(pooling, part, attention_mask=inputs["attention_mask"]) for part in hidden]
-    return torch.stack(vectors, dim=1)
-
-
-def pool_packed(encoder: Any, pooling: str, **inputs: Tensor) -> Tensor:
-    """Pooled states: (N, L) inputs → (N, H)."""
-    rows = packed_rows(inputs, encoder.config.num_attention_heads)
-    first_only = pooling in FIRST_TOKEN_POOLINGS
-    states = packed_states(encoder, rows, first_only)
-    if first_only:
-        return full(rows.in_order(states[-1]))
-    hidden = [rows.unpack(full(part)) for part in (states if pooling in LAYER_POOLINGS else states[-1:])]
-    return pool(pooling, hidden[-1], hidden, inputs["attention_mask"])
-
-
-def pool_padded(encoder: Any, pooling: str, inputs: Mapping[str, Tensor], **asked: Any) -> tuple[Any, Tensor]:
-    """By the encoder's own forward, asked with these flags: (N, L) inputs → its output, and pooled states (N, H)."""
-    more = {"output_hidden_states": True} if pooling in LAYER_POOLINGS else {}
-    output = run_encoder(encoder, inputs, **{**asked, **more})
-    layers = output.hidden_states if more else None
-    return output, pool(pooling, output.last_hidden_state, layers, inputs.get("attention_mask"))
-
-
-def sentence_vectors(encoder: Any, pooling: str, inputs: Mapping[str, Tensor | None]) -> Tensor:
-    """Pooled states: (N, L) inputs → (N, H), without padding where `can_pack`, else by the encoder's own forward."""
-    known = known_inputs(encoder, inputs)
-    if can_pack(encoder, known):
-        return pool_packed(encoder, pooling, **known)
-    return pool_padded(encoder, pooling, known)[1]
-
-
-def packed_states(encoder: Any, rows: PackedRows | FlatRows, first_only: bool) -> list[Tensor]:
+def packed_states(
+    encoder: Any, rows: PackedRows | FlatRows, first_only: bool, first: Tensor | None = None
+) -> list[Tensor]:
     """The embedding output and each layer's, (T, H) each; with ``first_only`` the last is (N, H), of the first tokens.
 
-    The last one is in the packed rows' order as well.
+    The last one is in the packed rows' order as well. ``first``, (N, H) in the order of the inputs, take the place of
+    the first tokens' embeddings.
     """
     states = [_embedded(encoder, rows)]
+    if first is not None:
+        states = [states[0].index_copy(0, rows.starts, rows.as_packed(first).to(states[0].dtype))]
     layers = encoder.encoder.layer
     for layer in layers:
-        first = first_only and layer is layers[-1]
-        own = states[-1][rows.starts] if first else states[-1]
-        attention = rows.join(layer.attention.output, rows.attend(layer.attention.self, states[-1], first), own)
+        last = first_only and layer is layers[-1]
+        own = states[-1][rows.starts] if last else states[-1]
+        attention = rows.join(layer.attention.output, rows.attend(layer.attention.self, states[-1], last), own)
         states.append(rows.join(layer.output, widened(layer.intermediate, attention), attention))
     return states
 

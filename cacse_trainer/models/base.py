@@ -19,8 +19,9 @@ from transformers.utils import ModelOutput
 from cacse_trainer.compute.bucketing import encode_in_buckets
 from cacse_trainer.compute.encoder_tools import known_inputs
 from cacse_trainer.compute.fast_paths import switch_paths
-from cacse_trainer.compute.packing import can_pack, pool_packed, pool_padded, sentence_vectors
+from cacse_trainer.compute.packing import can_pack
 from cacse_trainer.compute.pooling import LAYER_POOLINGS
+from cacse_trainer.compute.reading import pool_packed, pool_padded, sentence_vectors
 from cacse_trainer.compute.varlen import known_tokens
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import fits

@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from cacse_trainer.compute.distributed import shared_rows
 from cacse_trainer.compute.encoder_tools import freeze_pooler, loaded_or, run_encoder
-from cacse_trainer.compute.packing import layer_vectors
 from cacse_trainer.compute.pooling import pool
+from cacse_trainer.compute.reading import layer_vectors
 from cacse_trainer.losses import nt_xent
 from cacse_trainer.models.cascade import Cascade
 from cacse_trainer.models.configuration_cacse import CacseConfig

@@ -2,9 +2,8 @@
 
 A frozen masked language model, the generator, fills masked copies by its best guess at every position. The
 discriminator, a second encoder, reads the filled copy with the sentence vector z in the first token's place and says
-of each token
-whether it was replaced: ``L = L_contrastive + λ·CE(W·disc(filled, z) + b, filled ≠ original)``. The gradient of the
-second part reaches the encoder through z. At inference the encoder alone is left.
+of each token whether it was replaced: ``L = L_contrastive + λ·CE(W·disc(filled, z) + b, filled ≠ original)``. The
+gradient of the second part reaches the encoder through z. At inference the encoder alone is left.
 
 The generator is in eval mode always (the release leaves it in train mode, with dropout), and first token and padding
 keep the ids they have in the input (the release writes the ids of BERT's vocabulary into RoBERTa's inputs).
@@ -12,6 +11,7 @@ keep the ids they have in the input (the release writes the ids of BERT's vocabu
 Source: Chuang et al. 2022 (arXiv 2204.10298), and the DiffCSE release.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrained
 from cacse_trainer.compute.distributed import gather_rows
 from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, known_inputs, loaded_or
 from cacse_trainer.compute.pooling import first_token
+from cacse_trainer.compute.reading import packed_tokens
 from cacse_trainer.losses.contrastive import full_precision
 from cacse_trainer.models.conditioning import condition_on
 from cacse_trainer.models.configuration_diffcse import DiffcseConfig
@@ -29,6 +30,9 @@ from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbedd
 from cacse_trainer.models.heads import FreshLinear
 from cacse_trainer.models.modeling_sentence_embedding import SentenceEmbeddingModel
 from cacse_trainer.models.pretrained import ANY, build_encoder, load_config, load_encoder_model, load_weights
+
+WORDS_AT_ONCE = 1024
+"""Tokens for which the generator's vocabulary is read at once: of 30 522 words 125 MB in float32."""
 
 
 class DiffcseModel(SentenceEmbeddingModel):
@@ -135,11 +139,15 @@ class DiffcseModel(SentenceEmbeddingModel):
         filled, replaced = self._edit({**rows, "attention_mask": mask})
         condition = vectors if self.config.condition == "projected" else pooled
 
-        def detect(row: Tensor, replaced: Tensor, **bucket: Tensor) -> Tensor:
+        def detect(packed: bool, row: Tensor, replaced: Tensor, **bucket: Tensor) -> Tensor:
             """(n, l) → (n, 6): a row's entropy, positions, replaced ones found, in all, kept ones found, in all."""
-            tokens = bucket["attention_mask"]
-            with condition_on(self.discriminator, condition[row[:, 0]], tokens):
-                logits = full_precision(self.rtd_head(self.discriminator(**bucket).last_hidden_state))  # (n, l, 2)
+            tokens, vectors = bucket["attention_mask"], condition[row[:, 0]]
+            if packed:
+                logits = packed_tokens(self.discriminator, self.rtd_head, vectors, **bucket)
+            else:
+                with condition_on(self.discriminator, vectors, tokens):
+                    logits = self.rtd_head(self.discriminator(**bucket).last_hidden_state)
+            logits = full_precision(logits)  # (n, l, 2)
             counted = tokens if self.config.rtd_positions == "tokens" else torch.ones_like(tokens)
             entropy = F.cross_entropy(logits.transpose(1, 2), replaced, reduction="none") * counted  # (n, l)
             right = logits.argmax(dim=-1) == replaced
@@ -151,8 +159,11 @@ class DiffcseModel(SentenceEmbeddingModel):
         # Numbers of the rows, cut with their tokens.
         numbers = torch.arange(len(filled), device=filled.device)[:, None].expand_as(filled)
         inputs = {**known_inputs(self.discriminator, inputs), "row": numbers, "replaced": replaced}
-        trim = self.config.rtd_positions == "tokens"  # padding cut off is not counted
-        sums = self.compute.in_parts(detect, inputs, trim).sum(dim=0)  # (6,)
+        padded = partial(detect, False)
+        if self.config.rtd_positions == "tokens":
+            sums = self.compute.packed_or(self.discriminator, inputs, partial(detect, True), padded).sum(dim=0)  # (6,)
+        else:  # padding is counted
+            sums = self.compute.in_parts(padded, inputs, trim=False).sum(dim=0)
         loss = global_mean(sums[0], sums[1].detach())
         _, _, found, changed, confirmed, kept = gather_rows(sums.detach()[None]).sum(dim=0).unbind()
         parts = {
@@ -166,14 +177,24 @@ class DiffcseModel(SentenceEmbeddingModel):
     def _edit(self, rows: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Fill the masked copies: → ids (N, L) and whether each differs from the original, 0 or 1, (N, L)."""
         original, mask = rows["input_ids"], rows["attention_mask"]
-        length = original.shape[1]
+        length, reader = original.shape[1], self.generator.base_model
 
-        def fill(**bucket: Tensor) -> Tensor:
-            best = self.generator(**bucket).logits.argmax(dim=-1)  # (n, l)
-            return F.pad(best, (0, length - best.shape[1]))  # (n, L)
+        def best_of(states: Tensor) -> Tensor:
+            head = self.generator.cls if hasattr(self.generator, "cls") else self.generator.lm_head
+            # on a CPU argmax takes twice the time of max
+            return torch.cat([head(part).max(dim=-1, keepdim=True).indices for part in states.split(WORDS_AT_ONCE)])
+
+        def packed(**bucket: Tensor) -> Tensor:
+            return widened(packed_tokens(reader, best_of, **bucket)[..., 0])
+
+        def padded(**bucket: Tensor) -> Tensor:
+            return widened(self.generator(**bucket).logits.argmax(dim=-1))
+
+        def widened(best: Tensor) -> Tensor:
+            return F.pad(best, (0, length - best.shape[1]))  # (n, l) → (n, L)
 
         masked = {"input_ids": rows["mlm_input_ids"], "attention_mask": mask}
-        best = self.compute.in_parts(fill, masked)  # (N, L)
+        best = self.compute.packed_or(reader, masked, packed, padded)  # (N, L)
         first = torch.arange(length, device=mask.device) == first_token(mask)[:, None]
         filled = torch.where((mask != 0) & ~first, best, original)
         replaced = (filled != original).long()

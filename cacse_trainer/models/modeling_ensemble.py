@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from cacse_trainer.compute.encoder_tools import loaded_or, run_encoder
-from cacse_trainer.compute.packing import sentence_vectors
 from cacse_trainer.compute.pooling import pool
+from cacse_trainer.compute.reading import sentence_vectors
 from cacse_trainer.models.base import Export, Part, TowerSum, as_config
 from cacse_trainer.models.configuration_ensemble import EnsembleConfig
 from cacse_trainer.models.outputs import EmbeddingOutput, joined, layers_of

@@ -9,7 +9,8 @@ Source: Gao et al. 2021 (arXiv 2104.08821), and the SimCSE release.
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -19,8 +20,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrained
 
 from cacse_trainer.compute.distributed import gather_rows, rank, shared_rows
 from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, known_inputs, loaded_or
-from cacse_trainer.compute.packing import pool_padded, sentence_vectors
+from cacse_trainer.compute.half import full
 from cacse_trainer.compute.pooling import LAYER_POOLINGS
+from cacse_trainer.compute.reading import packed_tokens, pool_padded, sentence_vectors
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.losses import cosine_drift
 from cacse_trainer.losses.contrastive import full_precision
@@ -391,17 +393,19 @@ class SentenceEmbeddingModel(AdapterModel):
             raise ValueError("mlm_weight is set, but the batch has no mlm_input_ids and mlm_labels: use data.Masking")
         masked = {**rows, "input_ids": rows["mlm_input_ids"]}
 
-        def score(mlm_labels: Tensor, **bucket: Tensor) -> Tensor:
+        def score(read: Callable[..., Tensor], mlm_labels: Tensor, **bucket: Tensor) -> Tensor:
             """(n, l) → (n, 2): sum of the cross-entropies of each row's masked tokens, and their number."""
             chosen = mlm_labels != IGNORED_LABEL
             places = chosen.nonzero(as_tuple=True)  # found once: a device is waited for each time
-            logits = full_precision(self.lm_head(self.encoder(**bucket).last_hidden_state[places]))  # (m, vocabulary)
+            logits = full_precision(self.lm_head(read(**bucket)[places]))  # (m, vocabulary)
             entropies = F.cross_entropy(logits, mlm_labels[places], reduction="none")
             per_row = entropies.new_zeros(len(chosen)).index_add(0, places[0], entropies)
             return torch.stack([per_row, chosen.sum(dim=1).to(per_row.dtype)], dim=1)
 
         inputs = {**known_inputs(self.encoder, masked), "mlm_labels": rows["mlm_labels"]}
-        total, count = self.compute.in_parts(score, inputs).sum(dim=0).unbind()
+        packed = partial(score, partial(packed_tokens, self.encoder, full))
+        padded = partial(score, lambda **bucket: self.encoder(**bucket).last_hidden_state)
+        total, count = self.compute.packed_or(self.encoder, inputs, packed, padded).sum(dim=0).unbind()
         mlm = global_mean(total, count.detach())
         return self.config.mlm_weight * mlm, {"mlm": mlm.detach()}
 

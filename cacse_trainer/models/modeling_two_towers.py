@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from cacse_trainer.compute.encoder_tools import loaded_or, run_encoder
-from cacse_trainer.compute.packing import sentence_vectors
 from cacse_trainer.compute.pooling import pool
+from cacse_trainer.compute.reading import sentence_vectors
 from cacse_trainer.errors import UserError
 from cacse_trainer.models.base import Export, Part, PlainEncoder, TowerSum, with_settings
 from cacse_trainer.models.configuration_sentence_embedding import set_encoder_dropout

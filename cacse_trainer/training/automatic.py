@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel, TrainingArguments
 
 from cacse_trainer.compute.fast_paths import LARGE_TABLE, use_fast_paths
 from cacse_trainer.compute.memory import keep_freed_memory
-from cacse_trainer.compute.packing import pool_packed, pool_padded
+from cacse_trainer.compute.reading import pool_packed, pool_padded
 from cacse_trainer.settings import precision
 from cacse_trainer.settings.arguments import CacseTrainingArguments, CommonTrainingArguments
 

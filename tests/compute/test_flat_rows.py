@@ -13,8 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from cacse_trainer import CacseBertModel, CacseRobertaModel
 from cacse_trainer.compute import bucketing, packing, varlen
 from cacse_trainer.compute.fast_paths import AHEAD, run_ahead
-from cacse_trainer.compute.packing import FlatRows, can_pack, layer_vectors, packed_rows, packed_states, pool_packed
+from cacse_trainer.compute.packing import FlatRows, can_pack, packed_rows, packed_states
 from cacse_trainer.compute.pooling import LAYER_POOLINGS, pool
+from cacse_trainer.compute.reading import layer_vectors, pool_packed
 from cacse_trainer.compute.varlen import Bounds, kernel_for, known_tokens, remember_lengths
 from cacse_trainer.data import collator
 from tests.compute.test_packing import LENGTHS, build, gradients, inputs, without_dropout

@@ -8,7 +8,7 @@ from transformers import AutoModel
 
 from cacse_trainer.compute import half
 from cacse_trainer.compute.half import _HALF, HalfLinear, fusing, fusing_runs, keep_copies, use_half
-from cacse_trainer.compute.packing import pool_packed
+from cacse_trainer.compute.reading import pool_packed
 from tests.tolerances import noise
 
 WIDTH, OUTPUTS = 48, 20

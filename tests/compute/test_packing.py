@@ -9,8 +9,9 @@ from transformers import BertModel, CamembertConfig, CamembertModel, RobertaMode
 
 from cacse_trainer.compute import packing
 from cacse_trainer.compute.fast_paths import use_fast_paths
-from cacse_trainer.compute.packing import PackedRows, can_pack, layer_vectors, packed_rows, packed_states, pool_packed
+from cacse_trainer.compute.packing import PackedRows, can_pack, packed_rows, packed_states
 from cacse_trainer.compute.pooling import LAYER_POOLINGS, POOLINGS, pool
+from cacse_trainer.compute.reading import layer_vectors, pool_packed
 from cacse_trainer.models import SentenceEmbeddingModel
 from tests.conftest import tiny_config
 from tests.tolerances import GRADIENT, noise

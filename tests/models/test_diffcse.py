@@ -1,10 +1,13 @@
 """DiffCSE: the generator stays as it is, the discriminator is told the sentence, reference bugs are not copied."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 import torch.nn.functional as F
 from transformers import AutoModel, AutoModelForMaskedLM
 
+from cacse_trainer.compute import packing
 from cacse_trainer.models import DiffcseModel
 from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.models.conditioning import condition_on
@@ -108,6 +111,28 @@ def test_loss_over_tokens_does_not_depend_on_padding_or_buckets(folder):
     fill = {"input_ids": 0, "mlm_input_ids": 0, "mlm_labels": -100}
     longer = {name: F.pad(tensor, (0, 3), value=fill.get(name, 0)) for name, tensor in batch.items()}
     assert model(**longer).loss.item() == pytest.approx(plain.item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize(("positions", "packed"), [("tokens", 3), ("all", 2)])
+def test_padding_is_left_out(folder, kind, positions, packed):
+    """By encoder and generator, and by the discriminator where no padding is judged; loss and gradients stay."""
+    model = DiffcseModel.from_pretrained_parts(
+        folder(kind), folder(kind), dropout=0.0, rtd_positions=positions, rtd_loss_weight=1.0
+    )
+    model, batch = model.double().train(), make_batch()
+    found = []
+    for buckets in (1, None):
+        model.use(ComputeSettings(buckets))
+        model.zero_grad()
+        with patch.object(packing, "PackedRows", wraps=packing.PackedRows) as runs:
+            output = model(**batch)
+        output.loss.backward()
+        found.append(
+            torch.cat([output.loss[None], *(p.grad.flatten() for p in model.parameters() if p.grad is not None)])
+        )
+        assert runs.call_count == (packed if buckets is None else 0)
+    assert torch.allclose(*found, rtol=1e-9, atol=1e-12)
 
 
 def test_detection_reaches_the_encoder_through_the_vector(folder):
