@@ -6,13 +6,16 @@ part counts. Both are scored on queries that neither has seen, with a paired boo
 
     python benchmarks/adapt.py                                                 (the shipped handbook, a minute or two)
     python benchmarks/adapt.py --text train.jsonl --queries corpus.jsonl+queries.jsonl --budget 45 --seeds 1 2 3
+
+With ``--parts`` adapt runs again with each of its parts left out, or put in where it is none of the defaults (`PARTS`),
+for as many steps; what each adds is the difference of the queries' scores over all seeds, with its interval.
 """
 
 import argparse
 import json
 import shutil
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,30 +36,32 @@ from cacse_trainer.settings.recipes import parse_run
 from cacse_trainer.settings.resources import resolve_resource
 
 TIMED = 8
+PARTS = {
+    "without averaging with the start": ["--shares", "1"],
+    "random batches": ["--batch_neighbours", "1"],
+    "titles alone": ["--rows", "title=1"],
+    "three mined negatives": ["--mined_negatives", "3"],
+    "a guide": ["--guide", MINILM],
+    "Matryoshka": ["--matryoshka_dims", "384", "192", "96"],
+}
 HANDBOOK = ["--title_column", "in_plain_words", "--body_column", "sentence"]
 
 
-def ours(settings: argparse.Namespace, seed: int, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The adapted encoder's folder, whether or not its verdict recommends it, and what it tells."""
-    words = [
-        "--config",
-        settings.config,
-        "--text",
-        settings.text,
-        "--model",
-        settings.model,
-        "--output_dir",
-        str(folder),
-    ]
-    words += ["--max_steps", str(settings.steps)] if settings.budget is None else ["--budget", str(settings.budget)]
-    parsed = parse_run(parser(), [*words, "--seed", str(seed), "--disable_tqdm", "true", *settings.more])
-    began = time.perf_counter()
-    how, model_args, data_args, args = parsed.groups
-    result = adapt(how, model_args, data_args, args, parsed)
-    facts = {"minutes": (time.perf_counter() - began) / 60, "steps": result.facts["plan"]["steps"]}
-    facts |= {"verdict": result.facts["verdict"]["sentence"], "share": result.facts["share"]}
-    facts |= {"watched": result.facts["watched"]}
-    return folder / result.facts["encoder"], facts
+def ours(
+    settings: argparse.Namespace, seed: int, folder: Path, more: Sequence[str] = ()
+) -> tuple[Path, dict[str, Any]]:
+    """The adapted encoder's folder, whether or not its verdict recommends it, and what it tells. Done once."""
+    told = folder / "adaptation.json"
+    if not told.is_file():
+        words = ["--config", settings.config, "--text", settings.text, "--model", settings.model]
+        words += ["--max_steps", str(settings.steps)] if settings.budget is None else ["--budget", str(settings.budget)]
+        words += ["--seed", str(seed), "--output_dir", str(folder), "--disable_tqdm", "true"]
+        parsed = parse_run(parser(), [*words, *settings.more, *more])
+        adapt(*parsed.groups, parsed)
+    found = json.loads(told.read_text(encoding="utf-8"))
+    facts = {"minutes": found["wall_seconds"] / 60, "steps": found["plan"]["steps"], "share": found["share"]}
+    facts |= {"verdict": found["verdict"]["sentence"], "watched": found["watched"]}
+    return folder / found["encoder"], facts
 
 
 def peer(settings: argparse.Namespace, seed: int, rate: float, steps: int | None, folder: Path) -> tuple[str, float]:
@@ -96,6 +101,20 @@ def read(path: str | Path, judge: Retrieval) -> Answers:
     return judge.read(SentenceEncoder(path, compute="bf16" if bf16_is_fast() else "float32").embedder)
 
 
+def by_parts(
+    settings: argparse.Namespace, judge: Retrieval, place: Path, whole: dict[int, Answers], steps: int
+) -> None:
+    """Run adapt with each part changed, every seed, and print what that makes of the queries' scores."""
+    settings = argparse.Namespace(**{**vars(settings), "budget": None, "steps": steps})
+    for name, more in PARTS.items():
+        folder = place / name.replace(" ", "_")
+        found = {seed: read(ours(settings, seed, folder / f"seed-{seed}", more)[0], judge) for seed in whole}
+        pairs = [(whole[seed].values, found[seed].values) for seed in whole]
+        change = difference_of_means(name, *(np.concatenate(side) for side in zip(*pairs, strict=True)))
+        line = {"part": name, "seeds": len(whole), "change": [change.difference, change.low, change.high]}
+        print(json.dumps(line), flush=True)
+
+
 def main() -> None:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--text", default="sample:handbook.csv")
@@ -108,14 +127,18 @@ def main() -> None:
     made.add_argument("--rates", type=float, nargs="*", default=[2e-5], help="of the peer; none: it is left out")
     made.add_argument("--batch", type=int, default=64, help="of the peer")
     made.add_argument("--length", type=int, default=64, help="of the peer, in training")
+    made.add_argument("--parts", action="store_true", help="what each part adds; needs --queries")
     made.add_argument("--device", default="cpu")
     made.add_argument("--folder", type=Path, help="where the runs stay; default: nowhere")
     made.add_argument("--output", type=Path)
     settings, more = made.parse_known_args()
     settings.more = more or (HANDBOOK if settings.text == "sample:handbook.csv" else [])
+    if settings.parts and settings.queries is None:
+        made.error("--parts compares by queries that stay the same: name them with --queries")
     quiet()
     place = settings.folder or Path(tempfile.mkdtemp())
     runs: list[dict[str, Any]] = []
+    whole: dict[int, Answers] = {}
     rate, start = settings.rates[0] if settings.rates else None, None
     for seed in settings.seeds:
         folder = place / f"seed-{seed}"
@@ -123,7 +146,7 @@ def main() -> None:
         judge = Retrieval(load_retrieval(settings.queries or folder / "ours" / "test"))
         if start is None or settings.queries is None:
             start = read(resolve_resource(settings.model), judge)
-        adapted = read(encoder, judge)
+        whole[seed] = adapted = read(encoder, judge)
         gain = difference_of_means("gain", start.values, adapted.values)
         run: dict[str, Any] = {"seed": seed, **facts, "start": start.scores, "ours": adapted.scores}
         run |= {"gain": [gain.difference, gain.low, gain.high]}
@@ -146,6 +169,8 @@ def main() -> None:
         print(json.dumps(run), flush=True)
         if settings.folder is None:
             shutil.rmtree(folder)
+    if settings.parts:
+        by_parts(settings, judge, place, whole, runs[0]["steps"])
     gains, metric = [run["gain"][0] for run in runs], Retrieval.metric
     print(f"gain in {metric}: mean {np.mean(gains):+.2f} of {len(runs)} seeds, {min(gains):+.2f} to {max(gains):+.2f}")
     names = ("start", "peer", "ours")
