@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from transformers import AutoModelForMaskedLM, AutoTokenizer, set_seed
 
+from cacse_trainer.compute.memory import keep_freed_memory
 from cacse_trainer.data import ContrastiveCollator, Masking, load_sentences
 from cacse_trainer.data.masking import IGNORED_LABEL
 from cacse_trainer.settings.precision import resolve_bf16
@@ -59,24 +60,30 @@ def main() -> None:
     masking = Masking(tokenizer, 0.15)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, settings.max_steps)
-    for step, batch in enumerate(islice(endless(loader), settings.max_steps), start=1):
-        batch = masking(batch, settings.seed, step)
-        # The collator gives each sentence twice; one view is enough here.
-        ids, mask, labels = (batch[name][:, 0].to(device) for name in ("mlm_input_ids", "attention_mask", "mlm_labels"))
-        original = batch["input_ids"][:, 0].to(device)
-        chosen, tokens = labels != IGNORED_LABEL, mask != 0
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=resolve_bf16("auto")):
-            logits = head(model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state[tokens])
-        losses = F.cross_entropy(logits.float(), original[tokens], reduction="none")
-        # DiffCSE reads the guesses at every position: what was not masked must be copied.
-        masked, kept = losses[chosen[tokens]].mean(), losses[~chosen[tokens]].mean()
-        loss = masked + kept
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        if step % 20 == 0 or step == settings.max_steps:
-            print(f"step {step}: loss {masked.item():.3f} on masked tokens, {kept.item():.3f} on kept ones", flush=True)
+    with keep_freed_memory(device):
+        for step, batch in enumerate(islice(endless(loader), settings.max_steps), start=1):
+            batch = masking(batch, settings.seed, step)
+            # The collator gives each sentence twice; one view is enough here.
+            ids, mask, labels = (
+                batch[name][:, 0].to(device) for name in ("mlm_input_ids", "attention_mask", "mlm_labels")
+            )
+            original = batch["input_ids"][:, 0].to(device)
+            chosen, tokens = labels != IGNORED_LABEL, mask != 0
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=resolve_bf16("auto")):
+                logits = head(model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state[tokens])
+            losses = F.cross_entropy(logits.float(), original[tokens], reduction="none")
+            # DiffCSE reads the guesses at every position: what was not masked must be copied.
+            masked, kept = losses[chosen[tokens]].mean(), losses[~chosen[tokens]].mean()
+            loss = masked + kept
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            if step % 20 == 0 or step == settings.max_steps:
+                print(
+                    f"step {step}: loss {masked.item():.3f} on masked tokens, {kept.item():.3f} on kept ones",
+                    flush=True,
+                )
     model.eval().save_pretrained(settings.output_dir)
     tokenizer.save_pretrained(settings.output_dir)
 
