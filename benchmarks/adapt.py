@@ -41,7 +41,7 @@ PARTS = {
     "random batches": ["--batch_neighbours", "1"],
     "titles alone": ["--rows", "title=1"],
     "three mined negatives": ["--mined_negatives", "3"],
-    "a guide": ["--guide", MINILM],
+    "a guide": ["--guide", "start"],
     "Matryoshka": ["--matryoshka_dims", "384", "192", "96"],
 }
 HANDBOOK = ["--title_column", "in_plain_words", "--body_column", "sentence"]
