@@ -50,15 +50,21 @@ HANDBOOK = ["--title_column", "in_plain_words", "--body_column", "sentence"]
 def ours(
     settings: argparse.Namespace, seed: int, folder: Path, more: Sequence[str] = ()
 ) -> tuple[Path, dict[str, Any]]:
-    """The adapted encoder's folder, whether or not its verdict recommends it, and what it tells. Done once."""
+    """The adapted encoder's folder, whether or not its verdict recommends it, and what it tells. Done once.
+
+    Raises:
+        SystemExit: the folder holds a run of other settings.
+    """
     told = folder / "adaptation.json"
+    words = ["--config", settings.config, "--text", settings.text, "--model", settings.model]
+    words += ["--max_steps", str(settings.steps)] if settings.budget is None else ["--budget", str(settings.budget)]
+    words += ["--seed", str(seed), "--output_dir", str(folder), "--disable_tqdm", "true"]
+    parsed = parse_run(parser(), [*words, *settings.more, *more])
     if not told.is_file():
-        words = ["--config", settings.config, "--text", settings.text, "--model", settings.model]
-        words += ["--max_steps", str(settings.steps)] if settings.budget is None else ["--budget", str(settings.budget)]
-        words += ["--seed", str(seed), "--output_dir", str(folder), "--disable_tqdm", "true"]
-        parsed = parse_run(parser(), [*words, *settings.more, *more])
         adapt(*parsed.groups, parsed)
     found = json.loads(told.read_text(encoding="utf-8"))
+    if found["command"] != parsed.command:
+        raise SystemExit(f"{folder} holds an adaptation by other settings; choose another --folder, or delete it")
     facts = {"minutes": found["wall_seconds"] / 60, "steps": found["plan"]["steps"], "share": found["share"]}
     facts |= {"verdict": found["verdict"]["sentence"], "watched": found["watched"]}
     return folder / found["encoder"], facts
@@ -103,16 +109,18 @@ def read(path: str | Path, judge: Retrieval) -> Answers:
 
 def by_parts(
     settings: argparse.Namespace, judge: Retrieval, place: Path, whole: dict[int, Answers], steps: int
-) -> None:
-    """Run adapt with each part changed, every seed, and print what that makes of the queries' scores."""
+) -> list[dict[str, Any]]:
+    """Run adapt with each part changed, every seed; print and return what that makes of the queries' scores."""
+    lines: list[dict[str, Any]] = []
     settings = argparse.Namespace(**{**vars(settings), "budget": None, "steps": steps})
     for name, more in PARTS.items():
         folder = place / name.replace(" ", "_")
         found = {seed: read(ours(settings, seed, folder / f"seed-{seed}", more)[0], judge) for seed in whole}
         pairs = [(whole[seed].values, found[seed].values) for seed in whole]
         change = difference_of_means(name, *(np.concatenate(side) for side in zip(*pairs, strict=True)))
-        line = {"part": name, "seeds": len(whole), "change": [change.difference, change.low, change.high]}
-        print(json.dumps(line), flush=True)
+        lines.append({"part": name, "seeds": len(whole), "change": [change.difference, change.low, change.high]})
+        print(json.dumps(lines[-1]), flush=True)
+    return lines
 
 
 def main() -> None:
@@ -167,15 +175,14 @@ def main() -> None:
             run["over_peer"] = [found.difference, found.low, found.high]
         runs.append(run)
         print(json.dumps(run), flush=True)
-        if settings.folder is None:
-            shutil.rmtree(folder)
-    if settings.parts:
-        by_parts(settings, judge, place, whole, runs[0]["steps"])
+    parts = by_parts(settings, judge, place, whole, runs[0]["steps"]) if settings.parts else []
+    if settings.folder is None:
+        shutil.rmtree(place)
     gains, metric = [run["gain"][0] for run in runs], Retrieval.metric
     print(f"gain in {metric}: mean {np.mean(gains):+.2f} of {len(runs)} seeds, {min(gains):+.2f} to {max(gains):+.2f}")
     names = ("start", "peer", "ours")
     bars = {str(run["seed"]): {name: run[name][metric] for name in names if name in run} for run in runs}
-    save(settings.output, {"runs": runs, "settings": vars(settings)}, bars, metric)
+    save(settings.output, {"runs": runs, "parts": parts, "settings": vars(settings)}, bars, metric)
 
 
 if __name__ == "__main__":

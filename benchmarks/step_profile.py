@@ -34,7 +34,7 @@ from cacse_trainer import (
 )
 from cacse_trainer.compute.memory import keep_freed_memory
 from cacse_trainer.compute.varlen import CountedRows
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from cacse_trainer.models.modeling_student import StudentModel
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.settings.precision import resolve_bf16

@@ -47,8 +47,8 @@ from transformers import AutoConfig, AutoTokenizer, PrinterCallback
 from cacse_trainer import CacseBertModel, CacseTrainer, SentenceEmbeddingModel, load_pairs, load_sentences
 from cacse_trainer.compute.varlen import remember_lengths
 from cacse_trainer.data import ContrastiveCollator
-from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.models.cascade import SingleTokenAttention
+from cacse_trainer.models.computing import ComputeSettings
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.settings.precision import bf16_is_fast, resolve_bf16
 from cacse_trainer.settings.resources import resolve_resource

@@ -1,7 +1,8 @@
 """The models; importing this package registers them with transformers' Auto classes."""
 
 from cacse_trainer.models.adapters import LoraSettings
-from cacse_trainer.models.base import ComputeSettings, SentenceConfig, SentenceModel
+from cacse_trainer.models.base import SentenceConfig, SentenceModel
+from cacse_trainer.models.computing import ComputeSettings
 from cacse_trainer.models.configuration_cacse import CacseConfig
 from cacse_trainer.models.configuration_diffcse import DiffcseConfig
 from cacse_trainer.models.configuration_ensemble import EnsembleConfig

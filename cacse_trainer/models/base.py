@@ -9,24 +9,20 @@ import copy
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from cacse_trainer.compute.bucketing import encode_in_buckets
 from cacse_trainer.compute.encoder_tools import known_inputs
 from cacse_trainer.compute.fast_paths import switch_paths
-from cacse_trainer.compute.packing import can_pack
 from cacse_trainer.compute.pooling import LAYER_POOLINGS
-from cacse_trainer.compute.reading import pool_packed, pool_padded, sentence_vectors
-from cacse_trainer.compute.varlen import known_tokens
+from cacse_trainer.compute.reading import sentence_vectors
 from cacse_trainer.errors import UserError
 from cacse_trainer.files import fits
+from cacse_trainer.models.computing import ComputeSettings
 from cacse_trainer.models.heads import FreshLinear
-from cacse_trainer.models.outputs import Layers, layers_of
 from cacse_trainer.models.pretrained import MEND
 from cacse_trainer.models.vocabulary import TokenReader
 
@@ -35,55 +31,6 @@ Embed = Callable[..., Tensor]
 
 CLS_WITH_MLP = "cls_with_mlp"
 """The first token's state through the model's own head, dense and tanh; SimCSE's pooler ``cls``."""
-
-
-@dataclass(frozen=True)
-class ComputeSettings:
-    """How a model computes its loss in training; but for ``negatives`` the loss is the same whatever is chosen.
-
-    Args:
-        length_buckets: groups of rows of similar length that the encoder runs over, one after the other; 1 is one
-            padded pass, None no padding at all (`packing`) or, where that is not to be had, as many as pay for the
-            lengths on a CPU, and one elsewhere.
-        mini_batch_size: sentences that are encoded at once, with gradient caching (`encode_in_buckets`); None: all.
-        negatives: whose rows a row is compared with: those of all processes (``global``), or of its own (``local``).
-        fast_paths: take the cheaper ways of `fast_paths`.
-    """
-
-    length_buckets: int | None = 1
-    mini_batch_size: int | None = None
-    negatives: str = "global"
-    fast_paths: bool = False
-
-    def in_parts(self, encode: Callable[..., Tensor], inputs: dict[str, Tensor], trim: bool = True) -> Tensor:
-        """`encode_in_buckets` with these settings."""
-        return encode_in_buckets(encode, inputs, self.length_buckets, self.mini_batch_size, trim)
-
-    def packed_or(
-        self, encoder: Any, inputs: dict[str, Tensor], packed: Callable[..., Tensor], padded: Callable[..., Tensor]
-    ) -> Tensor:
-        """By ``packed``, which leaves the padding out, where that is asked for and `can_pack`; else by ``padded``."""
-        if self.length_buckets is None and can_pack(encoder, inputs):
-            # sorted, mini-batches on a device would ask it for the lengths
-            trim = known_tokens(inputs["attention_mask"]) is None
-            return encode_in_buckets(packed, inputs, 1, self.mini_batch_size, trim)
-        return self.in_parts(padded, inputs)
-
-    def pooled(
-        self,
-        encoder: Any,
-        pooling: str,
-        rows: Mapping[str, Tensor | None],
-        asked: dict[str, Any],
-        batch: int | None = None,
-    ) -> tuple[Tensor, Layers]:
-        """Of (N, L) rows the encoder's pooled states (N, H) and, in one padded pass then, `layers_of` as asked."""
-        inputs = known_inputs(encoder, rows)
-        if asked:
-            output, vectors = pool_padded(encoder, pooling, inputs, **asked)
-            return vectors, layers_of(output, asked, batch)
-        packed = partial(pool_packed, encoder, pooling)
-        return self.packed_or(encoder, inputs, packed, lambda **one: pool_padded(encoder, pooling, one)[1]), {}
 
 
 class Part(NamedTuple):

@@ -9,23 +9,19 @@ Source: Gao et al. 2021 (arXiv 2104.08821), and the SimCSE release.
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from cacse_trainer.compute.distributed import gather_rows, rank, shared_rows
-from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, known_inputs, loaded_or
-from cacse_trainer.compute.half import full
+from cacse_trainer.compute.encoder_tools import freeze_pooler, known_inputs, loaded_or
 from cacse_trainer.compute.pooling import LAYER_POOLINGS
-from cacse_trainer.compute.reading import packed_tokens, pool_padded, sentence_vectors
+from cacse_trainer.compute.reading import pool_padded, sentence_vectors
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.losses import cosine_drift
-from cacse_trainer.losses.contrastive import full_precision
 from cacse_trainer.models.adapter_model import AdapterModel
 from cacse_trainer.models.adapters import (
     LoraSettings,
@@ -40,13 +36,12 @@ from cacse_trainer.models.bidirectional import make_bidirectional
 from cacse_trainer.models.configuration_ensemble import POOLING_NAMES
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig, set_encoder_dropout
 from cacse_trainer.models.heads import PROJECTIONS, MaskedLmHead, empty_masked_lm_head
+from cacse_trainer.models.masked_lm import masked_lm_loss
 from cacse_trainer.models.objectives import OBJECTIVES, SCORED, check_format, compute, needs_binary_labels
 from cacse_trainer.models.outputs import EmbeddingOutput, layers_of
 from cacse_trainer.models.pretrained import ANY, build_encoder, load_config, load_encoder_model, load_weights
 
 logger = logging.getLogger(__name__)
-
-IGNORED_LABEL = -100
 
 
 class SentenceEmbeddingModel(AdapterModel):
@@ -391,22 +386,7 @@ class SentenceEmbeddingModel(AdapterModel):
             return None, {}
         if "mlm_input_ids" not in rows or "mlm_labels" not in rows:
             raise ValueError("mlm_weight is set, but the batch has no mlm_input_ids and mlm_labels: use data.Masking")
-        masked = {**rows, "input_ids": rows["mlm_input_ids"]}
-
-        def score(read: Callable[..., Tensor], mlm_labels: Tensor, **bucket: Tensor) -> Tensor:
-            """(n, l) → (n, 2): sum of the cross-entropies of each row's masked tokens, and their number."""
-            chosen = mlm_labels != IGNORED_LABEL
-            places = chosen.nonzero(as_tuple=True)  # found once: a device is waited for each time
-            logits = full_precision(self.lm_head(read(**bucket)[places]))  # (m, vocabulary)
-            entropies = F.cross_entropy(logits, mlm_labels[places], reduction="none")
-            per_row = entropies.new_zeros(len(chosen)).index_add(0, places[0], entropies)
-            return torch.stack([per_row, chosen.sum(dim=1).to(per_row.dtype)], dim=1)
-
-        inputs = {**known_inputs(self.encoder, masked), "mlm_labels": rows["mlm_labels"]}
-        packed = partial(score, partial(packed_tokens, self.encoder, full))
-        padded = partial(score, lambda **bucket: self.encoder(**bucket).last_hidden_state)
-        total, count = self.compute.packed_or(self.encoder, inputs, packed, padded).sum(dim=0).unbind()
-        mlm = global_mean(total, count.detach())
+        mlm = masked_lm_loss(self.encoder, self.lm_head, rows, self.compute)
         return self.config.mlm_weight * mlm, {"mlm": mlm.detach()}
 
 

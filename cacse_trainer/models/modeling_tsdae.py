@@ -24,7 +24,7 @@ from cacse_trainer.compute.encoder_tools import freeze_pooler, global_mean, know
 from cacse_trainer.compute.fast_paths import switch_paths
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses.contrastive import full_precision
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from cacse_trainer.models.configuration_sentence_embedding import SentenceEmbeddingConfig
 from cacse_trainer.models.configuration_tsdae import TsdaeConfig
 from cacse_trainer.models.heads import FreshLinear

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from cacse_trainer.errors import UserError, user_errors
 from cacse_trainer.models.adapters import unwrapped
-from cacse_trainer.models.base import ComputeSettings, SentenceConfig, SentenceModel
+from cacse_trainer.models.base import SentenceConfig, SentenceModel
+from cacse_trainer.models.computing import ComputeSettings
 
 
 class OwnModule:

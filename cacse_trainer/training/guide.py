@@ -23,7 +23,8 @@ from cacse_trainer.encoding.sentence_transformers import Modules
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses import false_negatives
 from cacse_trainer.losses.contrastive import MARGIN_TYPES
-from cacse_trainer.models.base import ComputeSettings, SentenceModel
+from cacse_trainer.models.base import SentenceModel
+from cacse_trainer.models.computing import ComputeSettings
 
 GUIDE = "guide_"
 

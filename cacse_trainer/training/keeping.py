@@ -13,7 +13,7 @@ from cacse_trainer.compute.distributed import rank, world_size
 from cacse_trainer.data.tokens import pad_rows, tokenise
 from cacse_trainer.encoding.loading import Loaded
 from cacse_trainer.errors import UserError
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from cacse_trainer.training.guide import FrozenEncoder
 
 KEPT, START_INPUTS, START = "kept", "kept_start", "start_vectors"

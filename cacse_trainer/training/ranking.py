@@ -19,7 +19,7 @@ from cacse_trainer.compute.distributed import shared_rows
 from cacse_trainer.data.tokens import pad_rows, tokenise
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses import cosines, js_consistency, listmle_loss, listnet_loss
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 
 TEACHER = "teacher_"
 ROW = "teacher_row"

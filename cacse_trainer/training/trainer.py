@@ -25,7 +25,8 @@ from cacse_trainer.encoding.embedder import length_limit
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import as_dev_sets
 from cacse_trainer.models.adapters import unwrapped
-from cacse_trainer.models.base import ComputeSettings, SentenceModel
+from cacse_trainer.models.base import SentenceModel
+from cacse_trainer.models.computing import ComputeSettings
 from cacse_trainer.models.own import takes, without_wrapper
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training import guards

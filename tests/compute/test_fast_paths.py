@@ -20,7 +20,7 @@ from cacse_trainer.compute.fast_paths import (
 )
 from cacse_trainer.compute.half import HalfLinear
 from cacse_trainer.models import SentenceEmbeddingModel
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from tests.conftest import tiny_config
 from tests.models.test_cacse import batch as cacse_batch
 from tests.models.test_cacse import build as build_cacse

@@ -15,9 +15,10 @@ from cacse_trainer.compute import bucketing, packing, varlen
 from cacse_trainer.compute.fast_paths import AHEAD, run_ahead
 from cacse_trainer.compute.packing import FlatRows, can_pack, packed_rows, packed_states
 from cacse_trainer.compute.pooling import LAYER_POOLINGS, pool
-from cacse_trainer.compute.reading import layer_vectors, pool_packed
+from cacse_trainer.compute.reading import layer_vectors, packed_tokens, pool_packed
 from cacse_trainer.compute.varlen import Bounds, kernel_for, known_tokens, remember_lengths
 from cacse_trainer.data import collator
+from cacse_trainer.models.conditioning import condition_on
 from tests.compute.test_packing import LENGTHS, build, gradients, inputs, without_dropout
 from tests.varlen_reference import attention_by_row
 
@@ -69,6 +70,19 @@ def test_vectors_of_the_upper_layers(pooling, road):
     hidden = model(**plain, output_hidden_states=True).hidden_states[1:]
     expected = torch.stack([pool(pooling, states, attention_mask=plain["attention_mask"]) for states in hidden], dim=1)
     assert torch.allclose(layer_vectors(model, 1, pooling, **counted(plain)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_every_token_with_a_vector_in_the_first_one_s_place(kind, road):
+    """As DiffCSE's discriminator reads: a head's values at the tokens, nothing at padding."""
+    model, plain = without_dropout(build(kind)), inputs()
+    vectors = torch.randn(len(LENGTHS), model.config.hidden_size, dtype=torch.float64, requires_grad=True)
+    with condition_on(model, vectors, plain["attention_mask"]):
+        expected = model(**plain).last_hidden_state[..., :3] * plain["attention_mask"][..., None]
+    found = packed_tokens(model, lambda states: states[..., :3], vectors, **counted(plain))
+    assert torch.allclose(found, expected, atol=1e-12)
+    told, asked = (torch.autograd.grad(one.pow(3).sum(), vectors)[0] for one in (found, expected))
+    assert asked.any() and torch.allclose(told, asked, atol=1e-10)
 
 
 @pytest.mark.parametrize("mini_batch_size", [None, 3])

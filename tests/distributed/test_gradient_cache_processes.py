@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from tests.distributed.processes import run_processes
 from tests.distributed.test_cacse_processes import build
 from tests.distributed.test_simcse_two_processes import CASES, global_batch, make_model

@@ -5,7 +5,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cacse_trainer.encoding.loading import load_encoder
 from cacse_trainer.models import SentenceEmbeddingModel
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
 from cacse_trainer.training.guide import GUIDE, Guide, GuidedCollator
 from tests.conftest import WORDS

@@ -8,7 +8,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from cacse_trainer.models import CacseBertModel, DiffcseModel, SentenceEmbeddingModel
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from cacse_trainer.models.objectives import compute
 from tests.distributed.processes import run_processes
 

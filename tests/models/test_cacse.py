@@ -7,8 +7,8 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from cacse_trainer import CacseBertModel, CacseConfig, CacseRobertaModel, SentenceEmbeddingModel
-from cacse_trainer.models.base import ComputeSettings
 from cacse_trainer.models.cascade import SingleTokenAttention
+from cacse_trainer.models.computing import ComputeSettings
 from tests.conftest import tiny_config
 
 CLASSES = {"bert": CacseBertModel, "roberta": CacseRobertaModel}

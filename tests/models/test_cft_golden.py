@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from cacse_trainer.losses import info_nce
 from cacse_trainer.models import SentenceEmbeddingModel
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from tests.conftest import GOLDEN
 from tests.tolerances import GRADIENT, assert_near, noise
 

@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 
 from cacse_trainer.compute import packing
 from cacse_trainer.models import DiffcseModel
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from cacse_trainer.models.conditioning import condition_on
 from tests.conftest import tiny_config
 from tests.models.test_sentence_embedding import KINDS, make_batch

@@ -5,7 +5,7 @@ import torch
 
 from cacse_trainer.compute import bucketing
 from cacse_trainer.models import DiffcseModel, SentenceEmbeddingModel, StudentModel
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from tests.models.test_cacse import batch as cacse_batch
 from tests.models.test_cacse import build as build_cacse
 from tests.models.test_sentence_embedding import make_batch

@@ -14,7 +14,7 @@ from cacse_trainer.data.sentences import load_sentences_with_stats
 from cacse_trainer.data.writers import write_rows
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses import margin_mse_loss
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from tests.conftest import WORDS
 
 ROWS = [

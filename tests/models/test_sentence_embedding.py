@@ -14,7 +14,7 @@ from transformers import (
 
 from cacse_trainer.losses import info_nce, nt_xent
 from cacse_trainer.models import SentenceEmbeddingConfig, SentenceEmbeddingModel
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from cacse_trainer.models.objectives import OBJECTIVES, Objective
 from tests.conftest import tiny_config
 from tests.tolerances import noise

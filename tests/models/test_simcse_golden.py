@@ -13,7 +13,7 @@ from cacse_trainer.compute.distributed import world_size
 from cacse_trainer.data import mask_tokens
 from cacse_trainer.importers.simcse import rename_simcse_keys
 from cacse_trainer.models import DiffcseConfig, DiffcseModel, SentenceEmbeddingConfig, SentenceEmbeddingModel
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from tests.conftest import GOLDEN
 from tests.tolerances import GRADIENT, assert_near, noise
 

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModel, BertModel, DistilBertConfig, Dis
 
 from cacse_trainer import TncseConfig, TncseModel
 from cacse_trainer.losses import cross_nt_xent, norm_constraint, nt_xent
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from tests.conftest import tiny_config
 from tests.models.test_cacse import batch
 

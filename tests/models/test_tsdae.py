@@ -15,7 +15,7 @@ from cacse_trainer.compute.distributed import rank, world_size
 from cacse_trainer.data.deletion import Deletion, RawCollator, delete_words
 from cacse_trainer.errors import UserError
 from cacse_trainer.models import TsdaeModel
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from tests.distributed.processes import run_processes
 
 

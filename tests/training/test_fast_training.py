@@ -8,7 +8,7 @@ from transformers import Trainer
 
 from cacse_trainer import CacseBertModel
 from cacse_trainer.compute.half import HalfLinear
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from cacse_trainer.settings import arguments
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training.automatic import LEAST_GAINED, choose

@@ -13,7 +13,7 @@ from cacse_trainer.cli.common import run
 from cacse_trainer.encoding.loading import load_encoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses import false_negatives, info_nce
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from cacse_trainer.training.guide import GUIDE, Guide, GuidedCollator
 from tests.conftest import WORDS, tiny_config
 

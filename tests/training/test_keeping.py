@@ -14,7 +14,7 @@ from cacse_trainer.compute import distributed
 from cacse_trainer.encoding.loading import load_encoder
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses import cosine_drift
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from cacse_trainer.models.tokenizer_bundle import load_tokenizer_of
 from cacse_trainer.training.keeping import Keeping
 from tests.conftest import write_sentences

@@ -12,7 +12,7 @@ from cacse_trainer.encoding.members import load_members, load_similarities
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses import cosines, info_nce, js_consistency, listmle_loss, listnet_loss
 from cacse_trainer.models import StudentModel
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training.ranking import Ranking
 from cacse_trainer.training.teacher_cache import cached_teacher_embeddings

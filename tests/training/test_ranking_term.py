@@ -15,7 +15,7 @@ from cacse_trainer.compute.distributed import rank, world_size
 from cacse_trainer.encoding.members import load_members, load_similarities
 from cacse_trainer.errors import UserError
 from cacse_trainer.losses import cosines, info_nce, js_consistency, listmle_loss, listnet_loss
-from cacse_trainer.models.base import ComputeSettings
+from cacse_trainer.models.computing import ComputeSettings
 from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.training.ranking import Ranking, RankingTerm
 from tests.conftest import WORDS, write_sentences
