@@ -58,7 +58,7 @@ def distill(
             "keep_file": "keep_file has no effect with distillation; it belongs to keep_weight of train: leave it out",
         },
     )
-    choices = teacher_choices(settings)
+    choices = teacher_choices(settings, parsed)
     if settings.student is None:
         raise UserError("no student: give an encoder to train, in a recipe or as --student FOLDER")
     settings.pooling = settings.pooling or stated_pooling(settings.student) or own_pooling(settings.student)
@@ -156,14 +156,18 @@ def unused_settings(settings: DistillationArguments) -> dict[str, str]:
     return unused
 
 
-def teacher_choices(settings: DistillationArguments) -> list[EncoderChoice]:
-    """The teacher's encoders with their weights.
+def teacher_choices(settings: DistillationArguments, parsed: Parsed) -> list[EncoderChoice]:
+    """The teacher's encoders with their weights; the one or the list that a flag gives replaces the recipe's.
 
     Raises:
         UserError: neither a teacher nor a list of them, or both.
     """
+    both = "give either teacher (one) or teachers (a weighted list), not both"
+    for name, other in (("teacher", "teachers"), ("teachers", "teacher")):
+        if name in parsed.flags:
+            settle(parsed, {other: both}, [name])
     if settings.teachers and settings.teacher is not None:
-        raise UserError("give either teacher (one) or teachers (a weighted list), not both")
+        raise UserError(both)
     if settings.teachers:
         return settings.teachers
     if settings.teacher is None:

@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from cacse_trainer.cli import distill, export
 from cacse_trainer.cli.common import run
-from cacse_trainer.runs.distill import unused_settings
+from cacse_trainer.runs.distill import teacher_choices, unused_settings
 from cacse_trainer.runs.methods import settle
 from cacse_trainer.settings.arguments import CacseTrainingArguments, DataArguments
 from cacse_trainer.settings.distillation import DistillationArguments
@@ -137,6 +137,14 @@ def test_wrong_input_is_one_line(command, capsys, tiny_towers, change, words):
     assert run(distill.main, [*command, *change]) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and words in error[0]
+
+
+@pytest.mark.parametrize(("recipe", "flag"), [("teachers: [A, B]", "--teacher"), ("teacher: A", "--teachers")])
+def test_the_teacher_of_a_flag_replaces_the_recipe_s(tmp_path, recipe, flag):
+    (tmp_path / "own.yaml").write_text(f"{recipe}\noutput_dir: {tmp_path}\n")
+    parsed = parse_run(RecipeParser(KINDS, prog="distill"), ["--config", str(tmp_path / "own.yaml"), flag, "C"])
+    assert [choice.path for choice in teacher_choices(parsed.groups[0], parsed)] == ["C"]
+    assert not {"teacher", "teachers"} & set(parsed.from_recipe)
 
 
 def test_recipes(tmp_path):
