@@ -54,8 +54,9 @@ STS = ("STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark", "SICKRelated
 UNDO_STEPS = 500
 GENERATOR = Path(__file__).parent.parent / "scripts" / "make_generator.py"
 METHODS = ["simcse", "cacse", "cacse_light", "two_towers", "tncse", "cacse_after", "two_towers_after", "diffcse"]
-METHODS += ["rank_two", "rank_four", "student", "tncse_student", "three", "three_student", "four", "four_student"]
-METHODS += ["uc", "uc_student"]
+METHODS += ["simcse_half", "half_student", "simcse_student", "second_student", "third_student", "student"]
+METHODS += ["tncse_student", "three", "three_student", "four", "four_student"]
+METHODS += ["rank_two", "rank_four", "uc", "uc_student"]
 JOINED = {
     "three": {"simcse/export/encoder": 1 / 3, "two_towers/export/ensemble": 2 / 3},
     "four": {"tncse/export/ensemble": 0.5, "two_towers/export/ensemble": 0.5},
@@ -174,6 +175,7 @@ def race(arm: Arm, settings: argparse.Namespace, seed: int, root: Path) -> tuple
     def ranks(paths: list[str]) -> dict[str, Any]:
         return {"config": "distill/rank_minilm", "student": start, "teachers": [{"path": path} for path in paths]}
 
+    half = {"max_steps": max(1, steps // 2)}  # both stages together see as many sentences as one of the others
     no_cascade = {"config": "cacse/minilm", "cascade_loss_weight": 0}
     made: dict[str, tuple[str, list[str], dict[str, Any]]] = {
         "simcse": ("train", [], {"config": "simcse/minilm", "model": start}),
@@ -187,6 +189,11 @@ def race(arm: Arm, settings: argparse.Namespace, seed: int, root: Path) -> tuple
         "diffcse": ("train", [], {"config": "diffcse/minilm", "model": start, "generator": generator}),
         "rank_two": ("distill", ["tncse"], ranks(tncse)),
         "rank_four": ("distill", ["tncse", "two_towers"], ranks([*tncse, *two_towers])),
+        "simcse_half": ("train", [], {"config": "simcse/minilm", "model": start, "learning_rate": 6e-5, **half}),
+        "half_student": ("distill", ["simcse_half"], {**student({"simcse_half/export/encoder": 1.0}), **half}),
+        "simcse_student": ("distill", ["simcse"], student({"simcse/export/encoder": 1.0})),
+        "second_student": ("distill", ["simcse_student"], student({"simcse_student/export/student": 1.0})),
+        "third_student": ("distill", ["second_student"], student({"second_student/export/student": 1.0})),
         "student": ("distill", ["two_towers"], student({"two_towers/export": 1.0})),
         "tncse_student": ("distill", ["tncse"], student({"tncse/export": 1.0})),
         "three_student": student_of("three"),
@@ -216,7 +223,7 @@ def race(arm: Arm, settings: argparse.Namespace, seed: int, root: Path) -> tuple
             forms = {name: "ensemble", f"{name}, tower A": "tower_a"}
         entrants += [Entrant(row, name, [f"{name}/export/{form}"]) for row, form in forms.items()]
     stages = [
-        Stage(name, command, {**own, **shared, "seed": own.get("seed", seed)}, root / name, needs)
+        Stage(name, command, {"seed": seed, **shared, **own}, root / name, needs)
         for name, (command, needs, own) in needed.items()
     ]
     return stages, entrants

@@ -50,9 +50,9 @@ def main(arguments: Sequence[str]) -> None:
         if name not in names:
             raise UserError(f"--only {name}: the stages are {', '.join(names)}{nearest(name, names)}")
     if settings.plan:
-        planned = plan(stages, read_record(root))
+        planned, width = plan(stages, read_record(root)), max(map(len, names))
         lines = [
-            f"{stage.name:<12} {todo:<7} cacse-trainer {stage.command} {' '.join(stage.flags(root))}"
+            f"{stage.name:<{width}} {todo:<7} cacse-trainer {stage.command} {' '.join(stage.flags(root))}"
             for stage, _, todo in planned
         ]
         tell("\n".join(lines), {"plan": {stage.name: todo for stage, _, todo in planned}})
