@@ -28,6 +28,8 @@ def test_what_a_method_needs_comes_before_it_and_once(tmp_path):
     assert entrants[0].models == ["rank_four/export/student"]
     assert [entrant.name for entrant in entrants] == ["rank_four", "four", "uc", "cacse_after", "cacse_after, tower A"]
     assert stages[5].settings["seed"] == 101
+    settings.methods = quality.METHODS
+    assert {entrant.name for entrant in quality.race(arm, settings, 1, tmp_path / "seed-1")[1]} >= {*quality.METHODS}
     settings.methods = ["half_student"]
     stages, _ = quality.race(arm, settings, 1, tmp_path / "seed-1")
     assert [(stage.name, stage.settings["max_steps"]) for stage in stages] == [("simcse_half", 6), ("half_student", 6)]
