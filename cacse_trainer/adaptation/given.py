@@ -16,6 +16,12 @@ from cacse_trainer.settings.arguments import CacseTrainingArguments
 from cacse_trainer.settings.resources import resolve_resource
 
 
+def given_kinds(settings: AdaptArguments) -> list[str]:
+    """The kinds of such rows that there will be."""
+    asked = {"pairs": settings.pairs_file, "questions": settings.question_writer, "round_trip": settings.there}
+    return [kind for kind, source in asked.items() if source is not None]
+
+
 def given_rows(
     settings: AdaptArguments, parts: Parts, folder: Path, args: CacseTrainingArguments
 ) -> dict[str, list[Row]]:
@@ -28,8 +34,7 @@ def given_rows(
     """
     found = {} if settings.pairs_file is None else {"pairs": own_pairs(settings.pairs_file)}
     if args.check:
-        written = {"questions": settings.question_writer, "round_trip": settings.there}
-        return found | {kind: [] for kind, model in written.items() if model is not None}
+        return {kind: found.get(kind, []) for kind in given_kinds(settings)}
     shown = not args.disable_tqdm
     if settings.question_writer is not None:
         found["questions"] = write_questions(

@@ -26,6 +26,8 @@ Scorer = Callable[[Sequence[Pair]], Sequence[float] | np.ndarray]
 
 WITH_TITLES = {"title": 1.0, "heading": 1.0, "cloze": 0.25}
 WITHOUT = {"cloze": 1.0, "neighbour": 0.25}
+OF_SENTENCES = frozenset({"cloze", "neighbour", "single", "round_trip"})
+"""Kinds whose anchors are sentences of the text, and no titles, questions or pairs of a user's own."""
 ENOUGH_TITLES = 1 / 3
 """Share of the passages from which titles (or headings) count as what the text is made of."""
 SAMPLES = 3
@@ -41,6 +43,11 @@ def default_shares(passages: Sequence[Passage]) -> dict[str, float]:
     if counts["cloze"] or counts["neighbour"]:
         return dict(WITHOUT)
     return {"single": 1.0}
+
+
+def of_sentences_alone(shares: Mapping[str, float]) -> bool:
+    """Whether no row is anything like a query: what is learned of such rows too well helps queries less."""
+    return {kind for kind, share in shares.items() if share} <= OF_SENTENCES
 
 
 class Rows:

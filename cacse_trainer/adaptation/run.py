@@ -11,9 +11,8 @@ OUTPUT_DIR/
 
 import copy
 import logging
-import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -23,16 +22,15 @@ import numpy as np
 
 from cacse_trainer.adaptation import budget
 from cacse_trainer.adaptation.averaging import SHARES
-from cacse_trainer.adaptation.given import given_rows
+from cacse_trainer.adaptation.general import GENERAL_PAIRS, general_pairs, general_sentences
+from cacse_trainer.adaptation.given import given_kinds, given_rows
 from cacse_trainer.adaptation.negatives import JUDGED, check_judge, judge_of, learns_scores, miner, seconds_a_pair
 from cacse_trainer.adaptation.outcome import AdaptResult, Reading, Start, choosing, finish, load, watched_files
 from cacse_trainer.adaptation.parts import Parts, Size, halves, part, sizes, untitled, without
 from cacse_trainer.adaptation.plan import DEV, GENERAL, PLAN, ROWS, TEST, TRAINING, Plan, key_of, open_folder, read_plan
-from cacse_trainer.adaptation.rows import Rows, default_shares
-from cacse_trainer.data import load_sentences
+from cacse_trainer.adaptation.rows import Rows, default_shares, of_sentences_alone
 from cacse_trainer.data.documents import Document, load_documents
 from cacse_trainer.data.retrieval import RetrievalSet, load_retrieval, save_retrieval
-from cacse_trainer.encoding.encoder import SentenceEncoder
 from cacse_trainer.encoding.loading import check_folder
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import Retrieval
@@ -52,10 +50,10 @@ logger = logging.getLogger(__name__)
 
 STATIC_COST = 10_000
 """Passages in whose time a static table is made."""
+BATCH_NEIGHBOURS = 32
+"""Rows of near anchors that stand together, where these are titles, headings, questions or a user's own."""
 DRAWN = 256
 """Rows by whose anchors the cost of seeking their neighbours is told."""
-GENERAL_SENTENCES, GENERAL_PAIRS = 2000, 500
-"""Pairs of general sentences whose cosines are watched."""
 DEFAULT_BUDGET = 30.0
 INSTEAD = {
     "push_to_hub": "the verdict stands at the end; push the folder that it recommends then",
@@ -106,6 +104,8 @@ def adapt(
         leave_out=folder,
     )
     parts, sets = hold_out(settings, documents, args)
+    shares = settings.row_shares() or {**default_shares(parts.train), **dict.fromkeys(given_kinds(settings), 1.0)}
+    take_rate_of_sentences(settings, args, parsed, shares)
     key = key_of(parsed, documents, sets)
     automatic.choose(args)  # what chooses is read as the training's evaluations read it
     with open_folder(folder, key, args):
@@ -113,7 +113,6 @@ def adapt(
         start = read_start(model_args, data_args, sets, args)
         if plan is None:
             given = given_rows(settings, parts, folder, args)
-            shares = settings.row_shares() or {**default_shares(parts.train), **dict.fromkeys(given, 1.0)}
             rows = Rows(parts.train, shares, args.train_batch_size * args.world_size, args.seed, given)
             plan = make_plan(key, settings, groups, rows, start, begun)
             if args.check:
@@ -201,6 +200,24 @@ def minutes_of(settings: AdaptArguments, args: CacseTrainingArguments) -> float 
     return None if args.max_steps > 0 else settings.budget or DEFAULT_BUDGET
 
 
+def take_rate_of_sentences(
+    settings: AdaptArguments, args: CacseTrainingArguments, parsed: Parsed, shares: Mapping[str, float]
+) -> None:
+    """Train rows of sentences alone at their own rate, unless a flag gives one for all."""
+    rate = settings.sentence_learning_rate
+    overruled = "learning_rate" in parsed.flags and "sentence_learning_rate" not in parsed.flags
+    if rate is not None and not overruled and of_sentences_alone(shares):
+        logger.info("all rows are made of sentences: learning rate %g instead of %g", rate, args.learning_rate)
+        args.learning_rate = rate
+
+
+def neighbours_of(settings: AdaptArguments, shares: Mapping[str, float]) -> int:
+    """Rows of near anchors that stand together in a batch: those given, else by what the rows are made of."""
+    if settings.batch_neighbours is not None:
+        return settings.batch_neighbours
+    return 1 if of_sentences_alone(shares) else BATCH_NEIGHBOURS
+
+
 def hold_out(
     settings: AdaptArguments, documents: list[Document], args: CacseTrainingArguments
 ) -> tuple[Parts, dict[str, RetrievalSet]]:
@@ -286,7 +303,7 @@ def make_plan(
     negatives = settings.mined_negatives
     no_scores = (lambda pairs: np.zeros(len(pairs))) if learns_scores(groups[0]) else None
     step = budget.pace(train, groups, lambda path, count: rows.write(path, count, negatives, scorer=no_scores))
-    if settings.batch_neighbours > 1:
+    if neighbours_of(settings, rows.shares) > 1:
         step += start.dev.cost(row.anchor for row in rows.drawn(DRAWN)) / DRAWN * batch
     passages = start.test.cost(passage.text for passage in rows.passages)
     mining = passages * (1 + sum(counts.values()) / 4 / len(rows.passages)) if negatives else 0.0
@@ -321,7 +338,7 @@ def write_parts(
 
     ``learned``: the rows have the cross-encoder's scores.
     """
-    negatives, neighbours = settings.mined_negatives, settings.batch_neighbours
+    negatives, neighbours = settings.mined_negatives, neighbours_of(settings, rows.shares)
     judge = judge_of(settings, start)
     mine = miner(start, rows, negatives, judge) if negatives else None
     near = partial(anchors, start, progress=progress) if neighbours > 1 else None
@@ -339,30 +356,6 @@ def anchors(start: Start, texts: Sequence[str], *, progress: bool) -> np.ndarray
     embedder = start.dev.embedder
     prompt = embedder.query_prompt
     return embedder.vectors(texts, prompt=prompt, show_progress_bar=progress, description="Encoding anchors")
-
-
-def general_sentences(text: str) -> list[str]:
-    """What ``general_text`` names.
-
-    Raises:
-        UserError: it cannot be read, or is of pairs.
-    """
-    found = load_sentences(resolve_resource(text), max_rows=GENERAL_SENTENCES)
-    if found.column_names != ["text"]:
-        raise UserError(f"general_text {text}: has several columns of texts; give one sentence a line")
-    return list(found["text"])
-
-
-def general_pairs(encoder: SentenceEncoder, text: str) -> str:
-    """General sentences in pairs, with the cosine that the start gives them: what the training is to leave as it is."""
-    sentences = general_sentences(text)
-    draws = random.Random("general pairs")
-    pairs = [draws.sample(sentences, 2) for _ in range(GENERAL_PAIRS)]
-    first, second = (encoder.encode([pair[side].replace("\t", " ") for pair in pairs]) for side in (0, 1))
-    lines = ["sentence1\tsentence2\tscore"]
-    for pair, cosine in zip(pairs, (first * second).sum(axis=1), strict=True):
-        lines.append("\t".join((*(one.replace("\t", " ") for one in pair), f"{2.5 * (1 + float(cosine)):.6f}")))
-    return "\n".join(lines) + "\n"
 
 
 def run_training(folder: Path, groups: tuple[Any, Any, Any], parsed: Parsed, plan: Plan) -> None:

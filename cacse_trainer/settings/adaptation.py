@@ -2,7 +2,7 @@
 
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
-from math import isfinite
+from math import inf
 from typing import ClassVar
 
 from cacse_trainer.settings import setting
@@ -91,10 +91,15 @@ class AdaptArguments:
         "sample:sentences.txt",
         "General sentences, one a line, in the start's language: how far their similarities change is watched.",
     )
-    batch_neighbours: int = setting(
-        32,
+    batch_neighbours: int | None = setting(
+        None,
         "Rows whose anchors the start takes for near that stand together in a batch, where their other texts are hard "
-        "negatives at no cost; 1: batches are random.",
+        "negatives at no cost; 1: batches are random. Default: 32, and 1 where all rows are made of sentences alone.",
+    )
+    sentence_learning_rate: float | None = setting(
+        None,
+        "The learning rate where all rows are made of sentences alone, as of a text without titles and headings. "
+        "Default: learning_rate, which as a flag goes before a recipe's.",
     )
     mined_negatives: int = setting(0, "Hard negatives a row, mined by the start among the passages; 0: none.")
     cross_encoder: str | None = setting(
@@ -111,13 +116,15 @@ class AdaptArguments:
     static: bool = setting(False, "Write a static table of the encoder, too, and measure it (extra: static).")
 
     def __post_init__(self) -> None:
-        if self.budget is not None and not (isfinite(self.budget) and self.budget > 0):
+        if self.budget is not None and not 0 < self.budget < inf:
             raise ValueError(f"budget must be above 0, in minutes, got {self.budget}")
         lowest = {"passage_words": 5, "held_out": 20, "distractors": 0, "mined_negatives": 0}
         lowest |= {"questions": 1, "batch_neighbours": 1}
         for name, least in lowest.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.sentence_learning_rate is not None and not 0 < self.sentence_learning_rate < inf:
+            raise ValueError(f"sentence_learning_rate must be above 0, got {self.sentence_learning_rate}")
         if (self.there is None) != (self.back is None):
             raise ValueError("there and back are two translation models: give both, or none")
         if self.cross_encoder is not None and self.mined_negatives == 0:

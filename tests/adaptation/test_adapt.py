@@ -160,6 +160,7 @@ def test_own_queries_choose_and_judge(text, model, tmp_path, capsys):
         ({"rows": "titel=1"}, "titel"),
         ({"rows": "title"}, "KIND=NUMBER"),
         ({"budget": 0}, "budget must be above 0"),
+        ({"sentence_learning_rate": 0}, "sentence_learning_rate must be above 0"),
         ({"test_queries": "q.csv"}, "dev_queries"),
         ({"budget": 5}, "give one of them"),
         ({"num_train_epochs": 2}, "num_train_epochs has no effect"),

@@ -14,13 +14,18 @@ from cacse_trainer.adaptation.budget import FEWEST_STEPS, FIXED, Costs
 from cacse_trainer.adaptation.parts import Size, halves, part, sizes, untitled, without
 from cacse_trainer.adaptation.questions import query_in, read_prompt, write_questions
 from cacse_trainer.adaptation.rows import WITH_TITLES, WITHOUT, Rows, default_shares
+from cacse_trainer.adaptation.run import neighbours_of, take_rate_of_sentences
 from cacse_trainer.adaptation.verdict import HELPED, UNCLEAR, WORSE, judge
+from cacse_trainer.cli.adapt import parser
 from cacse_trainer.data.documents import Document
 from cacse_trainer.data.markup import Section
 from cacse_trainer.data.retrieval import from_pairs, load_retrieval, save_retrieval
 from cacse_trainer.data.structure import passages_of
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import Answers
+from cacse_trainer.settings.adaptation import AdaptArguments
+from cacse_trainer.settings.arguments import CacseTrainingArguments
+from cacse_trainer.settings.recipes import Parsed, parse_run
 
 
 def documents(count: int, titled: bool = True) -> list[Document]:
@@ -116,6 +121,34 @@ def test_rows_and_their_default_shares(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert len(lines) == 64 and set(lines[0]) == {"anchor", "positive", "kind"}
     assert [len(samples) for samples in rows.samples().values()] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "shares", "neighbours", "rate"),
+    [
+        ([], WITH_TITLES, 32, 1e-4),
+        ([], WITHOUT, 1, 2e-5),
+        ([], {"title": 0.0, "single": 1.0}, 1, 2e-5),
+        ([], {"cloze": 1.0, "pairs": 1.0}, 32, 1e-4),
+        (["--learning_rate", "3e-5"], WITHOUT, 1, 3e-5),
+        (["--learning_rate", "3e-5", "--sentence_learning_rate", "1e-5"], WITHOUT, 1, 1e-5),
+        (["--sentence_learning_rate", "1e-5"], WITH_TITLES, 32, 1e-4),
+        (["--batch_neighbours", "8"], WITHOUT, 8, 2e-5),
+    ],
+)
+def test_rows_of_sentences_alone_are_trained_gently(words, shares, neighbours, rate):
+    parsed = parse_run(parser(), ["--config", "adapt/english_small", *words])
+    settings, _, _, args = parsed.groups
+    take_rate_of_sentences(settings, args, parsed, shares)
+    assert (neighbours_of(settings, shares), args.learning_rate) == (neighbours, rate)
+
+
+def test_a_python_callers_rate_of_sentences_needs_no_command_line():
+    args = CacseTrainingArguments(output_dir="out", use_cpu=True, bf16=False)
+    for rate, wanted in ((None, args.learning_rate), (1e-6, 1e-6)):
+        settings = AdaptArguments(text=["text"], sentence_learning_rate=rate)
+        take_rate_of_sentences(settings, args, Parsed((settings, args)), WITHOUT)
+        assert args.learning_rate == wanted
 
 
 def test_costs_of_a_budget():
