@@ -105,7 +105,7 @@ def adapt(
     )
     parts, sets = hold_out(settings, documents, args)
     shares = settings.row_shares() or {**default_shares(parts.train), **dict.fromkeys(given_kinds(settings), 1.0)}
-    take_rate_of_sentences(settings, args, parsed, shares)
+    limit_rate(settings, args, parsed, shares)
     key = key_of(parsed, documents, sets)
     automatic.choose(args)  # what chooses is read as the training's evaluations read it
     with open_folder(folder, key, args):
@@ -200,13 +200,13 @@ def minutes_of(settings: AdaptArguments, args: CacseTrainingArguments) -> float 
     return None if args.max_steps > 0 else settings.budget or DEFAULT_BUDGET
 
 
-def take_rate_of_sentences(
+def limit_rate(
     settings: AdaptArguments, args: CacseTrainingArguments, parsed: Parsed, shares: Mapping[str, float]
 ) -> None:
-    """Train rows of sentences alone at their own rate, unless a flag gives one for all."""
+    """Train rows of sentences alone at no higher rate than theirs, unless flags ask for one."""
     rate = settings.sentence_learning_rate
     overruled = "learning_rate" in parsed.flags and "sentence_learning_rate" not in parsed.flags
-    if rate is not None and not overruled and of_sentences_alone(shares):
+    if args.learning_rate > rate and not overruled and of_sentences_alone(shares):
         logger.info("all rows are made of sentences: learning rate %g instead of %g", rate, args.learning_rate)
         args.learning_rate = rate
 

@@ -96,10 +96,10 @@ class AdaptArguments:
         "Rows whose anchors the start takes for near that stand together in a batch, where their other texts are hard "
         "negatives at no cost; 1: batches are random. Default: 32, and 1 where all rows are made of sentences alone.",
     )
-    sentence_learning_rate: float | None = setting(
-        None,
-        "The learning rate where all rows are made of sentences alone, as of a text without titles and headings. "
-        "Default: learning_rate, which as a flag goes before a recipe's.",
+    sentence_learning_rate: float = setting(
+        2e-5,
+        "The most that the learning rate is where all rows are made of sentences alone, as of a text without titles "
+        "and headings; learning_rate as a flag goes before it.",
     )
     mined_negatives: int = setting(0, "Hard negatives a row, mined by the start among the passages; 0: none.")
     cross_encoder: str | None = setting(
@@ -123,7 +123,7 @@ class AdaptArguments:
         for name, least in lowest.items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        if self.sentence_learning_rate is not None and not 0 < self.sentence_learning_rate < inf:
+        if not 0 < self.sentence_learning_rate < inf:
             raise ValueError(f"sentence_learning_rate must be above 0, got {self.sentence_learning_rate}")
         if (self.there is None) != (self.back is None):
             raise ValueError("there and back are two translation models: give both, or none")

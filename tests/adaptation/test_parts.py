@@ -14,7 +14,7 @@ from cacse_trainer.adaptation.budget import FEWEST_STEPS, FIXED, Costs
 from cacse_trainer.adaptation.parts import Size, halves, part, sizes, untitled, without
 from cacse_trainer.adaptation.questions import query_in, read_prompt, write_questions
 from cacse_trainer.adaptation.rows import WITH_TITLES, WITHOUT, Rows, default_shares
-from cacse_trainer.adaptation.run import neighbours_of, take_rate_of_sentences
+from cacse_trainer.adaptation.run import limit_rate, neighbours_of
 from cacse_trainer.adaptation.verdict import HELPED, UNCLEAR, WORSE, judge
 from cacse_trainer.cli.adapt import parser
 from cacse_trainer.data.documents import Document
@@ -139,15 +139,15 @@ def test_rows_and_their_default_shares(tmp_path):
 def test_rows_of_sentences_alone_are_trained_gently(words, shares, neighbours, rate):
     parsed = parse_run(parser(), ["--config", "adapt/english_small", *words])
     settings, _, _, args = parsed.groups
-    take_rate_of_sentences(settings, args, parsed, shares)
+    limit_rate(settings, args, parsed, shares)
     assert (neighbours_of(settings, shares), args.learning_rate) == (neighbours, rate)
 
 
-def test_a_python_callers_rate_of_sentences_needs_no_command_line():
-    args = CacseTrainingArguments(output_dir="out", use_cpu=True, bf16=False)
-    for rate, wanted in ((None, args.learning_rate), (1e-6, 1e-6)):
-        settings = AdaptArguments(text=["text"], sentence_learning_rate=rate)
-        take_rate_of_sentences(settings, args, Parsed((settings, args)), WITHOUT)
+def test_a_rate_below_the_most_of_sentences_stays():
+    args = CacseTrainingArguments(output_dir="out", use_cpu=True, bf16=False, learning_rate=1e-5)
+    for most, wanted in ((2e-5, 1e-5), (1e-6, 1e-6)):
+        settings = AdaptArguments(text=["text"], sentence_learning_rate=most)
+        limit_rate(settings, args, Parsed((settings, args)), WITHOUT)
         assert args.learning_rate == wanted
 
 
