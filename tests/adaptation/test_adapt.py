@@ -106,6 +106,16 @@ def test_a_training_that_does_not_rise_ends_early_and_is_told(text, model, tmp_p
     assert found["training"] == {"steps": 16, "best_step": 4} and found["plan"]["steps"] == 20
 
 
+@pytest.mark.parametrize(("rows", "gently"), [("cloze=1", True), ("title=1", False)])
+def test_rows_of_sentences_alone_have_their_own_rate_and_random_batches(text, model, tmp_path, caplog, rows, gently):
+    folder = tmp_path / "out"
+    caplog.set_level("INFO")
+    assert main(flags(text, model, folder, rows=rows, sentence_learning_rate=1e-4, max_steps=4)) == 0
+    report = json.loads((folder / "training" / "training_report.json").read_text())
+    assert report["settings"]["learning_rate"] == (1e-4 if gently else 1e-3)
+    assert ("seeks the neighbours" in caplog.text) != gently
+
+
 @pytest.mark.parametrize(("more", "steps"), [({"early_stopping_patience": 1}, 8), ({"eval_steps": 4}, 20)])
 def test_the_patience_of_a_user(text, model, tmp_path, capsys, more, steps):
     given = flags(text, model, tmp_path / "out", learning_rate=0.0, max_steps=20, shares=1, **more)
