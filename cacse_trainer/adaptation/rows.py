@@ -45,6 +45,19 @@ def default_shares(passages: Sequence[Passage]) -> dict[str, float]:
     return {"single": 1.0}
 
 
+def shares_of(passages: Sequence[Passage], asked: Mapping[str, float] | None, given: Sequence[str]) -> dict[str, float]:
+    """Shares of the kinds of rows: those asked for, else the default ones, without kinds that the text gives none of.
+
+    Args:
+        passages: to train on.
+        asked: by kind; None: nothing was.
+        given: kinds that come from elsewhere.
+    """
+    shares = asked or {**default_shares(passages), **dict.fromkeys(given, 1.0)}
+    counts = count_rows(passages)
+    return {kind: share for kind, share in shares.items() if counts.get(kind, 1)} or dict(shares)
+
+
 def of_sentences_alone(shares: Mapping[str, float]) -> bool:
     """Whether no row is anything like a query: what is learned of such rows too well helps queries less."""
     return {kind for kind, share in shares.items() if share} <= OF_SENTENCES

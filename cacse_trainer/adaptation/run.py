@@ -28,7 +28,7 @@ from cacse_trainer.adaptation.negatives import JUDGED, check_judge, judge_of, le
 from cacse_trainer.adaptation.outcome import AdaptResult, Reading, Start, choosing, finish, load, watched_files
 from cacse_trainer.adaptation.parts import Parts, Size, halves, part, sizes, untitled, without
 from cacse_trainer.adaptation.plan import DEV, GENERAL, PLAN, ROWS, TEST, TRAINING, Plan, key_of, open_folder, read_plan
-from cacse_trainer.adaptation.rows import Rows, default_shares, of_sentences_alone
+from cacse_trainer.adaptation.rows import Rows, of_sentences_alone, shares_of
 from cacse_trainer.data.documents import Document, load_documents
 from cacse_trainer.data.retrieval import RetrievalSet, load_retrieval, save_retrieval
 from cacse_trainer.encoding.loading import check_folder
@@ -104,7 +104,7 @@ def adapt(
         leave_out=folder,
     )
     parts, sets = hold_out(settings, documents, args)
-    shares = settings.row_shares() or {**default_shares(parts.train), **dict.fromkeys(given_kinds(settings), 1.0)}
+    shares = shares_of(parts.train, settings.row_shares(), given_kinds(settings))
     limit_rate(settings, args, parsed, shares)
     key = key_of(parsed, documents, sets)
     automatic.choose(args)  # what chooses is read as the training's evaluations read it
@@ -248,7 +248,8 @@ def hold_out(
         raise UserError(
             f"{', '.join(settings.text or [])}: {len(documents)} texts without titles, headings or passages of several "
             "sentences: nothing in them tells what belongs together, so nothing could be chosen or judged; give whole "
-            "documents, or queries with the texts that answer them (--dev_queries)"
+            "documents, or queries with the texts that answer them (--dev_queries); single sentences train "
+            "without being judged: cacse-trainer train --train_file FILE"
         )
     return parts, {DEV: parts.dev, TEST: parts.test}
 

@@ -93,8 +93,8 @@ class AdaptArguments:
     )
     batch_neighbours: int | None = setting(
         None,
-        "Rows whose anchors the start takes for near that stand together in a batch, where their other texts are hard "
-        "negatives at no cost; 1: batches are random. Default: 32, and 1 where all rows are made of sentences alone.",
+        "Rows that stand together in a batch, their positives near by the start: each other's hard negatives, at no "
+        "cost; 1: batches are random. Default: 32, and 1 where all rows are made of sentences alone.",
     )
     sentence_learning_rate: float = setting(
         2e-5,

@@ -13,7 +13,7 @@ from cacse_trainer.adaptation.averaging import Averaging, averaged
 from cacse_trainer.adaptation.budget import FEWEST_STEPS, FIXED, Costs
 from cacse_trainer.adaptation.parts import Size, halves, part, sizes, untitled, without
 from cacse_trainer.adaptation.questions import query_in, read_prompt, write_questions
-from cacse_trainer.adaptation.rows import WITH_TITLES, WITHOUT, Rows, default_shares
+from cacse_trainer.adaptation.rows import WITH_TITLES, WITHOUT, Rows, default_shares, shares_of
 from cacse_trainer.adaptation.run import limit_rate, neighbours_of
 from cacse_trainer.adaptation.verdict import HELPED, UNCLEAR, WORSE, judge
 from cacse_trainer.cli.adapt import parser
@@ -114,7 +114,12 @@ def test_a_saved_set_is_read_again(tmp_path):
 def test_rows_and_their_default_shares(tmp_path):
     passages = passages_of(documents(50))
     assert default_shares(passages) == WITH_TITLES
-    assert default_shares(passages_of(documents(50, titled=False))) == WITHOUT
+    untitled = passages_of(documents(50, titled=False))
+    assert default_shares(untitled) == WITHOUT
+    asked = {"title": 1.0, "cloze": 0.5}
+    assert shares_of(passages, asked, []) == asked and shares_of(untitled, asked, []) == {"cloze": 0.5}
+    assert shares_of(untitled, {"title": 1.0}, []) == {"title": 1.0}  # for the error that says what there is
+    assert shares_of(untitled, None, ["pairs"]) == {**WITHOUT, "pairs": 1.0}
     rows = Rows(passages, {"title": 1, "cloze": 1}, batch=8, seed=0)
     assert rows.counts == {"title": 50, "cloze": 150}
     assert rows.write(tmp_path / "rows.jsonl", 64) == {"title": 32, "cloze": 32}
