@@ -18,8 +18,6 @@ TIMED = 8
 FEWEST_STEPS = 10
 EVALUATIONS = 5
 """Of the dev part, over a training."""
-PATIENCE = 3
-"""Of these so many without a better score end it: only a training that was best near its beginning."""
 MOST_PASSES = 10
 """Over the different rows that a text gives: a small text is not learned by heart, however long the budget."""
 FIXED = 40.0

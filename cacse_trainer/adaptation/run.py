@@ -369,7 +369,8 @@ def run_training(folder: Path, groups: tuple[Any, Any, Any], parsed: Parsed, pla
     args.metric_for_best_model, args.greater_is_better = f"{DEV}_{Retrieval.metric}", True
     if "eval_steps" not in parsed.given():
         args.eval_steps = args.save_steps = -(-plan.steps // budget.EVALUATIONS)
-        args.early_stopping_patience = args.early_stopping_patience or budget.PATIENCE
+    if "load_best_model_at_end" not in parsed.given():  # a mean with the start is best of the last state
+        args.load_best_model_at_end = args.early_stopping_patience is not None
     given = {name for group in groups for name in vars(group)}
     flags, recipe = ([name for name in names if name in given] for names in (parsed.flags, parsed.from_recipe))
     train(model_args, data_args, args, Parsed((model_args, data_args, args), parsed.recipe, flags, recipe))

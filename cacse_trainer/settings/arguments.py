@@ -193,7 +193,9 @@ class CommonTrainingArguments(TrainingArguments):
         1, "So many checkpoints are kept, and the best; at the end of a run with 1 the best alone."
     )
     load_best_model_at_end: bool = setting(
-        True, "The best model by metric_for_best_model is the result, else the last."
+        True,
+        "The best model by metric_for_best_model is the result, else the last. adapt, by default: the last, unless "
+        "early_stopping_patience is given.",
     )
     remove_unused_columns: bool = setting(False, "Must stay false: the collator reads raw text columns.")
     disable_tqdm: bool = setting(False, "No progress bars.")
@@ -336,8 +338,7 @@ class CacseTrainingArguments(CommonTrainingArguments):
     )
     early_stopping_patience: int | None = setting(
         None,
-        "End the training when the choosing score has not risen in so many evaluations. Default: train to the end; "
-        "adapt: 3 of its five, where eval_steps is not given.",
+        "End the training when the choosing score has not risen in so many evaluations. Default: train to the end.",
     )
     decay_all_parameters: bool = setting(False, "Weight decay on biases and norms too, as in the CACSE release.")
     overwrite_output_dir: bool = setting(False, "Delete the output folder of an earlier run and start anew.")

@@ -96,9 +96,9 @@ def test_the_whole_road(text, model, tmp_path, capsys, monkeypatch):
     assert told(capsys, flags(text, model, folder, overwrite_output_dir=True))["verdict"] == verdict
 
 
-def test_a_training_that_does_not_rise_ends_early_and_is_told(text, model, tmp_path, capsys):
+def test_a_training_that_does_not_rise_ends_early_where_that_is_asked_for_and_is_told(text, model, tmp_path, capsys):
     folder = tmp_path / "out"
-    given = flags(text, model, folder, learning_rate=0.0, max_steps=20, shares=1)
+    given = flags(text, model, folder, learning_rate=0.0, max_steps=20, shares=1, early_stopping_patience=3)
     assert main(given[:-1]) == 0
     said = "The training ended at step 16 of 20: the dev part had not risen since step 4."
     assert said in capsys.readouterr().out and said in (folder / "report.html").read_text()
@@ -116,10 +116,16 @@ def test_rows_of_sentences_alone_have_their_own_rate_and_random_batches(text, mo
     assert ("seeks the neighbours" in caplog.text) != gently
 
 
-@pytest.mark.parametrize(("more", "steps"), [({"early_stopping_patience": 1}, 8), ({"eval_steps": 4}, 20)])
-def test_the_patience_of_a_user(text, model, tmp_path, capsys, more, steps):
-    given = flags(text, model, tmp_path / "out", learning_rate=0.0, max_steps=20, shares=1, **more)
+@pytest.mark.parametrize(
+    ("more", "steps", "best"),
+    [({"early_stopping_patience": 1}, 8, True), ({}, 20, False), ({"load_best_model_at_end": "true"}, 20, True)],
+)
+def test_the_last_state_is_the_result_unless_a_user_wants_the_best(text, model, tmp_path, capsys, more, steps, best):
+    folder = tmp_path / "out"
+    given = flags(text, model, folder, learning_rate=0.0, max_steps=20, shares=1, **more)
     assert told(capsys, given)["training"]["steps"] == steps
+    report = json.loads((folder / "training" / "training_report.json").read_text())
+    assert report["settings"]["load_best_model_at_end"] == best
 
 
 def test_patience_and_a_budget(text, model, tmp_path, capsys):
