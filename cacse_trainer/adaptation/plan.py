@@ -29,6 +29,7 @@ IRRELEVANT = frozenset(
         "output_dir",
         "overwrite_output_dir",
         "resume_from_checkpoint",
+        "resume_with_changes",
         "check",
         "disable_tqdm",
         "logging_steps",

@@ -89,7 +89,7 @@ def test_the_whole_road(text, model, tmp_path, capsys, monkeypatch):
     # a kill after the training: the second call only judges, and to the same verdict
     (folder / "adaptation.json").unlink()
     monkeypatch.setattr(adaptation, "train", None)
-    assert told(capsys, flags(text, model, folder))["verdict"] == verdict
+    assert told(capsys, flags(text, model, folder, resume_with_changes=True))["verdict"] == verdict
     monkeypatch.undo()
     assert main(flags(text, model, folder, learning_rate=1e-4)) == 2
     assert "other settings" in capsys.readouterr().err
