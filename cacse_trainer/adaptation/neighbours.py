@@ -1,9 +1,9 @@
 """Batches of neighbours: rows with near texts stand together, so that their other texts are hard negatives.
 
 In a batch of random rows nearly every wrong text is far from the anchor, and the loss has little to teach after some
-dozens of steps. Rows whose positives the start takes for similar are harder for each other, at no cost to a step: a
-row's negatives are the others' positives, so it is these that must be near. Groups are made greedily: a random row that
-is still free, and the free rows nearest to it, of other documents and with other texts; then the groups are shuffled.
+dozens of steps. Rows that the start takes for similar are harder for each other, at no cost to a step. Groups are made
+greedily: a random row that is still free, and the free rows nearest to it, of other documents and with other texts;
+then the groups are shuffled.
 """
 
 import random
@@ -20,24 +20,24 @@ Vectors = Callable[[Sequence[str]], np.ndarray]
 
 
 def beside_neighbours(rows: Sequence[Row], size: int, vectors: Vectors, seed: int) -> list[Row]:
-    """The rows in another order: groups of ``size`` rows with near positives.
+    """The rows in another order: groups of ``size`` rows with near anchors.
 
     Args:
         rows: in a random order.
         size: rows of a group, at least 1; the last ones of a window may have fewer.
-        vectors: of positives.
+        vectors: of anchors.
         seed: of the draws.
     """
     if size <= 1:
         return list(rows)
-    number = {text: place for place, text in enumerate(dict.fromkeys(row.positive for row in rows))}
+    number = {text: place for place, text in enumerate(dict.fromkeys(row.anchor for row in rows))}
     found = vectors(list(number)).astype(np.float32)
     found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
     draws = random.Random(f"{seed} neighbours")
     arranged: list[Row] = []
     for start in range(0, len(rows), WINDOW):
         window = rows[start : start + WINDOW]
-        groups = _groups(window, found[[number[row.positive] for row in window]], size)
+        groups = _groups(window, found[[number[row.anchor] for row in window]], size)
         draws.shuffle(groups)
         arranged += [window[place] for group in groups for place in group]
     return arranged

@@ -122,8 +122,8 @@ class Rows:
             negatives: of each row; one that is not mined, or is of the row's own document, is a random passage of
                 another one.
             miner: finds them for distinct rows; None: all are random.
-            neighbours: rows with near positives that stand together.
-            vectors: of the positives; None: the order is random.
+            neighbours: rows with near anchors that stand together.
+            vectors: of the anchors; None: the order is random.
             scorer: of a column ``scores``, of the positive and each negative; None: there is none.
 
         Returns:

@@ -51,9 +51,9 @@ logger = logging.getLogger(__name__)
 STATIC_COST = 10_000
 """Passages in whose time a static table is made."""
 BATCH_NEIGHBOURS = 32
-"""Rows of near positives that stand together, where the anchors are titles, headings, questions or a user's own."""
+"""Rows of near anchors that stand together, where these are titles, headings, questions or a user's own."""
 DRAWN = 256
-"""Rows by whose positives the cost of seeking their neighbours is told."""
+"""Rows by whose anchors the cost of seeking their neighbours is told."""
 DEFAULT_BUDGET = 30.0
 INSTEAD = {
     "push_to_hub": "the verdict stands at the end; push the folder that it recommends then",
@@ -211,7 +211,7 @@ def limit_rate(
 
 
 def neighbours_of(settings: AdaptArguments, shares: Mapping[str, float]) -> int:
-    """Rows of near positives that stand together in a batch: those given, else by what the rows are made of."""
+    """Rows of near anchors that stand together in a batch: those given, else by what the rows are made of."""
     if settings.batch_neighbours is not None:
         return settings.batch_neighbours
     return 1 if of_sentences_alone(shares) else BATCH_NEIGHBOURS
@@ -304,7 +304,7 @@ def make_plan(
     no_scores = (lambda pairs: np.zeros(len(pairs))) if learns_scores(groups[0]) else None
     step = budget.pace(train, groups, lambda path, count: rows.write(path, count, negatives, scorer=no_scores))
     if neighbours_of(settings, rows.shares) > 1:
-        step += start.dev.cost(row.positive for row in rows.drawn(DRAWN)) / DRAWN * batch
+        step += start.dev.cost(row.anchor for row in rows.drawn(DRAWN)) / DRAWN * batch
     passages = start.test.cost(passage.text for passage in rows.passages)
     mining = passages * (1 + sum(counts.values()) / 4 / len(rows.passages)) if negatives else 0.0
     if (judge := judge_of(settings, start)) is not None:
@@ -333,12 +333,11 @@ def write_parts(
     groups: tuple[Any, Any, Any],
 ) -> None:
     """The rows, the held-out parts and the general pairs; the plan last, which says that they are whole."""
-    model_args, data_args, args = groups
+    model_args, _, args = groups
     negatives, neighbours = settings.mined_negatives, neighbours_of(settings, rows.shares)
     judge = judge_of(settings, start)
     mine = miner(start, rows, negatives, judge) if negatives else None
-    how = {"max_length": data_args.max_seq_length, "show_progress_bar": not args.disable_tqdm}
-    near = partial(positives, start, **how) if neighbours > 1 else None
+    near = partial(anchors, start, progress=not args.disable_tqdm) if neighbours > 1 else None
     scorer = judge if learns_scores(model_args) else None
     plan.rows = rows.write(folder / ROWS, plan.steps * batch_of(args), negatives, mine, neighbours, near, scorer)
     for name, one in sets.items():
@@ -347,11 +346,12 @@ def write_parts(
     write_json(folder / PLAN, plan.as_dict())
 
 
-def positives(start: Start, texts: Sequence[str], **how: Any) -> np.ndarray:
-    """The start's vectors of rows' positives."""
-    logger.info("the start seeks the neighbours of %d texts", len(texts))
+def anchors(start: Start, texts: Sequence[str], *, progress: bool) -> np.ndarray:
+    """The start's vectors of rows' anchors."""
+    logger.info("the start seeks the neighbours of %d anchors", len(texts))
     embedder = start.dev.embedder
-    return embedder.vectors(texts, prompt=embedder.document_prompt, description="Encoding positives", **how)
+    prompt = embedder.query_prompt
+    return embedder.vectors(texts, prompt=prompt, show_progress_bar=progress, description="Encoding anchors")
 
 
 def run_training(folder: Path, groups: tuple[Any, Any, Any], parsed: Parsed, plan: Plan) -> None:

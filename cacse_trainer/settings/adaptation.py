@@ -93,7 +93,7 @@ class AdaptArguments:
     )
     batch_neighbours: int | None = setting(
         None,
-        "Rows that stand together in a batch, their positives near by the start: each other's hard negatives, at no "
+        "Rows that stand together in a batch, their anchors near by the start: each other's hard negatives, at no "
         "cost; 1: batches are random. Default: 32, and 1 where all rows are made of sentences alone.",
     )
     sentence_learning_rate: float = setting(

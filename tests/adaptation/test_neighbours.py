@@ -9,8 +9,8 @@ from cacse_trainer.data.structure import OWN, Row, apart
 
 
 def topics(count: int, documents_each: int = 1) -> list[Row]:
-    """Rows of five topics by turns, the topic's number in the positive."""
-    return [Row(f"title {i}", f"{i % 5} {i}", "title", i // documents_each) for i in range(count)]
+    """Rows of five topics by turns, the topic's number in the anchor."""
+    return [Row(f"{i % 5} {i}", f"text {i}", "title", i // documents_each) for i in range(count)]
 
 
 def by_topic(texts):
@@ -24,8 +24,8 @@ def test_near_rows_stand_together_and_none_is_lost():
     found = beside_neighbours(rows, 8, by_topic, seed=1)
     assert Counter(found) == Counter(rows) and found != rows
     groups = [found[start : start + 8] for start in range(0, 200, 8)]
-    assert all(len({row.positive[0] for row in group}) == 1 for group in groups)
-    order = [group[0].positive[0] for group in groups]
+    assert all(len({row.anchor[0] for row in group}) == 1 for group in groups)
+    order = [group[0].anchor[0] for group in groups]
     assert order != sorted(order)  # the groups are shuffled
     assert found == beside_neighbours(rows, 8, by_topic, seed=1) != beside_neighbours(rows, 8, by_topic, seed=2)
 
@@ -39,13 +39,13 @@ def test_rows_of_one_document_are_no_neighbours():
 
 
 def test_own_pairs_have_no_document_and_may_be_neighbours():
-    rows = [Row(f"question {i}", f"{i % 2} {i}", "pairs", OWN) for i in range(16)]
+    rows = [Row(f"{i % 2} {i}", f"text {i}", "pairs", OWN) for i in range(16)]
     found = beside_neighbours(rows, 8, by_topic, seed=0)
-    assert {len({row.positive[0] for row in found[start : start + 8]}) for start in (0, 8)} == {1}
+    assert {len({row.anchor[0] for row in found[start : start + 8]}) for start in (0, 8)} == {1}
 
 
 def test_an_anchor_with_several_answers_is_not_beside_itself():
-    rows = [Row(f"{i % 2} question", f"0 {i}", "pairs", OWN) for i in range(16)]
+    rows = [Row(f"{i % 2} question", f"text {i}", "pairs", OWN) for i in range(16)]
     found = beside_neighbours(rows, 8, by_topic, seed=0)
     assert Counter(found) == Counter(rows)
     assert [row.anchor for row in found[:2]] in (["0 question", "1 question"], ["1 question", "0 question"])
