@@ -194,7 +194,7 @@ class CommonTrainingArguments(TrainingArguments):
     )
     load_best_model_at_end: bool = setting(
         True,
-        "The best model by metric_for_best_model is the result, else the last. adapt, by default: the last, unless "
+        "The best model by metric_for_best_model is the result, else the last; adapt's is the last, unless this or "
         "early_stopping_patience is given.",
     )
     remove_unused_columns: bool = setting(False, "Must stay false: the collator reads raw text columns.")
