@@ -35,10 +35,9 @@ TRIES = 20
 """Draws of a passage of another document; in vain only where one document is nearly all there is."""
 
 
-def default_shares(passages: Sequence[Passage]) -> dict[str, float]:
-    """Shares of the kinds of rows, by what the text has."""
-    counts = count_rows(passages)
-    if max(counts["title"], counts["heading"]) >= ENOUGH_TITLES * len(passages):
+def default_shares(counts: Mapping[str, int], passages: int) -> dict[str, float]:
+    """Shares of the kinds of rows, by how many of each so many passages give."""
+    if max(counts["title"], counts["heading"]) >= ENOUGH_TITLES * passages:
         return dict(WITH_TITLES)
     if counts["cloze"] or counts["neighbour"]:
         return dict(WITHOUT)
@@ -53,8 +52,8 @@ def shares_of(passages: Sequence[Passage], asked: Mapping[str, float] | None, gi
         asked: by kind; None: nothing was.
         given: kinds that come from elsewhere.
     """
-    shares = asked or {**default_shares(passages), **dict.fromkeys(given, 1.0)}
     counts = count_rows(passages)
+    shares = asked or {**default_shares(counts, len(passages)), **dict.fromkeys(given, 1.0)}
     return {kind: share for kind, share in shares.items() if counts.get(kind, 1)} or dict(shares)
 
 

@@ -20,7 +20,7 @@ from cacse_trainer.cli.adapt import parser
 from cacse_trainer.data.documents import Document
 from cacse_trainer.data.markup import Section
 from cacse_trainer.data.retrieval import from_pairs, load_retrieval, save_retrieval
-from cacse_trainer.data.structure import passages_of
+from cacse_trainer.data.structure import count_rows, passages_of
 from cacse_trainer.errors import UserError
 from cacse_trainer.evaluation.dev_sets import Answers
 from cacse_trainer.settings.adaptation import AdaptArguments
@@ -113,9 +113,10 @@ def test_a_saved_set_is_read_again(tmp_path):
 
 def test_rows_and_their_default_shares(tmp_path):
     passages = passages_of(documents(50))
-    assert default_shares(passages) == WITH_TITLES
     untitled = passages_of(documents(50, titled=False))
-    assert default_shares(untitled) == WITHOUT
+    assert default_shares(count_rows(passages), len(passages)) == WITH_TITLES
+    assert shares_of(passages, None, []) == {"title": 1.0, "cloze": 0.25}  # there are no headings
+    assert shares_of(untitled, None, []) == WITHOUT
     asked = {"title": 1.0, "cloze": 0.5}
     assert shares_of(passages, asked, []) == asked and shares_of(untitled, asked, []) == {"cloze": 0.5}
     assert shares_of(untitled, {"title": 1.0}, []) == {"title": 1.0}  # for the error that says what there is
